@@ -1,0 +1,70 @@
+"""saelab: do more interpretable SAE features steer a language model better, which features really steer, and what
+becomes of a feature from layer to layer?
+
+This module is the whole public face. Names are loaded when first used, so that `stats` and `report` need no torch. No
+module of the package imports it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saelab.lm.model import LanguageModel
+    from saelab.matching.match import match
+    from saelab.report.study import run_study
+    from saelab.saes.catalogue import (
+        BatchTopKConfig,
+        GatedConfig,
+        JumpReluConfig,
+        MatryoshkaConfig,
+        ReluConfig,
+        TopKConfig,
+    )
+    from saelab.saes.formats import load_sae, save_sae
+    from saelab.selection.effects import feature_effects
+    from saelab.stats.agreement import agreement
+    from saelab.training.sweep import train
+
+_WHERE = {
+    "LanguageModel": "saelab.lm.model",
+    "load_sae": "saelab.saes.formats",
+    "save_sae": "saelab.saes.formats",
+    "TopKConfig": "saelab.saes.catalogue",
+    "BatchTopKConfig": "saelab.saes.catalogue",
+    "ReluConfig": "saelab.saes.catalogue",
+    "GatedConfig": "saelab.saes.catalogue",
+    "JumpReluConfig": "saelab.saes.catalogue",
+    "MatryoshkaConfig": "saelab.saes.catalogue",
+    "train": "saelab.training.sweep",
+    "feature_effects": "saelab.selection.effects",
+    "match": "saelab.matching.match",
+    "agreement": "saelab.stats.agreement",
+    "run_study": "saelab.report.study",
+}
+
+__all__ = [
+    "BatchTopKConfig",
+    "GatedConfig",
+    "JumpReluConfig",
+    "LanguageModel",
+    "MatryoshkaConfig",
+    "ReluConfig",
+    "TopKConfig",
+    "agreement",
+    "feature_effects",
+    "load_sae",
+    "match",
+    "run_study",
+    "save_sae",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"saelab has no {name!r}; it has {', '.join(__all__)}.")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

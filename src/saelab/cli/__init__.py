@@ -1,0 +1,110 @@
+"""The command line: `saelab VERB`, one file per verb, loaded only when used.
+
+Exit codes: 0 done; 1 an unexpected error; 2 what was asked cannot be done; 3 a corrupt artefact; 4 a failed download;
+5 disk or memory; 6 a missing optional library; 130 interrupted (finished work is kept).
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+
+from saelab.core.errors import SaelabError
+
+# verb -> (where it is, its line in `saelab --help`, its example); a verb's module is imported
+# only when the verb is used.
+VERBS = {
+    "demo": (
+        "demo:demo",
+        "The whole question on a small real model; about twelve minutes on two cores.",
+        "saelab demo",
+    ),
+    "run": (
+        "run:run",
+        "Run a study file, or go on with it after any interruption.",
+        "saelab run studies/demo.yaml --out runs/demo",
+    ),
+    "plan": (
+        "plan:plan",
+        "Say what a study file would do: cells, hours, disk. Nothing is run.",
+        "saelab plan studies/demo.yaml",
+    ),
+    "train": (
+        "train:train",
+        "Train SAEs of several architectures at one site of a model.",
+        "saelab train studies/demo.yaml --out runs/mine",
+    ),
+    "interp": (
+        "interp:interp",
+        "Score an SAE's fidelity and how interpretable its features are.",
+        "saelab interp studies/demo.yaml --out demo",
+    ),
+    "select": (
+        "select:select",
+        "Every feature's effect on the model, and which features to steer with.",
+        "saelab select path:demo/saes/topk.l0_32.resid_post.15 --lm smollm2-135m --top 5",
+    ),
+    "steer": (
+        "steer:steer",
+        "Steered beside unsteered text for one feature.",
+        'saelab steer path:demo/saes/topk.l0_32.resid_post.15 123 --prompt "My favourite place is" --strength 4',
+    ),
+    "match": (
+        "match:match",
+        "Match the features of SAEs across sites, with a certificate.",
+        "saelab match path:demo/saes/jumprelu.l0_32.resid_post.14 path:demo/saes/jumprelu.l0_32.resid_post.15",
+    ),
+    "stats": (
+        "stats:stats",
+        "Rank agreement of two columns of any table, by axes, with intervals.",
+        "saelab stats table.csv --x interpretability --y utility --axis architecture --axis level",
+    ),
+    "report": ("report:report", "Write the page of a run folder.", "saelab report demo"),
+    "inspect": (
+        "inspect:inspect",
+        "What an SAE is, and whether it does what it says.",
+        "saelab inspect path:demo/saes/topk.l0_32.resid_post.15 --lm smollm2-135m",
+    ),
+    "convert": (
+        "convert:convert",
+        "Write an SAE in another format.",
+        "saelab convert path:old-folder new-folder --to saelens",
+    ),
+    "doctor": ("doctor:doctor", "What this machine has, and what is missing.", "saelab doctor --json"),
+}
+
+
+def _app() -> App:
+    app = App(
+        name="saelab",
+        help="Do more interpretable SAE features steer a language model better? One tool from training to the report.",
+        help_format="markdown",
+        version="0.1.0",
+        result_action="return_int_as_exit_code_else_zero",
+        suppress_keyboard_interrupt=False,
+    )
+    for order, (verb, (target, line, example)) in enumerate(VERBS.items()):
+        text = f"{line}\n\nExample: `{example}`"
+        app.command(f"saelab.cli.{target}", name=verb, help=text, sort_key=order)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. SAELAB_DEBUG=1 shows tracebacks."""
+    try:
+        return int(_app()(arguments))
+    except SaelabError as error:
+        if os.environ.get("SAELAB_DEBUG"):
+            raise
+        sys.stdout.flush()
+        print(f"saelab: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("saelab: interrupted; finished work is kept. Run the same command to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

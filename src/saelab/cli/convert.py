@@ -1,0 +1,56 @@
+"""`saelab convert`: an SAE of any format into another. The only verb that opens pickles, in a closed process."""
+
+from pathlib import Path
+
+from saelab.cli.output import say, show_record
+
+
+def convert(
+    source: str,
+    folder: Path,
+    *,
+    to: str = "saelens",
+    from_format: str | None = None,
+    k: int | None = None,
+    threshold: float | None = None,
+    input_scale: float | None = None,
+    site: str | None = None,
+    lm: str | None = None,
+    json: bool = False,
+) -> int:
+    """Write an SAE in another format.
+
+    Parameters
+    ----------
+    source:
+        A folder or file, path:..., hf:org/name@revision/folder.
+    folder:
+        Where the new files go.
+    to:
+        saelens, dictionary_learning, sparsify or gemma_scope.
+    from_format:
+        Format of the source, where two could fit.
+    k:
+        Active latents per token, where the files do not say.
+    threshold:
+        One threshold for all latents, where the files hold none.
+    input_scale:
+        What activations were multiplied by before training, where the files do not say.
+    site:
+        Where the SAE reads (resid_post.12), where the files do not say.
+    lm:
+        Its language model, where the files do not say.
+    json:
+        Print what was written as one JSON object.
+    """
+    from saelab.saes.formats import convert_sae
+
+    declared = {"k": k, "threshold": threshold, "input_scale": input_scale, "site": site, "lm": lm}
+    sae = convert_sae(source, folder, to=to, format=from_format, **declared)
+    if json:
+        record = {"folder": str(folder), "format": to, **sae.cfg.model_dump(exclude={"metadata"})}
+        show_record(record, as_json=True)
+    else:
+        say(f"{folder}: {to}, {sae.cfg.architecture}, {sae.cfg.d_in} by {sae.cfg.d_sae}.")
+        say(f"Check it: saelab inspect {folder}" + (f" --lm {sae.cfg.lm}" if sae.cfg.lm else " --lm NAME"))
+    return 0

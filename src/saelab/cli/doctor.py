@@ -1,0 +1,45 @@
+"""`saelab doctor`: what this machine has and what is missing, one line each."""
+
+import os
+import shutil
+from importlib import metadata
+
+from saelab.cli.output import show_record
+from saelab.store.provenance import machine, versions
+from saelab.store.references import cache_folder
+
+EXTRAS = {"lm": ("torch", "transformers", "gguf"), "judge": ("openai",), "ray": ("ray",), "notebook": ("marimo",)}
+
+
+def doctor(*, json: bool = False) -> int:
+    """Say what is installed, how much disk and memory there is, and what to install for what is missing.
+
+    Example: `saelab doctor --json`
+    """
+    record = versions() | {k: str(v) for k, v in machine().items()}
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    record["cache"] = f"{cache} ({shutil.disk_usage(cache).free / 1e9:.0f} GB free)"
+    record["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
+    record["accelerator"] = _accelerator()
+    for extra, distributions in EXTRAS.items():
+        absent = [d for d in distributions if not _installed(d)]
+        record[f"[{extra}]"] = "ready" if not absent else f"missing {', '.join(absent)}: pip install 'saelab[{extra}]'"
+    show_record(record, as_json=json)
+    return 0
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _accelerator() -> str:
+    try:
+        import torch
+    except ImportError:
+        return "unknown (torch is not installed)"
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"

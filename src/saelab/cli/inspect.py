@@ -1,0 +1,124 @@
+"""`saelab inspect`: what an SAE is, and, with its language model, whether it does what it says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from saelab.cli.output import say, show_record, show_table
+from saelab.cli.progress import shown
+
+if TYPE_CHECKING:
+    from saelab.interp.proof import Proof
+    from saelab.saes.base import Sae
+
+WRONG = 3  # the exit code of an artefact that is not what it says
+NO_LM = "Not measured: give --lm NAME to prove it on real text."
+
+
+def inspect(
+    reference: str,
+    *,
+    lm: str | None = None,
+    site: str | None = None,
+    text: str | None = None,
+    contexts: int = 16,
+    context: int = 128,
+    from_format: str | None = None,
+    json: bool = False,
+) -> int:
+    """Print what an SAE is; with a language model, measure it on real text and give a verdict.
+
+    Exits with 3 where the SAE does not do what it says.
+
+    Parameters
+    ----------
+    reference:
+        A folder or file, path:..., hf:org/name@revision/folder.
+    lm:
+        Language model to prove it on, as for saelab run (smollm2-135m, hf:..., path:...).
+    site:
+        Where it reads, if its files do not say or another place is to be tried.
+    text:
+        Text to measure on (path: or hf: reference); by default the embedded corpus.
+    contexts:
+        Contexts of text.
+    context:
+        Tokens per context.
+    from_format:
+        Format of the files, where two could fit.
+    json:
+        Print one JSON object.
+    """
+    from saelab.saes.formats import format_of, load_sae, source_of
+
+    sae = load_sae(reference, format=from_format)
+    record = {"reference": reference, "format": format_of(source_of(reference), from_format).name, **_described(sae)}
+    if lm is None:
+        show_record(record | {"proof": NO_LM}, as_json=json)
+        return 0
+    from saelab.interp.proof import as_record, prove
+    from saelab.lm.model import LanguageModel
+
+    with shown() as progress, progress.task("proving", 2, "steps") as task:
+        model = LanguageModel.load(lm)
+        task.advance()
+        packed = _packed(model, text, contexts, context)
+        proof = prove(model, sae, packed, site=site)
+        task.advance()
+    if json:
+        show_record(record | {"proof": as_record(proof)}, as_json=True)
+    else:
+        show_record(record, as_json=False)
+        _show(proof)
+    return 0 if proof.holds else WRONG
+
+
+def _described(sae: "Sae") -> dict[str, Any]:
+    """Architecture, sizes, conventions and provenance."""
+    cfg, weights = sae.cfg, sae.weights()
+    norms = weights["W_dec"].norm(dim=1)
+    record: dict[str, Any] = {
+        "architecture": cfg.architecture,
+        "encodes as": sae.saelens_name,
+        "d_in": cfg.d_in,
+        "d_sae": cfg.d_sae,
+        "k": cfg.k,
+        "site": cfg.site,
+        "lm": cfg.lm,
+        "b_dec subtracted": cfg.subtract_b_dec,
+        "unit of codes": "raw activations",
+        "decoder norms": f"{float(norms.min()):.3g} to {float(norms.max()):.3g}",
+    }
+    if "threshold" in weights:
+        theta = weights["threshold"]
+        record["threshold"] = f"{float(theta.min()):.3g} to {float(theta.max()):.3g}, strict >"
+    from saelab.interp.proof import claims_of
+
+    record["claims"] = ", ".join(f"{k} {v:.4g}" for k, v in claims_of(sae).items()) or None
+    plain = {k: v for k, v in cfg.metadata.items() if isinstance(v, str | int | float | bool)}
+    record["provenance"] = ", ".join(f"{k} {v}" for k, v in plain.items()) or None
+    return record
+
+
+def _packed(lm: Any, text: str | None, contexts: int, context: int) -> Any:
+    """Text of the corpus in contexts of tokens."""
+    from saelab.text.corpora import CorpusConfig, iter_documents
+    from saelab.text.pack import pack
+
+    source = text if text is None or ":" in text or not Path(text).exists() else f"path:{text}"
+    return pack(
+        iter_documents(CorpusConfig(source=source or "embedded")),
+        lambda texts: lm.tokenize(texts, bos=False),
+        context=context,
+        n_contexts=contexts,
+        bos_id=lm.bos_id,
+        special_ids=lm.special_ids,
+    )
+
+
+def _show(proof: "Proof") -> None:
+    rows = [{"reading": r.change, "L0": r.l0, "FVU": r.fvu} for r in proof.readings]
+    show_table(pl.DataFrame(rows), as_json=False, title=f"{proof.site}, {proof.tokens} tokens")
+    show_record(proof.ce, as_json=False)
+    say(proof.verdict)

@@ -1,0 +1,126 @@
+"""How the command line shows progress: one live display on a terminal, JSON lines elsewhere.
+
+Both show for every task its name, how far it is, its rate, the time left and the figures it reports.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from saelab.core import progress as core
+
+
+@contextmanager
+def shown() -> Iterator[core.Progress]:
+    """A progress display for the length of a command, on stderr."""
+    if not sys.stderr.isatty():
+        yield JsonLines(sys.stderr)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=False) as display:
+        yield Display(display)
+
+
+class Display:
+    """Tasks as live bars; a finished task's bar is removed, so that the display stays a few lines."""
+
+    def __init__(self, display: Progress):
+        self._display = display
+
+    @contextmanager
+    def task(self, name: str, total: int | None = None, unit: str = "") -> Iterator[core.Task]:
+        identity = self._display.add_task(name, total=total, rate="", figures="")
+        try:
+            yield _Bar(self._display, identity, unit)
+        finally:
+            self._display.remove_task(identity)
+
+
+class _Bar:
+    def __init__(self, display: Progress, identity: Any, unit: str):
+        self._display, self._identity, self._unit = display, identity, unit
+        self._done, self._start = 0, time.perf_counter()
+
+    def advance(self, amount: int = 1, **figures: float | int | str) -> None:
+        self._done += amount
+        rate = self._done / max(time.perf_counter() - self._start, 1e-9)
+        estimated = "estimated" in self._unit
+        self._display.update(
+            self._identity,
+            advance=amount,
+            rate="" if estimated else f"{rate:,.0f} {self._unit}/s",
+            figures="  ".join(f"{k} {_short(v)}" for k, v in figures.items()),
+        )
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Something that text is written to."""
+
+    def write(self, text: str, /) -> int: ...
+    def flush(self) -> None: ...
+
+
+class JsonLines:
+    """Tasks as JSON lines: one when a task opens, at most one every ten seconds, one when it closes."""
+
+    interval = 10.0
+
+    def __init__(self, stream: Stream):
+        self._stream = stream
+
+    @contextmanager
+    def task(self, name: str, total: int | None = None, unit: str = "") -> Iterator[core.Task]:
+        line = _Line(self, name, total, unit)
+        line.write("start")
+        try:
+            yield line
+        finally:
+            line.write("end")
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(record) + "\n")
+        self._stream.flush()
+
+
+class _Line:
+    def __init__(self, owner: JsonLines, name: str, total: int | None, unit: str):
+        self._owner, self._name, self._total, self._unit = owner, name, total, unit
+        self._done, self._figures = 0, {}
+        self._start = self._last = time.perf_counter()
+
+    def advance(self, amount: int = 1, **figures: float | int | str) -> None:
+        self._done += amount
+        self._figures = figures
+        if time.perf_counter() - self._last > self._owner.interval:
+            self.write("progress")
+
+    def write(self, event: str) -> None:
+        now = time.perf_counter()
+        elapsed = now - self._start
+        record = {"event": event, "task": self._name, "done": self._done, "total": self._total, "unit": self._unit}
+        record["seconds"] = round(elapsed, 1)
+        if self._total and 0 < self._done < self._total:
+            record["seconds_left"] = round(elapsed * (self._total - self._done) / self._done, 1)
+        self._owner.write(record | {k: _short(v) for k, v in self._figures.items()})
+        self._last = now
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"

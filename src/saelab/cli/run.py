@@ -1,0 +1,45 @@
+"""`saelab run`: a study file to its report; `finish` is shared with `saelab demo`."""
+
+from pathlib import Path
+
+from saelab.cli.output import say, show_record
+from saelab.cli.progress import shown
+from saelab.store.files import read_json
+from saelab.store.layout import RunFolder
+
+
+def run(study: Path, *, out: Path | None = None, json: bool = False) -> int:
+    """Run a study file.
+
+    Parameters
+    ----------
+    study:
+        The study file (YAML).
+    out:
+        Run folder; by default runs/NAME beside where you stand.
+    json:
+        Print the summary as JSON.
+    """
+    return finish(study, out or Path("runs") / study.stem, as_json=json)
+
+
+def finish(study: Path, out: Path, *, as_json: bool) -> int:
+    """Run, report, and say where the page is."""
+    from saelab.report.study import run_study
+
+    with shown() as progress:
+        page = run_study(study, out, progress=progress)
+    summary = read_json(RunFolder(out).summary)
+    if as_json:
+        show_record(summary, as_json=True)
+        return 0
+    overall = [r for r in summary["agreement"] if r["mode"] == "overall" and r["y"] == "utility"][:1]
+    for row in overall:
+        interval = f"[{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else "no interval"
+        value = f"{row['value']:.2f} {interval}" if row["value"] is not None else f"missing ({row['state']})"
+        say(f"tau_b of interpretability and utility over {row['n']} SAEs: {value}")
+    for row in summary["selection"]:
+        score = "missing" if row["score"] is None else f"{row['score']:.3f}"
+        say(f"steering score, {row['criterion']}: {score} ({row['n']} features)")
+    say(f"Report: {page}")
+    return 0

@@ -1,0 +1,69 @@
+"""The base of every config: frozen, unknown keys refused, YAML in and out, a digest that names it.
+
+Two configs with the same digest describe the same work: artefact keys are built from it. Configs hold plain values
+only (numbers, strings, lists, nested configs), never tensors or open files.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from saelab.core.errors import UserError, nearest
+
+# Not typing.Self: beartype, which checks annotations under test, takes it on classes only.
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """A small frozen record of settings. Subclass it once per stage; give every field a sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """sha256 (hex) of the config as canonical JSON."""
+        return digest_of(self.model_dump(mode="json"))
+
+    def to_yaml(self) -> str:
+        """The config as YAML, in field order."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def parse(cls: type[C], data: object, *, origin: str = "config") -> C:
+        """Validate plain data; a `UserError` says where it came from and what is wrong with which key."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise UserError(f"{origin} is not a valid {cls.__name__}: {_sentence(error, cls)}") from None
+
+    @classmethod
+    def from_yaml(cls: type[C], path: str | Path) -> C:
+        """Read and validate a YAML file."""
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise UserError(f"There is no file {path}.", hint="Check the path.") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid YAML: {error}") from None
+        return cls.parse(data, origin=str(path))
+
+
+def digest_of(data: Any) -> str:
+    """sha256 (hex) of JSON-able data with sorted keys and no spaces."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _sentence(error: ValidationError, cls: type[BaseModel]) -> str:
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(p) for p in item["loc"]) or "the whole"
+        if item["type"] == "extra_forbidden":
+            known = nearest(str(item["loc"][-1]), cls.model_fields) if len(item["loc"]) == 1 else ""
+            parts.append(f"unknown key {where!r}. {known}".strip())
+        else:
+            parts.append(f"{where}: {item['msg']}")
+    return "; ".join(parts)

@@ -1,0 +1,71 @@
+"""The top contexts of features as a table, for feature cards: token strings with the activation of each.
+
+Contexts are windows round the largest activations of a feature anywhere in the text, largest first, no two overlapping
+and no two with the same seven tokens round the peak: a licence text that stands in a hundred files is shown once.
+Columns: feature, rank, tokens (list of strings), activations (list of float32), peak (index in the window), document.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+
+from saelab.interp.codes import Codes
+from saelab.interp.windows import WindowFinder, top_peaks, window_places
+
+# Peaks looked at for each context kept, and tokens on either side of a peak that tell two contexts apart.
+SEARCHED, NEAR = 4, 3
+
+SCHEMA = {
+    "feature": pl.Int64,
+    "rank": pl.Int64,
+    "tokens": pl.List(pl.String),
+    "activations": pl.List(pl.Float32),
+    "peak": pl.Int64,
+    "document": pl.Int64,
+}
+
+
+def contexts_table(
+    codes: Codes, finder: WindowFinder, strings: Sequence[str], features: Iterable[int], *, count: int = 8
+) -> pl.DataFrame:
+    """Up to `count` contexts of each feature; strings: how each id of the vocabulary reads."""
+    radius, passages = finder.config.radius, finder.passages
+    tokens, documents = passages.tokens.reshape(-1), passages.documents.reshape(-1)
+    rows = []
+    for feature in features:
+        places, values = codes.of(feature)
+        here = finder.is_centre[places]
+        centres = top_peaks(places[here], values[here], SEARCHED * count, 2 * radius + 1)
+        centres = _distinct(tokens, centres)[:count]
+        windows = window_places(centres, radius)
+        heights = values_at(places, values, windows)
+        rows += [
+            (feature, rank, [strings[i] for i in tokens[window].tolist()], height.tolist(), radius, int(documents[at]))
+            for rank, (at, window, height) in enumerate(zip(centres, windows, heights, strict=True))
+        ]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _distinct(tokens: Int[np.ndarray, " P"], centres: Int[np.ndarray, " W"]) -> Int[np.ndarray, " _"]:
+    """The centres, in order, whose near tokens no earlier one has."""
+    seen: set[bytes] = set()
+    kept = []
+    for centre in centres.tolist():
+        near = tokens[centre - NEAR : centre + NEAR + 1].tobytes()
+        if near not in seen:
+            seen.add(near)
+            kept.append(centre)
+    return np.array(kept, np.int64)
+
+
+def values_at(
+    places: Int[np.ndarray, " N"], values: Float[np.ndarray, " N"], wanted: Int[np.ndarray, "W R"]
+) -> Float[np.ndarray, "W R"]:
+    """A feature's activation at the wanted places, 0 where it is silent. places: ascending."""
+    found = np.searchsorted(places, wanted)
+    inside = np.minimum(found, max(len(places) - 1, 0))
+    if not len(places):
+        return np.zeros(wanted.shape, np.float32)
+    return np.where(places[inside] == wanted, values[inside], 0).astype(np.float32)

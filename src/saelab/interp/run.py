@@ -1,0 +1,295 @@
+"""The interpretability stage: one SAE in, `fidelity.json`, `features.parquet` and `contexts.parquet` out.
+
+A `SiteText` is prepared once per site and shared by all its SAEs: the clean pass over the held-out text, the ablations,
+the random controls, the windows. The only place of this package with files. An SAE is encoded once over the text; every
+live feature is described, a random sample of them is tested by detection.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from saelab.activations.shards import ActivationShards
+from saelab.core.config import Config
+from saelab.core.errors import UserError
+from saelab.core.progress import SILENT, Progress
+from saelab.core.records import Description
+from saelab.core.seeds import numpy_generator
+from saelab.interp import fidelity as fid
+from saelab.interp.codes import Codes, encode_codes
+from saelab.interp.contexts import contexts_table
+from saelab.interp.describe import DescribeConfig, DescribingText, describe
+from saelab.interp.detection import Detection, Trial, detect
+from saelab.interp.windows import DESCRIBE, TEST, Passages, WindowConfig, WindowFinder, Windows, window_strings
+from saelab.judges.client import Judge
+from saelab.lm.model import LanguageModel
+from saelab.saes.base import Sae
+from saelab.store.files import write_json
+from saelab.store.tables import write_table
+from saelab.text.pack import PackedText
+
+FEATURES = {
+    "feature": pl.Int64,
+    "density": pl.Float64,
+    "max_activation": pl.Float64,
+    "mean_activation": pl.Float64,
+    "description": pl.String,
+    "terms": pl.List(pl.Struct({"text": pl.String, "weight": pl.Float64})),
+    "accuracy": pl.Float64,
+    "balanced_accuracy": pl.Float64,
+    "auroc": pl.Float64,
+    "n_windows": pl.Int64,
+    "n_missing": pl.Int64,
+    "state": pl.String,
+    "judge": pl.String,
+}
+
+
+class InterpConfig(Config):
+    """Settings of fidelity and automated interpretability."""
+
+    fidelity_contexts: int = Field(default=64, ge=1, description="Held-out contexts on which fidelity is measured.")
+    batch_contexts: int = Field(default=8, ge=1, description="Contexts per pass of the LM.")
+    window_rows: int = Field(default=120_000, ge=1, description="Rows of activations to describe and test features on.")
+    n_scored: int = Field(default=300, ge=0, description="Live features, drawn at random, whose description is tested.")
+    n_contexts: int = Field(default=8, ge=0, description="Top contexts kept per feature.")
+    calibrated: bool = Field(default=True, description="The judge is graded: its cut is set on the describing windows.")
+    windows: WindowConfig = WindowConfig()
+    describe: DescribeConfig = DescribeConfig()
+    seed: int = 0
+
+
+@dataclass
+class SiteText:
+    """All that the SAEs of one site share. Filled lazily: a control is measured when the first SAE asks for it."""
+
+    config: InterpConfig
+    lm: LanguageModel
+    reading: fid.SiteReading
+    baselines: fid.Baselines
+    finder: WindowFinder
+    rows: Float[Tensor, "N D"]
+    places: Int[np.ndarray, " N"]
+    strings: Sequence[str]
+    controls: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+
+    def control(self, d_sae: int, l0: float) -> dict[str, Any]:
+        """The random dictionary that stands beside an SAE of this width and L0: k, fvu, ce_spliced, ce_recovered."""
+        key = (d_sae, min(fid.control_k(l0), d_sae))
+        if key not in self.controls:
+            rows = self.reading.rows
+            random = fid.RandomDictionary.fit(rows, *key, seed=self.config.seed)
+            spliced = _mean_nll(self.lm, self.reading, lambda x: random.decode(random.encode(x)))
+            quality = fid.reconstruction_of(random.encode, random.decode, rows)
+            recovered, zero = self.baselines.recovered(spliced)
+            self.controls[key] = {
+                "k": key[1],
+                "l0": quality.l0,
+                "fvu": quality.fvu,
+                "ce_spliced": spliced,
+                "ce_recovered": recovered,
+                "ce_recovered_zero": zero,
+            }
+        return self.controls[key]
+
+
+def prepare(
+    config: InterpConfig,
+    lm: LanguageModel,
+    *,
+    site: str,
+    held_out: PackedText,
+    packed: PackedText,
+    shards: ActivationShards,
+    progress: Progress = SILENT,
+) -> SiteText:
+    """Read a site once.
+
+    held_out: text that no SAE was trained on, for fidelity. packed, shards: the text that was harvested and its
+    activations at the site, for descriptions and detection.
+    """
+    if shards.site != site:
+        raise UserError(f"The activations are those of {shards.site}, not of {site}.")
+    with progress.task(f"reading {site}", total=4, unit="passes") as task:
+        part = _first(held_out, config.fidelity_contexts)
+        reading = fid.read_site(lm, part, site, batch_size=config.batch_contexts)
+        task.advance()
+        baselines = fid.baselines_of(lm, reading)
+        task.advance(3)
+    rows, places = _rows_of(shards, config.window_rows, packed.context)
+    contexts = int(places[-1]) // packed.context + 1
+    passages = Passages(packed.tokens[:contexts].numpy(), packed.document_ids[:contexts].numpy())
+    finder = WindowFinder.over(passages, config.windows)
+    strings = lm.token_strings(range(lm.vocab_size))
+    return SiteText(config, lm, reading, baselines, finder, rows, places, strings)
+
+
+def run(
+    site_text: SiteText,
+    sae: Sae,
+    folder: Path,
+    *,
+    judge: Judge,
+    also: Iterable[int] = (),
+    progress: Progress = SILENT,
+) -> list[Path]:
+    """Evaluate one SAE and write its three files into `folder`.
+
+    also: features to test by detection besides the random sample (those that another stage has chosen).
+    """
+    config = site_text.config
+    if sae.cfg.d_in != site_text.rows.shape[1]:
+        raise UserError(f"The SAE reads width {sae.cfg.d_in}; the site is {site_text.rows.shape[1]} wide.")
+    with progress.task(f"interpreting {folder.name}", total=4, unit="parts") as task:
+        codes = encode_codes(sae.encode, site_text.rows, site_text.places)
+        task.advance(part="encoded")
+        fidelity = measure_fidelity(site_text, sae, codes)
+        task.advance(part="fidelity")
+        features = measure_features(site_text, codes, judge=judge, also=also)
+        task.advance(part="features")
+        live = np.flatnonzero(codes.counts()).tolist()
+        contexts = contexts_table(codes, site_text.finder, site_text.strings, live, count=config.n_contexts)
+        task.advance(part="contexts")
+    paths = [folder / name for name in ("fidelity.json", "features.parquet", "contexts.parquet")]
+    write_json(paths[0], fidelity)
+    write_table(paths[1], features)
+    write_table(paths[2], contexts)
+    return paths
+
+
+def measure_fidelity(site_text: SiteText, sae: Sae, codes: Codes) -> dict[str, Any]:
+    """The record of `fidelity.json`: the measures of fidelity.py, dead latents, and the random control.
+
+    dead_share: share of latents silent on all rows of the window text. tokens: rows of the held-out text.
+    """
+    reading, baselines = site_text.reading, site_text.baselines
+    rows = reading.rows
+    quality = fid.reconstruction_of(sae.encode, sae.decode, rows)
+    spliced = _mean_nll(site_text.lm, reading, sae.forward)
+    recovered, recovered_zero = baselines.recovered(spliced)
+    return {
+        "l0": quality.l0,
+        "fvu": quality.fvu,
+        "ce_clean": baselines.clean,
+        "ce_spliced": spliced,
+        "ce_mean_ablated": baselines.mean_ablated,
+        "ce_zero_ablated": baselines.zero_ablated,
+        "ce_recovered": recovered,
+        "ce_recovered_zero": recovered_zero,
+        "dead_share": float((codes.counts() == 0).mean()),
+        "dead_tokens": codes.n_rows,
+        "tokens": len(rows),
+        "predicted_tokens": int(reading.scored.sum()),
+        **{k: v for k, v in asdict(quality).items() if k not in ("l0", "fvu")},
+        "lm_dtype": str(site_text.lm.dtype).removeprefix("torch."),
+        "random_dictionary": site_text.control(sae.cfg.d_sae, quality.l0),
+    }
+
+
+def measure_features(
+    site_text: SiteText, codes: Codes, *, judge: Judge, also: Iterable[int] = (), progress: Progress = SILENT
+) -> pl.DataFrame:
+    """One row per feature, with the columns of `FEATURES`.
+
+    state: "ok" (tested), "dead" (never active), "too_few" (too few windows, or no term stands out, to be tested), or
+    "untested" (described, not in the sample).
+    """
+    config, finder = site_text.config, site_text.finder
+    largest = np.array([finder.threshold(codes, f) for f in range(codes.n_features)]) / config.windows.active_fraction
+    read = np.zeros(finder.passages.tokens.size, bool)
+    read[site_text.places] = True
+    text = DescribingText.over(finder.passages, read & (finder.sides == DESCRIBE), site_text.strings)
+    described = describe(codes, text, largest, config.describe)
+    wanted = scored_sample(codes.counts() > 0, config.n_scored, config.seed) | set(also)
+    trials = list(_trials(site_text, codes, described, sorted(wanted)))
+    scores = {d.feature: d for d in detect(trials, judge, calibrated=config.calibrated, progress=progress)}
+    return _features_table(codes, described, scores, wanted, judge.name)
+
+
+def scored_sample(alive: Bool[np.ndarray, " F"], count: int, seed: int) -> set[int]:
+    """`count` live features drawn at random; the draw of a feature does not depend on which others are alive."""
+    order = numpy_generator(seed, "scored features").permutation(len(alive))
+    return {int(f) for f in order[alive[order]][:count]}
+
+
+def _trials(
+    site_text: SiteText, codes: Codes, described: Mapping[int, Description], features: Iterable[int]
+) -> Iterable[Trial]:
+    """Trials of the features that have enough windows of both kinds on both sides."""
+    finder, config = site_text.finder, site_text.config.windows
+    tokens = finder.passages.tokens.reshape(-1)
+
+    def strings(windows: Windows) -> tuple[tuple[str, ...], ...]:
+        return tuple(window_strings(tokens, site_text.strings, windows.centres, config.radius))
+
+    for feature in features:
+        if feature in described:
+            sides = [finder.find(codes, feature, side) for side in (DESCRIBE, TEST)]
+            if all(w.active.sum() >= config.least_active and (~w.active).sum() >= config.least_inactive for w in sides):
+                shown, test = sides
+                yield Trial(feature, described[feature], strings(shown), shown.active, strings(test), test.active)
+
+
+def _features_table(
+    codes: Codes, described: Mapping[int, Description], scores: Mapping[int, Detection], wanted: set[int], judge: str
+) -> pl.DataFrame:
+    rows = []
+    for feature, count in enumerate(codes.counts().tolist()):
+        values = codes.of(feature)[1]
+        description, score = described.get(feature), scores.get(feature)
+        state = "dead" if not count else "untested" if feature not in wanted else "too_few" if score is None else "ok"
+        if score is not None and score.auroc is None:
+            state = "missing"
+        rows.append(
+            {
+                "feature": feature,
+                "density": count / codes.n_rows,
+                "max_activation": float(values.max()) if count else 0.0,
+                "mean_activation": float(values.mean()) if count else 0.0,
+                "description": description.text if description else None,
+                "terms": [asdict(term) for term in description.terms] if description else [],
+                "accuracy": score.accuracy if score else None,
+                "balanced_accuracy": score.balanced_accuracy if score else None,
+                "auroc": score.auroc if score else None,
+                "n_windows": score.n_windows if score else 0,
+                "n_missing": score.n_missing if score else 0,
+                "state": state,
+                "judge": judge,
+            }
+        )
+    return pl.DataFrame(rows, schema=FEATURES)
+
+
+def _mean_nll(lm: LanguageModel, reading: fid.SiteReading, recode: fid.Recode) -> float:
+    return float(fid.spliced_nll(lm, reading, recode).double().mean())
+
+
+def _first(packed: PackedText, contexts: int) -> PackedText:
+    return PackedText(
+        packed.tokens[:contexts],
+        packed.document_ids[:contexts],
+        packed.documents,
+        packed.bos_id,
+        packed.special_ids,
+    )
+
+
+def _rows_of(shards: ActivationShards, count: int, context: int) -> tuple[Tensor, np.ndarray]:
+    """The first `count` rows of the shards, and their flattened positions in the text."""
+    rows, places, found = [], [], 0
+    for k in range(len(shards.manifest.shards)):
+        shard = shards.read(k)
+        rows.append(shard.rows)
+        places.append(shard.context.long() * context + shard.position)
+        found += len(shard.rows)
+        if found >= count:
+            break
+    return torch.cat(rows)[:count], torch.cat(places)[:count].numpy()

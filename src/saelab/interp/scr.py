@@ -1,0 +1,144 @@
+"""Spurious correlation removal: does ablating a few latents take a spurious concept out of a biased probe?
+
+Texts have a concept A and an attribute B. Probe C is trained where the two coincide (a+b+ against a-b-), so it learns
+both; probes A and B are trained on balanced texts. Latents with the largest unsigned effect on probe B are ablated
+(ablation.py) and C is tested on concept A (dir1); those of A, and C tested on B (dir2):
+
+    scr = (accuracy_after - accuracy_C) / (accuracy_oracle - accuracy_C)       (0 where the denominator is below 0.001)
+
+the oracle being the probe of the tested concept itself. The headline is dir1 where C was worse at A than at B, dir2
+where it was worse at B, and absent where they are equal. Source: SAEBench `scr` (0.6.0), Karvonen et al. 2411.18895.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.core.errors import UserError
+from saelab.core.seeds import numpy_generator
+from saelab.interp.ablation import ablated, effects_on, strongest
+from saelab.interp.labelled import LabelledTexts
+from saelab.interp.probes import SHIFT_PROBE, Probe, Split, fit_probe, mean_difference
+from saelab.interp.result import Evaluation, Metrics, averaged
+
+KIND = "scr"
+ALL_N = (2, 5, 10, 20, 50, 100, 500)
+DEVIATIONS = ("rows of a quadrant drawn at random, not the first", "no leak from padded positions", "named generators")
+
+
+@dataclass(frozen=True)
+class Confounded:
+    """The three tasks over one set of texts: concept A, attribute B, and both together (C)."""
+
+    name: str
+    concept: Split
+    attribute: Split
+    both: Split
+
+
+@dataclass(frozen=True)
+class BiasedProbes:
+    """Probes of A, B and C with C's clean accuracy at A and B, and the oracles'; shared by all SAEs of a site."""
+
+    tasks: Confounded
+    concept: Probe
+    attribute: Probe
+    biased: Probe
+    biased_at: tuple[float, float]
+    oracle: tuple[float, float]
+
+
+def confound(
+    data: LabelledTexts, n_train: int, n_test: int, seed: int, *, concept: tuple[str, str], attribute: tuple[str, str]
+) -> tuple[LabelledTexts, Confounded]:
+    """Quadrants of `n_train` and `n_test` texts each. concept: (a+, a-); attribute: (b+, b-).
+
+    a+b+ and a-b- need twice as many. Raises `UserError` where a quadrant is too small.
+    """
+    rows: dict[tuple[int, int], list[np.ndarray]] = {}
+    chosen: list[int] = []
+    for a, label in enumerate(concept):
+        for b, value in enumerate(attribute):
+            wanted = [n_train, n_test] if a != b else [2 * n_train, 2 * n_test]
+            found = numpy_generator(seed, "quadrant", data.name, label, value).permutation(data.rows(label, value))
+            if len(found) < sum(wanted):
+                raise UserError(
+                    f"{data.name} has {len(found)} texts with {label} and {value}; {sum(wanted)} are needed.",
+                    hint="Ask for smaller sets, or swap the values of the attribute.",
+                )
+            start = len(chosen)
+            chosen += found[: sum(wanted)].tolist()
+            rows[a, b] = [start + np.arange(wanted[0]), start + wanted[0] + np.arange(wanted[1])]
+
+    def split(positive: Sequence[tuple[int, int]], negative: Sequence[tuple[int, int]], times: int) -> Split:
+        parts = []
+        for side, n in ((0, n_train), (1, n_test)):
+            groups = [
+                np.concatenate([rows[q][side][: times * n] for q in quadrants]) for quadrants in (positive, negative)
+            ]
+            parts += [np.concatenate(groups), np.arange(sum(map(len, groups))) < len(groups[0])]
+        return Split(*parts)
+
+    tasks = Confounded(
+        f"{data.name}_scr_{concept[0]}_{concept[1]}",
+        concept=split([(0, 0), (0, 1)], [(1, 0), (1, 1)], 1),
+        attribute=split([(0, 0), (1, 0)], [(0, 1), (1, 1)], 1),
+        both=split([(0, 0)], [(1, 1)], 2),
+    )
+    return data.take(chosen), tasks
+
+
+def probe_confounded(x: Float[Tensor, "N D"], tasks: Confounded, *names: str | int) -> BiasedProbes:
+    """Train the three probes on pooled activations."""
+    splits = {"concept": tasks.concept, "attribute": tasks.attribute, "both": tasks.both}
+    probes = {k: fit_probe(x, split, SHIFT_PROBE, *names, "scr", tasks.name, k) for k, split in splits.items()}
+    return BiasedProbes(
+        tasks,
+        **{("biased" if k == "both" else k): probe for k, probe in probes.items()},
+        biased_at=(_accuracy(probes["both"], x, tasks.concept), _accuracy(probes["both"], x, tasks.attribute)),
+        oracle=(_accuracy(probes["concept"], x, tasks.concept), _accuracy(probes["attribute"], x, tasks.attribute)),
+    )
+
+
+def remove(
+    probed: BiasedProbes,
+    x: Float[Tensor, "N D"],
+    codes: Float[Tensor, "N F"],
+    W_dec: Float[Tensor, "F D"],
+    n_values: Sequence[int],
+) -> Metrics:
+    """`scr_dir1_threshold_{n}`, `scr_metric_threshold_{n}`, `scr_dir2_threshold_{n}` of one SAE on one pair."""
+    tasks, found = probed.tasks, {}
+    # dir1: take B out, test on A; dir2: take A out, test on B
+    ways = ((probed.attribute, tasks.attribute, tasks.concept), (probed.concept, tasks.concept, tasks.attribute))
+    for direction, (removed, data, tested) in enumerate(ways):
+        effects = effects_on(removed, mean_difference(codes[data.train], data.train_y), W_dec, signed=False)
+        before, oracle = probed.biased_at[direction], probed.oracle[direction]
+        for n in n_values:
+            changed = ablated(x, codes, W_dec, strongest(effects, n))
+            after = _accuracy(probed.biased, changed, tested)
+            room = oracle - before
+            found[f"scr_dir{direction + 1}_threshold_{n}"] = (after - before) / room if room >= 0.001 else 0.0
+    at_concept, at_attribute = probed.biased_at
+    for n in n_values:
+        if at_concept != at_attribute:
+            chosen = 1 if at_concept < at_attribute else 2
+            found[f"scr_metric_threshold_{n}"] = found[f"scr_dir{chosen}_threshold_{n}"]
+    return found
+
+
+def evaluation(by_pair: Mapping[str, Metrics], config: Mapping[str, object]) -> Evaluation:
+    """Each key averaged over the pairs that have it."""
+    names = [f"scr_{part}_threshold_{n}" for n in ALL_N for part in ("dir1", "metric", "dir2")]
+    means = averaged(list(by_pair.values()))
+    details = [{"dataset_name": f"{pair}_results", **{n: row.get(n) for n in names}} for pair, row in by_pair.items()]
+    metrics = {"scr_metrics": {n: means.get(n) for n in names}}
+    return Evaluation(KIND, metrics, {**config, "deviations": list(DEVIATIONS)}, details)
+
+
+def _accuracy(probe: Probe, x: Tensor, split: Split) -> float:
+    return probe.accuracy(x[split.test], torch.from_numpy(split.test_y))

@@ -1,0 +1,80 @@
+"""Sparse probing: do a few latents linearly carry concepts that were named beforehand?
+
+For each class of each data set: a logistic regression on the k latents whose class means differ most on train (k = 1,
+2, 5), its accuracy on a balanced test set; the same with the k LM coordinates; and probes on the whole of both. Means
+over classes, then over data sets. Chance is 0.5. Source: SAEBench `sparse_probing` (0.6.0), after Gurnee et al.
+2305.01610 and Gao et al. 2406.04093. Latents enter in raw activation units, so the choice of k depends on their scale.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.interp.labelled import Task
+from saelab.interp.probes import ProbeConfig, fit_probe, sparse_accuracy
+from saelab.interp.result import Evaluation, Metrics, averaged
+
+KIND = "sparse_probing"
+ALL_K = (1, 2, 5, 10, 20, 50, 100)
+DEVIATIONS = (
+    "named generators per data set and class in place of the global one",
+    "positions known, not told by zero rows",
+)
+
+
+def probe_tasks(
+    x: Float[Tensor, "N D"], tasks: Sequence[Task], ks: Sequence[int], prefix: str, *names: str | int
+) -> dict[str, Metrics]:
+    """Accuracies of one representation, by class: `{prefix}_test_accuracy` and `{prefix}_top_{k}_test_accuracy`."""
+    found: dict[str, Metrics] = {}
+    for task in tasks:
+        import torch
+
+        full = fit_probe(x, task.split, ProbeConfig(), *names, prefix, task.label)
+        row: Metrics = {
+            f"{prefix}_test_accuracy": full.accuracy(x[task.split.test].cpu(), torch.from_numpy(task.split.test_y))
+        }
+        for k in ks:
+            row[f"{prefix}_top_{k}_test_accuracy"] = sparse_accuracy(x, task.split, k)
+        found[task.label] = row
+    return found
+
+
+def evaluation(
+    llm: Mapping[str, Mapping[str, Metrics]],
+    sae: Mapping[str, Mapping[str, Metrics]],
+    ks: Sequence[int],
+    config: Mapping[str, object],
+) -> Evaluation:
+    """Join the accuracies of the LM and of an SAE, by data set and class, into one result."""
+    details, by_dataset = [], {"llm": [], "sae": []}
+    for name in sae:
+        row: Metrics = {}
+        for prefix, found in (("llm", llm), ("sae", sae)):
+            means = averaged(list(found[name].values()))
+            by_dataset[prefix].append(means)
+            row |= means
+        details.append({"dataset_name": f"{name}_results", **_named(row, ks)})
+    metrics = {
+        p: {k: v for k, v in _named(averaged(rows), ks).items() if k.startswith(p)} for p, rows in by_dataset.items()
+    }
+    unstructured = {f"{n}_results": _by_metric(sae[n]) | _by_metric(llm[n]) for n in sae}
+    return Evaluation(
+        KIND, metrics, {**config, "k_values": list(ks), "deviations": list(DEVIATIONS)}, details, unstructured
+    )
+
+
+def _named(row: Mapping[str, float | int | None], ks: Sequence[int]) -> Metrics:
+    """All of SAEBench's fields, null where not measured."""
+    del ks
+    names = [f"{p}_{m}" for p in ("llm", "sae") for m in ("test_accuracy", *(f"top_{k}_test_accuracy" for k in ALL_K))]
+    return {name: row.get(name) for name in names}
+
+
+def _by_metric(by_class: Mapping[str, Metrics]) -> dict[str, Metrics]:
+    found: dict[str, Metrics] = {}
+    for label, row in by_class.items():
+        for metric, value in row.items():
+            found.setdefault(metric, {})[label] = value
+    return found

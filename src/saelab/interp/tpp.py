@@ -1,0 +1,90 @@
+"""Targeted probe perturbation: does ablating the latents of class i hurt the probe of class i and no other?
+
+Probes w_i for every class, one against rest. For class i the n latents with the largest signed effect on w_i are
+ablated (ablation.py) in the test texts of every class j, and every probe is measured again:
+
+    D_ij(n) = accuracy_j(clean) - accuracy_j(class i's latents ablated)
+    intended = mean_i D_ii,    unintended = mean_{i != j} D_ij,    total = intended - unintended
+
+Source: SAEBench `tpp` (0.6.0), Karvonen et al. 2411.18895. The same negatives serve before and after ablation (upstream
+draws them anew each time, which adds noise of about 0.008).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.interp.ablation import ablated, effects_on, strongest
+from saelab.interp.labelled import Task
+from saelab.interp.probes import SHIFT_PROBE, Probe, fit_probe, mean_difference
+from saelab.interp.result import Evaluation, Metrics, averaged
+
+KIND = "tpp"
+ALL_N = (2, 5, 10, 20, 50, 100, 500)
+PARTS = ("total_metric", "intended_diff_only", "unintended_diff_only")
+DEVIATIONS = ("the same negatives before and after ablation", "no leak from padded positions", "named generators")
+
+
+@dataclass(frozen=True)
+class ProbedTasks:
+    """The tasks of a data set with a probe each and its clean accuracy; shared by all SAEs of a site."""
+
+    tasks: tuple[Task, ...]
+    probes: tuple[Probe, ...]
+    clean: tuple[float, ...]
+
+
+def probe_classes(x: Float[Tensor, "N D"], tasks: Sequence[Task], *names: str | int) -> ProbedTasks:
+    """Train the probes on pooled activations."""
+    probes = tuple(fit_probe(x, task.split, SHIFT_PROBE, *names, "tpp", task.label) for task in tasks)
+    clean = tuple(_accuracy(probe, x, task) for probe, task in zip(probes, tasks, strict=True))
+    return ProbedTasks(tuple(tasks), probes, clean)
+
+
+def perturb(
+    probed: ProbedTasks,
+    x: Float[Tensor, "N D"],
+    codes: Float[Tensor, "N F"],
+    W_dec: Float[Tensor, "F D"],
+    n_values: Sequence[int],
+) -> dict[str, Metrics]:
+    """The metrics of every class i (as the class whose latents are ablated): `tpp_threshold_{n}_{part}`."""
+    found: dict[str, Metrics] = {}
+    for i, (task, probe) in enumerate(zip(probed.tasks, probed.probes, strict=True)):
+        difference = mean_difference(codes[task.split.train], task.split.train_y)
+        effects = effects_on(probe, difference, W_dec, signed=True)
+        row: Metrics = {}
+        for n in n_values:
+            changed = ablated(x, codes, W_dec, strongest(effects, n))
+            drops = [
+                clean - _accuracy(other, changed, their)
+                for other, their, clean in zip(probed.probes, probed.tasks, probed.clean, strict=True)
+            ]
+            others = [d for j, d in enumerate(drops) if j != i]
+            intended, unintended = drops[i], sum(others) / len(others) if others else None
+            total = None if unintended is None else intended - unintended
+            row |= dict(
+                zip((f"tpp_threshold_{n}_{part}" for part in PARTS), (total, intended, unintended), strict=True)
+            )
+        found[task.label] = row
+    return found
+
+
+def evaluation(by_dataset: Mapping[str, Mapping[str, Metrics]], config: Mapping[str, object]) -> Evaluation:
+    """Mean over classes, then over data sets."""
+    rows = {name: _named(averaged(list(found.values()))) for name, found in by_dataset.items()}
+    metrics = {"tpp_metrics": _named(averaged(list(rows.values())))}
+    details = [{"dataset_name": f"{name}_tpp_results", **row} for name, row in rows.items()]
+    unstructured = {name: dict(found) for name, found in by_dataset.items()}
+    return Evaluation(KIND, metrics, {**config, "deviations": list(DEVIATIONS)}, details, unstructured)
+
+
+def _named(row: Mapping[str, float | int | None]) -> Metrics:
+    return {key: row.get(key) for n in ALL_N for part in PARTS for key in (f"tpp_threshold_{n}_{part}",)}
+
+
+def _accuracy(probe: Probe, x: Tensor, task: Task) -> float:
+    return probe.accuracy(x[task.split.test], torch.from_numpy(task.split.test_y))

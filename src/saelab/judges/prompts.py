@@ -1,0 +1,119 @@
+"""What language-model judges are asked, and how their words become judgements; nothing is guessed.
+
+Detection may put several windows of one description into one prompt (SAEBench asks 14 at a time); the rubrics of
+steering are asked one by one (rubric.py). A reply is read strictly: one final line of the agreed form with values that
+exist, or it is `unparsed`; a refusal is `refused`. TEMPLATE names the wording: change it when a prompt changes, so that
+cached replies to other words are not used. Texts come from corpora and models: they are shown between marks and
+nothing in them is obeyed by this module.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from saelab.core.records import Judgement
+from saelab.judges import rubric
+from saelab.judges.client import Request
+
+TEMPLATE = "detection/1"
+DETECTION = "detection"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt for one or more requests. `read(reply)` gives a judgement per request, in order."""
+
+    items: tuple[int, ...]
+    prompt: str
+    template: str
+    sample: int
+    read: Callable[[str], list[Judgement]]
+
+    def problem_of(self, reply: str) -> str | None:
+        """What is wrong with a reply's form; None where it can be read (a refusal can)."""
+        return next((j.reason for j in self.read(reply) if j.state == "unparsed"), None)
+
+
+def questions_of(
+    requests: Sequence[Request], judge: str, *, together: int = 14
+) -> tuple[list[Question], dict[int, str]]:
+    """Questions for the requests, and by index the reason why a request cannot be asked.
+
+    together: windows of one description per prompt.
+    """
+    questions: list[Question] = []
+    unasked: dict[int, str] = {}
+    numbered = [(i, r) for i, r in enumerate(requests)]
+    for (task, description, sample), group in groupby(numbered, lambda p: (p[1].task, p[1].description, p[1].sample)):
+        rows = list(group)
+        if task != DETECTION:
+            for i, request in rows:
+                questions.append(_rated(i, request, judge))
+        elif description is None or not description.text:
+            unasked |= {i: "the request has no description" for i, _ in rows}
+        else:
+            for start in range(0, len(rows), together):
+                part = rows[start : start + together]
+                windows = [request.judged_text() for _, request in part]
+                n = len(windows)
+                questions.append(
+                    Question(
+                        items=tuple(i for i, _ in part),
+                        prompt=detection_prompt(description.text, windows),
+                        template=TEMPLATE,
+                        sample=sample,
+                        read=lambda reply, n=n: read_detection(reply, n, judge),
+                    )
+                )
+    return questions, unasked
+
+
+def detection_prompt(description: str, windows: Sequence[str]) -> str:
+    """Which of the numbered excerpts make the feature fire."""
+    shown = "\n".join(f"[{i}] {window.replace(chr(10), '↵')}" for i, window in enumerate(windows, start=1))
+    return (
+        "A feature inside a language model fires on some texts and not on others.\n\n"
+        f"[Description of when it fires]\n{description}\n[End of description]\n\n"
+        f"[Excerpts, numbered 1 to {len(windows)}]\n{shown}\n[End of excerpts]\n\n"
+        "In which excerpts does the feature fire? End with one line of the form\n"
+        "Active: [[numbers separated by commas]]\nor, if it fires in none of them,\nActive: [[none]]"
+    )
+
+
+_ACTIVE = re.compile(
+    r"^[\s*_#>]*active[\s*_]*:[\s*_]*\[*\s*(none|\d+(?:\s*,\s*\d+)*)\s*\]*[\s*_.]*$", re.IGNORECASE | re.MULTILINE
+)
+_REFUSAL = re.compile(
+    r"\b(I(?:['’]m| am) sorry|I (?:can(?:not|['’]t)|won['’]t|am unable to|['’]m unable to))\b", re.IGNORECASE
+)
+
+
+def read_detection(reply: str, n: int, judge: str) -> list[Judgement]:
+    """1 for the windows named, 0 for the others; the same failure for all n where the reply cannot be read."""
+    found = {re.sub(r"\s", "", answer.lower()) for answer in _ACTIVE.findall(reply)}
+    if not found:
+        if _REFUSAL.search(reply):
+            return [Judgement("refused", None, judge, reply.strip()[:200])] * n
+        return _unparsed(n, judge, "no line 'Active: [[...]]'")
+    if len(found) > 1:
+        return _unparsed(n, judge, "more than one answer")
+    answer = found.pop()
+    named = [] if answer == "none" else [int(number) for number in answer.split(",")]
+    if any(not 1 <= number <= n for number in named):
+        return _unparsed(n, judge, f"a number outside 1 to {n}")
+    return [Judgement("ok", float(i in named), judge) for i in range(1, n + 1)]
+
+
+def _rated(i: int, request: Request, judge: str) -> Question:
+    def read(reply: str) -> list[Judgement]:
+        ratings = set(re.findall(r"rating[\s*_]*:[\s*_]*\[*\s*(-?[\d./]+)", reply, re.IGNORECASE))
+        if len(ratings) > 1:
+            return _unparsed(1, judge, "more than one rating")
+        return [rubric.parse_strict(reply, judge)]
+
+    return Question((i,), rubric.prompt(request), f"{request.task}/{rubric.TEMPLATE_VERSION}", request.sample, read)
+
+
+def _unparsed(n: int, judge: str, reason: str) -> list[Judgement]:
+    return [Judgement("unparsed", None, judge, reason)] * n

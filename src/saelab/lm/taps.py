@@ -1,0 +1,76 @@
+"""Taps: the edits and captures of one forward pass, applied between blocks.
+
+At a site the edits come first, in the order given, then the capture: what is captured is what the next block sees.
+Residual sites are visited by the block loop; `attn_out` and `mlp_out` by hooks that live only as long as the pass.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from saelab.lm.blocks import Decoder
+from saelab.lm.edit import Edit
+from saelab.lm.sites import Kind, Site, parse_site
+
+Phase = Literal["prompt", "generated"]
+
+
+class Taps:
+    """What happens at which site during a pass over `rows` of the batch.
+
+    phase: whether the positions of the pass are prompt tokens or generated ones.
+    """
+
+    def __init__(self, edits: Sequence[Edit], rows: Int[Tensor, " B"], *, phase: Phase, sites: Iterable[Site] = ()):
+        self.rows = rows
+        self.phase = phase
+        self.captured: dict[Site, Tensor] = {}
+        self._sites = frozenset(sites)
+        self._edits: dict[Site, list[Edit]] = {}
+        for edit in edits:
+            if touches(edit, phase):
+                self._edits.setdefault(parse_site(edit.site), []).append(edit)
+
+    def visit(self, kind: Kind, layer: int, hidden: Tensor) -> Tensor:
+        """Edit, then capture, the activation `[B, T, D]` of a site."""
+        site = Site(kind, layer)
+        for edit in self._edits.get(site, ()):
+            hidden = self._edited(edit, hidden)
+        if site in self._sites:
+            self.captured[site] = hidden
+        return hidden
+
+    @contextmanager
+    def hooked(self, decoder: Decoder) -> Iterator[None]:
+        """Hook the parts of blocks (`attn_out`, `mlp_out`) that are edited or captured."""
+        inner = [s for s in self._sites | self._edits.keys() if s.kind in ("attn_out", "mlp_out")]
+        handles = [decoder.part(s.kind, s.layer).register_forward_hook(self._hook(s)) for s in inner]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, site: Site) -> Callable[..., Tensor | tuple]:
+        def hook(module: nn.Module, inputs: object, output: Tensor | tuple) -> Tensor | tuple:
+            del module, inputs
+            if isinstance(output, tuple):
+                return (self.visit(site.kind, site.layer, output[0]), *output[1:])
+            return self.visit(site.kind, site.layer, output)
+
+        return hook
+
+    def _edited(self, edit: Edit, hidden: Tensor) -> Tensor:
+        if edit.positions != "last":
+            return edit.apply(hidden, self.rows)
+        last = edit.apply(hidden[:, -1:], self.rows)
+        return torch.cat([hidden[:, :-1], last], dim=1)
+
+
+def touches(edit: Edit, phase: Phase) -> bool:
+    """Whether an edit changes anything in a pass over prompt, or generated, positions."""
+    return edit.positions == "all" or edit.positions == phase or (edit.positions == "last" and phase == "prompt")

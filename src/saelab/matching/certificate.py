@@ -1,0 +1,55 @@
+"""How far a matching is from optimal, proved over all pairs (linear-programming duality).
+
+For any prices v the sum of min_j (c_ij - v_j) over i plus the sum of v_j bounds the cost of every full matching from
+below. Prices here come as (u, v) with u_i = c_i,pi(i) - v_pi(i) on a given matching; one blocked pass looks for pairs
+with r_ij = c_ij - u_i - v_j < 0. Float32 blocks only nominate: whatever could be negative within the rounding bound
+is computed again in float64 from differences, so the bound is rigorous for costs evaluated in float64.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from saelab.matching.cost import Costs
+
+MOST_PER_ROW = 64  # pairs of a row that are computed again in one pass
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """Violated pairs (i, j) with r_ij < -tolerance, and the lower bound that the prices prove."""
+
+    i: Int[np.ndarray, " E"]
+    j: Int[np.ndarray, " E"]
+    lower_bound: float
+
+
+def price(costs: Costs, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"], *, tolerance: float = 0.0) -> Pricing:
+    """One pass over all pairs at prices (u, v). n <= m; where n < m, v must be <= 0."""
+    ut, vt = torch.from_numpy(u).float(), torch.from_numpy(v).float()
+    slack = costs.rounding + 1e-6 * float(np.abs(u).max() + np.abs(v).max())
+    found_i, found_j, found_r = [], [], []
+    loose = 0.0
+    for part, block in costs.blocks():
+        block.sub_(vt).sub_(ut[part, None])
+        rows, columns = (block < slack).nonzero(as_tuple=True)
+        if len(rows) > MOST_PER_ROW * block.shape[0]:  # poor prices: the worst of every row say enough
+            values, columns = block.topk(min(MOST_PER_ROW, block.shape[1]), dim=1, largest=False)
+            rows = torch.arange(block.shape[0]).repeat_interleave(values.shape[1])
+            columns = columns.flatten()
+            loose += slack * block.shape[0]
+        i = (rows + part.start).numpy()
+        j = columns.numpy()
+        r = costs.edges(i, j) - u[i] - v[j]
+        negative = r < 0
+        found_i.append(i[negative])
+        found_j.append(j[negative])
+        found_r.append(r[negative])
+    i, j, r = np.concatenate(found_i), np.concatenate(found_j), np.concatenate(found_r)
+    worst = np.zeros(costs.shape[0])
+    np.minimum.at(worst, i, r)
+    bound = float(u.sum() + v.sum() + worst.sum()) - loose
+    kept = r < -tolerance
+    return Pricing(i[kept], j[kept], bound)

@@ -1,0 +1,148 @@
+"""Is a matching any good? By co-activation, and by putting the matched features to work (arXiv 2410.07656, section 4).
+
+Matching score: P(matched feature of B on | feature of A on), micro over tokens and features, with the reverse,
+Jaccard and the lift over independence beside it. Skip: the state at B's site is predicted from A's site, encode with
+A, permute, rescale to B's folded units, decode with B; the blocks between are skipped. The paper's "explained
+variance" is printed as its complement; here EV = 1 - sum Var(err) / sum Var(x) (centred) and 1 - sum |err|^2 / sum |x
+- mean|^2 (with the mean shift).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saelab.core.progress import SILENT, Progress
+from saelab.lm.model import LanguageModel
+from saelab.matching.fold import HasFeatures
+from saelab.text.pack import PackedText
+
+SINK_FACTOR = 10.0
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Both sites on one text. `kept`: positions that count and are no attention sink at either site."""
+
+    tokens: Int[Tensor, "N T"]
+    first: Float[Tensor, "N T D"]
+    second: Float[Tensor, "N T D"]
+    kept: Bool[Tensor, "N T"]
+
+
+def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], contexts: int) -> Reading:
+    """One LM pass over the first contexts."""
+    tokens = text.tokens[:contexts]
+    found = [lm.run_to(part.long(), list(sites)) for part in tokens.split(BATCH)]
+    first, second = (torch.cat([f[s] for f in found]).float() for s in sites)
+    kept = text.counts[:contexts].clone()
+    for x in (first, second):
+        norms = x.norm(dim=-1)
+        kept &= norms <= SINK_FACTOR * norms[text.counts[:contexts]].median()
+    return Reading(tokens, first, second, kept)
+
+
+def coactivation(
+    on_a: Bool[Tensor, "N F"], on_b: Bool[Tensor, "N G"], permutation: Int[np.ndarray, " F"]
+) -> dict[str, float | None]:
+    """Matching scores of a matching: micro, macro, reverse, jaccard, lift (of micro over independence).
+
+    None where no matched feature is ever on.
+    """
+    i = np.flatnonzero(permutation >= 0)
+    a, b = on_a[:, i].float(), on_b[:, permutation[i]].float()
+    both, count_a, count_b = ((a * b).sum(0), a.sum(0), b.sum(0))
+    if not float(count_a.sum()) or not float(count_b.sum()):
+        return dict.fromkeys(("matching_score", "macro", "reverse", "jaccard", "chance", "lift"))
+    micro = float(both.sum() / count_a.sum())
+    chance = float((count_a * count_b / len(a)).sum() / count_a.sum())
+    live = count_a > 0
+    return {
+        "matching_score": micro,
+        "macro": float((both[live] / count_a[live]).mean()),
+        "reverse": float(both.sum() / count_b.sum()),
+        "jaccard": float(both.sum() / (count_a + count_b - both).sum()),
+        "chance": chance,
+        "lift": micro / chance,
+    }
+
+
+def transferred(
+    codes: Float[Tensor, "N F"],
+    permutation: Int[np.ndarray, " F"],
+    scales: tuple[Float[Tensor, " F"], Float[Tensor, " G"]],
+) -> Float[Tensor, "N G"]:
+    """Codes of A as codes of B: index by index, from A's folded units to B's. Unmatched features fall silent."""
+    i = np.flatnonzero(permutation >= 0)
+    j = torch.from_numpy(permutation[i])
+    out = torch.zeros(codes.shape[0], len(scales[1]))
+    out[:, j] = codes[:, i] / scales[0][i] * scales[1][j]
+    return out
+
+
+def explained_variance(x: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"]) -> tuple[float, float]:
+    """(centred, with the mean shift) shares of the variance of x that a prediction explains."""
+    error = (rebuilt - x).double()
+    total = (x.double() - x.double().mean(0)).square().sum()
+    centred = (error - error.mean(0)).square().sum()
+    return float(1 - centred / total), float(1 - error.square().sum() / total)
+
+
+def skips(
+    lm: LanguageModel,
+    reading: Reading,
+    site: str,
+    saes: tuple[HasFeatures, HasFeatures],
+    permutation: Int[np.ndarray, " F"],
+    scales: tuple[Float[Tensor, " F"], Float[Tensor, " G"]],
+    *,
+    progress: Progress = SILENT,
+) -> dict[str, dict[str, float]]:
+    """The state at the second site replaced by a prediction: explained variances and change of cross-entropy (nats).
+
+    matched: the skip. drop: the first site's state as it is (the blocks between dropped). current: encode-decode of
+    the true state with B. previous: encode-decode of the first site's state with A.
+    """
+    x, y = reading.first[reading.kept], reading.second[reading.kept]
+    a, b = saes
+    with torch.inference_mode():
+        predictions = {
+            "matched": b.decode(transferred(a.encode(x), permutation, scales)),
+            "drop": x,
+            "current": b.decode(b.encode(y)),
+            "previous": a.decode(a.encode(x)),
+        }
+        found: dict[str, dict[str, float]] = {}
+        with progress.task("skipping", len(predictions) + 1, "passes") as task:
+            clean = _cross_entropy(lm, reading, site, None)
+            task.advance()
+            for name, rebuilt in predictions.items():
+                centred, shifted = explained_variance(y, rebuilt)
+                change = _cross_entropy(lm, reading, site, rebuilt) - clean
+                found[name] = {
+                    "explained_variance": centred,
+                    "explained_variance_mse": shifted,
+                    "ce_change": change,
+                }
+                task.advance()
+    return found
+
+
+def _cross_entropy(lm: LanguageModel, reading: Reading, site: str, rebuilt: Tensor | None) -> float:
+    """Mean next-token cross-entropy over kept positions, with the kept states replaced (None: left)."""
+    hidden = reading.second.clone()
+    if rebuilt is not None:
+        hidden[reading.kept] = rebuilt.to(hidden.dtype)
+    total, count = 0.0, 0
+    for start in range(0, len(hidden), BATCH):
+        part = slice(start, start + BATCH)
+        scored = reading.kept[part, :-1]
+        logits = lm.run_from(hidden[part].to(lm.dtype), site)[:, :-1][scored]
+        targets = reading.tokens[part, 1:][scored].long()
+        for rows, wanted in zip(logits.split(512), targets.split(512), strict=True):
+            total += float(torch.nn.functional.cross_entropy(rows.float(), wanted, reduction="sum"))
+        count += int(scored.sum())
+    return total / count

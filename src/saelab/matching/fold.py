@@ -1,0 +1,143 @@
+"""Put the features of an SAE on one scale before they are compared (SAE Match, arXiv 2410.07656, section 3.1, Eq. 4).
+
+First the gauge: unit decoder rows, their norms moved into encoder and bias, and b_dec's share of the pre-activation
+moved into the bias. Then folding by one scale s_i > 0 per feature:
+
+    D'_i = s_i D_i      E'_i = E_i / s_i      b'_i = b_i / s_i      (codes f / s)
+
+With s = theta (the paper) a JumpReLU's threshold becomes 1; the function is unchanged for any s. The paper's Eq. 1
+and 4 disagree in their transposes; features are rows here throughout, so there is one reading. Nothing here knows
+costs.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.core.errors import UserError
+
+Fold = Literal["theta", "mean", "rms", "quantile", "max", "none", "custom"]
+
+# Scales below this quantile of the SAE's own are raised to it: 1 / s would let a few tiny thresholds rule every
+# pairing.
+CLIP_QUANTILE = 0.001
+
+
+@runtime_checkable
+class HasFeatures(Protocol):
+    """What matching asks of an SAE."""
+
+    W_enc: Tensor
+    W_dec: Tensor
+    b_enc: Tensor
+    b_dec: Tensor
+
+    def encode(self, x: Tensor) -> Tensor: ...
+    def decode(self, codes: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of one SAE in gauge and folded. `scale`: codes of the SAE = scale * folded codes. `clipped`:
+    count.
+    """
+
+    decoder: Float[Tensor, "F D"]
+    encoder: Float[Tensor, "F D"]
+    bias: Float[Tensor, " F"]
+    scale: Float[Tensor, " F"]
+    clipped: int = 0
+
+    def __len__(self) -> int:
+        return self.decoder.shape[0]
+
+
+def features_of(
+    sae: HasFeatures,
+    fold: Fold = "theta",
+    *,
+    activations: Float[Tensor, "N D"] | None = None,
+    quantile: float = 0.9,
+    custom: Float[Tensor, " F"] | None = None,
+) -> Features:
+    """Features of an SAE, gauged and folded.
+
+    activations: rows for the folds that need data (mean, rms, quantile, max of a feature's positive codes); features
+    that never fire on them take the median scale. custom: the scales, in the units of the SAE's codes. Raises
+    `UserError` where the fold needs what is not there.
+    """
+    norms = sae.W_dec.norm(dim=1).clamp_min(1e-12)
+    subtract = bool(getattr(getattr(sae, "cfg", None), "subtract_b_dec", False))
+    offset = sae.b_dec @ sae.W_enc if subtract else torch.zeros_like(sae.b_enc)
+    raw = _scales(sae, fold, activations, quantile, custom)
+    scale, clipped = _clipped(raw)
+    gauged = scale * norms  # the scale of a unit-norm feature's codes
+    return Features(
+        decoder=sae.W_dec * scale[:, None],
+        encoder=(sae.W_enc.T * (norms / gauged)[:, None]).contiguous(),
+        bias=(sae.b_enc - offset) * norms / gauged,
+        scale=scale,
+        clipped=clipped,
+    )
+
+
+def implied_threshold(sae: HasFeatures) -> Tensor | None:
+    """The value of a code at which it switches on, [F]: the threshold, a Gated SAE's b_mag - exp(r) b_gate; else
+    None.
+    """
+    if isinstance(theta := getattr(sae, "threshold", None), Tensor):
+        return theta.expand(sae.W_dec.shape[0])
+    r_mag, b_mag = getattr(sae, "r_mag", None), getattr(sae, "b_mag", None)
+    if isinstance(r_mag, Tensor) and isinstance(b_mag, Tensor):
+        gate = getattr(sae, "b_gate", sae.b_enc)
+        return b_mag - r_mag.exp() * gate
+    return None
+
+
+def _scales(
+    sae: HasFeatures, fold: Fold, activations: Tensor | None, quantile: float, custom: Tensor | None
+) -> Float[Tensor, " F"]:
+    """One scale per feature in the units of the SAE's codes (`none`: that of unit decoder rows)."""
+    if fold == "none":
+        return 1 / sae.W_dec.norm(dim=1).clamp_min(1e-12)
+    if fold == "custom":
+        if custom is None:
+            raise UserError("fold='custom' needs the scales.", hint="Give custom=Tensor[F].")
+        return custom.to(sae.W_dec.dtype)
+    if fold == "theta":
+        theta = implied_threshold(sae)
+        if theta is None or not bool((theta > 0).any()):
+            raise UserError(
+                "fold='theta' needs thresholds, and this SAE has none.",
+                hint="Use fold='mean' with activations, or fold='none' (cosine).",
+            )
+        return theta
+    if activations is None:
+        raise UserError(f"fold={fold!r} is measured on activations.", hint="Give activations=Tensor[N, D].")
+    return _measured(sae, fold, activations, quantile)
+
+
+def _measured(sae: HasFeatures, fold: Fold, activations: Tensor, quantile: float) -> Float[Tensor, " F"]:
+    codes = sae.encode(activations)
+    on = codes > 0
+    count = on.sum(0).clamp_min(1)
+    if fold == "mean":
+        found = codes.sum(0) / count
+    elif fold == "rms":
+        found = (codes.square().sum(0) / count).sqrt()
+    elif fold == "max":
+        found = codes.amax(0)
+    else:
+        found = torch.nanquantile(codes.masked_fill(~on, torch.nan), quantile, dim=0).nan_to_num(0.0)
+    silent = found <= 0
+    return found.masked_fill(silent, float(found[~silent].median()) if bool((~silent).any()) else 1.0)
+
+
+def _clipped(scale: Float[Tensor, " F"]) -> tuple[Float[Tensor, " F"], int]:
+    positive = scale[scale > 0]
+    floor = float(torch.quantile(positive[: 1 << 22].double(), CLIP_QUANTILE))
+    low = scale < floor
+    return scale.clamp_min(floor), int(low.sum())

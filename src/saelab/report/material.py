@@ -1,0 +1,230 @@
+"""What the report is made of: the artefacts of a run, read once, each either a table or a reason for its absence.
+
+The only module of the report that reads. A file that is not there is an absence with a sentence; a file that is there
+but broken, or that lacks a needed column, is an `ArtefactError` and there is no report. Knows nothing of HTML.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saelab.core.errors import UserError
+from saelab.report.words import finite
+from saelab.store.files import read_json
+from saelab.store.layout import RunFolder
+from saelab.store.tables import read_table
+
+SAES = ("sae", "lm", "site", "architecture", "level", "l0", "fvu", "ce_recovered", "interpretability", "utility")
+AGREEMENT = ("x", "y", "mode", "axis", "group", "statistic", "value", "low", "high", "n", "p", "state")
+SELECTION = ("sae", "criterion", "score", "low", "high", "lift", "n", "state")
+FEATURE_LEVEL = ("predictor", "outcome", "statistic", "value", "low", "high", "n", "n_saes", "state")
+TRAINING = ("sae", "tokens", "fvu", "l0", "dead_share")
+FEATURES = ("feature", "density", "description", "balanced_accuracy", "auroc", "state")
+CONTEXTS = ("feature", "rank", "tokens", "activations", "peak")
+EFFECTS = ("feature", "delta_confidence", "output_score")
+UTILITY = ("feature", "method", "factor", "test_score", "n_missing", "state")
+GENERATIONS = ("generation", "feature", "method", "factor", "instruction_id", "instruction", "split", "text")
+JUDGEMENTS = ("generation", "rubric", "state", "value")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One matching of two SAEs: its quality record and how many of the first SAE's features have a partner."""
+
+    first: str
+    second: str
+    quality: dict[str, Any]
+    matched: int
+    features: int
+
+    @property
+    def layers(self) -> tuple[int, int]:
+        """The layers of the two sites, read from the ends of the SAE names ("jumprelu.l0_32.resid_post.15")."""
+        first, second = (name.rpartition(".")[2] for name in (self.first, self.second))
+        return (int(first), int(second)) if first.isdecimal() and second.isdecimal() else (0, 0)
+
+    @property
+    def span(self) -> int:
+        """How many blocks lie between the two sites."""
+        return abs(self.layers[1] - self.layers[0])
+
+    def values(self, measure: str) -> dict[str, float]:
+        """A measure of the matching and of what it is compared with, by name; what does not exist is left out.
+
+        measure: "cost" (per matched feature, folded units), "matching_score", "explained_variance" or "ce_change" (of
+        the skip). Names: matched, composed, greedy, chance, and those of the quality record's `compared_with`.
+        """
+        q = self.quality
+        composed = q.get("composed") or {}
+        if measure == "cost":
+            base = q.get("baselines") or {}
+            found = {k: _per(v, n) for k, v, n in (
+                ("matched", q.get("cost"), self.matched), ("greedy", base.get("greedy"), self.features),
+                ("chance", base.get("random"), self.features),
+            )}  # fmt: skip
+        elif measure == "matching_score":
+            found = {"matched": q.get(measure), "composed": composed.get(measure), "chance": q.get("chance")}
+        else:
+            records = {"matched": q.get("skip"), "composed": composed.get("skip")} | (q.get("compared_with") or {})
+            found = {name: (record or {}).get(measure) for name, record in records.items()}
+        return {k: known for k, v in found.items() if (known := finite(v)) is not None}
+
+    @property
+    def label(self) -> str:
+        """The pair as a figure names it: the layers where the names have them."""
+        return f"{self.layers[0]} → {self.layers[1]}" if self.span else f"{self.first} → {self.second}"
+
+
+def _per(total: Any, count: int) -> float | None:
+    known = finite(total)
+    return None if known is None or not count else known / count
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one SAE's features, for the cards; None where the stage left nothing."""
+
+    features: pl.DataFrame | None
+    contexts: pl.DataFrame | None
+    effects: pl.DataFrame | None
+    utility: pl.DataFrame | None
+    generations: pl.DataFrame | None
+    judgements: pl.DataFrame | None
+
+
+@dataclass(frozen=True)
+class Material:
+    """The tables of a whole run; None where the artefact does not exist.
+
+    candidates: one row per scored or steered feature (sae, feature, description, balanced_accuracy, test_score, ...).
+    states: (stage, state, reason, n), summed over the SAEs. judges: names of the judges that scored features.
+    """
+
+    summary: dict[str, Any]
+    saes: pl.DataFrame | None
+    agreement: pl.DataFrame | None
+    selection: pl.DataFrame | None
+    feature_level: pl.DataFrame | None
+    training: pl.DataFrame | None
+    pairs: tuple[Pair, ...]
+    candidates: pl.DataFrame | None
+    states: pl.DataFrame
+    judges: tuple[str, ...]
+
+
+def read_material(run: RunFolder) -> Material:
+    """Read everything but the cards' evidence. A folder with no artefact at all is a `UserError`."""
+    names = _folders(run.interp("")) or _folders(run.steering(""))
+    candidates, states, judges = _per_sae(run, names)
+    material = Material(
+        summary=read_json(run.summary) if run.summary.exists() else {},
+        saes=_table(run.stats / "saes.parquet", SAES),
+        agreement=_table(run.stats / "agreement.parquet", AGREEMENT),
+        selection=_table(run.stats / "selection.parquet", SELECTION),
+        feature_level=_table(run.stats / "features.parquet", FEATURE_LEVEL),
+        training=_training(run),
+        pairs=_pairs(run),
+        candidates=candidates,
+        states=states,
+        judges=judges,
+    )
+    if not material.summary and material.saes is None and material.training is None and not names:
+        raise UserError(f"There is nothing to report in {run.root}.", hint="Run a study first: saelab run STUDY.yaml.")
+    return material
+
+
+def read_evidence(run: RunFolder, sae: str) -> Evidence:
+    """Read what the cards of one SAE need."""
+    return Evidence(
+        features=_table(run.interp(sae) / "features.parquet", FEATURES),
+        contexts=_table(run.interp(sae) / "contexts.parquet", CONTEXTS),
+        effects=_table(run.selection(sae) / "effects.parquet", EFFECTS),
+        utility=_table(run.steering(sae) / "utility.parquet", UTILITY),
+        generations=_table(run.steering(sae) / "generations.parquet", GENERATIONS),
+        judgements=_table(run.steering(sae) / "judgements.parquet", JUDGEMENTS),
+    )
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> pl.DataFrame | None:
+    return read_table(path, columns).pipe(_no_nan) if path.exists() else None
+
+
+def _no_nan(table: pl.DataFrame) -> pl.DataFrame:
+    """NaN is not a value: tables that met one (through NumPy) say null from here on."""
+    return table.with_columns(pl.selectors.float().fill_nan(None))
+
+
+def _folders(parent: Path) -> list[str]:
+    return sorted(p.name for p in parent.iterdir() if p.is_dir()) if parent.is_dir() else []
+
+
+def _training(run: RunFolder) -> pl.DataFrame | None:
+    files = sorted(run.training("*").parent.glob(f"{run.training('*').name}/metrics.parquet"))
+    frames = [read_table(f, TRAINING).pipe(_no_nan) for f in files]
+    return pl.concat([f.select(TRAINING) for f in frames], how="vertical_relaxed") if frames else None
+
+
+def _pairs(run: RunFolder) -> tuple[Pair, ...]:
+    found = []
+    for folder in _folders(run.matching("", "").parent):
+        first, mark, second = folder.partition("--")
+        place = run.matching(first, second)
+        if not mark or not (place / "quality.json").exists():
+            continue
+        table = _table(place / "matching.parquet", ("a", "b"))
+        matched = 0 if table is None else table.filter(pl.col("b") >= 0).height
+        total = 0 if table is None else table.height
+        found.append(Pair(first, second, read_json(place / "quality.json"), matched, total))
+    return tuple(found)
+
+
+def _per_sae(run: RunFolder, names: list[str]) -> tuple[pl.DataFrame | None, pl.DataFrame, tuple[str, ...]]:
+    """Candidates for cards, states summed over SAEs, and the judges' names, one SAE in memory at a time."""
+    candidates, states, judges = [], [], set[str]()
+    for sae in names:
+        features = _table(run.interp(sae) / "features.parquet", FEATURES)
+        utility = _table(run.steering(sae) / "utility.parquet", UTILITY)
+        judgements = _table(run.steering(sae) / "judgements.parquet", JUDGEMENTS)
+        # A feature chosen for several reasons has several rows in `utility`, all alike.
+        for stage, table in (("interpretability of features", features), ("steering of features", utility)):
+            if table is not None:
+                once = table.unique([c for c in ("feature", "method") if c in table.columns], keep="first")
+                states.append(_count(once.select(pl.lit(stage).alias("stage"), "state", _reason(once))))
+        if judgements is not None:
+            stage = pl.concat_str(pl.lit("judgements of "), "rubric").alias("stage")
+            states.append(_count(judgements.select(stage, "state", _reason(judgements))))
+        if features is not None and "judge" in features.columns:
+            judges |= set(features["judge"].drop_nulls().to_list())
+        joined = _joined(sae, features, utility)
+        if joined is not None:
+            candidates.append(joined)
+    empty = pl.DataFrame(schema={"stage": pl.String, "state": pl.String, "reason": pl.String, "n": pl.UInt32})
+    summed = pl.concat([empty, *states], how="vertical_relaxed").group_by("stage", "state", "reason").agg(pl.sum("n"))
+    every = pl.concat(candidates, how="vertical_relaxed") if candidates else None
+    return every, summed.sort("stage", "state", "reason", nulls_last=True), tuple(sorted(judges))
+
+
+def _reason(table: pl.DataFrame) -> pl.Expr:
+    return (pl.col("reason") if "reason" in table.columns else pl.lit(None, pl.String)).cast(pl.String).alias("reason")
+
+
+def _count(table: pl.DataFrame) -> pl.DataFrame:
+    return table.group_by("stage", "state", "reason").agg(pl.len().alias("n"))
+
+
+def _joined(sae: str, features: pl.DataFrame | None, utility: pl.DataFrame | None) -> pl.DataFrame | None:
+    """Features that have a description, with their steering score where they were steered."""
+    if features is None:
+        return None
+    columns = [pl.col(c).cast(pl.Float64) for c in ("balanced_accuracy", "auroc")]
+    known = features.filter(pl.col("state") == "ok").select(
+        pl.lit(sae).alias("sae"), pl.col("feature").cast(pl.Int64), pl.col("description").cast(pl.String), *columns
+    )
+    if utility is None:
+        return known.with_columns(pl.lit(None, pl.Float64).alias("test_score"))
+    steered = utility.filter((pl.col("method") == "sae_feature") & (pl.col("state") == "ok")).select(
+        pl.col("feature").cast(pl.Int64), pl.col("test_score").cast(pl.Float64)
+    )
+    return known.join(steered.unique("feature", keep="first"), on="feature", how="left", maintain_order="left")

@@ -1,0 +1,95 @@
+"""The report: one HTML file that holds everything it shows, made of a run's tables.
+
+The page opens from disk and loads nothing: plotly's script is inlined once, and the page's own Content-Security-Policy
+lets only the two scripts it names by hash run and no address be reached. Token text, model text and judges' words are
+hostile: every value is escaped by Jinja, nothing of a run is ever marked safe, and a value that is neither text nor an
+integer is refused, so that no None or NaN can be printed. The same artefacts give the same bytes.
+"""
+
+import base64
+import hashlib
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from saelab.report import feature_card, words
+from saelab.report.material import Material, read_evidence, read_material
+from saelab.report.sections import opening, sections, tiles
+from saelab.store.files import write_text
+from saelab.store.layout import RunFolder
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_report(run: RunFolder, out: Path | None = None) -> Path:
+    """Write the report of a run and return its path (`out`, or report.html in the run folder).
+
+    Raises `UserError` where the folder holds no artefact at all and `ArtefactError` where one is broken; an artefact
+    that does not exist yet becomes a sentence in its section.
+    """
+    material = read_material(run)
+    picks = [] if material.candidates is None else feature_card.choose(material.candidates)
+    evidence = {sae: read_evidence(run, sae) for sae in dict.fromkeys(p.sae for p in picks)}
+    cards = [feature_card.make(p, evidence[p.sae]) for p in picks]
+    path = out or run.report
+    write_text(path, render(material, cards))
+    return path
+
+
+def render(material: Material, cards: list[feature_card.Card]) -> str:
+    """The page as HTML."""
+    scripts = {"plotly": _script(get_plotlyjs()), "script": _script((TEMPLATES / "page.js").read_text("utf-8"))}
+    name = str(material.summary.get("study") or "")
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=f"{name}: saelab report".lstrip(": "),
+            kicker=f"Study {name}" if name else "Study",
+            opening=opening(material),
+            tiles=tiles(material),
+            sections=sections(material, cards),
+            style=Markup((TEMPLATES / "style.css").read_text("utf-8")),
+            hashes=" ".join(_hash(s) for s in scripts.values()),
+            **scripts,
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Templates that escape everything and print only text and integers."""
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_printable,
+    )
+    env.globals["architectures"] = tuple(words.ARCHITECTURES)
+    env.globals["further"] = lambda n: f"{words.plural(n, 'further instruction')}"
+    return env
+
+
+def _printable(value: object) -> object:
+    """What may be printed: our own markup, text (made visible), integers. Anything else is a mistake of ours."""
+    if isinstance(value, Markup | jinja2.Undefined):
+        return value
+    if isinstance(value, str):
+        return words.visible(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise TypeError(f"the page may not print {type(value).__name__} {value!r}")
+
+
+def _script(text: str) -> Markup:
+    """A script of our own, with the line ends that an HTML parser will see (its hash must match)."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "</script" in text.lower() or "<!--" in text:
+        raise ValueError("a script that holds </script or <!-- cannot be inlined")
+    return Markup(text)
+
+
+def _hash(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"

@@ -1,0 +1,347 @@
+"""What the page says, section by section: a heading, a sentence on how to read it, and its tables and figures.
+
+A section whose artefacts do not exist is one sentence that says what is missing. The order and the words live here; the
+look lives in the templates. Pure functions of `Material` and the cards.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from saelab.report import figures, tables, words
+from saelab.report.feature_card import Card
+from saelab.report.material import Material
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a section, named by how it is drawn."""
+
+    kind: Literal["table", "figure", "facts", "bars", "cards", "callout", "heading", "text"]
+    content: Any
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: `absent` set means that there is nothing to show and why."""
+
+    name: str
+    title: str
+    lead: str
+    parts: tuple[Part, ...] = ()
+    absent: str = ""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A labelled value; `title` is the whole of a value that was shortened."""
+
+    label: str
+    value: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A titled group of facts."""
+
+    title: str
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a plain bar list: its width in percent of the longest."""
+
+    label: str
+    width: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A titled bar list."""
+
+    title: str
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A key figure at the head of the page."""
+
+    label: str
+    value: str
+    note: str
+
+
+GROUPS = (
+    ("Language model", "lm"),
+    ("Text", "text"),
+    ("Counts", "counts"),
+    ("Seeds", "seeds"),
+    ("Versions", "versions"),
+    ("Machine", "machine"),
+)
+
+
+def sections(material: Material, cards: Sequence[Card]) -> list[Section]:
+    """All sections in reading order."""
+    makers: tuple[Callable[[Material], Section], ...] = (what_was_run, grid, scatter, agreement, selection, matching)
+    return [make(material) for make in makers] + [training(material), feature_cards(cards)]
+
+
+def what_was_run(material: Material) -> Section:
+    """LM, text, seeds, versions, seconds, and what is missing."""
+    summary = material.summary
+    name, title = "run", "What was run"
+    if not summary and not material.states.height:
+        return Section(name, title, "", absent="The run left no summary (summary.json) yet.")
+    facts = [group for head, key in GROUPS for group in fact_groups(head, summary.get(key) or {})]
+    parts = [Part("facts", facts)] if facts else []
+    seconds = stage_seconds(summary)
+    if seconds:
+        most = max(seconds.values()) or 1.0
+        bars = tuple(Bar(words.label(k), f"{100 * s / most:.1f}", words.duration(s)) for k, s in seconds.items())
+        parts.append(Part("bars", Bars(f"Time by stage: {words.duration(sum(seconds.values()))} in all", bars)))
+    if material.states.height:
+        parts.append(Part("table", tables.states(material.states)))
+    lead = "What is needed to trace or repeat this page. A failed judgement is counted here and enters no mean."
+    return Section(name, title, lead, tuple(parts))
+
+
+def stage_seconds(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds by stage; the wall time of the last call, which the study keeps beside them, is no stage."""
+    found = {k: words.finite(v) for k, v in (summary.get("seconds") or {}).items() if k != "this_call"}
+    return {k: s for k, s in found.items() if s is not None}
+
+
+def fact_groups(title: str, values: Mapping[str, Any]) -> list[Facts]:
+    """One group of facts, or one per name where the record holds records by name (of LMs)."""
+    if values and all(isinstance(v, Mapping) for v in values.values()):
+        return [Facts(f"{title}, {name}", flatten(v)) for name, v in values.items()]
+    return [Facts(title, flatten(values, grouped=title != "Seeds"))] if values else []
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "", *, grouped: bool = True) -> tuple[Fact, ...]:
+    """Facts of a summary record; nested records get their parent's label in front."""
+    found: list[Fact] = []
+    for key, value in values.items():
+        name = f"{prefix}{words.label(str(key))}"
+        if isinstance(value, Mapping):
+            found += flatten(value, f"{name}, ", grouped=grouped)
+        else:
+            found.append(_fact(name, value, grouped))
+    return tuple(found)
+
+
+def _fact(name: str, value: Any, grouped: bool) -> Fact:
+    if value is None:
+        return Fact(name, "not recorded")
+    if isinstance(value, bool):
+        return Fact(name, "yes" if value else "no")
+    if isinstance(value, int):
+        return Fact(name, words.number(value, 0) if grouped else str(value))
+    if isinstance(value, float):
+        return Fact(name, "not recorded" if words.finite(value) is None else words.adaptive(value))
+    whole = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return Fact(name, whole if len(whole) <= 96 else whole[:80] + "…", "" if len(whole) <= 96 else whole)
+
+
+def grid(material: Material) -> Section:
+    """Every SAE, with the random dictionary beside it."""
+    name, title = "grid", "The grid of SAEs"
+    if material.saes is None or not material.saes.height:
+        return Section(name, title, "", absent="No SAE has been measured yet (stats/saes.parquet).")
+    lead = (
+        "One row per SAE: lower FVU (fraction of variance unexplained) and higher cross-entropy (CE) recovered are "
+        "better, and both must beat the random dictionary of the same L0, in grey."
+    )
+    parts = (Part("figure", figures.frontier(material.saes)), Part("table", tables.grid(material.saes)))
+    return Section(name, title, lead, parts)
+
+
+def scatter(material: Material) -> Section:
+    """Interpretability against utility."""
+    name, title = "scatter", "Interpretability against utility"
+    saes = material.saes
+    known = 0 if saes is None else saes.drop_nulls(["interpretability", "utility"]).height
+    if saes is None or not known:
+        return Section(name, title, "", absent="No SAE has both an interpretability score and a utility yet.")
+    judge = f", as judged by {words.listing(material.judges)}" if material.judges else ""
+    lead = (
+        f"Each mark is one SAE: further right, its features are easier to recognise{judge}; "
+        "higher, they steer better. Bars are 95 % intervals over its features."
+    )
+    parts = [Part("figure", figures.scatter(saes))]
+    if "lexical" in material.judges:
+        text = (
+            "The lexical judge matches words. Its scores are a named proxy, not those of a language model or a person."
+        )
+        parts.append(Part("callout", text))
+    return Section(name, title, lead, tuple(parts))
+
+
+def agreement(material: Material) -> Section:
+    """Rank agreement: overall, by axis, and feature by feature."""
+    name, title = "agreement", "Agreement of the two rankings"
+    table = material.agreement
+    if table is None or not table.height:
+        return Section(name, title, "", absent="No rank agreement has been computed yet (stats/agreement.parquet).")
+    lead = (
+        "Kendall's τ (τ-b, corrected for ties) is +1 when both scores rank the SAEs alike, 0 when the rankings are "
+        "unrelated, −1 when one is the other reversed. Grey: where τ falls by chance in 95 of 100 cases."
+    )
+    parts: list[Part] = []
+    parts += [Part("callout", frank(table, *table.select("x", "y").row(0))), Part("table", tables.overall(table))]
+    parts += [Part("table", t) for t in tables.agreements(table)]
+    if material.feature_level is not None and material.feature_level.height:
+        parts.append(Part("heading", "Feature by feature, within SAEs"))
+        text = "The same question one level down: within one SAE, does a feature's score predict how well it steers?"
+        parts += [Part("text", text), Part("table", tables.feature_level(material.feature_level))]
+    return Section(name, title, lead, tuple(parts))
+
+
+def overall(table: pl.DataFrame, x: str, y: str) -> dict[str, Any] | None:
+    """The row of the overall tau of two variables."""
+    found = table.filter(
+        (pl.col("mode") == "overall") & (pl.col("x") == x) & (pl.col("y") == y) & (pl.col("statistic") == "tau")
+    )
+    return found.row(0, named=True) if found.height else None
+
+
+def frank(table: pl.DataFrame, x: str, y: str) -> str:
+    """What the overall tau says and what its n allows; what the small groups can say at all."""
+    row = overall(table, x, y)
+    if row is None:
+        return "There is no overall τ for this pair."
+    n, value = int(row["n"] or 0), words.finite(row["value"])
+    low, high = words.finite(row["low"]), words.finite(row["high"])
+    if value is None:
+        return f"The overall τ is missing (1): {words.reason(row['state'])}. {words.allowance(n)}"
+    shown = "" if low is None or high is None else f" {words.interval(low, high)}"
+    p = words.finite(row["p"])
+    tail = "" if p is None else f", p {words.p_value(p)}" if p < 0.0005 else f", p = {words.p_value(p)}"
+    parts = [f"τ = {words.number(value)}{shown}, n = {n}{tail}: {words.verdict(value, low, high, p)}."]
+    parts.append(words.allowance(n))
+    own = table.filter((pl.col("x") == x) & (pl.col("y") == y) & (pl.col("statistic") == "tau"))
+    groups = own.filter((pl.col("n") <= 4) & pl.col("value").is_not_null())
+    if groups.height and n > 4:
+        parts.append(
+            f"The {words.plural(groups.height, 'group')} of four SAEs or fewer cannot show anything one by one."
+        )
+    lms = table.filter((pl.col("axis") == "lm") & (pl.col("mode") == "reported"))["group"].drop_nulls().n_unique()
+    if lms == 1:
+        parts.append("All SAEs are of one language model; nothing here speaks of others.")
+    return " ".join(parts)
+
+
+def selection(material: Material) -> Section:
+    """What choosing features gains, beside controls."""
+    name, title = "selection", "What selection gains"
+    table = material.selection
+    if table is None or not table.height:
+        return Section(name, title, "", absent="No selection has been evaluated yet (stats/selection.parquet).")
+    lead = (
+        "Mean steering score (0 to 2, held-out instructions) of the features that a criterion chose, beside features "
+        "taken without selection and two controls that any real effect has to beat."
+    )
+    made = tables.selections(table)
+    parts = (Part("figure", figures.lifts(table)), *(Part("table", t) for t in made))
+    return Section(name, title, lead, parts)
+
+
+def matching(material: Material) -> Section:
+    """Features followed from site to site."""
+    name, title = "matching", "Features from layer to layer"
+    if not material.pairs:
+        return Section(name, title, "", absent="No SAEs have been matched yet (matching/*/quality.json).")
+    lead = (
+        "Each feature of one site is paired with one of the next. If pairs mean the same, they fire together, and "
+        "writing the first site's codes through the second's decoder, in place of the block, loses little."
+    )
+    parts = (Part("figure", figures.matching(material.pairs)), Part("table", tables.matchings(material.pairs)))
+    return Section(name, title, lead, parts)
+
+
+def training(material: Material) -> Section:
+    """Training curves."""
+    name, title = "training", "Training curves"
+    if material.training is None or not material.training.height:
+        return Section(name, title, "", absent="There are no training metrics (saes/*.training/metrics.parquet).")
+    known = {} if material.saes is None else {
+        r["sae"]: (r["architecture"], float(r["level"])) for r in material.saes.iter_rows(named=True)
+    }  # fmt: skip
+    lead = (
+        "One line per SAE: FVU should fall and flatten, L0 should settle at its target, dead features should stay few."
+    )
+    return Section(name, title, lead, (Part("figure", figures.training(material.training, known)),))
+
+
+def feature_cards(cards: Sequence[Card]) -> Section:
+    """The cards."""
+    name, title = "features", "Feature cards"
+    if not cards:
+        return Section(name, title, "", absent="No feature has been described yet (interp/*/features.parquet).")
+    reasons = [c.pick.reason for c in cards]
+    count = [f"{reasons.count(r)} “{r}”" for r in dict.fromkeys(reasons)]
+    lead = (
+        f"{words.plural(len(cards), 'feature')} chosen by rule, not by hand: {words.listing(count)}. The stronger a "
+        "token is shaded, the more the feature fires on it; marked words in the texts are terms of the description."
+    )
+    return Section(name, title, lead, (Part("cards", tuple(cards)),))
+
+
+def opening(material: Material) -> str:
+    """One sentence on what this page reports."""
+    summary, saes = material.summary, material.saes
+    named = summary.get("saes") or []
+    count = saes.height if saes is not None else len(named)
+    lms = [] if saes is None else saes["lm"].unique(maintain_order=True).to_list()
+    kinds = [] if saes is None else [words.architecture(a) for a in figures.architectures(saes)]
+    made = f" of {words.plural(len(kinds), 'architecture')} ({words.listing(kinds)})" if kinds else ""
+    where = f" on {words.listing(lms)}" if lms else ""
+    seconds = stage_seconds(summary)
+    took = f", in {words.duration(sum(seconds.values()))}" if seconds else ""
+    what = words.plural(count, "sparse autoencoder")
+    return f"{what}{made}{where}: trained, interpreted, steered, compared and matched{took}."
+
+
+def tiles(material: Material) -> list[Tile]:
+    """The key figures: agreement, lifts, matching score. What does not exist has no tile."""
+    found = []
+    if material.agreement is not None and (row := overall(material.agreement, "interpretability", "utility")):
+        value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
+        if value is not None:
+            note = "" if low is None or high is None else f"95 % interval {words.interval(low, high)}, "
+            found.append(
+                Tile("Rank agreement, Kendall's τ", words.number(value, signed=True), f"{note}{row['n']} SAEs")
+            )
+    if material.selection is not None:
+        pooled = material.selection.filter((pl.col("sae") == "all") & pl.col("score").is_not_null())
+        base = {r["criterion"]: r["score"] for r in pooled.iter_rows(named=True)}
+        for name in ("delta_confidence", "output_score"):
+            row = next(
+                iter(pooled.filter((pl.col("criterion") == name) & pl.col("lift").is_not_null()).iter_rows(named=True)),
+                None,
+            )
+            if row is not None and "none" in base:
+                note = f"steering score {words.number(base['none'])} → {words.number(row['score'])}"
+                found.append(Tile(f"Lift by {words.criterion(name)}", words.percent(row["lift"], signed=True), note))
+    scores = [
+        (p.label, s)
+        for p in material.pairs
+        if p.span <= 1 and (s := words.finite(p.quality.get("matching_score"))) is not None
+    ]
+    if scores:
+        mean = sum(s for _, s in scores) / len(scores)
+        found.append(
+            Tile(
+                "Matching score, adjacent sites",
+                words.number(mean),
+                f"mean of {words.listing([pair for pair, _ in scores])}",
+            )
+        )
+    return found

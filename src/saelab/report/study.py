@@ -1,0 +1,14 @@
+"""The whole main job as one call: a study run to its end, then its page. Safe to call again after any crash."""
+
+from pathlib import Path
+
+from saelab.core.progress import SILENT, Progress
+from saelab.report.page import write_report
+from saelab.study.run import run
+from saelab.study.spec import StudyConfig
+
+
+def run_study(study: str | Path | StudyConfig, out: str | Path, *, progress: Progress = SILENT) -> Path:
+    """Run a study file (or config) into the folder `out`; returns the path of the report."""
+    config = study if isinstance(study, StudyConfig) else StudyConfig.from_yaml(study)
+    return write_report(run(config, out, progress=progress))

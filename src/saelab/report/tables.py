@@ -1,0 +1,381 @@
+"""The tables of the report: the grid, the agreement, the selections, the matchings, and what is missing.
+
+Pure functions from polars frames (the artefact tables) to `cells.Table`. Every number on the page that a figure shows
+is also in one of these tables. Reads nothing, draws nothing.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import polars as pl
+
+from saelab.report import words
+from saelab.report.cells import (
+    BLANK,
+    Cell,
+    Column,
+    Row,
+    Strip,
+    Table,
+    estimate,
+    figure,
+    heading,
+    missing,
+    percentage,
+    text,
+)
+from saelab.report.material import Pair
+
+AXES = {"architecture": "Architecture", "level": "Sparsity level", "lm": "Language model"}
+TITLES = {
+    "reported": "as reported: one group per value of an axis, all else pooled",
+    "matched": "matched: one axis varies within a group, the others are fixed",
+}
+NOT_ASKED = ("untested", "dead")
+VARIABLES = {
+    "interpretability": "interpretability",
+    "utility": "utility",
+    "gain": "gain of selection",
+    "balanced_accuracy": "interpretability (balanced accuracy)",
+    "auroc": "interpretability (AUROC)",
+    "test_score": "steering score",
+    "delta_confidence": "Delta Token Confidence",
+    "output_score": "output score",
+    "kl": "KL divergence of the effect",
+}
+
+
+def variable(name: str) -> str:
+    """The name of a measured quantity in words; `utility after output_score` names the criterion too."""
+    for start in ("utility after ", "gain by "):
+        if name.startswith(start):
+            return start + words.criterion(name.removeprefix(start))
+    return VARIABLES.get(name, words.label(name))
+
+
+def grid_order(saes: pl.DataFrame) -> pl.DataFrame:
+    """SAEs by LM and site, then architecture (in the papers' order) and level."""
+    order = list(words.ARCHITECTURES)
+    rank = pl.col("architecture").replace_strict(order, range(len(order)), default=len(order), return_dtype=pl.Int64)
+    return saes.sort("lm", "site", rank, "architecture", "level", "sae")
+
+
+def grid(saes: pl.DataFrame) -> Table:
+    """Every SAE: what it is, what it reached, what it was worth; a random dictionary of the same L0 beside it."""
+    columns = (
+        Column("SAE", kind="text"),
+        Column("L0", "against target", room=6),
+        Column("FVU", "random", room=5),
+        Column("CE recovered", "random", room=5),
+        Column("Dead", "of features"),
+        Column("Interpretability", "95 % interval", room=12),
+        Column("Utility", "95 % interval", room=12),
+        Column("Features", "scored / steered", room=9),
+    )
+    rows, place = [], None
+    for row in grid_order(saes).iter_rows(named=True):
+        here = (row["lm"], row["site"], row.get("width"))
+        if here != place:
+            place = here
+            width = "" if row.get("width") is None else f"{words.number(row['width'], 0)} features"
+            rows.append(heading(f"{row['lm']}, {row['site']}", width))
+        rows.append(Row(tuple(_grid_cells(row))))
+    return Table("The grid: fidelity, interpretability and utility of every SAE", columns, tuple(rows))
+
+
+def _grid_cells(row: dict[str, Any]) -> Iterable[Cell]:
+    name, level, l0 = row["architecture"], row["level"], words.finite(row["l0"])
+    yield text(f"{words.architecture(name)} {level:g}", swatch=name, title=row["sae"])
+    off = "" if l0 is None or not level else words.percent(l0 / level - 1, signed=True)
+    yield figure(l0, 1, note=off, why="fidelity was not measured")
+    for measure in ("fvu", "ce_recovered"):
+        random = words.finite(row.get(f"random_{measure}"))
+        yield figure(
+            row[measure], 3, note="" if random is None else words.number(random), why="fidelity was not measured"
+        )
+    yield percentage(row.get("dead_share"), 1, why="not measured")
+    n_scored, n_steered, lost = (int(row.get(c) or 0) for c in ("n_scored", "n_steered", "n_missing"))
+    yield estimate(row, "interpretability", why="no feature was scored")
+    if row.get("n_steered") is None:
+        yield text("not steered")
+        yield Cell(words.number(n_scored, 0))
+        return
+    yield estimate(row, "utility", why="no feature has a complete score", n=max(lost, 1))
+    note = f"missing ({words.number(lost, 0)})" if lost else ""
+    yield Cell(f"{words.number(n_scored, 0)} / {words.number(n_steered, 0)}", note)
+
+
+def overall(agreement: pl.DataFrame) -> Table:
+    """The overall tau of every pair of variables, with each of its intervals, read in words."""
+    columns = (
+        Column("Interpretability against", kind="text"),
+        Column("n", "SAEs"),
+        Column("τ", "95 % interval", room=12),
+        Column("", kind="strip"),
+        Column("p", "permutation"),
+        Column("The interval", kind="text"),
+    )
+    rows = []
+    whole = agreement.filter(pl.col("mode") == "overall")
+    # A second kind of interval that does not exist (clusters of one LM) adds nothing to the first.
+    again = pl.int_range(pl.len()).over("x", "y") > 0
+    for row in whole.filter(~(again & pl.col("low").is_null())).iter_rows(named=True):
+        name = variable(row["y"]) if row["x"] == "interpretability" else f"{variable(row['y'])} ({variable(row['x'])})"
+        cells = _tau_row(row, words.upper(name)).cells
+        low, high = words.finite(row["low"]), words.finite(row["high"])
+        if row["value"] is None or low is None or high is None:
+            reading = "does not exist"
+        else:
+            reading = "is above zero" if low > 0 else "is below zero" if high < 0 else "includes zero"
+        rows.append(Row((*cells[:5], text(reading))))
+    return Table("Agreement over all SAEs", columns, tuple(rows))
+
+
+def agreements(agreement: pl.DataFrame) -> list[Table]:
+    """For every pair of variables its tables, as reported and matched. Only the first pair's are unfolded."""
+    found: list[Table] = []
+    for i, ((x, y), part) in enumerate(agreement.group_by("x", "y", maintain_order=True)):
+        top = [_tau_row(r, "All SAEs", "total") for r in part.filter(pl.col("mode") == "overall").iter_rows(named=True)]
+        for mode in ("reported", "matched"):
+            inside = part.filter(pl.col("mode") == mode)
+            if inside.height:
+                rows = [*(top if mode == "reported" else []), *_axis_rows(inside, mode)]
+                title = words.upper(f"{variable(str(x))} against {variable(str(y))}, {TITLES[mode]}")
+                found.append(Table(title, _tau_columns(), tuple(rows), folded=i > 0 or len(rows) > 40))
+    return found
+
+
+def _tau_columns() -> tuple[Column, ...]:
+    return (
+        Column("Group", kind="text"),
+        Column("n", "SAEs"),
+        Column("τ", "95 % interval", room=12),
+        Column("", kind="strip"),
+        Column("p", "permutation"),
+        Column("p Holm", "family-wise"),
+        Column("p BH", "false discovery"),
+    )
+
+
+def _axis_rows(part: pl.DataFrame, mode: str) -> Iterable[Row]:
+    for (axis,), inside in part.filter(pl.col("statistic") != "Psi").group_by("axis", maintain_order=True):
+        name = AXES.get(str(axis), words.upper(words.label(str(axis))))
+        yield heading(name if mode == "reported" else f"{name} varies")
+        taus = inside.filter(pl.col("statistic") == "tau")
+        if taus.height > 1 and taus["value"].null_count() == taus.height:
+            why = "; ".join(sorted({_no_tau(s) for s in taus["state"]}))
+            sizes = f"{taus['n'].min()} to {taus['n'].max()}" if taus["n"].n_unique() > 1 else str(taus["n"][0])
+            yield Row(
+                (
+                    text(f"All {words.number(taus.height, 0)} groups"),
+                    Cell(sizes),
+                    missing(why, taus.height),
+                    *[BLANK] * 4,
+                )
+            )
+            continue
+        for row in taus.iter_rows(named=True):
+            parts = str(row["group"]).split(" / ")
+            swatch = next((p for p in parts if p in words.ARCHITECTURES), "")
+            shown = " / ".join(_group(p, str(axis), mode) for p in parts)
+            yield _tau_row(row, shown, swatch=swatch)
+        for row in inside.filter(pl.col("statistic") == "psi").iter_rows(named=True):
+            yield _tau_row(row, "ψ, mean of the groups", "total")
+    for row in part.filter(pl.col("statistic") == "Psi").iter_rows(named=True):
+        yield heading("All axes")
+        yield _tau_row(row, "Ψ, mean of the ψ", "total")
+
+
+def _no_tau(state: str) -> str:
+    return "no SAE has both scores" if state == "missing" else words.reason(state, "SAEs")
+
+
+def _group(value: str, axis: str, mode: str) -> str:
+    """A value of an axis as a group's name; a bare number is a level of L0."""
+    is_level = axis == "level" if mode == "reported" else axis != "level"
+    bare = value.removesuffix(".0")
+    return f"L0 {bare}" if is_level and bare.isdecimal() else words.architecture(value)
+
+
+def _tau_row(row: dict[str, Any], name: str, kind: str = "row", *, swatch: str = "") -> Row:
+    n, why = int(row["n"] or 0), row.get("note") or _no_tau(row["state"])
+    value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
+    unit, units = {"psi": ("group", "groups"), "Psi": ("axis", "axes")}.get(row["statistic"], ("", ""))
+    method = str(row.get("interval_method") or row.get("p_method") or "") if row["mode"] == "overall" else ""
+    cells = [text(name, method, swatch=swatch), Cell(words.plural(n, unit, units) if unit else words.number(n, 0))]
+    if value is None:
+        cells += [missing(why), BLANK]
+    else:
+        note = "no interval" if low is None or high is None else words.interval(low, high)
+        chance = (words.finite(row.get("null_low")), words.finite(row.get("null_high")))
+        cells += [Cell(words.number(value), note), Cell("", kind="strip", strip=Strip(value, low, high, *chance))]
+    cells += [_p(row.get(column)) for column in ("p", "p_holm", "p_bh")]
+    return Row(tuple(cells), kind="total" if kind == "total" else "row")
+
+
+def _p(value: Any) -> Cell:
+    """A cell for a p value; a test that was not made leaves it empty."""
+    known = words.finite(value)
+    return BLANK if known is None else Cell(words.p_value(known))
+
+
+def feature_level(table: pl.DataFrame) -> Table:
+    """Within SAEs: does a feature's score predict how it steers? Where tau and others are given, tau."""
+    if "tau" in table["statistic"]:
+        table = table.filter(pl.col("statistic") == "tau")
+    columns = (
+        Column("Predictor", kind="text"),
+        Column("Of", kind="text"),
+        Column("Correlation", "95 % interval", room=12),
+        Column("", kind="strip"),
+        Column("p", "permutation"),
+        Column("p Holm", "family-wise"),
+        Column("Features", "from", room=7),
+    )
+    rows = []
+    for row in table.iter_rows(named=True):
+        kind = "τ" if row["statistic"] == "tau" else str(row["statistic"])
+        value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
+        note = "" if low is None or high is None else words.interval(low, high)
+        strip = BLANK if value is None else Cell("", kind="strip", strip=Strip(value, low, high))
+        rows.append(
+            Row((
+                text(words.upper(variable(row["predictor"])), kind),
+                text(variable(row["outcome"])),
+                figure(value, note=note, why=words.reason(row["state"], "features")),
+                strip,
+                _p(row.get("p")),
+                _p(row.get("p_holm")),
+                figure(row["n"], 0, note=words.plural(int(row["n_saes"] or 0), "SAE")),
+            ))
+        )  # fmt: skip
+    return Table("Correlation of a feature's scores with how it steers", columns, tuple(rows))
+
+
+def selections(selection: pl.DataFrame) -> list[Table]:
+    """The pooled criteria with their controls, then every SAE."""
+    pooled = selection.filter(pl.col("sae") == "all")
+    each = selection.filter(pl.col("sae") != "all")
+    tables = []
+    if pooled.height:
+        tables.append(_selection("Steering score by criterion, all SAEs", pooled, first="criterion"))
+    if each.height:
+        tables.append(_selection("Steering score by criterion, SAE by SAE", each, first="sae", folded=True))
+    return tables
+
+
+def _selection(caption: str, table: pl.DataFrame, *, first: str, folded: bool = False) -> Table:
+    columns = (
+        Column("Features chosen by", kind="text"),
+        Column("Steering score", "95 % interval", room=12),
+        Column("Lift", "over no selection", room=14),
+        Column("n", "features"),
+        Column("Coverage", "of judgements"),
+    )
+    rows = []
+    for (name,), part in table.group_by(first if first == "sae" else "sae", maintain_order=True):
+        if first == "sae":
+            rows.append(heading(str(name)))
+        rows += [Row(tuple(_selection_cells(r))) for r in part.iter_rows(named=True)]
+    return Table(caption, columns, tuple(rows), folded=folded)
+
+
+def _selection_cells(row: dict[str, Any]) -> Iterable[Cell]:
+    why = words.reason(row["state"], "features")
+    low, high = words.finite(row["low"]), words.finite(row["high"])
+    yield text(words.upper(words.criterion(row["criterion"])))
+    yield figure(
+        row["score"], note="" if low is None or high is None else words.interval(low, high), why=why, n=row["n"] or 1
+    )
+    ends = [words.finite(row.get(c)) for c in ("lift_low", "lift_high")]
+    span = "" if None in ends else "[" + ", ".join(words.percent(e, signed=True) for e in ends if e is not None) + "]"
+    yield BLANK if row["criterion"] == "none" else percentage(row["lift"], signed=True, note=span, why=why)
+    yield figure(row["n"], 0)
+    yield percentage(row.get("coverage"), why=why)
+
+
+def matchings(pairs: tuple[Pair, ...]) -> Table:
+    """Every matching with its certificate and what skipping the blocks between with it costs."""
+    columns = (
+        Column("Sites", kind="text"),
+        Column("Matched", "of features", room=6),
+        Column("Cost", "per feature", room=9),
+        Column("Score", "chance", room=5),
+        Column("Cosine", "random", room=5),
+        Column("Variance explained", "nothing skipped", room=5),
+        Column("CE change", "blocks dropped", room=6),
+    )
+    rows = []
+    for pair in sorted(pairs, key=lambda p: (p.span, p.layers, p.first)):
+        share = pair.matched / pair.features if pair.features else None
+        cosine = pair.quality.get("cosine") or {}
+        rows.append(Row((
+            text(pair.label, pair.first.rpartition(".")[0], title=f"{pair.first} to {pair.second}"),
+            percentage(share, note=words.number(pair.features, 0), why="no table of pairs"),
+            _beside(pair, "cost", certificate(pair.quality)),
+            _beside(pair, "matching_score", "chance"),
+            figure(cosine.get("matched_median"), note=_note(cosine.get("random_median")), why="not measured"),
+            _beside(pair, "explained_variance", "current"),
+            _beside(pair, "ce_change", "drop"),
+        )))  # fmt: skip
+        if composed := pair.quality.get("composed"):
+            same = words.finite(composed.get("same_as_direct"))
+            note = "" if same is None else f"{words.percent(same)} of the pairs are the same"
+            measures = ("matching_score", "explained_variance", "ce_change")
+            score, variance, change = (figure(pair.values(m).get("composed"), why="not measured") for m in measures)
+            cells = (text(f"{pair.label}, step by step", note), BLANK, BLANK, score, BLANK, variance, change)
+            rows.append(Row(cells))
+    return Table("Matchings", columns, tuple(rows))
+
+
+def certificate(quality: dict[str, Any]) -> str:
+    """How far a cost is proved to be from the optimum."""
+    cost, gap = words.finite(quality.get("cost")), words.finite(quality.get("gap"))
+    if cost is None or gap is None:
+        return "no proof"
+    return "optimal" if gap <= 1e-9 * abs(cost) else f"within {words.adaptive(100 * gap / abs(cost))} %"
+
+
+def _beside(pair: Pair, measure: str, other: str) -> Cell:
+    """A measure of a matching, with that of a rival (or words, for the cost) as its note."""
+    values = pair.values(measure)
+    if "matched" not in values:
+        return missing("not measured")
+    if measure == "cost":
+        return Cell(words.adaptive(values["matched"]), other)
+    return Cell(words.number(values["matched"]), _note(values.get(other)))
+
+
+def _note(value: Any) -> str:
+    known = words.finite(value)
+    return "" if known is None else words.number(known)
+
+
+def states(table: pl.DataFrame) -> Table:
+    """What succeeded and what did not, by stage; a failure is counted here and enters no mean."""
+    columns = (
+        Column("What", kind="text"),
+        Column("Asked"),
+        Column("With a value"),
+        Column("Missing"),
+        Column("Why missing", kind="text"),
+        Column("Not asked", kind="text"),
+    )
+    rows = []
+    for (stage,), part in table.group_by("stage", maintain_order=True):
+        idle = part.filter(pl.col("state").is_in(NOT_ASKED))
+        lost = part.filter(~pl.col("state").is_in(("ok", *NOT_ASKED)))
+        failed = int(lost["n"].sum())
+        asked = int(part["n"].sum()) - int(idle["n"].sum())
+        counts = [Cell(words.number(n, 0)) for n in (asked, asked - failed, failed)]
+        rows.append(Row((text(words.upper(str(stage))), *counts, text(_whys(lost)), text(_whys(idle)))))
+    return Table("States of all scores and judgements", columns, tuple(rows))
+
+
+def _whys(table: pl.DataFrame, most: int = 6) -> str:
+    """Counts with their reasons, most frequent first."""
+    parts = []
+    for row in table.sort(["n", "state", "reason"], descending=[True, False, False]).iter_rows(named=True):
+        detail = f": {row['reason']}" if row["reason"] else ""
+        parts.append(f"{words.number(row['n'], 0)} {words.reason(row['state'], 'windows')}{detail}")
+    return "; ".join(parts[:most]) + (f"; and {len(parts) - most} further reasons" if len(parts) > most else "")

@@ -1,0 +1,243 @@
+"""What every sparse autoencoder shares: its config, its weights, encode and decode, and the face of a training rule.
+
+    pre = (x - b_dec) W_enc + b_enc        (b_dec left out of it where `subtract_b_dec` is false)
+    x̂   = z W_dec + b_dec
+
+Codes are in raw activation units; the comparison with a threshold is strict (`>`). Encoding is done in float32,
+whatever x is. An architecture is one file: a training config, a module, and a rule (what its codes are during training
+and the gradient of its own loss terms). This file must never know a particular architecture, a file format or an
+optimiser.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from saelab.core.config import Config
+from saelab.core.errors import UserError
+from saelab.saes.sparse_ops import DenseEntries, SparseEntries, Values
+
+
+class SaeConfig(Config):
+    """What a finished SAE is. `architecture` is the name it was trained under (a BatchTopK encodes as a JumpReLU)."""
+
+    architecture: str
+    d_in: int
+    d_sae: int
+    site: str | None = None
+    lm: str | None = None
+    k: int | None = None
+    subtract_b_dec: bool = True
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Sae(nn.Module, ABC):
+    """A sparse autoencoder for inference: frozen float32 weights, codes in raw activation units."""
+
+    saelens_name: ClassVar[str]  # the architecture's name in a SAELens folder
+    extra: ClassVar[tuple[str, ...]] = ()  # weights beside the four, all [F]
+
+    def __init__(self, cfg: SaeConfig, weights: dict[str, Tensor]):
+        super().__init__()
+        self.cfg = cfg
+        self.W_enc: Float[Tensor, "D F"]
+        self.W_dec: Float[Tensor, "F D"]
+        self.b_enc: Float[Tensor, " F"]
+        self.b_dec: Float[Tensor, " D"]
+        shapes = {"W_enc": (cfg.d_in, cfg.d_sae), "W_dec": (cfg.d_sae, cfg.d_in), "b_dec": (cfg.d_in,)}
+        for name in self.weight_names():
+            tensor = weights[name].detach().to(torch.float32).contiguous()
+            expected = shapes.get(name, (cfg.d_sae,))
+            if tuple(tensor.shape) != expected:
+                raise UserError(f"{name} has shape {tuple(tensor.shape)}, but the config says {expected}.")
+            self.register_buffer(name, tensor)
+
+    @classmethod
+    def weight_names(cls) -> tuple[str, ...]:
+        """Names of all weights."""
+        return ("W_enc", "W_dec", "b_enc", "b_dec", *cls.extra)
+
+    @abstractmethod
+    def activate(self, pre: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
+        """Codes from pre-activations."""
+
+    def pre_activations(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... F"]:
+        """(x - b_dec) W_enc + b_enc, in float32."""
+        if x.shape[-1] != self.cfg.d_in:
+            raise UserError(f"The SAE reads vectors of width {self.cfg.d_in}, but got width {x.shape[-1]}.")
+        x = x.to(torch.float32)
+        return (x - self.b_dec if self.cfg.subtract_b_dec else x) @ self.W_enc + self.b_enc
+
+    def encode(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... F"]:
+        """Codes z ≥ 0 of activations, in raw activation units."""
+        return self.activate(self.pre_activations(x))
+
+    def decode(self, codes: Float[Tensor, "... F"]) -> Float[Tensor, "... D"]:
+        """Reconstruction z W_dec + b_dec; of zero codes it is b_dec."""
+        return codes.to(torch.float32) @ self.W_dec + self.b_dec
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """decode(encode(x))."""
+        return self.decode(self.encode(x))
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name, in the shapes of the house convention."""
+        return {name: tensor for name, tensor in self.named_buffers()}
+
+
+@dataclass
+class Weights:
+    """The weights of an SAE while it is trained: rows are latents, inputs are centred and scaled (x' = (x - m) / s).
+
+    `extra` holds the architecture's own trained vectors [F]; `tracked` what it follows without a gradient.
+    """
+
+    encoder: Float[Tensor, "F D"]
+    decoder: Float[Tensor, "F D"]
+    b_enc: Float[Tensor, " F"]
+    b_dec: Float[Tensor, " D"]
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    tracked: dict[str, Tensor] = field(default_factory=dict)
+
+    def trained(self) -> dict[str, Tensor]:
+        """The trained tensors by name."""
+        own = {"encoder": self.encoder, "decoder": self.decoder, "b_enc": self.b_enc, "b_dec": self.b_dec}
+        return own | self.extra
+
+
+@dataclass
+class RuleGradient:
+    """Gradients of the whole loss with respect to the pre-activations' linear part and an architecture's own vectors.
+
+    `linear`: dL/d((x - b_dec) W_enc) on the entries; it is also the gradient of b_enc unless `own` names "b_enc".
+    """
+
+    linear: Tensor
+    own: dict[str, Tensor] = field(default_factory=dict)
+    penalty: float = 0.0
+
+
+class Rule(ABC):
+    """What is particular to an architecture in training. All values are in the units of the scaled inputs."""
+
+    target_l0: int = 0  # above 0 where a sparsity coefficient has to be found for it
+    first_coefficient: float = 0.0  # where the search for it starts
+    levels: tuple[int, ...] = ()  # widths of nested dictionaries; empty for one
+
+    def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
+        """Add the architecture's own vectors and set biases; `sample` are scaled inputs."""
+        del weights, sample
+
+    @abstractmethod
+    def entries(self, pre: Float[Tensor, "B F"], weights: Weights) -> SparseEntries | DenseEntries:
+        """The entries that a step computes with: every active one, and those with a gradient."""
+
+    def codes(self, entries: SparseEntries | DenseEntries, weights: Weights) -> Values:
+        """The codes on the entries."""
+        del weights
+        return entries.pre.clamp(min=0)
+
+    def gradient(
+        self, entries: SparseEntries | DenseEntries, weights: Weights, d_codes: Values, step: "StepContext"
+    ) -> RuleGradient:
+        """From dL/dcodes of the reconstruction term to the gradients of the whole loss."""
+        del weights, step
+        return RuleGradient(d_codes * (entries.pre > 0))
+
+    def track(self, entries: SparseEntries | DenseEntries, weights: Weights) -> None:
+        """Follow what is followed without a gradient."""
+        del entries, weights
+
+    def heights(self, entries: SparseEntries | DenseEntries, weights: Weights) -> Tensor:
+        """How far each entry lies above its gate (positive: active)."""
+        del weights
+        return entries.pre
+
+    def shift(self, weights: Weights, amount: float) -> None:
+        """Open (+) or close (-) every latent's gate by an amount of pre-activation."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:
+        """The finished SAE in raw units."""
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a rule may need beside the entries: the scaled inputs, the sparsity coefficient, the L0 of this batch."""
+
+    x: Float[Tensor, "B D"]
+    coefficient: float
+    l0: float
+
+
+def folded(
+    weights: Weights, scale: float, mean: Float[Tensor, " D"], scaled: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Weights in raw units from weights trained on x' = (x - mean) / scale.
+
+    Multiplying by s: pre = (x - m - s b_dec') W_enc + s b_enc', so directions stay, biases and thresholds (the vectors
+    named in `scaled`) are multiplied by s and b_dec = m + s b_dec'. Codes come out in raw units.
+    """
+    raw = {name: tensor * scale if name in scaled else tensor.clone() for name, tensor in weights.extra.items()}
+    return raw | {
+        "W_enc": weights.encoder.T.contiguous(),
+        "W_dec": weights.decoder.clone(),
+        "b_enc": weights.b_enc * scale,
+        "b_dec": mean + weights.b_dec * scale,
+    }
+
+
+def bound_for(pre: Float[Tensor, "B F"], l0: float) -> float:
+    """The value that `l0` entries per row exceed on average (0 if fewer than that are positive)."""
+    rank = min(pre.numel(), max(1, round(l0 * pre.shape[0])))
+    return max(0.0, float(torch.topk(pre.reshape(-1), rank, sorted=True).values[-1]))
+
+
+# Controlled architectures start with their gates set to this multiple of the target L0: every step is then a sparse
+# one, and 250 steps give what 350 give from an L0 of half the dictionary (measured on SmolLM2, docs/training.md).
+START_L0 = 2.0
+
+# 2510.03659, section 4 (dictionary_learning's demo settings): spec/study.md 1.
+PAPER: dict[str, Any] = {"lr": 3e-4, "lr_warmup": 1000.0, "sparsity_warmup": 5000.0, "lr_decay": 0.2, "beta1": 0.9}
+
+
+class TrainConfig(Config):
+    """What every SAE to be trained says. Warm-ups: below 1 a share of the run, from 1 on a number of steps."""
+
+    architecture: Any  # a Literal with its default in every subclass
+    d_in: int = Field(ge=1)
+    d_sae: int = Field(ge=1)
+    preset: Literal["saelab", "paper"] = "saelab"
+    lr: float = Field(default=3e-3, gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    lr_warmup: float = Field(default=0.05, ge=0)
+    lr_decay: float = Field(default=0.2, ge=0, le=1)
+    sparsity_warmup: float = Field(default=0.1, ge=0)
+    clip: float | None = Field(default=1.0, gt=0)
+    aux_coefficient: float = Field(default=1 / 32, ge=0)
+    dead_tokens: int | None = Field(default=None, ge=1)
+
+    paper: ClassVar[dict[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("preset") == "paper":
+            known = {k: v for k, v in (PAPER | cls.paper).items() if k in cls.model_fields}
+            return known | data
+        return data
+
+    @property
+    def level(self) -> int:
+        """The requested L0."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def rule(self, dtype: torch.dtype) -> Rule:
+        """The architecture's training rule; `dtype` is the precision of dense products."""

@@ -1,0 +1,71 @@
+"""BatchTopK SAE (Bussmann et al. 2024, arXiv 2412.06410, section 3; spec A.4).
+
+    training:   z keeps the B k largest of relu((x - b_dec) W_enc + b_enc) in the whole batch
+    inference:  z = pre 1[pre > θ],  θ the running mean over steps of the smallest kept entry
+
+θ is one number, so the finished SAE is a JumpReLU with a constant threshold (as SAELens exports it) and reads token by
+token. The mean's momentum is 0.9 by default (not 0.999): it must forget the early θ within the last steps of a short
+run.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, folded
+from saelab.saes.jump_relu import JumpReluSae
+from saelab.saes.sparse_ops import DenseEntries, SparseEntries, batch_top_k
+
+UNTRACKED = -1.0
+
+
+class BatchTopKRule(Rule):
+    """The B k largest of the batch, and the threshold that stands for them."""
+
+    def __init__(self, k: int, momentum: float):
+        self.k = k
+        self.momentum = momentum
+
+    def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
+        weights.tracked["threshold"] = torch.full((), UNTRACKED)
+
+    def entries(self, pre: Float[Tensor, "B F"], weights: Weights) -> SparseEntries:
+        # A little below the tracked threshold lie all entries that can be kept, and few others.
+        return batch_top_k(pre, self.k * pre.shape[0], guess=0.85 * float(weights.tracked["threshold"]))
+
+    def track(self, entries: SparseEntries | DenseEntries, weights: Weights) -> None:
+        if not entries.pre.numel():
+            return
+        smallest = entries.pre.min()
+        theta = weights.tracked["threshold"]
+        theta.copy_(smallest if float(theta) < 0 else theta.lerp(smallest, 1 - self.momentum))
+
+    def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:
+        theta = weights.tracked["threshold"].clamp(min=0) * scale
+        return JumpReluSae(cfg, folded(weights, scale, mean) | {"threshold": theta.expand(cfg.d_sae).clone()})
+
+
+class BatchTopKConfig(TrainConfig):
+    """A BatchTopK SAE of `d_sae` latents, `k` of them active per token on average."""
+
+    architecture: Literal["batchtopk"] = "batchtopk"
+    k: int = Field(ge=1)
+    threshold_momentum: float = Field(default=0.9, ge=0, lt=1)
+
+    paper: ClassVar[dict[str, Any]] = {"threshold_momentum": 0.999}
+
+    @property
+    def level(self) -> int:
+        return self.k
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> "BatchTopKConfig":
+        if self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
+        return self
+
+    def rule(self, dtype: torch.dtype) -> BatchTopKRule:
+        return BatchTopKRule(self.k, self.threshold_momentum)

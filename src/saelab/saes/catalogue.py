@@ -1,0 +1,34 @@
+"""Every architecture by name: the one place that lists them. A new architecture is a file and one line here."""
+
+from typing import Any
+
+from saelab.core.errors import UserError, nearest
+from saelab.saes.base import Sae, TrainConfig
+from saelab.saes.batch_topk import BatchTopKConfig
+from saelab.saes.gated import GatedConfig, GatedSae
+from saelab.saes.jump_relu import JumpReluConfig, JumpReluSae
+from saelab.saes.matryoshka import MatryoshkaConfig
+from saelab.saes.relu import ReluConfig, ReluSae
+from saelab.saes.topk import TopKConfig, TopKSae
+
+# name in studies and configs -> training config
+ARCHITECTURES: dict[str, type[TrainConfig]] = {
+    "relu": ReluConfig,
+    "gated": GatedConfig,
+    "topk": TopKConfig,
+    "batchtopk": BatchTopKConfig,
+    "jumprelu": JumpReluConfig,
+    "matryoshka": MatryoshkaConfig,
+}
+
+# what a finished SAE encodes with, by SAELens' name
+MODULES: dict[str, type[Sae]] = {m.saelens_name: m for m in (ReluSae, GatedSae, TopKSae, JumpReluSae)}
+
+
+def training_config(architecture: str, *, level: int, **settings: Any) -> TrainConfig:
+    """The config of an architecture by name, with `level` as its k or target L0."""
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"There is no architecture {architecture!r}.", hint=nearest(architecture, ARCHITECTURES))
+    kind = ARCHITECTURES[architecture]
+    key = "k" if "k" in kind.model_fields else "target_l0"
+    return kind.parse({**settings, key: level}, origin=f"the settings of {architecture}")

@@ -1,0 +1,122 @@
+"""Opens and writes SAEs: `load_sae` finds the format of a folder, `save_sae` writes one, `convert_sae` does both.
+
+This file must never know what is inside a format: formats/ holds one file each. A pickle is opened by `convert_sae`
+alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from saelab.core.errors import UserError, nearest
+from saelab.saes.base import Sae
+from saelab.saes.formats import (
+    dictionary_learning,
+    gemma_scope,
+    gemma_scope_2,
+    llama_scope,
+    pickled_files,
+    saelens,
+    sparsify,
+)
+from saelab.saes.formats.source import PICKLES, Declared, Format, Source
+from saelab.saes.formats.unpickle import unpickle
+from saelab.saes.hub import located
+
+_ALL = (
+    saelens.FORMAT,
+    dictionary_learning.FORMAT,
+    sparsify.FORMAT,
+    gemma_scope.FORMAT,
+    gemma_scope_2.FORMAT,
+    llama_scope.FORMAT,
+    llama_scope.FORMAT_NEW,
+    pickled_files.QWEN,
+    pickled_files.OPENAI,
+)
+FORMATS: dict[str, Format] = {kind.name: kind for kind in _ALL}
+
+
+def load_sae(reference: str | Path, *, format: str | None = None, **declared: Any) -> Sae:
+    """Open an SAE from a folder, a file or a reference, whatever format it is in.
+
+    reference: a folder, `path:...`, `hf:org/name@revision/folder`, or a short name of the registry. format: the format,
+    where two could fit. declared: what the files do not say (k, threshold, input_scale, site, lm). Pickles are not
+    opened here. Raises `UserError` (unknown format, unreadable convention), `ArtefactError` (damaged files),
+    `FetchError`.
+    """
+    source = source_of(reference, **declared)
+    kind = format_of(source, format)
+    if kind.pickle is not None:
+        raise UserError(
+            f"{source.name} is a {kind.name} checkpoint, whose weights are a pickle; loading one can run code.",
+            hint=f"Convert it once, in a closed process: saelab convert {source.name} NEW-FOLDER --to saelens",
+        )
+    return kind.read(source)
+
+
+def save_sae(sae: Sae, folder: str | Path, format: str = "saelens") -> None:
+    """Write an SAE to a folder in a format; one that the format cannot express is a `UserError`."""
+    kind = _named(format)
+    if kind.write is None:
+        written = [name for name, k in FORMATS.items() if k.write is not None]
+        raise UserError(f"saelab reads {format} and does not write it.", hint=f"It writes {', '.join(written)}.")
+    kind.write(sae, Path(folder))
+
+
+def convert_sae(
+    reference: str | Path, folder: str | Path, *, to: str = "saelens", format: str | None = None, **declared: Any
+) -> Sae:
+    """Open an SAE of any format, pickles included, write it to a folder in another, and return it.
+
+    A pickle is read in a process of its own (formats/unpickle.py).
+    """
+    _named(to)
+    sae = open_any(source_of(reference, pickles=True, **declared), format)
+    save_sae(sae, folder, to)
+    return sae
+
+
+def open_any(source: Source, format: str | None = None) -> Sae:
+    """Open a source of any format, a pickle in a process of its own."""
+    kind = format_of(source, format)
+    if kind.pickle is None:
+        return kind.read(source)
+    return kind.read(source, *unpickle(source.inside(kind.pickle(source))))
+
+
+def source_of(reference: str | Path, *, pickles: bool = False, **declared: Any) -> Source:
+    """The files of a reference; a reference to one file means its folder, with that file named."""
+    path = located(str(reference), pickles=pickles)
+    said = Declared.parse(declared, origin="What was declared")
+    if path.is_file():
+        return Source(path.parent, str(reference), path.name, said)
+    if not path.is_dir():
+        raise UserError(f"There is no folder {path}.", hint="Give the folder that holds the SAE's files.")
+    return Source(path, str(reference), None, said)
+
+
+def format_of(source: Source, format: str | None = None) -> Format:
+    """The format that recognises the files; none, or more than one, is a `UserError`."""
+    if format is not None:
+        return _named(format)
+    fitting = [kind for kind in FORMATS.values() if kind.recognises(source)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " and ".join(kind.name for kind in fitting)
+        raise UserError(
+            f"{source.name} could be {names}.", hint="Say which: format=... (--from-format on the command line)."
+        )
+    inside = ", ".join(sorted(p.name for p in source.folder.iterdir())[:8]) or "nothing"
+    known = "; ".join(f"{kind.name} ({kind.holds})" for kind in FORMATS.values())
+    pickled = any(p.suffix in PICKLES for p in source.folder.iterdir())
+    raise UserError(
+        f"{source.name} is in no known SAE format; it holds {inside}.",
+        hint=f"Known formats: {known}." + (" A pickle without its config is not opened." if pickled else ""),
+    )
+
+
+def _named(name: str) -> Format:
+    if name not in FORMATS:
+        raise UserError(f"There is no SAE format {name!r}.", hint=nearest(name, FORMATS))
+    return FORMATS[name]

@@ -1,0 +1,135 @@
+"""The algebra between formats: every rewriting here leaves codes and reconstruction what they were.
+
+    b_dec in or out of the input:   (x - b_dec) W_enc + b = x W_enc + (b - b_dec W_enc)
+    inputs scaled by s:             f(s x) / s with f's weights is W_enc, W_dec, b_enc / s, b_dec / s, θ / s, codes / s
+    gate on decoder norms n:        top_k(n pre) with W_dec / n is W_enc n, b_enc n, W_dec / n
+
+No file is read here and no format is known.
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saelab.core.errors import ArtefactError, UserError
+from saelab.saes.base import Sae, SaeConfig
+from saelab.saes.gated import GatedSae
+
+Weights = dict[str, Tensor]
+
+_HOOK = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|mlp_out|attn_out)")
+_MODULE = re.compile(r"(?:(?:model|transformer|gpt_neox|language_model)\.)*(?:layers|h)\.(\d+)(?:\.output)?")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Width of the activations and of the dictionary."""
+
+    d_in: int
+    d_sae: int
+
+
+def site_of(name: str | None) -> str | None:
+    """A hook or module name as the house writes it, `resid_post.12`; one that is no known site stays as it is."""
+    if not name:
+        return None
+    if match := _HOOK.fullmatch(name):
+        return f"{match[2]}.{match[1]}"
+    if match := _MODULE.fullmatch(name):
+        return f"resid_post.{match[1]}"
+    return name
+
+
+def hook_name(site: str | None) -> str | None:
+    """`resid_post.12` as SAELens writes it, `blocks.12.hook_resid_post`; anything else as it is."""
+    kind, _, layer = (site or "").rpartition(".")
+    return f"blocks.{layer}.hook_{kind}" if kind and layer.isdigit() else site
+
+
+def oriented(tensor: Tensor, rows: int, columns: int, name: str, *, declared: bool = False) -> Tensor:
+    """The matrix as [rows, columns], transposed if its shape says so.
+
+    Where rows = columns the shape says nothing: it is refused unless the format declares that it is as it should be.
+    """
+    if tuple(tensor.shape) == (rows, columns) and (declared or rows != columns):
+        return tensor
+    if rows == columns and tuple(tensor.shape) == (rows, columns):
+        raise UserError(
+            f"{name} is square ({rows} by {columns}) and the format does not fix its orientation.",
+            hint="Save it in a format that does, such as SAELens, with the library that wrote it.",
+        )
+    if tuple(tensor.shape) == (columns, rows):
+        return tensor.T.contiguous()
+    raise ArtefactError(f"{name} has shape {tuple(tensor.shape)}; {(rows, columns)} was expected.")
+
+
+def matrix(tensors: Weights, name: str, where: str) -> Tensor:
+    """A tensor that must be a matrix."""
+    if name not in tensors or tensors[name].ndim != 2:
+        shape = tuple(tensors[name].shape) if name in tensors else "missing"
+        raise ArtefactError(f"{where} should hold the matrix {name}, but it is {shape}.")
+    return tensors[name]
+
+
+def scaled_in(weights: Weights, scale: float, thresholds: tuple[str, ...] = ("threshold",)) -> Weights:
+    """Weights that read x, from weights that read scale * x and reconstruct scale * x; codes come out / scale.
+
+    Multiplying pre by 1/scale: directions stay, biases and thresholds are divided. r_mag is a gain and stays.
+    """
+    divided = {"b_enc", "b_dec", "b_mag", *thresholds}
+    return {n: t / scale if n in divided else t for n, t in weights.items()}
+
+
+def decoder_norms_folded(weights: Weights) -> Weights:
+    """Weights whose codes are n_j pre_j and whose decoder rows have unit norm."""
+    norms = weights["W_dec"].norm(dim=1)
+    if bool((norms == 0).any()):
+        raise ArtefactError(f"{int((norms == 0).sum())} decoder rows are zero, so their norms cannot be folded.")
+    return weights | {
+        "W_enc": weights["W_enc"] * norms,
+        "b_enc": weights["b_enc"] * norms,
+        "W_dec": weights["W_dec"] / norms[:, None],
+    }
+
+
+def with_bias_convention(sae: Sae, *, subtract: bool) -> Sae:
+    """The same function with b_dec subtracted from the input, or not."""
+    if sae.cfg.subtract_b_dec == subtract:
+        return sae
+    weights = sae.weights()
+    shift = weights["b_dec"].double() @ weights["W_enc"].double() * (1 if subtract else -1)
+    weights["b_enc"] = (weights["b_enc"].double() + shift).float()
+    if isinstance(sae, GatedSae):  # its magnitude path reads (x - b_dec) W_enc without b_enc
+        weights["b_mag"] = (weights["b_mag"].double() + shift * weights["r_mag"].double().exp()).float()
+    return type(sae)(sae.cfg.model_copy(update={"subtract_b_dec": subtract}), weights)
+
+
+def constant_threshold(sae: Sae) -> float | None:
+    """The one threshold that all latents share, or None."""
+    threshold = sae.weights().get("threshold")
+    if threshold is None or bool((threshold != threshold[0]).any()):
+        return None
+    return float(threshold[0])
+
+
+def shape_of(weights: Weights) -> Shape:
+    """Widths from W_enc [D, F]."""
+    return Shape(*map(int, weights["W_enc"].shape))
+
+
+def config_for(weights: Weights, architecture: str, **fields: object) -> SaeConfig:
+    """A config with the widths of the weights."""
+    shape = shape_of(weights)
+    return SaeConfig.parse({"architecture": architecture, "d_in": shape.d_in, "d_sae": shape.d_sae} | fields)
+
+
+def non_negative_threshold(threshold: Tensor, where: str, origin: str) -> Tensor:
+    """A threshold below zero would let negative codes through in some libraries and not in others."""
+    if bool((threshold < 0).any()):
+        raise UserError(
+            f"{int((threshold < 0).sum())} thresholds in {where} are below zero; {origin}",
+            hint="Declare one with threshold=..., for instance the L0 of the card turned into a quantile.",
+        )
+    return torch.as_tensor(threshold)

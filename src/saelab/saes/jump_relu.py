@@ -1,0 +1,111 @@
+"""JumpReLU SAE (Rajamanoharan et al. 2024, arXiv 2407.14435, equations 9 to 12; spec A.5).
+
+    z = pre 1[pre > θ],  θ > 0 per latent,   loss = ||x - x̂||² + c L0
+
+Straight-through estimators with a rectangle of width ε around θ:
+    dz/dθ = -(θ / ε) 1[|pre - θ| < ε/2],   dL0/dθ = -(1 / ε) 1[|pre - θ| < ε/2];   pre gets the hard mask only.
+θ is a direct float32 parameter, kept ≥ 0; L0 is read from pre (not from z, which hides the lower half of the window).
+The step needs the active entries and those inside the window only. c is found by the controller; it replaces the fixed
+λ of the paper and dictionary_learning's λ (L0 / T - 1)², whose slope at L0 is a c of one proportional term.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from saelab.saes.base import (
+    START_L0,
+    Rule,
+    RuleGradient,
+    Sae,
+    SaeConfig,
+    StepContext,
+    TrainConfig,
+    Weights,
+    bound_for,
+    folded,
+)
+from saelab.saes.sparse_ops import DenseEntries, SparseEntries, Values, above
+
+
+class JumpReluSae(Sae):
+    """A pre-activation above its latent's threshold is a code."""
+
+    saelens_name = "jumprelu"
+    extra = ("threshold",)
+    threshold: Tensor
+
+    def activate(self, pre: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
+        return pre * ((pre > self.threshold) & (pre > 0))
+
+
+class JumpReluRule(Rule):
+    """Entries above θ are active; entries within ε/2 of θ move it."""
+
+    def __init__(self, target_l0: int, threshold: float | None, bandwidth: float, dtype: torch.dtype):
+        self.target_l0 = target_l0
+        self.first_coefficient = 0.1 / target_l0
+        self.threshold = threshold
+        self.bandwidth = bandwidth
+        self.dtype = dtype
+
+    def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
+        start = self.threshold
+        if start is None:
+            start = bound_for(sample @ weights.encoder.T, START_L0 * self.target_l0)
+        weights.extra["threshold"] = torch.full_like(weights.b_enc, start)
+
+    def entries(self, pre: Float[Tensor, "B F"], weights: Weights) -> SparseEntries | DenseEntries:
+        theta = weights.extra["threshold"].clamp_(min=0)
+        return above(pre, (theta - self.bandwidth / 2).clamp(min=0), self.dtype)
+
+    def codes(self, entries: SparseEntries | DenseEntries, weights: Weights) -> Values:
+        return entries.pre * (entries.pre > entries.at(weights.extra["threshold"]))
+
+    def gradient(
+        self, entries: SparseEntries | DenseEntries, weights: Weights, d_codes: Values, step: StepContext
+    ) -> RuleGradient:
+        theta = entries.at(weights.extra["threshold"])
+        above_theta = entries.pre > theta
+        band = (entries.pre - theta).abs() < self.bandwidth / 2
+        per_token = step.coefficient / step.x.shape[0]
+        d_theta = (theta * d_codes + per_token) * band / -self.bandwidth
+        return RuleGradient(
+            d_codes * above_theta,
+            own={"threshold": entries.per_latent(d_theta)},
+            penalty=step.coefficient * step.l0,
+        )
+
+    def heights(self, entries: SparseEntries | DenseEntries, weights: Weights) -> Tensor:
+        return entries.pre - entries.at(weights.extra["threshold"])
+
+    def shift(self, weights: Weights, amount: float) -> None:
+        weights.extra["threshold"] -= amount
+
+    def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:
+        weights.extra["threshold"].clamp_(min=0)
+        return JumpReluSae(cfg, folded(weights, scale, mean, scaled=("threshold",)))
+
+
+class JumpReluConfig(TrainConfig):
+    """A JumpReLU SAE of `d_sae` latents. Threshold and bandwidth in units of the inputs' root mean square deviation.
+
+    `threshold`: where θ starts; None starts it where twice the target L0 passes.
+    """
+
+    architecture: Literal["jumprelu"] = "jumprelu"
+    target_l0: int = Field(ge=1)
+    threshold: float | None = Field(default=None, gt=0)
+    bandwidth: float = Field(default=0.1, gt=0)
+
+    paper: ClassVar[dict[str, Any]] = {"threshold": 0.001, "bandwidth": 0.001, "aux_coefficient": 0.0}
+
+    @property
+    def level(self) -> int:
+        return self.target_l0
+
+    def rule(self, dtype: torch.dtype) -> JumpReluRule:
+        return JumpReluRule(self.target_l0, self.threshold, self.bandwidth, dtype)

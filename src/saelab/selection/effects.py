@@ -1,0 +1,154 @@
+"""What every feature of an SAE does to the next token after a neutral prefix, in one walk over the dictionary.
+
+The prefix runs once up to the SAE's site. For each batch of features the edited activations are restarted above the
+site only (`positions="last"` also shares the keys and values of the earlier positions), the criteria read the batch's
+logits, and the logits are dropped: nothing of size F x V is ever held. Several prefixes average. Exact: a hook and two
+forward passes per feature give the same numbers, at a few dozen times the cost (docs/selection.md).
+
+Knows nothing of judges, labels or files; `run.py` writes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.core.errors import UserError
+from saelab.core.progress import SILENT, Progress
+from saelab.lm.model import LanguageModel
+from saelab.lm.sites import Site
+from saelab.saes.base import Sae
+from saelab.selection.criteria.catalogue import DEFAULT, LENS, Criterion, criteria_of
+from saelab.selection.criteria.lens_moments import lens_moments
+from saelab.selection.criteria.observation import Concept, NextToken, Observation
+from saelab.selection.edits import check_edit, edited
+
+PREFIX = "From my experience,"
+
+
+@torch.inference_mode()
+def feature_effects(
+    lm: LanguageModel,
+    sae: Sae,
+    *,
+    site: str | None = None,
+    prefix: str | Sequence[str] = PREFIX,
+    alpha: float | int = 10,
+    k: int = 1,
+    edit: str = "add",
+    positions: str = "all",
+    features: Sequence[int] | None = None,
+    criteria: Sequence[str] = DEFAULT + LENS,
+    concept: Concept | None = None,
+    lens_tokens: int = 20,
+    batch_size: int = 256,
+    progress: Progress = SILENT,
+) -> pl.DataFrame:
+    """Effects of all features (or of `features`, in that order) on the next token after `prefix`.
+
+    Args:
+        site: where to edit; the SAE's own site when not given.
+        prefix: one neutral text or several; scores are means over them.
+        alpha: strength: `add` adds alpha times the decoder row, `scale` and `replace` multiply the code by alpha.
+        k: tokens counted by Delta Token Confidence.
+        positions: "all" edits every position of the prefix, BOS included; "last" only the last, which is cheaper.
+        criteria: names of `criteria.catalogue` (`EFFECTS` and `LENS`).
+        concept: tokens of each feature's concept (rows in the order of the features), for `concept_lift`.
+        lens_tokens: how many tokens the lens promotes, for the output score and `top_tokens`.
+
+    Returns a frame, row i = feature i: `feature`, one Float64 column per criterion, `top_tokens` (what the feature's
+    direction promotes through the lens, best first). Raises `UserError` for a site, width, edit or criterion that does
+    not fit.
+    """
+    place = _place(lm, sae, site)
+    check_edit(edit)
+    scored = criteria_of([c for c in criteria if c not in LENS])
+    wanted = list(range(sae.W_dec.shape[0])) if features is None else [int(f) for f in features]
+    texts = [prefix] if isinstance(prefix, str) else list(prefix)
+    starts = [_start(lm, place, text, positions) for text in texts]
+    walk = _Walk(sae, starts, scored, edit, alpha, k)
+    parts: list[dict[str, Tensor]] = []
+    with progress.task("feature effects", total=len(wanted), unit="features") as task:
+        for first in range(0, len(wanted), batch_size):
+            rows = torch.tensor(wanted[first : first + batch_size], device=sae.W_dec.device)
+            lens = lm.unembed(sae.W_dec[rows].to(lm.dtype)).float()
+            top = torch.topk(lens, lens_tokens, dim=-1).indices
+            own = None if concept is None else concept.rows(first, first + len(rows))
+            part = walk.scores(rows, top, own) | {"top": top}
+            if any(c in LENS for c in criteria):
+                part |= {f"lens_{name}": value for name, value in lens_moments(lens)._asdict().items()}
+            parts.append(part)
+            task.advance(len(rows))
+    columns = {name: torch.cat([p[name] for p in parts]).double().cpu().numpy() for name in criteria}
+    shown = [lm.token_strings(row) for part in parts for row in part["top"].tolist()]
+    return pl.DataFrame({"feature": wanted, **columns, "top_tokens": shown})
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A prefix ready to be restarted: its activations where the edit is, and the way from there to the next token."""
+
+    x: Float[Tensor, "T D"]
+    next_logits: Callable[[Float[Tensor, "B T D"]], Float[Tensor, "B V"]]
+    base: NextToken
+
+
+def _start(lm: LanguageModel, site: Site, text: str, positions: str) -> _Start:
+    tokens = lm.tokenize([text])[0]
+    if positions == "last":
+        prefix = lm.prefill(tokens, site)
+        x = prefix.hidden[None]
+
+        def next_logits(hidden: Tensor) -> Tensor:
+            return lm.continue_from(prefix, hidden[:, 0])
+    elif positions == "all":
+        x = lm.run_to(torch.tensor([tokens], device=lm.device), [site])[str(site)][0]
+
+        def next_logits(hidden: Tensor) -> Tensor:
+            return lm.run_from(hidden, site, last=True)[:, 0]
+    else:
+        raise UserError(f"positions must be 'all' or 'last', not {positions!r}.")
+    return _Start(x, next_logits, NextToken(next_logits(x[None])))
+
+
+class _Walk:
+    """Scores batches of features under every prefix."""
+
+    def __init__(
+        self, sae: Sae, starts: Sequence[_Start], criteria: Sequence[Criterion], edit: str, alpha: float | int, k: int
+    ):
+        self.sae, self.starts, self.criteria = sae, starts, criteria
+        self.edit, self.alpha, self.k = edit, alpha, k
+        dtype = sae.W_dec.dtype
+        self.codes = [None if edit == "add" else sae.encode(start.x.to(dtype)) for start in starts]
+
+    def scores(self, rows: Int[Tensor, "B"], top: Int[Tensor, "B L"], concept: Concept | None) -> dict[str, Tensor]:
+        """Mean over prefixes of each criterion, one entry per feature of the batch."""
+        total: dict[str, Tensor] = {}
+        for start, codes in zip(self.starts, self.codes, strict=True):
+            x = start.x.to(self.sae.W_dec.dtype)
+            at_rows = x.new_zeros(len(rows), len(x)) if codes is None else codes[:, rows].T
+            hidden = edited(x, at_rows, self.sae.W_dec[rows], self.sae.b_dec, edit=self.edit, alpha=self.alpha)
+            steered = NextToken(start.next_logits(hidden.to(start.x.dtype)))
+            seen = Observation(start.base, steered, top, self.k, concept)
+            for criterion in self.criteria:
+                value = criterion.score(seen) / len(self.starts)
+                total[criterion.name] = total[criterion.name] + value if criterion.name in total else value
+        return total
+
+
+def _place(lm: LanguageModel, sae: Sae, site: str | None) -> Site:
+    name = site if site is not None else sae.cfg.site
+    if name is None:
+        raise UserError("This SAE does not say at which site it reads.", hint="Give site='resid_post.12' or the like.")
+    place = lm.site(name)
+    width = sae.W_dec.shape[1]
+    if width != lm.d_model:
+        raise UserError(
+            f"The SAE reads activations of width {width}, but {lm.name} has width {lm.d_model} at {place}.",
+            hint="Use the language model that the SAE was trained on.",
+        )
+    return place

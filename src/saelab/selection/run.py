@@ -1,0 +1,77 @@
+"""The selection stage of one SAE: the effect of every feature, written to `effects.parquet`.
+
+The only place of this package with files. Columns: feature, alive, one per criterion (edit, strength and prefix are in
+the config), random (the control criterion), top_tokens.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import torch
+from pydantic import Field
+
+from saelab.core.config import Config
+from saelab.core.errors import UserError
+from saelab.core.progress import SILENT, Progress
+from saelab.lm.model import LanguageModel
+from saelab.saes.base import Sae
+from saelab.selection.criteria.catalogue import DEFAULT, LENS
+from saelab.selection.criteria.random_control import blind_score
+from saelab.selection.effects import PREFIX, feature_effects
+from saelab.store.tables import write_table
+
+SHOWN_TOKENS = 10
+
+
+class SelectionConfig(Config):
+    """Settings of the effects of features (arXiv 2510.03659, section 4, by default)."""
+
+    prefixes: tuple[str, ...] = Field(
+        default=(PREFIX,), min_length=1, description="Neutral texts; effects are averaged."
+    )
+    alpha: float = Field(default=10.0, description="Strength: see selection/edits.py for what each edit does with it.")
+    k: int = Field(default=1, ge=1, description="Tokens counted by Delta Token Confidence.")
+    edit: Literal["add", "scale", "replace"] = Field(default="add", description="How a feature is changed.")
+    positions: Literal["all", "last"] = Field(
+        default="all", description="Edited positions; `last` is several times cheaper."
+    )
+    criteria: tuple[str, ...] = Field(default=DEFAULT + LENS, description="Scores to compute.")
+    float32: bool = Field(
+        default=True, description="Run in float32 whatever the model's dtype: bfloat16 changes who is in the tails."
+    )
+    batch_size: int = Field(default=256, ge=1, description="Features restarted together.")
+    seed: int = Field(default=0, description="Names the control criterion's draw.")
+
+
+def run(
+    config: SelectionConfig,
+    lm: LanguageModel,
+    sae: Sae,
+    folder: Path,
+    *,
+    alive: Sequence[bool] | None = None,
+    progress: Progress = SILENT,
+) -> list[Path]:
+    """Write `effects.parquet` into `folder`. `alive[i]`: feature i fired in the text; null where unknown."""
+    effects = feature_effects(
+        lm.to_dtype("float32") if config.float32 and lm.dtype != torch.float32 else lm,
+        sae,
+        prefix=config.prefixes,
+        alpha=config.alpha,
+        k=config.k,
+        edit=config.edit,
+        positions=config.positions,
+        criteria=config.criteria,
+        batch_size=config.batch_size,
+        progress=progress,
+    )
+    if alive is not None and len(alive) != effects.height:
+        raise UserError(f"`alive` speaks of {len(alive)} features; the SAE has {effects.height}.")
+    fired = pl.Series("alive", alive if alive is not None else [None] * effects.height, dtype=pl.Boolean)
+    scores = pl.Series("random", blind_score(effects.height, config.seed).numpy(), dtype=pl.Float64)
+    table = effects.select("feature", fired, *config.criteria, scores, pl.col("top_tokens").list.head(SHOWN_TOKENS))
+    path = folder / "effects.parquet"
+    write_table(path, table)
+    return [path]

@@ -1,0 +1,31 @@
+"""The mean of scores over features, with a BCa bootstrap interval over them.
+
+Missing scores (NaN) are left out and counted in `dropped`; fewer than three leave no estimate.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from saelab.stats import resample
+from saelab.stats.association import Draws
+from saelab.stats.estimate import FEWEST, Estimate
+
+
+def mean_estimate(values: Float[np.ndarray, "N"], *, name: str, seed: int = 0, draws: int = 2000) -> Estimate:
+    """Mean of finite values with its 95 % interval (Efron 1987). `name` names the draws."""
+    kept = values[np.isfinite(values)]
+    own = Draws(seed, draws, ("mean", name))
+    start = Estimate(statistic="mean", state="too_few", n=kept.size, dropped=values.size - kept.size, seed=seed)
+    if kept.size < FEWEST:
+        return start
+    value = float(kept.mean())
+    start = replace(start, state="ok", value=value)
+    weights = resample.bootstrap(kept.size, draws, own.generator("bootstrap")).weights
+    drawn = weights.astype(float) @ kept / kept.size
+    influence = (kept - value) / (kept.size - 1)
+    found = resample.bca(drawn, value, influence)
+    if found is None:
+        return replace(start, note="the scores do not vary enough for an interval")
+    return replace(start, low=found[0], high=found[1], interval_method="BCa bootstrap over features")

@@ -1,0 +1,104 @@
+"""Rank regression: the ranks of an outcome on the ranks of numeric terms and on labels, fitted by least squares.
+
+Iman and Conover (1979): replace every numeric column by its mid-ranks, standardise, fit. A coefficient reads as
+"standard deviations of rank of the outcome per standard deviation of rank of the term, the others held"; of a label, as
+the difference from its first value in sorted order. It answers "does x still go with y when L0, architecture and LM are
+in the model".
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Int
+from scipy.stats import rankdata
+
+from saelab.core.errors import UserError
+from saelab.stats import resample
+from saelab.stats.association import FEWEST_FOR_INTERVAL, Draws
+from saelab.stats.estimate import Estimate, frame
+from saelab.stats.inputs import complete, labels, numbers, require
+
+CHUNK = 2000
+
+
+def rank_regression(
+    table: pl.DataFrame, *, outcome: str, terms: Sequence[str], seed: int = 0, draws: int = 10_000
+) -> pl.DataFrame:
+    """Coefficients of the rank regression of `outcome` on `terms` (numbers or labels), one row each.
+
+    BCa intervals from resampled rows, ranked again in each resample. Where terms are collinear, or there are not
+    three rows more than coefficients and mean, every row has a state and no value.
+    """
+    require(table, [outcome, *terms])
+    if not terms:
+        raise UserError("A rank regression needs at least one term.", hint="Name columns in terms=.")
+    numeric = [t for t in terms if table[t].dtype.is_numeric()]
+    labelled = [t for t in terms if t not in numeric]
+    kept, dropped = complete(table, [outcome, *numeric], sort=labelled)
+    ranked, fixed, names = _design(kept, outcome, numeric, labelled)
+    n = kept.height
+    start = Estimate(statistic="rank coefficient", state="too_few", n=n, dropped=dropped, seed=seed)
+    if n < len(names) + 4:
+        return _rows(outcome, names, [start] * len(names))
+    values = _fit(ranked, fixed, np.arange(n)[None])[0]
+    if not np.isfinite(values).all():
+        return _rows(outcome, names, [replace(start, state="undefined", note="constant or collinear")] * len(names))
+    own = Draws(seed, draws, ("rank regression", outcome, *terms))
+    drawn = _fit(ranked, fixed, own.generator("bootstrap").integers(0, n, (draws, n)))
+    others = np.array([np.delete(np.arange(n), i) for i in range(n)])
+    influence = values - _fit(ranked, fixed, others)
+    found = []
+    for i, value in enumerate(values):
+        row = replace(start, state="ok", value=float(value))
+        interval = resample.bca(drawn[:, i], float(value), influence[:, i]) if n >= FEWEST_FOR_INTERVAL else None
+        if interval:
+            p = resample.two_sided(drawn[:, i])
+            row = replace(row, low=interval[0], high=interval[1], p=p, p_method="bootstrap")
+            row = replace(row, interval_method="BCa bootstrap")
+        found.append(row if interval else replace(row, note="too few resamples keep every label of the model"))
+    return _rows(outcome, names, found)
+
+
+def _design(
+    table: pl.DataFrame, outcome: str, numeric: Sequence[str], labelled: Sequence[str]
+) -> tuple[Float[np.ndarray, "N P"], Float[np.ndarray, "N Q"], list[str]]:
+    """Columns to rank (outcome first), 0/1 columns of labels without their first value, and the terms' names."""
+    names, dummies = list(numeric), []
+    for column in labelled:
+        values = labels(table, column)
+        for value in sorted(set(values.tolist()))[1:]:
+            names.append(f"{column}={value}")
+            dummies.append((values == value).astype(float))
+    fixed = np.stack(dummies, axis=1) if dummies else np.zeros((table.height, 0))
+    return np.stack([numbers(table, c) for c in (outcome, *numeric)], axis=1), fixed, names
+
+
+def _fit(
+    ranked: Float[np.ndarray, "N P"], fixed: Float[np.ndarray, "N Q"], picks: Int[np.ndarray, "R M"]
+) -> Float[np.ndarray, "R C"]:
+    """Coefficients per row of picks; NaN where the design is not of full rank."""
+    return np.concatenate([_fit_chunk(ranked, fixed, picks[i : i + CHUNK]) for i in range(0, picks.shape[0], CHUNK)])
+
+
+def _fit_chunk(
+    ranked: Float[np.ndarray, "N P"], fixed: Float[np.ndarray, "N Q"], picks: Int[np.ndarray, "R M"]
+) -> Float[np.ndarray, "R C"]:
+    ranks = rankdata(ranked[picks], axis=1)
+    ranks = ranks - ranks.mean(axis=1, keepdims=True)
+    spread = ranks.std(axis=1, keepdims=True)
+    ranks = np.divide(ranks, spread, out=np.zeros_like(ranks), where=spread > 0)
+    other = fixed[picks]
+    other = other - other.mean(axis=1, keepdims=True)
+    design = np.concatenate([ranks[:, :, 1:], other], axis=2)
+    gram = np.einsum("rnc,rnd->rcd", design, design) / picks.shape[1]
+    sound = (np.linalg.eigvalsh(gram)[:, 0] > 1e-6) & (spread[:, 0, 0] > 0)
+    gram[~sound] = np.eye(gram.shape[1])
+    target = np.einsum("rnc,rn->rc", design, ranks[:, :, 0]) / picks.shape[1]
+    return np.where(sound[:, None], np.linalg.solve(gram, target[:, :, None])[:, :, 0], np.nan)
+
+
+def _rows(outcome: str, names: Sequence[str], estimates: Sequence[Estimate]) -> pl.DataFrame:
+    found = [((outcome, name), e) for name, e in zip(names, estimates, strict=True)]
+    return frame({"outcome": pl.String, "term": pl.String}, found)

@@ -1,0 +1,26 @@
+"""Linear probe: the normal of a logistic regression that tells the concept's tokens from the others.
+
+Every token inherits its text's label (AxBench's Probe). Fitted by scikit-learn on standardised activations with an L2
+penalty, classes balanced, where AxBench runs AdamW under a unit-norm constraint.
+"""
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from saelab.steering.direction import Direction
+from saelab.steering.directions.linear import pointed
+from saelab.steering.examples import Examples
+
+STRENGTH = 1e-3  # inverse penalty: thousands of correlated tokens carry about a hundred independent labels
+
+
+def probe(examples: Examples, *, seed: int = 0) -> Direction:
+    """The coefficient vector in raw activation units."""
+    rows = examples.rows.values.numpy()
+    label = examples.positive[examples.rows.text].numpy()
+    spread = rows.std(0) + 1e-6
+    model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, random_state=seed)
+    model.fit((rows - rows.mean(0)) / spread, label)
+    vector = np.asarray(model.coef_[0], dtype=np.float32) / spread.astype(np.float32)
+    return pointed(torch.from_numpy(vector), examples, "probe")

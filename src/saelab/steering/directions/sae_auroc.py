@@ -1,0 +1,42 @@
+"""The SAE feature that tells the concept's texts best: by AUROC of its largest code in a text (AxBench's SAE-A)."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saelab.saes.base import Sae
+from saelab.steering.direction import Direction
+from saelab.steering.directions.sae_feature import sae_feature
+from saelab.steering.examples import Examples
+
+
+def sae_auroc(examples: Examples, sae: Sae) -> Direction:
+    """The feature's direction; strength by its largest code in the concept's texts."""
+    pooled = largest_codes(examples, sae)
+    feature = int(column_auroc(pooled, examples.positive).argmax())
+    direction = sae_feature(sae, feature, float(pooled[examples.positive, feature].max()))
+    origin = f"{examples.concept} (feature {feature})"
+    return replace(direction, method="sae_auroc", origin=origin, reference_source="largest training code")
+
+
+def largest_codes(examples: Examples, sae: Sae, *, block: int = 4096) -> Float[Tensor, "X F"]:
+    """Each feature's largest code in each text."""
+    rows = examples.rows
+    found = torch.zeros(rows.n_texts, sae.W_dec.shape[0])
+    for values, text in zip(rows.values.split(block), rows.text.split(block), strict=True):
+        codes = sae.encode(values)
+        found = found.scatter_reduce(0, text[:, None].expand_as(codes), codes, "amax")
+    return found
+
+
+def column_auroc(scores: Float[Tensor, "X F"], positive: Bool[Tensor, "X"]) -> Float[Tensor, "F"]:
+    """AUROC of every column, ties counting one half: (mean rank of positives - (P + 1)/2) / Q, ranks ascending."""
+    order = scores.sort(dim=0).values.T.contiguous()
+    values = scores.T.contiguous()
+    below = torch.searchsorted(order, values, right=False)
+    upto = torch.searchsorted(order, values, right=True)
+    rank = (below + upto + 1).double() / 2
+    n = int(positive.sum())
+    return ((rank[:, positive].mean(1) - (n + 1) / 2) / (len(positive) - n)).float()

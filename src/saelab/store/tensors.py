@@ -1,0 +1,34 @@
+"""Named tensors in safetensors files, written atomically and refused when not finite.
+
+No pickle is read or written here.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saelab.core.errors import ArtefactError
+from saelab.store.files import replacing
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors of any shapes; a NaN or infinite entry is an `ArtefactError` that names the tensor."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ArtefactError(f"Tensor {name!r} holds NaN or infinite values; {path.name} was not written.")
+    with replacing(path) as temporary:
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary, metadata)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a file; a missing, truncated or foreign file is an `ArtefactError`."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtefactError(f"{path} is not a readable safetensors file: {error}.") from None

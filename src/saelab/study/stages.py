@@ -1,0 +1,170 @@
+"""One function per stage: from a cell and a workspace to the artefact files of that cell.
+
+Each opens what the stage needs, calls the stage's own `run`, and returns the files it wrote. What a stage computes is
+in its package; how cells are ordered and recorded is in cells.py and executors.py.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import polars as pl
+
+from saelab.activations.harvest import harvest
+from saelab.interp import run as interp_stage
+from saelab.judges.lexical import LexicalJudge
+from saelab.judges.steering_lexical import LexicalSteeringJudge, calibrate
+from saelab.matching import run as matching_stage
+from saelab.saes.catalogue import training_config
+from saelab.selection import run as selection_stage
+from saelab.steering import run as steering_stage
+from saelab.store.files import write_json
+from saelab.store.tables import read_table
+from saelab.study.cells import Cell
+from saelab.study.summary import write_statistics
+from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
+from saelab.text.corpora import iter_documents
+from saelab.text.pack import pack_split
+from saelab.training import run as training_stage
+
+
+def do(cell: Cell, work: Workspace) -> list[Path]:
+    """Run a cell; returns its artefact files."""
+    return STAGES[cell.stage](cell, work)
+
+
+def _text(cell: Cell, work: Workspace) -> list[Path]:
+    model, config = work.models[cell.name], work.study.text
+    lm = work.lm(model)
+    parts = pack_split(
+        iter_documents(config.corpus),
+        lambda texts: lm.tokenize(texts, bos=False),
+        context=config.context,
+        n_contexts=config.train_contexts,
+        n_held_out=config.held_out_contexts,
+        bos_id=lm.bos_id,
+        special_ids=lm.special_ids,
+        progress=work.progress,
+    )
+    folder = work.run.tokens(cell.name)
+    for part, packed in zip((TRAIN, HELD_OUT), parts, strict=True):
+        packed.save(folder / part)
+    return _files(folder)
+
+
+def _harvest(cell: Cell, work: Workspace) -> list[Path]:
+    model = work.models[cell.name]
+    folder = work.run.activations(cell.name)
+    sites = cell.settings["sites"]
+    packed = work.text(model, TRAIN)
+    harvest(work.lm(model), packed, sites, folder, config=work.study.harvest, progress=work.progress)
+    return [f for site in sites for f in _files(folder / site)]
+
+
+def _train(cell: Cell, work: Workspace) -> list[Path]:
+    specs = [work.saes[name] for name in cell.settings["saes"]]
+    model, site = specs[0].model, specs[0].site
+    shards = work.shards(model, site)
+    configs = {s.name: training_config(s.architecture, d_in=shards.d, d_sae=s.d_sae, level=s.level) for s in specs}
+    return training_stage.run(
+        work.study.training,
+        configs,
+        shards,
+        saes=work.run.saes,
+        folder=work.run.training(cell.name),
+        seed=cell.settings["seed"],
+        lm=model.lm,
+        site=site,
+        progress=work.progress,
+    )
+
+
+def _interp(cell: Cell, work: Workspace) -> list[Path]:
+    spec = work.saes[cell.name]
+    return interp_stage.run(
+        work.site_text(spec),
+        work.sae(cell.name),
+        work.run.interp(cell.name),
+        judge=LexicalJudge(),
+        progress=work.progress,
+    )
+
+
+def _select(cell: Cell, work: Workspace) -> list[Path]:
+    spec = work.saes[cell.name]
+    features = read_table(work.run.interp(cell.name) / "features.parquet", ["feature", "density"])
+    alive = (features.sort("feature")["density"] > 0).to_list()
+    folder = work.run.selection(cell.name)
+    config = work.study.selection
+    return selection_stage.run(
+        config, work.lm(spec.model), work.sae(cell.name), folder, alive=alive, progress=work.progress
+    )
+
+
+def _calibrate(cell: Cell, work: Workspace) -> list[Path]:
+    model = work.models[cell.name]
+    found = calibrate(
+        work.lm(model),
+        work.instructions,
+        max_new_tokens=work.study.steering.max_new_tokens,
+        seed=work.study.seed,
+        progress=work.progress,
+    )
+    path = work.run.judge(cell.name)
+    write_json(path, found.model_dump(mode="json"))
+    return [path]
+
+
+def _steer(cell: Cell, work: Workspace) -> list[Path]:
+    spec = work.saes[cell.name]
+    lm, calibration = work.lm(spec.model), work.calibration(spec.model)
+    inputs = steering_stage.SteeringInputs(
+        lm=lm,
+        sae=work.sae(cell.name),
+        features=read_table(work.run.interp(cell.name) / "features.parquet"),
+        effects=read_table(work.run.selection(cell.name) / "effects.parquet"),
+        instructions=work.instructions,
+        judge=LexicalSteeringJudge(lm, calibration),
+        judge_record=calibration.model_dump(mode="json"),
+    )
+    return steering_stage.run(work.study.steering, inputs, work.run.steering(cell.name), work.progress)
+
+
+def _match(cell: Cell, work: Workspace) -> list[Path]:
+    names = cell.settings.get("path") or cell.name.split("--")
+    specs = [work.saes[n] for n in names]
+    model = specs[0].model
+    folders = [work.run.matching(a, b) for a, b in pairwise(names)]
+    steps: list[pl.DataFrame] = [read_table(f / "matching.parquet") for f in folders] if len(names) > 2 else []
+    return matching_stage.run(
+        work.study.matching,
+        work.sae(names[0]),
+        work.sae(names[-1]),
+        work.run.matching(names[0], names[-1]),
+        lm=work.lm(model),
+        text=work.text(model, HELD_OUT),
+        sites=(specs[0].site, specs[-1].site),
+        steps=steps,
+        progress=work.progress,
+    )
+
+
+def _stats(cell: Cell, work: Workspace) -> list[Path]:
+    return write_statistics(work.study, work.run)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file())
+
+
+STAGES: dict[str, Callable[[Cell, Workspace], list[Path]]] = {
+    "text": _text,
+    "harvest": _harvest,
+    "train": _train,
+    "interp": _interp,
+    "select": _select,
+    "calibrate": _calibrate,
+    "steer": _steer,
+    "match": _match,
+    "stats": _stats,
+}

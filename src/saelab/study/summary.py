@@ -1,0 +1,156 @@
+"""The statistics of a finished grid, and the record of the whole run.
+
+`stats/` holds what the report draws: saes, agreement, selection, features. `summary.json` names every SAE, the seconds
+of every stage, the headline numbers, versions and seeds. Timings and versions are no part of any artefact's key.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saelab.activations.shards import ActivationShards
+from saelab.stats.agreement import agreement
+from saelab.stats.features import feature_agreement
+from saelab.stats.lift import selection_lift, steering_gains
+from saelab.store.files import read_json, write_json
+from saelab.store.layout import RunFolder
+from saelab.store.ledger import Ledger
+from saelab.store.provenance import machine, versions
+from saelab.store.tables import read_table, write_table
+from saelab.study.collect import PREDICTORS, features_table, saes_table
+from saelab.study.spec import StudyConfig, saes_of
+from saelab.text.pack import PackedText
+
+AXES = {"architecture": "architecture", "level": "level", "lm": "lm"}
+
+
+def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
+    """Write the tables of `stats/`; returns their paths."""
+    tables = {"saes": saes_table(study, run)}
+    if any(s.steer for s in saes_of(study)):
+        features = features_table(study, run)
+        tables |= {
+            "steered": features,
+            "agreement": _agreement(study, tables["saes"], features),
+            "selection": _selection(study, features),
+            "features": _features(study, features),
+        }
+    paths = []
+    for name, table in tables.items():
+        paths.append(run.stats / f"{name}.parquet")
+        write_table(paths[-1], table)
+    return paths
+
+
+def _agreement(study: StudyConfig, saes: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
+    """Interpretability against utility without selection, after each selection, and against the gain of selecting."""
+    grid = saes.filter(pl.col("n_steered").is_not_null())
+    settings: dict[str, Any] = {"axes": AXES, "seed": study.seed, "draws": study.resamples}
+    found = [agreement(grid, x="interpretability", y="utility", **settings)]
+    gains = steering_gains(features, criterion="criterion", baseline="none")
+    for criterion in ("delta_confidence", "output_score"):
+        own = gains.filter(pl.col("criterion") == criterion)
+        if own.is_empty():
+            continue
+        columns = {f"utility after {criterion}": "selected", f"gain by {criterion}": "gain"}
+        joined = grid.join(own.select("sae", **columns), on="sae", how="left", maintain_order="left")
+        found += [agreement(joined, x="interpretability", y=y, **settings) for y in columns]
+    return pl.concat(found)
+
+
+def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
+    """Score and lift of every criterion and control, pooled over SAEs (`sae` = "all") and per SAE."""
+    pooled = selection_lift(features, criterion="criterion", baseline="none", seed=study.seed, draws=study.resamples)
+    counts = features.group_by("criterion", maintain_order=True).agg(
+        n=pl.col("test_score").count(), coverage=pl.col("test_score").count() / pl.len()
+    )
+    lifts = pooled.filter((pl.col("statistic") == "lift") & (pl.col("against") == "none"))
+    scores = pooled.filter(pl.col("statistic") == "score")
+    everything = (
+        scores.select("criterion", "low", "high", "state", score="value")
+        .join(lifts.select("criterion", lift="value", lift_low="low", lift_high="high"), on="criterion", how="left")
+        .join(counts, on="criterion", how="left")
+        .with_columns(sae=pl.lit("all"))
+    )
+    single = features.group_by("sae", "criterion", maintain_order=True).agg(
+        score=pl.col("test_score").mean(),
+        n=pl.col("test_score").count(),
+        coverage=pl.col("test_score").count() / pl.len(),
+    )
+    state = pl.when(pl.col("score").is_null()).then(pl.lit("missing")).otherwise(pl.lit("ok"))
+    gains = steering_gains(features, criterion="criterion", baseline="none").select("sae", "criterion", lift="gain")
+    single = single.join(gains, on=["sae", "criterion"], how="left").with_columns(state=state)
+    return pl.concat([everything, single], how="diagonal").select(
+        "sae", "criterion", "score", "low", "high", "lift", "lift_low", "lift_high", "n", "coverage", "state"
+    )
+
+
+def _features(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
+    """Does a feature's own score go with how well it steers? Over the randomly drawn features, within SAEs."""
+    drawn = features.filter(pl.col("criterion") == "none").with_columns(pl.col("delta_confidence").abs())
+    predictors = [p for p in PREDICTORS if p in drawn.columns]
+    found = feature_agreement(drawn, predictors=predictors, outcome="test_score", seed=study.seed)
+    pooled = found.filter(pl.col("sae").is_null()).rename({"n": "n_saes"}).drop("sae")
+    sizes = {p: drawn.filter(pl.col(p).is_not_null() & pl.col("test_score").is_not_null()).height for p in predictors}
+    return pooled.with_columns(n=pl.col("predictor").replace_strict(sizes, return_dtype=pl.Int64))
+
+
+def write_summary(study: StudyConfig, run: RunFolder, ledger: Ledger, wall_seconds: float) -> dict[str, Any]:
+    """Write and return the record of a finished run."""
+    seconds: dict[str, float] = {}
+    for row in ledger.rows():
+        if row.state == "done" and row.seconds is not None:
+            seconds[row.stage] = round(seconds.get(row.stage, 0.0) + row.seconds, 2)
+    record = {
+        "study": study.name,
+        "saes": read_table(run.stats / "saes.parquet").to_dicts(),
+        "seconds": seconds | {"this_call": round(wall_seconds, 2)},
+        "agreement": _rows(run, "agreement", pl.col("statistic").is_in(["psi", "Psi"]) | (pl.col("mode") == "overall")),
+        "selection": _rows(run, "selection", pl.col("sae") == "all"),
+        "matching": _matching(study, run),
+        "versions": versions(),
+        "machine": machine(),
+        "seeds": {"study": study.seed},
+        "text": _texts(study, run),
+        "lm": {m.key: {"reference": m.lm, "dtype": m.dtype} for m in study.models},
+        "counts": _counts(run),
+    }
+    write_json(run.summary, record)
+    return record
+
+
+def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:
+    path = run.stats / f"{table}.parquet"
+    return read_table(path).filter(keep).to_dicts() if path.exists() else []
+
+
+def _matching(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
+    found = sorted((run.root / "matching").glob("*/quality.json"))
+    return {path.parent.name: read_json(path) for path in found}
+
+
+def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
+    """Per model: tokens harvested and held out, and the positions that were left out, counted."""
+    found = {}
+    for model in study.models:
+        train, held_out = (PackedText.load(run.tokens(model.key) / part) for part in ("train", "held_out"))
+        site = next(s.site for s in saes_of(study) if s.model == model)
+        counts = ActivationShards(run.activations(model.key) / site).counts
+        found[model.key] = {
+            "source": study.text.corpus.source,
+            "documents": len(train.documents),
+            "train_tokens": train.tokens.numel(),
+            "held_out_tokens": held_out.tokens.numel(),
+        } | {k: v for k, v in vars(counts).items() if isinstance(v, int)}
+    return found
+
+
+def _counts(run: RunFolder) -> dict[str, Any]:
+    """Texts written and judgements by state, over the whole run."""
+    judged = sorted((run.root / "steering").glob("*/judgements.parquet"))
+    if not judged:
+        return {}
+    states = pl.concat([read_table(p, ["state"]).select("state") for p in judged])["state"].value_counts()
+    written = sum(read_table(p.parent / "generations.parquet").height for p in judged)
+    return {"generations": written, "judgements": dict(states.sort("state").iter_rows())}

@@ -1,0 +1,97 @@
+"""What the cells of one process share: the study, its run folder, and models, texts, activations and SAEs once opened.
+
+Everything is opened when first asked for and kept as long as it is likely to be asked for again. Only paths and configs
+are needed to make another workspace of the same study in another process.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from saelab.activations.shards import ActivationShards
+from saelab.core.errors import ArtefactError
+from saelab.core.progress import SILENT, Progress
+from saelab.interp.run import SiteText, prepare
+from saelab.judges.steering_lexical import Calibration
+from saelab.lm.model import LanguageModel
+from saelab.saes.base import Sae
+from saelab.saes.formats import load_sae
+from saelab.store.files import read_json
+from saelab.store.layout import RunFolder
+from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
+from saelab.text.instructions import load_instructions
+from saelab.text.pack import PackedText
+
+TRAIN, HELD_OUT = "train", "held_out"
+
+
+@dataclass
+class Workspace:
+    """One study in one process."""
+
+    study: StudyConfig
+    run: RunFolder
+    progress: Progress = SILENT
+    _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def saes(self) -> dict[str, SaeSpec]:
+        """The study's SAEs by name."""
+        return {s.name: s for s in saes_of(self.study)}
+
+    @cached_property
+    def models(self) -> dict[str, ModelConfig]:
+        """The study's models by key."""
+        return {m.key: m for m in self.study.models}
+
+    @cached_property
+    def instructions(self) -> list[str]:
+        """The instructions that steered models answer."""
+        return load_instructions(self.study.instructions)
+
+    def lm(self, model: ModelConfig) -> LanguageModel:
+        """The model in the dtype of the study; one model at a time is kept."""
+        return self._keep("lm", model.key, lambda: LanguageModel.load(model.lm, dtype=model.dtype))
+
+    def text(self, model: ModelConfig, part: str) -> PackedText:
+        """The packed text of a model: `train` or `held_out`."""
+        return self._keep(f"text {part}", model.key, lambda: PackedText.load(self.run.tokens(model.key) / part))
+
+    def shards(self, model: ModelConfig, site: str) -> ActivationShards:
+        """The activations at a site."""
+        return self._keep("shards", (model.key, site), lambda: ActivationShards(self.run.activations(model.key) / site))
+
+    def sae(self, name: str) -> Sae:
+        """A trained SAE of this study."""
+        if name not in self.saes:
+            raise ArtefactError(f"The study has no SAE {name}.")
+        return load_sae(self.run.sae(name))
+
+    def site_text(self, spec: SaeSpec) -> SiteText:
+        """What the interpretation of a site's SAEs shares: one reading of the model per site."""
+
+        def read() -> SiteText:
+            model = spec.model
+            return prepare(
+                self.study.interp,
+                self.lm(model),
+                site=spec.site,
+                held_out=self.text(model, HELD_OUT),
+                packed=self.text(model, TRAIN),
+                shards=self.shards(model, spec.site),
+                progress=self.progress,
+            )
+
+        return self._keep("site text", (spec.model.key, spec.site), read)
+
+    def calibration(self, model: ModelConfig) -> Calibration:
+        """The cuts of the embedded judge for a model."""
+        path = self.run.judge(model.key)
+        return Calibration.parse(read_json(path), origin=str(path))
+
+    def _keep(self, kind: str, key: Any, open_it: Any) -> Any:
+        """The last thing opened of each kind."""
+        if kind not in self._kept or self._kept[kind][0] != key:
+            self._kept.pop(kind, None)  # let the former go before the next is read
+            self._kept[kind] = (key, open_it())
+        return self._kept[kind][1]

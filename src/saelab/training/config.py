@@ -1,0 +1,25 @@
+"""How the SAEs of one site are trained together: what they share. What is each one's own is in saes/ (TrainConfig)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from saelab.core.config import Config
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class TrainingConfig(Config):
+    """One run over one stream of activations."""
+
+    steps: int = Field(default=400, ge=1, description="Optimiser steps of every SAE.")
+    batch: int = Field(default=2048, ge=1, description="Tokens per step.")
+    precision: Precision = Field(
+        default="auto", description="Of the encoder product; auto: bfloat16 where it is native."
+    )
+    metrics_every: int = Field(
+        default=10, ge=1, description="Steps per row of the metrics table (the last step has one too)."
+    )
+    checkpoint_seconds: float = Field(
+        default=120.0, ge=0, description="Time between checkpoints; 0: after every few steps."
+    )

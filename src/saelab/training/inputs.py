@@ -1,0 +1,123 @@
+"""What SAEs are fed: batches centred at the data's mean and scaled to unit mean squared deviation, checked to be
+finite.
+
+    x' = (x - m) / s,   m = E x,   s² = E ||x - m||²
+
+so that the reconstruction loss is the fraction of variance unexplained and no setting depends on the LM's activation
+scale (dictionary_learning scales to E ||x||² = 1, SAELens to mean norm √d: there a large mean eats the scale). m and s
+come from the source where it knows them, otherwise from its first batches. They are folded into the weights at the end
+(saes/base.py).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saelab.core.errors import UserError
+
+SAMPLE_BATCHES = 8  # batches that m and s are estimated from when the source does not know them
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The mean and the root mean squared deviation of the inputs."""
+
+    mean: Float[Tensor, " D"]
+    scale: float
+
+    def __call__(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """x' = (x - m) / s in float32."""
+        return (x.to(torch.float32) - self.mean) / self.scale
+
+
+@runtime_checkable
+class ActivationSource(Protocol):
+    """Activations with a seeded order of their own (activations.shards), resumable at any step."""
+
+    @property
+    def moments(self) -> Any:
+        """.mean [D] and .mean_square (E ||x||²)."""
+        ...
+
+    def batches(self, batch_size: int, /, *, steps: int, seed: int, start: int) -> Iterator[Float[Tensor, "B D"]]:
+        """Batches number start, start + 1, ..., steps - 1."""
+        ...
+
+
+def scaling_of(batches: Iterable[Tensor]) -> Scaling:
+    """Mean and root mean squared deviation of the rows of some batches."""
+    rows = torch.cat([b.to(torch.float32) for b in batches])
+    mean = rows.mean(0)
+    return _scaling(mean, float((rows - mean).square().sum(1).mean()))
+
+
+def _scaling(mean: Float[Tensor, " D"], variance: float) -> Scaling:
+    if not variance > 0:
+        raise UserError("The activations do not vary: their mean squared deviation is zero.")
+    return Scaling(mean.to(torch.float32), variance**0.5)
+
+
+@dataclass
+class Inputs:
+    """A finite stream of batches from step `start`, with the scaling that goes with it."""
+
+    scaling: Scaling
+    first: Float[Tensor, "B D"]
+    batches: Iterator[Tensor]
+
+
+def open_inputs(
+    source: Iterable[Tensor] | ActivationSource,
+    *,
+    steps: int,
+    seed: int,
+    batch: int = 2048,
+    start: int = 0,
+    scaling: Scaling | None = None,
+) -> Inputs:
+    """Open a source at step `start`. A list or DataLoader shorter than `steps` is gone through again and again."""
+    if isinstance(source, ActivationSource):
+        moments = source.moments
+        if scaling is None:
+            scaling = _scaling(moments.mean, moments.mean_square - float(moments.mean.double().square().sum()))
+        stream = _checked(source.batches(batch, seed=seed, steps=steps, start=start), start)
+    else:
+        stream = islice(_checked(_repeated(source), 0), steps)
+        sample = list(islice(stream, SAMPLE_BATCHES))
+        if scaling is None and sample:
+            scaling = scaling_of(sample)
+        stream = islice(chain(sample, stream), start, None)
+    first = next(stream, None)
+    if scaling is None or first is None:
+        raise UserError("There are no activations to train on: the source of batches is empty.")
+    return Inputs(scaling, first, chain([first], stream))
+
+
+def _repeated(source: Iterable[Tensor]) -> Iterator[Tensor]:
+    while True:
+        empty = True
+        for item in source:
+            empty = False
+            yield item
+        if empty or isinstance(source, Iterator):
+            return
+
+
+def _checked(stream: Iterator[Tensor], start: int) -> Iterator[Tensor]:
+    for step, x in enumerate(stream, start):
+        if not isinstance(x, Tensor) or x.ndim != 2:
+            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise UserError(f"Batch {step} should be a tensor of shape [tokens, d_in], but it is {shape}.")
+        if not bool(torch.isfinite(x.sum())):
+            bad = (~torch.isfinite(x).all(1)).nonzero().squeeze(1)
+            if bad.numel():
+                raise UserError(
+                    f"Batch {step} holds NaN or infinite activations in {bad.numel()} rows (first: row {int(bad[0])}).",
+                    hint="Nothing was learnt from it; check the language model's precision or the stored shards.",
+                )
+        yield x

@@ -1,0 +1,217 @@
+"""Trains all SAEs of one site from stored activations, writes them, and survives being killed.
+
+    <saes>/<name>/            the SAEs (native folder)
+    <folder>/metrics.parquet  one row per SAE and every few steps
+    <folder>/checkpoints/     while it runs
+
+The same call after a SIGKILL goes on from the last checkpoint and ends with the same bytes as an uninterrupted run:
+batch i is a function of (seed, i), and a checkpoint holds all the rest. SIGTERM and Ctrl-C write a checkpoint first.
+The only file of this stage with I/O beside checkpoint.py.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import polars as pl
+import torch
+
+from saelab.core.config import digest_of
+from saelab.core.progress import SILENT, Progress
+from saelab.saes.base import TrainConfig
+from saelab.saes.formats import save_sae
+from saelab.store.tables import write_table
+from saelab.training.checkpoint import Checkpoint, latest
+from saelab.training.config import TrainingConfig
+from saelab.training.inputs import ActivationSource, Scaling, open_inputs
+from saelab.training.step import Figures, Trainee
+from saelab.training.sweep import advance, check, enrol, resolve
+
+COLUMNS = {
+    "sae": pl.String,
+    "step": pl.Int64,
+    "tokens": pl.Int64,
+    "loss": pl.Float64,
+    "fvu": pl.Float64,
+    "l0": pl.Float64,
+    "target_l0": pl.Float64,
+    "dead_share": pl.Float64,
+    "lr": pl.Float64,
+    "coefficient": pl.Float64,
+    "tokens_per_second": pl.Float64,
+}
+
+
+def run(
+    config: TrainingConfig,
+    configs: Mapping[str, TrainConfig],
+    activations: ActivationSource,
+    *,
+    saes: Path,
+    folder: Path,
+    seed: int = 0,
+    lm: str | None = None,
+    site: str | None = None,
+    progress: Progress = SILENT,
+) -> list[Path]:
+    """Train the SAEs named by `configs` and write them to `<saes>/<name>`; returns the files written.
+
+    Raises `UserError` for NaN or infinite activations or widths that do not fit, `ResourceError` for a full disk (what
+    was written before stays and the same call goes on from it), `ArtefactError` for damaged activations.
+    """
+    check(list(configs.values()), config.steps)
+    session = _Session(config, dict(configs), activations, folder, seed, run_key(config, configs, activations, seed))
+    trainees, scaling, inputs = session.open()
+    with _stopping() as stop:
+        if session.done < config.steps:
+            advance(trainees, inputs, progress=progress, observe=lambda f, n: session.observe(f, n, stop))
+    written = []
+    for name, trainee in zip(configs, trainees, strict=True):
+        about = {"seed": seed, "tokens_trained": config.steps * config.batch, "versions": _versions()}
+        last = session.rows[-len(configs) :]
+        about |= {"l0": next(r["l0"] for r in last if r["sae"] == name), "precision": str(trainee.dtype)[6:]}
+        save_sae(trainee.finish(scaling, site=site, lm=lm, **about), saes / name)
+        written += sorted((saes / name).iterdir())
+    metrics = folder / "metrics.parquet"
+    write_table(metrics, session.table())
+    rmtree(folder / "checkpoints", ignore_errors=True)
+    return [*written, metrics]
+
+
+def run_key(
+    config: TrainingConfig, configs: Mapping[str, TrainConfig], activations: ActivationSource, seed: int
+) -> str:
+    """Names what determines the result: settings, data (its moments), seed, and the precision of this machine."""
+    moments = activations.moments
+    data = {
+        "saes": {name: c.model_dump(mode="json") for name, c in configs.items()},
+        "steps": config.steps,
+        "batch": config.batch,
+        "precision": str(resolve(config.precision)),
+        "seed": seed,
+        "moments": [float(moments.mean_square), float(moments.mean.double().sum())],
+    }
+    return digest_of(data)
+
+
+@dataclass
+class _Session:
+    """What a run accumulates: the steps done, the metrics rows, when the last checkpoint was written."""
+
+    config: TrainingConfig
+    configs: dict[str, TrainConfig]
+    activations: ActivationSource
+    folder: Path
+    seed: int
+    key: str
+    done: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    trainees: list[Trainee] = field(default_factory=list)
+    scaling: Scaling | None = None
+    written: float = field(default_factory=time.monotonic)
+    seen: float = field(default_factory=time.monotonic)
+
+    def open(self) -> tuple[list[Trainee], Scaling, Any]:
+        """Trainees and inputs at the last checkpoint, or at the start."""
+        config, steps = self.config, self.config.steps
+        found = latest(self.folder / "checkpoints", self.key)
+        scaling = None
+        if found is not None:
+            stored = found.tensors["scaling"]
+            scaling = Scaling(stored["mean"], float(stored["scale"]))
+            self.done, self.rows = found.step, found.metrics.to_dicts()
+        # A finished run that was killed before its SAEs were written has no batch left; it still needs one for shapes.
+        start = min(self.done, steps - 1)
+        inputs = open_inputs(
+            self.activations, steps=steps, seed=self.seed, batch=config.batch, start=start, scaling=scaling
+        )
+        configs = list(self.configs.values())
+        self.trainees = enrol(configs, inputs, steps=steps, seed=self.seed, precision=config.precision)
+        self.scaling = inputs.scaling
+        if found is not None:
+            for name, trainee in zip(self.configs, self.trainees, strict=True):
+                trainee.load(found.tensors[name], found.numbers[name])
+        return self.trainees, inputs.scaling, inputs
+
+    def observe(self, figures: list[list[Figures]], tokens: int, stop: "_Stop") -> None:
+        """Take in the figures of a group of steps; write a checkpoint when it is time or when asked to stop."""
+        now = time.monotonic()
+        speed = tokens * len(figures[0]) * len(figures) / max(1e-9, now - self.seen)
+        self.seen = now
+        for i in range(len(figures[0])):
+            step = self.done + i + 1
+            if step % self.config.metrics_every and step != self.config.steps:
+                continue
+            for name, of in zip(self.configs, figures, strict=True):
+                self.rows.append(self._row(name, step, of[i], speed))
+        self.done += len(figures[0])
+        if stop.asked or (now - self.written >= self.config.checkpoint_seconds and self.done < self.config.steps):
+            self.write()
+            self.written = self.seen = time.monotonic()
+        stop.obey()
+
+    def _row(self, name: str, step: int, figures: Figures, speed: float) -> dict[str, Any]:
+        values = asdict(figures)
+        values["dead_share"] = values.pop("dead")
+        about = {"sae": name, "step": step, "tokens": step * self.config.batch, "tokens_per_second": speed}
+        return about | {"target_l0": float(self.configs[name].level)} | values
+
+    def table(self) -> pl.DataFrame:
+        """The metrics so far."""
+        return pl.DataFrame(self.rows, schema=COLUMNS)
+
+    def write(self) -> None:
+        """Write a checkpoint."""
+        assert self.scaling is not None
+        scaling = {"mean": self.scaling.mean, "scale": torch.tensor(self.scaling.scale, dtype=torch.float64)}
+        tensors, numbers = {"scaling": scaling}, {}
+        for name, trainee in zip(self.configs, self.trainees, strict=True):
+            tensors[name], numbers[name] = trainee.state()
+        Checkpoint(self.key, self.done, tensors, numbers, self.table()).write(self.folder / "checkpoints")
+
+
+@dataclass
+class _Stop:
+    """A wish to stop, set by a signal and obeyed after a checkpoint."""
+
+    asked: int = 0
+
+    def obey(self) -> None:
+        """Leave as the signal would have."""
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.asked:
+            raise SystemExit(128 + self.asked)
+
+
+@contextmanager
+def _stopping() -> Iterator[_Stop]:
+    """While open, SIGTERM and Ctrl-C ask for a stop; a second Ctrl-C stops at once."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: object) -> None:
+        del frame
+        if stop.asked == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        stop.asked = number
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("saelab", "torch")}

@@ -1,0 +1,153 @@
+"""One SAE in training: its weights, its optimiser and counters, and what one step does to them.
+
+Gradients come from objective.py; the decoder's component along its own rows is removed, the global norm clipped, Adam
+applied, the decoder rows set back to unit norm. `state` and `load` move everything a further step depends on, so a
+resumed run continues to the bit. This file must never know files or data sources.
+"""
+
+from dataclasses import dataclass
+from math import log, sqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saelab.core.seeds import seed_of
+from saelab.saes.base import Sae, SaeConfig, TrainConfig, Weights
+from saelab.training.dead import silence
+from saelab.training.inputs import Scaling
+from saelab.training.objective import Outcome, gradients
+from saelab.training.schedule import learning_rate, ramp
+from saelab.training.sparsity import PIN_SHARE, SparsityController
+
+# Silent for this many tokens (at most: a twentieth of the run) makes a latent dead.
+DEAD_TOKENS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the metrics table and the progress display show of one step."""
+
+    loss: float
+    fvu: float
+    l0: float
+    dead: float
+    lr: float
+    coefficient: float
+
+
+class Trainee:
+    """One SAE being trained. `name` seeds its initial weights; `steps` is the length of the whole run."""
+
+    def __init__(self, cfg: TrainConfig, sample: Float[Tensor, "B D"], *, steps: int, seed: int, dtype: torch.dtype):
+        self.cfg, self.steps, self.dtype = cfg, steps, dtype
+        self.rule = cfg.rule(dtype)
+        self.weights = initial_weights(cfg, seed)
+        self.rule.initial(self.weights, sample)
+        self.parameters = {name: nn.Parameter(tensor) for name, tensor in self.weights.trained().items()}
+        self.adam = torch.optim.Adam(self.parameters.values(), lr=cfg.lr, betas=(cfg.beta1, 0.999), fused=True)
+        self.silent = torch.zeros(cfg.d_sae, dtype=torch.int64)
+        self.dead_tokens = cfg.dead_tokens or min(DEAD_TOKENS, max(1, steps * sample.shape[0] // 20))
+        target = self.rule.target_l0
+        start = log(self.rule.first_coefficient) if target else 0.0
+        self.controller = SparsityController(target, start) if target else None
+        self.l0: float | None = None
+        self.done = 0
+
+    @torch.no_grad()
+    def step(self, x: Float[Tensor, "B D"]) -> Figures:
+        """One optimiser step on scaled inputs."""
+        cfg = self.cfg
+        lr = learning_rate(cfg.lr, self.done, self.steps, warmup=cfg.lr_warmup, decay=cfg.lr_decay)
+        coefficient = self._coefficient(lr)
+        dead = self.dead()
+        grads, outcome = gradients(
+            self.weights, self.rule, x, coefficient, self.dtype, dead=dead, aux_coefficient=cfg.aux_coefficient
+        )
+        self._apply(grads, lr)
+        self._pin(outcome, x.shape[0])
+        self.silent = silence(self.silent, outcome.fired, x.shape[0])
+        self.l0 = outcome.l0
+        self.done += 1
+        return Figures(outcome.loss, outcome.fvu, outcome.l0, dead.numel() / cfg.d_sae, lr, coefficient)
+
+    def dead(self) -> Tensor:
+        """Indices of the latents silent for too long."""
+        return (self.silent >= self.dead_tokens).nonzero().squeeze(1)
+
+    def _coefficient(self, lr: float) -> float:
+        if self.controller is None:
+            return 0.0
+        warm = ramp(self.done, self.steps, warmup=self.cfg.sparsity_warmup)
+        return self.controller.coefficient(self.l0, lr, warm)
+
+    def _apply(self, grads: dict[str, Tensor], lr: float) -> None:
+        decoder = self.weights.decoder
+        along = (grads["decoder"] * decoder).sum(1, keepdim=True)
+        grads["decoder"].addcmul_(decoder, along, value=-1.0)
+        if self.cfg.clip is not None:
+            norm = sqrt(sum(float(g.square().sum()) for g in grads.values()))
+            if norm > self.cfg.clip:
+                for g in grads.values():
+                    g.mul_(self.cfg.clip / norm)
+        self.adam.param_groups[0]["lr"] = lr
+        for name, parameter in self.parameters.items():
+            parameter.grad = grads[name]
+        self.adam.step()
+        self.adam.zero_grad()
+        decoder.div_(decoder.norm(dim=1, keepdim=True).clamp(min=1e-8))
+
+    def _pin(self, outcome: Outcome, tokens: int) -> None:
+        if self.controller is None or self.done < (1 - PIN_SHARE) * self.steps:
+            return
+        self.rule.shift(self.weights, self.controller.offset(outcome.l0, outcome.heights, tokens))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, float | int | None]]:
+        """Everything that a further step depends on: tensors, and plain numbers."""
+        tensors = {f"weights.{n}": t for n, t in (self.weights.trained() | self.weights.tracked).items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.adam.state[parameter].items():
+                tensors[f"adam.{name}.{key}"] = value
+        numbers = {"done": self.done, "l0": self.l0, "log_c": self.controller.log_c if self.controller else None}
+        return tensors | {"silent": self.silent}, numbers
+
+    def load(self, tensors: dict[str, Tensor], numbers: dict[str, float | int | None]) -> None:
+        """Take over what `state` gave."""
+        for name, tensor in (self.weights.trained() | self.weights.tracked).items():
+            tensor.copy_(tensors[f"weights.{name}"])
+        for name, parameter in self.parameters.items():
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            found = {key: tensors[f"adam.{name}.{key}"] for key in keys if f"adam.{name}.{key}" in tensors}
+            if found:
+                self.adam.state[parameter] = {key: value.clone() for key, value in found.items()}
+        self.silent = tensors["silent"].clone()
+        self.done = int(numbers["done"] or 0)
+        self.l0 = numbers["l0"]
+        if self.controller is not None and numbers["log_c"] is not None:
+            self.controller.log_c = float(numbers["log_c"])
+
+    def finish(self, scaling: Scaling, **about: object) -> Sae:
+        """The finished SAE in raw activation units; `about` goes to its metadata, `site` and `lm` to its config."""
+        cfg = self.cfg
+        about = {"training": cfg.model_dump(mode="json"), "steps": self.done, **about}
+        site, lm = about.pop("site", None), about.pop("lm", None)
+        final = SaeConfig.parse(
+            {
+                "architecture": cfg.architecture,
+                "d_in": cfg.d_in,
+                "d_sae": cfg.d_sae,
+                "k": cfg.level if cfg.architecture == "topk" else None,
+                "site": site,
+                "lm": lm,
+                "metadata": about,
+            }
+        )
+        return self.rule.module(self.weights, scaling.scale, scaling.mean, final)
+
+
+def initial_weights(cfg: TrainConfig, seed: int) -> Weights:
+    """Unit decoder rows in random directions, the encoder their copy, biases zero (b_dec zero is the data's mean)."""
+    generator = torch.Generator().manual_seed(seed_of(seed, "initial weights", cfg.digest()))
+    decoder = torch.randn(cfg.d_sae, cfg.d_in, generator=generator)
+    decoder /= decoder.norm(dim=1, keepdim=True)
+    return Weights(decoder.clone(), decoder, torch.zeros(cfg.d_sae), torch.zeros(cfg.d_in))

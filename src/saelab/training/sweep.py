@@ -1,0 +1,121 @@
+"""Trains many SAEs over one stream of activations.
+
+Every batch is read and scaled once. The SAEs are independent of one another, so they run side by side, each on one
+thread when there are at least as many as threads: the results then do not depend on how many cores there are. A few
+batches are drawn ahead, so that no SAE waits for the others at every step. This file must never know files.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from saelab.core.errors import UserError
+from saelab.core.progress import SILENT, Progress
+from saelab.saes.base import Sae, TrainConfig
+from saelab.training.config import Precision
+from saelab.training.inputs import ActivationSource, Inputs, open_inputs
+from saelab.training.step import Figures, Trainee
+
+AHEAD = 8  # batches drawn ahead
+
+
+def train(
+    configs: Sequence[TrainConfig],
+    batches: Iterable[Tensor] | ActivationSource,
+    *,
+    steps: int,
+    seed: int = 0,
+    batch: int = 2048,
+    precision: Precision = "auto",
+    progress: Progress = SILENT,
+) -> list[Sae]:
+    """Train SAEs on batches of activations [tokens, d_in]; returns them in the order of the configs, in raw units.
+
+    `batches`: any iterable of tensors (gone through again when shorter than `steps`, unless it is a generator), or
+    stored activations (`batch` tokens at a time). `precision` is that of the encoder product and of dense products;
+    "auto" takes bfloat16 where the processor multiplies it natively. Everything else is float32.
+    """
+    check(configs, steps)
+    inputs = open_inputs(batches, steps=steps, seed=seed, batch=batch)
+    trainees = enrol(configs, inputs, steps=steps, seed=seed, precision=precision)
+    advance(trainees, inputs, progress=progress)
+    return [t.finish(inputs.scaling, seed=seed) for t in trainees]
+
+
+def check(configs: Sequence[TrainConfig], steps: int) -> None:
+    """Refuse an empty run and configs that read different widths."""
+    if not configs or steps < 1:
+        raise UserError(f"Nothing to train: {len(configs)} SAEs, {steps} steps.")
+    widths = sorted({c.d_in for c in configs})
+    if len(widths) > 1:
+        raise UserError(f"SAEs of one stream must read one width, but the configs say d_in = {widths}.")
+
+
+def enrol(
+    configs: Sequence[TrainConfig], inputs: Inputs, *, steps: int, seed: int, precision: Precision = "auto"
+) -> list[Trainee]:
+    """Fresh trainees for the configs."""
+    if inputs.first.shape[1] != configs[0].d_in:
+        raise UserError(
+            f"The activations have width {inputs.first.shape[1]}, but the configs say d_in = {configs[0].d_in}."
+        )
+    sample, dtype = inputs.scaling(inputs.first), resolve(precision)
+    return [Trainee(c, sample, steps=steps, seed=seed, dtype=dtype) for c in configs]
+
+
+def advance(
+    trainees: Sequence[Trainee],
+    inputs: Inputs,
+    *,
+    progress: Progress = SILENT,
+    observe: Callable[[list[list[Figures]], int], None] | None = None,
+) -> None:
+    """Run all trainees to the end of the stream.
+
+    After every few batches `observe` gets the figures per trainee and step, and the number of tokens per batch.
+    """
+    steps, done = trainees[0].steps, trainees[0].done
+    with _workers(len(trainees)) as pool, progress.task("training", steps * len(trainees), "SAE steps") as task:
+        while group := [inputs.scaling(x) for x in islice(inputs.batches, AHEAD)]:
+            figures = list(pool.map(lambda t, g=group: [t.step(x) for x in g], trainees))
+            done += len(group)
+            task.advance(len(group) * len(trainees), **_shown(figures, trainees))
+            if observe is not None:
+                observe(figures, group[0].shape[0])
+    if done < steps:
+        raise UserError(
+            f"The activations ended after {done} batches, but {steps} steps were asked for.",
+            hint="Give a list or a DataLoader (they are gone through again), or ask for fewer steps.",
+        )
+
+
+def _shown(figures: list[list[Figures]], trainees: Sequence[Trainee]) -> dict[str, float]:
+    last = [f[-1] for f in figures]
+    off = [abs(f.l0 / t.cfg.level - 1) for f, t in zip(last, trainees, strict=True)]
+    mean_fvu = sum(f.fvu for f in last) / len(last)
+    return {"fvu": mean_fvu, "l0 off by": max(off), "dead": max(f.dead for f in last)}
+
+
+def resolve(precision: Precision) -> torch.dtype:
+    """The dtype of the large products."""
+    if precision == "auto":
+        precision = "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
+
+@contextmanager
+def _workers(n: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads share torch's threads: n of them or all, with what remains inside each."""
+    threads = torch.get_num_threads()
+    workers = min(n, threads, os.cpu_count() or 1)
+    torch.set_num_threads(max(1, threads // workers))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)

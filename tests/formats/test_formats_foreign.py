@@ -1,0 +1,219 @@
+"""Layouts whose files are built here by hand: read as the published formula says, refused where that is not possible.
+
+Each test writes the layout from a description and compares to its formula, spelled out beside it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sample_saes import D, F, K, inputs
+from torch import Tensor
+
+from saelab.core.errors import ArtefactError, UserError
+from saelab.saes.formats import FORMATS, load_sae, source_of
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return 0.4 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+W_ENC, W_DEC, B_ENC, B_DEC = drawn(D, F), drawn(F, D, seed=1), drawn(F), drawn(D)
+THETA = drawn(F, seed=3).abs()
+X = inputs()
+
+
+def gated(pre: Tensor, theta: Tensor | float) -> Tensor:
+    return pre.clamp(min=0) * (pre > theta)
+
+
+def largest(pre: Tensor) -> Tensor:
+    values, index = pre.clamp(min=0).topk(K)
+    return torch.zeros_like(pre).scatter(1, index, values)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return bool((b != 0).any()) and torch.allclose(a, b, atol=1e-5)
+
+
+def written(folder: Path, files: dict[str, dict[str, Any]]) -> Path:
+    """A folder of JSON and safetensors files."""
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".safetensors"):
+            save_file({k: v.contiguous() for k, v in data.items()}, path)
+        else:
+            path.write_text(json.dumps(data))
+    return folder
+
+
+PLAIN = {"W_enc": W_ENC, "W_dec": W_DEC, "b_enc": B_ENC, "b_dec": B_DEC}
+OLD_CONFIG = {"hook_point": "blocks.5.hook_resid_pre", "model_name": "gpt2-small", "d_in": D, "d_sae": F}
+OLD_CONFIG |= {"dtype": "float32", "device": "cpu", "l1_coefficient": 8e-5, "activation_fn_str": "relu"}
+
+
+def test_saelens_5_in_its_older_names(tmp_path: Path) -> None:
+    files = {"cfg.json": OLD_CONFIG, "sae_weights.safetensors": PLAIN | {"scaling_factor": torch.ones(F)}}
+    sae = load_sae(written(tmp_path, files))
+    assert (sae.cfg.site, sae.cfg.lm) == ("resid_pre.5", "gpt2-small")
+    assert same(sae.encode(X), ((X - B_DEC) @ W_ENC + B_ENC).clamp(min=0))
+
+
+def test_saelens_5_topk_is_standard_with_an_activation_function(tmp_path: Path) -> None:
+    config = OLD_CONFIG | {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": K}}
+    sae = load_sae(written(tmp_path, {"cfg.json": config, "sae_weights.safetensors": PLAIN}))
+    assert same(sae.encode(X), largest((X - B_DEC) @ W_ENC + B_ENC))
+
+
+def test_saelens_5_scaling_factor_multiplies_what_is_decoded(tmp_path: Path) -> None:
+    factor = 1 + drawn(F, seed=9).abs()
+    tensors = PLAIN | {"scaling_factor": factor}
+    files = {"cfg.json": OLD_CONFIG | {"finetuning_scaling_factor": True}, "sae_weights.safetensors": tensors}
+    sae = load_sae(written(tmp_path / "a", files))
+    codes = ((X - B_DEC) @ W_ENC + B_ENC).clamp(min=0)
+    assert same(sae(X), (codes * factor) @ W_DEC + B_DEC)
+    with pytest.raises(UserError, match="scaling_factor"):
+        load_sae(written(tmp_path / "b", files | {"cfg.json": OLD_CONFIG}))
+
+
+def test_saelens_5_boolean_normalisation_needs_its_scale(tmp_path: Path) -> None:
+    files = {"cfg.json": OLD_CONFIG | {"normalize_activations": True}, "sae_weights.safetensors": PLAIN}
+    with pytest.raises(UserError, match="scale is not in its files"):
+        load_sae(written(tmp_path, files))
+    with pytest.raises(UserError, match="unknown key mystery"):
+        load_sae(written(tmp_path / "b", files | {"cfg.json": OLD_CONFIG | {"mystery": 1}}))
+
+
+@pytest.mark.parametrize("architecture", ["abstopk", "temporal", "matching_pursuit", "skip_transcoder"])
+def test_what_is_no_sae_here_is_refused_with_its_reason(tmp_path: Path, architecture: str) -> None:
+    config = {"architecture": architecture, "d_in": D, "d_sae": F, "metadata": {}}
+    with pytest.raises(UserError, match=architecture):
+        load_sae(written(tmp_path, {"cfg.json": config, "sae_weights.safetensors": PLAIN}))
+
+
+def test_gemma_scope_reads_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / "gemma-scope-2b-pt-res" / "layer_12" / "width_16k" / "average_l0_82"
+    folder.mkdir(parents=True)
+    np.savez(folder / "params.npz", **{k: v.numpy() for k, v in (PLAIN | {"threshold": THETA}).items()})
+    sae = load_sae(folder)
+    assert (sae.cfg.site, sae.cfg.lm) == ("resid_post.12", "hf:google/gemma-2-2b")
+    assert sae.cfg.metadata["l0"] == 82
+    assert same(sae.encode(X), gated(X @ W_ENC + B_ENC, THETA))
+    embedding = tmp_path / "gemma-scope-2b-pt-res" / "embedding" / "width_4k" / "average_l0_6"
+    embedding.mkdir(parents=True)
+    (folder / "params.npz").rename(embedding / "params.npz")
+    sae = load_sae(embedding)
+    assert same(sae.encode(X), gated(X @ W_ENC / D**0.5 + B_ENC, THETA))
+    assert sae.cfg.site is None
+
+
+GEMMA_3 = {"w_enc": W_ENC, "w_dec": W_DEC, "b_enc": B_ENC, "b_dec": B_DEC, "threshold": THETA}
+
+
+def test_gemma_scope_2(tmp_path: Path) -> None:
+    hook = "model.layers.9.output"
+    config = {"architecture": "jump_relu", "model_name": "google/gemma-3-1b-pt", "hf_hook_point_in": hook}
+    config |= {"hf_hook_point_out": hook, "affine_connection": False}
+    sae = load_sae(written(tmp_path / "a", {"config.json": config, "params.safetensors": GEMMA_3}))
+    assert sae.cfg.site == "resid_post.9"
+    assert same(sae.encode(X), gated(X @ W_ENC + B_ENC, THETA))
+    bare = written(tmp_path / "resid_post" / "layer_9_width_16k_l0_small", {"params.safetensors": GEMMA_3})
+    assert load_sae(bare).cfg.site == "resid_post.9"
+    skip = GEMMA_3 | {"affine_skip_connection": drawn(D, D)}
+    with pytest.raises(UserError, match="transcoder"):
+        load_sae(written(tmp_path / "b", {"params.safetensors": skip}))
+
+
+def test_sparsify_old_decoder_is_transposed_and_the_new_is_not(tmp_path: Path) -> None:
+    config = {"num_latents": F, "k": K, "d_in": D, "expansion_factor": 3, "normalize_decoder": True, "signed": False}
+    shared = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "b_dec": B_DEC}
+    old, new = shared | {"decoder.weight": W_DEC.T}, shared | {"W_dec": W_DEC}
+    for name, tensors in (("old", old), ("new", new)):
+        folder = written(tmp_path / name / "layers.7", {"cfg.json": config, "sae.safetensors": tensors})
+        sae = load_sae(folder)
+        codes = largest((X - B_DEC) @ W_ENC + B_ENC)
+        assert same(sae.encode(X), codes)
+        assert same(sae(X), codes @ W_DEC + B_DEC)
+        assert sae.cfg.site == "resid_post.7"
+    wrong = shared | {"W_dec": W_DEC.T}
+    with pytest.raises(UserError, match="W_dec has shape"):
+        load_sae(written(tmp_path / "wrong", {"cfg.json": config, "sae.safetensors": wrong}))
+
+
+def test_llama_scope_threshold_is_raw_and_weights_are_not(tmp_path: Path) -> None:
+    norm, theta = 9.0, 0.3
+    hook = "blocks.4.hook_resid_post"
+    config = {"hook_point_in": hook, "hook_point_out": hook, "act_fn": "jumprelu", "jump_relu_threshold": theta}
+    config |= {"dataset_average_activation_norm": {"in": norm, "out": norm}}
+    linear = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "decoder.weight": W_DEC.T, "decoder.bias": B_DEC}
+    files = {"hyperparams.json": config, "checkpoints/final.safetensors": linear}
+    sae = load_sae(written(tmp_path, files))
+    s = D**0.5 / norm
+    codes = gated(s * X @ W_ENC + B_ENC, theta * s)
+    assert same(sae.encode(X) * s, codes)
+    assert same(sae(X), (codes @ W_DEC + B_DEC) / s)
+
+
+def test_llama_scope_2_gate_on_decoder_norms(tmp_path: Path) -> None:
+    norm, hook = 9.0, "blocks.4.hook_resid_post"
+    config = {"sae_type": "sae", "hook_point_in": hook, "hook_point_out": hook, "act_fn": "jumprelu"}
+    config |= {"norm_activation": "dataset-wise", "sparsity_include_decoder_norm": True}
+    tensors = {"W_E": W_ENC, "b_E": B_ENC, "W_D": W_DEC, "b_D": B_DEC}
+    tensors |= {"activation_function.log_jumprelu_threshold": THETA.log()}
+    tensors |= {f"dataset_average_activation_norm.{hook}": torch.tensor(norm)}
+    sae = load_sae(written(tmp_path, {"config.json": config, "sae_weights.safetensors": tensors}))
+    s = D**0.5 / norm
+    pre = s * X @ W_ENC + B_ENC
+    codes = pre.clamp(min=0) * (pre * W_DEC.norm(dim=1) > THETA)
+    assert same(sae(X), (codes @ W_DEC + B_DEC) / s)
+    assert sae.cfg.site == "resid_post.4"
+    with pytest.raises(UserError, match="token-wise"):
+        files = {"config.json": config | {"norm_activation": "token-wise"}, "sae_weights.safetensors": tensors}
+        load_sae(written(tmp_path / "b", files))
+
+
+def test_qwen_scope_transposes_both_and_reads_k_from_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "SAE-Res-Qwen3-1.7B-W32K-L0_5"
+    folder.mkdir()
+    (folder / "layer8.sae.pt").touch()
+    source = source_of(folder / "layer8.sae.pt")
+    tensors = {"W_enc": W_ENC.T, "W_dec": W_DEC.T, "b_enc": B_ENC, "b_dec": B_DEC}
+    sae = FORMATS["qwen_scope"].read(source, tensors, {})
+    codes = largest(X @ W_ENC + B_ENC)
+    assert same(sae.encode(X), codes)
+    assert same(sae(X), codes @ W_DEC + B_DEC)
+    assert (sae.cfg.site, sae.cfg.k) == ("resid_post.8", 5)
+
+
+def test_openai_relu_is_read_and_layer_norm_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "resid_post_mlp" / "autoencoders"
+    folder.mkdir(parents=True)
+    (folder / "6.pt").touch()
+    source = source_of(folder / "6.pt")
+    tensors = {"pre_bias": B_DEC, "latent_bias": B_ENC, "encoder.weight": W_ENC.T, "decoder.weight": W_DEC.T}
+    tensors |= {"stats_last_nonzero": torch.zeros(F)}
+    sae = FORMATS["openai"].read(source, tensors, {"activation": "ReLU"})
+    assert same(sae.encode(X), ((X - B_DEC) @ W_ENC + B_ENC).clamp(min=0))
+    assert sae.cfg.site == "resid_post.6"
+    with pytest.raises(UserError, match="normalises every token"):
+        FORMATS["openai"].read(source, tensors, {"activation": "TopK"})
+
+
+def test_dictionary_learning_untracked_threshold_is_an_error_with_the_fix(tmp_path: Path) -> None:
+    trainer = {"dict_class": "BatchTopKSAE", "activation_dim": D, "dict_size": F, "k": K}
+    folder = written(tmp_path, {"config.json": {"trainer": trainer}})
+    (folder / "ae.pt").touch()
+    tensors = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "decoder.weight": W_DEC.T, "b_dec": B_DEC}
+    tensors |= {"k": torch.tensor(K), "threshold": torch.tensor(-1.0)}
+    read = FORMATS["dictionary_learning"].read
+    with pytest.raises(UserError, match="threshold"):
+        read(source_of(folder), tensors, {})
+    sae = read(source_of(folder, threshold=0.2), tensors, {})
+    assert same(sae.encode(X), gated((X - B_DEC) @ W_ENC + B_ENC, 0.2))
+    with pytest.raises(ArtefactError, match="lacks threshold"):
+        read(source_of(folder), {k: v for k, v in tensors.items() if k != "threshold"}, {})

@@ -1,0 +1,136 @@
+"""Generation: our cached, batched, padded loop against the slow obvious one, plain and under edits."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from saelab.core.errors import UserError
+from saelab.lm.edit import Add, Edit, Splice
+from saelab.lm.generate import choose
+from saelab.lm.model import LanguageModel
+
+TWICE = "The ship came home and the sea was quiet."
+PROMPTS = [TWICE, "A cat", TWICE, "On Monday,"]
+NEW = 8
+POSITIONS = ["all", "prompt", "generated", "last"]
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def slowly(lm: LanguageModel, prompt: list[int], vector: Tensor, strength: float, positions: str) -> list[int]:
+    """Greedy text by whole uncached runs of one row, the edit written out by hand."""
+    row = list(prompt)
+
+    def edit(x: Tensor) -> Tensor:
+        n = len(prompt)
+        where = {"all": slice(None), "prompt": slice(0, n), "generated": slice(n, None), "last": slice(n - 1, n)}
+        x = x.clone()
+        x[:, where[positions]] += strength * vector
+        return x
+
+    for _ in range(NEW):
+        token = int(lm.logits(torch.tensor([row]), edits=[Splice("resid_post.1", edit)])[0, -1].argmax())
+        if token in lm.stop_ids:
+            break
+        row.append(token)
+    return row[len(prompt) :]
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_generation_is_the_slow_loop(lm: LanguageModel, positions: str) -> None:
+    """Cache on = cache off, batch = single rows, own edit per row, and each position rule touches what it says."""
+    rows, vectors, strengths = lm.tokenize(PROMPTS), draw(4, lm.d_model), torch.tensor([0.0, 3.0, -3.0, 6.0])
+    expected = [slowly(lm, r, v, float(s), positions) for r, v, s in zip(rows, vectors, strengths, strict=True)]
+    edit = Add("resid_post.1", vectors, strengths, positions)  # pyright: ignore[reportArgumentType]
+    for batch_size in (2, 4):
+        got = lm.generate_ids(rows, edits=[edit], max_new_tokens=NEW, batch_size=batch_size)
+        assert got == expected, batch_size
+    plain = [slowly(lm, r, vectors[0], 0.0, positions) for r in rows]
+    assert expected[0] == plain[0] and expected != plain  # control: the edits matter
+
+
+def test_position_rules_differ(lm: LanguageModel) -> None:
+    """Control of the above: at this strength no two rules give the same text."""
+    edits = [Add("resid_post.1", draw(lm.d_model), 6.0, p) for p in POSITIONS]  # pyright: ignore[reportArgumentType]
+    texts = [tuple(lm.generate_ids(PROMPTS[:1], edits=[e], max_new_tokens=NEW)[0]) for e in edits]
+    assert len(set(texts)) > 2
+
+
+def test_edits_inside_blocks_hold_while_generating(lm: LanguageModel) -> None:
+    """mlp_out and attn_out edits, with prompts shared by rows: a batch is its rows; the hooks are gone afterwards."""
+    hooks = sum(len(m._forward_hooks) for m in lm.model.modules())
+    vectors = draw(4, lm.d_model)
+    for site in ("mlp_out.2", "attn_out.1", "resid_pre.0"):
+        edits: list[Edit] = [Add(site, vectors, 2.0)]
+        together = lm.generate_ids(PROMPTS, edits=edits, max_new_tokens=NEW)
+        for i, prompt in enumerate(PROMPTS):
+            alone: list[Edit] = [Add(site, vectors[i], 2.0)]
+            assert lm.generate_ids([prompt], edits=alone, max_new_tokens=NEW)[0] == together[i]
+    assert sum(len(m._forward_hooks) for m in lm.model.modules()) == hooks
+
+
+def test_a_zero_edit_generates_the_unedited_text(lm: LanguageModel) -> None:
+    plain = lm.generate_ids(PROMPTS, max_new_tokens=NEW)
+    assert lm.generate_ids(PROMPTS, edits=[Add("resid_post.1", draw(lm.d_model), 0.0)], max_new_tokens=NEW) == plain
+    assert plain[0] == plain[2]
+
+
+def test_samples_do_not_depend_on_the_batch(lm: LanguageModel) -> None:
+    """A row's sample comes from its own stream: alone (by its seed), in any batch size, run again."""
+    seeds = [11, 12, 13, 14]
+    ways = [lm.generate_ids(PROMPTS, max_new_tokens=NEW, temperature=1.0, seed=seeds, batch_size=b) for b in (1, 3)]
+    assert ways[0] == ways[1]
+    alone = lm.generate_ids(PROMPTS[3:], max_new_tokens=NEW, temperature=1.0, seed=[14])
+    assert alone[0] == ways[0][3]
+    assert ways[0][0] != ways[0][2]  # the same prompt, another stream
+    one, two = (lm.generate(PROMPTS, max_new_tokens=NEW, temperature=1.0, seed=s) for s in (1, 2))
+    assert one == lm.generate(PROMPTS, max_new_tokens=NEW, temperature=1.0, seed=1) != two
+
+
+def test_sampling_follows_the_distribution() -> None:
+    """Frequencies over evenly spread u are the softmax at the temperature; greedy is the largest."""
+    logits = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    uniform = (torch.arange(20_000) + 0.5) / 20_000
+    for temperature in (0.5, 1.0, 2.0):
+        tokens = choose(logits.expand(20_000, 4), temperature, uniform)
+        share = torch.bincount(tokens, minlength=4) / 20_000
+        torch.testing.assert_close(share, (logits / temperature).softmax(-1), atol=2e-4, rtol=0)
+    assert choose(logits[None], 1.0, torch.tensor([1.0])).item() == 3  # rounding never leaves the vocabulary
+    assert choose(logits[None], 0.0, None).item() == 3
+
+
+def test_generation_stops_at_eos_row_by_row(llama: LanguageModel) -> None:
+    """A stop id ends its row, is not part of it, and changes no other row."""
+    plain = llama.generate_ids(PROMPTS, max_new_tokens=NEW)
+    stop = plain[1][4]
+    rows = [row[: row.index(stop)] if stop in row else row for row in plain]
+    kept = llama.model.generation_config.eos_token_id
+    llama.model.generation_config.eos_token_id = [stop, 257]
+    try:
+        assert llama.stop_ids == {stop, 257}
+        assert llama.generate_ids(PROMPTS, max_new_tokens=NEW) == rows
+        assert llama.generate_ids(PROMPTS, max_new_tokens=NEW, batch_size=1) == rows
+    finally:
+        llama.model.generation_config.eos_token_id = kept
+    assert len({len(r) for r in rows}) > 1
+
+
+def test_limits_and_order(llama: LanguageModel) -> None:
+    assert llama.generate([], max_new_tokens=3) == []
+    assert [len(r) for r in llama.generate_ids(["a", "b"], max_new_tokens=1)] == [1, 1]
+    assert llama.generate_ids(PROMPTS, max_new_tokens=0) == [[]] * 4
+    backwards = llama.generate(PROMPTS[::-1], max_new_tokens=NEW, batch_size=2)
+    assert backwards[::-1] == llama.generate(PROMPTS, max_new_tokens=NEW, batch_size=2)
+
+
+def test_bad_input_is_a_sentence(llama: LanguageModel) -> None:
+    with pytest.raises(UserError, match="Prompt 1 has no tokens"):
+        llama.generate_ids([[1], []])
+    with pytest.raises(UserError, match="2 seeds for 4 prompts"):
+        llama.generate_ids(PROMPTS, seed=[1, 2])
+    with pytest.raises(UserError, match=r"vector has shape \[3, 32\].*4 rows"):
+        llama.generate_ids(PROMPTS, edits=[Add("resid_post.1", draw(3, 32))])
+    with pytest.raises(UserError, match="beyond the last block"):
+        llama.generate_ids(PROMPTS, edits=[Add("resid_post.9", draw(32))])

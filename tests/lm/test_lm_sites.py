@@ -1,0 +1,39 @@
+"""Sites: every accepted spelling names the same place; anything else is refused with the nearest names."""
+
+import pytest
+
+from saelab.core.errors import UserError
+from saelab.lm.sites import KINDS, Site, parse_site
+
+
+@pytest.mark.parametrize(
+    "name", ["resid_post.12", "blocks.12.hook_resid_post", "model.layers.12", "layers.12", "transformer.h.12", "h.12"]
+)
+def test_spellings_of_a_block_output(name: str) -> None:
+    assert parse_site(name) == Site("resid_post", 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("model.layers.3.mlp", "mlp_out"), ("model.layers.3.self_attn", "attn_out"), ("transformer.h.3.attn", "attn_out")],
+)
+def test_spellings_of_parts(name: str, kind: str) -> None:
+    assert str(parse_site(name)) == f"{kind}.3"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_printing_and_parsing_are_inverse(kind: str) -> None:
+    site = parse_site(f"{kind}.7")
+    assert parse_site(str(site)) == site == parse_site(site.hook_name()) == parse_site(site)
+    assert site.hook_name() == f"blocks.7.hook_{kind}"
+
+
+@pytest.mark.parametrize("name", ["resid_pots.4", "blocks.4.hook_z", "layers", "resid_post.-1", "layers.4.norm", ""])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="Valid: resid_post"):
+        parse_site(name)
+
+
+def test_the_nearest_name_is_offered() -> None:
+    with pytest.raises(UserError, match=r"Did you mean resid_post\.4"):
+        parse_site("resid_pots.4")

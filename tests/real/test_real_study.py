@@ -1,0 +1,89 @@
+"""A cut of the study on SmolLM2-135M-Instruct: real weights, real text, every stage, in a few minutes."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from saelab.report.study import run_study
+from saelab.store.files import read_json
+from saelab.store.layout import RunFolder
+from saelab.store.tables import read_table
+from saelab.study.spec import StudyConfig
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def study() -> StudyConfig:
+    demo = StudyConfig.from_yaml(Path(__file__).parents[2] / "studies" / "demo.yaml")
+    grid, side = demo.models[0].grids
+    grids = (
+        grid.model_copy(update={"architectures": ("relu", "topk", "jumprelu"), "levels": (32,), "d_sae": 1024}),
+        side.model_copy(update={"sites": ("resid_post.16",), "d_sae": 1024}),
+    )
+    path = demo.models[0].paths[0].model_copy(update={"sites": ("resid_post.15", "resid_post.16")})
+    changes = {
+        "name": "real cut",
+        "models": (demo.models[0].model_copy(update={"grids": grids, "paths": (path,)}),),
+        "text": demo.text.model_copy(update={"train_contexts": 384, "held_out_contexts": 16}),
+        "training": demo.training.model_copy(update={"steps": 80, "batch": 1024}),
+        "interp": demo.interp.model_copy(update={"fidelity_contexts": 16, "window_rows": 40_000, "n_scored": 80}),
+        "steering": demo.steering.model_copy(
+            update={"n_random": 3, "top_per_direction": 1, "top_output": 1, "n_control": 1, "max_new_tokens": 12}
+        ),
+        "matching": demo.matching.model_copy(update={"contexts": 8}),
+        "resamples": 200,
+    }
+    return demo.model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def folder(study: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    run = RunFolder(tmp_path_factory.mktemp("real") / "run")
+    run_study(study, run.root)
+    return run
+
+
+def test_the_saes_learnt_something(folder: RunFolder) -> None:
+    for row in read_table(folder.stats / "saes.parquet").iter_rows(named=True):
+        assert row["l0"] == pytest.approx(32, rel=0.25), row
+        assert row["fvu"] < 0.5 < row["random_fvu"], "a random dictionary of the same L0 is the control"
+        assert row["ce_recovered"] > 0.7 > row["random_ce_recovered"]
+        assert row["dead_share"] < 0.2
+
+
+def test_descriptions_tell_held_out_windows(folder: RunFolder) -> None:
+    rows = read_table(folder.stats / "saes.parquet")
+    assert rows["n_scored"].min() > 20
+    assert (rows["interpretability_low"] > 0.5).all(), "0.5 is a description that says nothing"
+
+
+def test_steering_moves_text_and_controls_stand_beside_it(folder: RunFolder) -> None:
+    selection = read_table(folder.stats / "selection.parquet").filter(sae="all")
+    assert set(selection["criterion"]) == {"none", "delta_confidence", "output_score", "random_direction", "unsteered"}
+    assert (selection["coverage"] > 0.9).all()
+    summary = read_json(folder.summary)
+    assert set(summary["counts"]["judgements"]) == {"ok"}
+
+
+def test_matching_is_certified_and_beats_chance(folder: RunFolder) -> None:
+    (quality,) = read_json(folder.summary)["matching"].values()
+    assert abs(quality["gap"]) <= 1e-9 * quality["cost"]
+    assert quality["cost"] < quality["baselines"]["random"]
+    assert quality["lift"] > 1.5
+    assert quality["skip"]["explained_variance"] > 0
+
+
+def test_the_report_holds_every_section(folder: RunFolder) -> None:
+    page = folder.report.read_text()
+    for word in ("topk.l0_32.resid_post.15", "tau", "unsteered", "random direction", "output score", "lexical"):
+        assert word in page.lower(), word
+    assert "http://" not in page.split("<body", 1)[1].split("<script", 1)[0]
+
+
+def test_the_example_runs() -> None:
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tiny_study.py"))
+    table = example["main"]()
+    assert table.height == 3
+    assert table["fvu"].max() < 0.6

@@ -1,0 +1,235 @@
+"""The page: one file that loads nothing, runs nothing of a run's, prints no missing value as a number."""
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+from report_run import build_run
+
+from saelab.core.errors import ArtefactError, UserError
+from saelab.report.page import _printable, write_report
+from saelab.store.files import read_json, write_json
+from saelab.store.layout import RunFolder
+from saelab.store.tables import read_table, write_table
+
+PAYLOAD = "<script>document.title='run'</script>\"'><img src=x onerror=alert(1)></style></script>{{7*7}}&lt;\u202e"
+# Columns that name rows rather than say something; a table is not readable without them.
+KEYS = {
+    "sae",
+    "method",
+    "split",
+    "reason_chosen",
+    "criterion",
+    "mode",
+    "axis",
+    "statistic",
+    "rubric",
+    "generation",
+    "x",
+}
+
+
+class Reader(HTMLParser):
+    """What a browser would find: elements, attributes, scripts by type, and the text outside scripts and styles."""
+
+    def __init__(self, page: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.scripts: list[tuple[str, str]] = []
+        self.text: list[str] = []
+        self._raw: str | None = None
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag in ("script", "style"):
+            self._raw = dict(attrs).get("type") or tag
+            self.scripts.append((self._raw, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("script", "style"):
+            self._raw = None
+
+    def handle_data(self, data: str) -> None:
+        if self._raw is None:
+            self.text.append(data)
+        else:
+            kind, text = self.scripts[-1]
+            self.scripts[-1] = (kind, text + data)
+
+
+def running(page: Reader) -> list[str]:
+    """Everything on a page that would run or load and is not one of the page's two scripts."""
+    own = {"script", "style", "application/json"}
+    bad = [f"script {k}" for k, _ in page.scripts if k not in own]
+    code = [t for k, t in page.scripts if k == "script"]
+    bad += [f"script {t[:40]}" for t in code if not t.startswith(("/**", "// Draws"))]
+    for tag, name, value in page.attributes:
+        outside = name in ("src", "href", "action", "data", "srcset") and not value.startswith("#")
+        if name.startswith("on") or outside:
+            bad.append(f"{tag} {name}={value}")
+    return bad
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return build_run(tmp_path_factory.mktemp("report") / "run")
+
+
+@pytest.fixture(scope="module")
+def page(run: RunFolder) -> str:
+    return write_report(run).read_text("utf-8")
+
+
+def poison(run: RunFolder) -> None:
+    """Put the payload in front of every free text of every artefact."""
+    for path in run.root.rglob("*.parquet"):
+        table = read_table(path)
+        free = [c for c in table.columns if c not in KEYS and c != "state"]
+        strings = [c for c in free if table[c].dtype == pl.String]
+        lists = [c for c in free if table[c].dtype == pl.List(pl.String)]
+        table = table.with_columns(
+            *(pl.concat_str(pl.lit(PAYLOAD), c).alias(c) for c in strings),
+            *(pl.col(c).list.eval(pl.concat_str(pl.lit(PAYLOAD), pl.element())) for c in lists),
+        )
+        if "terms" in table.columns:
+            table = table.with_columns(terms=pl.lit([{"text": PAYLOAD, "weight": 1.0}], table["terms"].dtype))
+        if "state" in table.columns and "rubric" not in table.columns:
+            table = table.with_columns(state=pl.when(pl.col("state") == "ok").then("state").otherwise(pl.lit(PAYLOAD)))
+        write_table(path, table)
+    for path in run.root.rglob("*.json"):
+        write_json(path, _poisoned(read_json(path)))
+
+
+def _poisoned(value: object) -> object:
+    if isinstance(value, dict):
+        return {f"{PAYLOAD}{k}" if k in ("reference", "cores") else k: _poisoned(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_poisoned(v) for v in value]
+    return PAYLOAD + value if isinstance(value, str) else value
+
+
+def test_the_page_is_one_file_that_loads_nothing(page: str) -> None:
+    """No address is reached, only the two named scripts may run, and plotly is inlined once."""
+    found = Reader(page)
+    assert running(found) == []
+    policy = next(v for _, n, v in found.attributes if n == "content" and "default-src" in v)
+    assert policy.startswith("default-src 'none'")
+    assert "connect-src" not in policy and "unsafe-eval" not in policy
+    code = [t for k, t in found.scripts if k == "script"]
+    assert len(code) == 2
+    for text in code:
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    assert policy.count("sha256-") == 2
+    assert len(page.encode()) < 6_000_000
+
+
+def test_every_section_is_there(page: str) -> None:
+    """Ten cards, five figures, and a contents list that leads to every section."""
+    found = Reader(page)
+    ids = [v for _, n, v in found.attributes if n == "id"]
+    assert len(ids) == len(set(ids))
+    links = [v[1:] for t, n, v in found.attributes if t == "a" and n == "href"]
+    assert set(links) <= set(ids)
+    assert {"run", "grid", "scatter", "agreement", "selection", "matching", "training", "features"} <= set(links)
+    assert len([i for i in ids if re.fullmatch(r"card-\d+", i)]) == 10
+    plots = [v for _, n, v in found.attributes if n == "data-plot"]
+    assert len(plots) == 5 and set(plots) <= set(ids)
+
+
+def test_hostile_text_stays_text(tmp_path: Path, page: str) -> None:
+    """Tokens, descriptions, names and reasons full of markup add no element, attribute or script to the page."""
+    run = build_run(tmp_path / "run")
+    poison(run)
+    found = Reader(write_report(run).read_text("utf-8"))
+    assert running(found) == []
+    assert set(found.tags) <= set(Reader(page).tags)
+    assert [k for k, _ in found.scripts].count("script") == 2
+    assert "49" not in "".join(t for t in found.text if "{{" in t), "a template was evaluated"
+    shown = "".join(found.text)
+    assert shown.count("<script>document.title") > 100, "the text itself must be readable"
+    assert "\u202e" not in shown and "\\u202e" in shown, "a direction override must be spelled out"
+    labels = "".join(t for k, t in found.scripts if k == "application/json")
+    assert "<" not in labels and ">" not in labels and "&" not in labels
+    assert "&lt;script&gt;" in json.dumps([json.loads(t) for k, t in found.scripts if k == "application/json"])
+
+
+def test_the_check_can_fail(page: str) -> None:
+    """Control: the same text put on the page unescaped is found."""
+    assert running(Reader(page.replace("<footer>", PAYLOAD + "<footer>")))
+
+
+def test_missing_is_said_and_never_a_number(tmp_path: Path) -> None:
+    """Null and NaN alike become 'missing (n)' with a reason; no None, NaN or null is printed anywhere."""
+    run = build_run(tmp_path / "run")
+    path = run.stats / "saes.parquet"
+    table = read_table(path)
+    lost = pl.col("sae") == table["sae"][2]
+    holes = [pl.when(lost).then(v).otherwise(c).alias(c) for c, v in (("fvu", float("nan")), ("l0", None))]
+    write_table(path, table.with_columns(holes))
+    shown = " ".join(Reader(write_report(run).read_text("utf-8")).text)
+    assert not re.search(r"\b(None|NaN|nan|null|inf)\b", shown)
+    assert re.search(r"missing \(8\)\s*no feature has a complete score", shown)
+    assert len(re.findall(r"missing \(1\)\s*fidelity was not measured", shown)) == 2
+
+
+@pytest.mark.parametrize("value", [None, 1.5, float("nan"), True, b"x", [1]])
+def test_the_page_refuses_raw_values(value: object) -> None:
+    """What nobody put into words cannot be printed; words and integers can."""
+    with pytest.raises(TypeError):
+        _printable(value)
+    assert _printable(3) == 3 and _printable("a\nb") == "a↵b"
+
+
+def test_same_artefacts_same_bytes(run: RunFolder, page: str, tmp_path: Path) -> None:
+    """Written twice, and from a run built twice, the page is the same."""
+    assert write_report(run, tmp_path / "again.html").read_text("utf-8") == page
+    assert write_report(build_run(tmp_path / "run")).read_text("utf-8") == page
+
+
+def test_sections_without_artefacts_say_so(tmp_path: Path) -> None:
+    """A run that has only begun gives a page of sentences; one more table turns its sentence into a section."""
+    run = RunFolder(tmp_path)
+    write_json(run.summary, {"study": "begun"})
+    shown = " ".join(Reader(write_report(run).read_text("utf-8")).text)
+    for what in ("saes.parquet", "agreement.parquet", "selection.parquet", "quality.json", "metrics.parquet"):
+        assert what in shown
+    whole = build_run(tmp_path / "whole")
+    write_table(run.stats / "selection.parquet", read_table(whole.stats / "selection.parquet"))
+    shown = " ".join(Reader(write_report(run).read_text("utf-8")).text)
+    assert "selection.parquet" not in shown and "agreement.parquet" in shown
+
+
+def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to report"):
+        write_report(RunFolder(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_artefact_is_an_error(tmp_path: Path) -> None:
+    """A table that is there but broken, or lacks a column, gives no page instead of a page without it."""
+    run = build_run(tmp_path)
+    path = run.stats / "agreement.parquet"
+    write_table(path, read_table(path).drop("null_low", "p"))
+    with pytest.raises(ArtefactError, match="lacks the columns p"):
+        write_report(run)
+    path.write_bytes(b"PAR1 no more")
+    with pytest.raises(ArtefactError, match="not a readable"):
+        write_report(run)
+    assert not run.report.exists()
+
+
+def test_the_report_needs_no_torch() -> None:
+    code = "import sys, saelab.report.page; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

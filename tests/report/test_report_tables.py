@@ -1,0 +1,92 @@
+"""Tables: every row of the artefacts has its row, failures are counted apart, and nothing is rounded into a claim."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from report_run import ARCHITECTURES, LEVELS, build_run
+
+from saelab.report import tables
+from saelab.report.cells import Table
+from saelab.report.material import Material, read_material
+from saelab.report.sections import frank
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    return read_material(build_run(tmp_path_factory.mktemp("tables")))
+
+
+def texts(table: Table, kind: str = "row") -> list[list[str]]:
+    return [[c.text for c in r.cells] for r in table.rows if r.kind == kind]
+
+
+def test_the_grid_has_every_sae_once_in_the_papers_order(material: Material) -> None:
+    assert material.saes is not None
+    rows = texts(tables.grid(material.saes))
+    assert len(rows) == 17
+    assert [r[0] for r in rows[1:4]] == ["ReLU 16", "ReLU 32", "ReLU 64"]
+    assert [r[0] for r in rows[1:16:3]] == [f"{n} 16" for n in ("ReLU", "Gated", "TopK", "BatchTopK", "JumpReLU")]
+    assert rows[0][6] == "not steered", "an SAE that was never to be steered is not a failure"
+    assert rows[3][6] == "missing (8)"
+
+
+def test_every_tau_and_psi_has_a_row(material: Material) -> None:
+    """Groups in both modes, psi per axis, one Psi, the overall row once; nothing is added."""
+    assert material.agreement is not None
+    first = material.agreement.filter(pl.col("y") == "utility")
+    reported, matched = tables.agreements(first)
+    assert len(texts(reported)) == len(ARCHITECTURES) + len(LEVELS) + 1
+    assert [r[0] for r in texts(reported, "total")] == [
+        "All SAEs", *["ψ, mean of the groups"] * 3, "Ψ, mean of the ψ",
+    ]  # fmt: skip
+    assert [r[0] for r in texts(matched, "heading")] == ["Sparsity level varies", "Architecture varies"]
+    assert "ReLU / smollm2-135m" in [r[0] for r in texts(matched)]
+    assert "L0 32 / smollm2-135m" in [r[0] for r in texts(matched)]
+    assert len(tables.agreements(material.agreement)) == 6
+    assert [t.folded for t in tables.agreements(material.agreement)] == [False, False, True, True, True, True]
+
+
+def test_an_axis_without_any_tau_is_one_row(material: Material) -> None:
+    """One LM: "LM varies" has fifteen groups of one. They are counted in one row, and a known axis is left alone."""
+    assert material.agreement is not None
+    lone = material.agreement.filter((pl.col("y") == "utility") & (pl.col("mode") == "matched"))
+    gone = pl.col("axis") == "level"
+    lone = lone.with_columns(
+        value=pl.when(gone).then(None).otherwise("value"), n=pl.when(gone).then(1).otherwise("n"),
+        state=pl.when(gone).then(pl.lit("too_few")).otherwise("state"),
+    )  # fmt: skip
+    (table,) = tables.agreements(lone)
+    assert [[c.text for c in r.cells] for r in table.rows][1][:3] == ["All 5 groups", "1", "missing (5)"]
+    assert table.rows[1].cells[2].note == "too few SAEs"
+    assert len(texts(table)) == 1 + 3
+
+
+def test_the_frank_sentence_counts_the_small_groups(material: Material) -> None:
+    """Five reported and five matched groups of three; without them the sentence is gone."""
+    assert material.agreement is not None
+    said = frank(material.agreement, "interpretability", "utility")
+    assert "n = 16" in said and "The 10 groups of four SAEs or fewer" in said and "one language model" in said
+    large = material.agreement.filter(pl.col("n") > 4)
+    assert "or fewer" not in frank(large, "interpretability", "utility")
+    assert "missing (1)" in frank(large.with_columns(value=pl.lit(None, pl.Float64)), "interpretability", "utility")
+
+
+def test_states_add_up_and_what_was_not_asked_is_no_failure(tmp_path: Path) -> None:
+    table = pl.DataFrame(
+        [("s", "ok", None, 5), ("s", "too_few", None, 2), ("s", "dead", None, 7), ("s", "refused", "too long", 1)],
+        ["stage", "state", "reason", "n"],
+        orient="row",
+    )
+    (row,) = texts(tables.states(table))
+    assert row[1:4] == ["8", "5", "3"]
+    assert row[4:] == ["2 too few windows; 1 the judge refused: too long", "7 never fired"]
+
+
+def test_a_missing_estimate_keeps_its_reason(material: Material) -> None:
+    assert material.feature_level is not None and material.selection is not None
+    cells = [c for r in tables.feature_level(material.feature_level).rows for c in r.cells if c.kind == "missing"]
+    assert [(c.text, c.note) for c in cells] == [("missing (1)", "not measured")]
+    pooled, single = tables.selections(material.selection)
+    assert not any(c.kind == "missing" for r in pooled.rows for c in r.cells)
+    assert any(c.note == "no judged generation" for r in single.rows for c in r.cells)

@@ -1,0 +1,107 @@
+"""Products over active entries equal the dense ones; selections equal torch.topk."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from saelab.saes.sparse_ops import (
+    SPARSE_DENSITY,
+    DenseEntries,
+    SparseEntries,
+    above,
+    batch_top_k,
+    in_levels,
+    listed,
+    product_in,
+    row_top_k,
+    top_k,
+)
+
+B, F, D = 30, 64, 7
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def dense(entries: SparseEntries, values: Tensor) -> Tensor:
+    out = torch.zeros(entries.n_rows, entries.n_latents)
+    out[entries.rows.long(), entries.columns.long()] = values
+    return out
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+def test_sparse_products_equal_dense_ones(share: float) -> None:
+    pre = normal(B, F)
+    mask = torch.rand(B, F, generator=torch.Generator().manual_seed(3)) < share
+    mask[4] = False  # a row with nothing
+    entries, plain = listed(mask, pre), DenseEntries(pre * mask)
+    values = normal(int(mask.sum()), seed=5)
+    full = dense(entries, values)
+    rows, decoder, vector = normal(B, D, seed=6), normal(F, D, seed=7), normal(F, seed=8)
+    assert torch.equal(dense(entries, entries.pre), pre * mask)
+    assert torch.allclose(entries.decode(values, decoder), plain.decode(full, decoder), atol=1e-5)
+    assert torch.allclose(
+        dense(entries, entries.project(rows, decoder)), plain.project(rows, decoder) * mask, atol=1e-5
+    )
+    assert torch.allclose(entries.outer(values, rows), plain.outer(full, rows), atol=1e-5)
+    assert torch.allclose(entries.per_latent(values), plain.per_latent(full), atol=1e-5)
+    assert torch.equal(dense(entries, entries.at(vector)), vector * mask)
+
+
+@pytest.mark.parametrize(("columns", "k"), [(64, 3), (256, 9), (100, 5), (96, 40), (16, 16)])
+def test_row_top_k_is_exact(columns: int, k: int) -> None:
+    pre = normal(50, columns)
+    values, found = row_top_k(pre, k)
+    expected = torch.topk(pre, k, dim=1)
+    assert torch.equal(values.sort(dim=1, descending=True).values, expected.values)
+    assert torch.equal(found.sort(dim=1).values, expected.indices.sort(dim=1).values)
+    assert torch.equal(pre.gather(1, found), values)
+
+
+def test_top_k_keeps_positive_entries_only() -> None:
+    pre = normal(20, 32) - 2.5
+    entries = top_k(pre, 6)
+    kept = dense(entries, entries.pre)
+    assert torch.equal((kept > 0).sum(1), (pre > 0).sum(1).clamp(max=6))
+    assert bool((entries.pre > 0).all())
+
+
+@pytest.mark.parametrize("guess", [-1.0, 0.0, 0.5, 1.2, 50.0])
+def test_batch_top_k_does_not_depend_on_the_guess(guess: float) -> None:
+    pre = normal(B, F)
+    entries = batch_top_k(pre, 100, guess)
+    expected = torch.topk(pre.flatten(), 100).values
+    assert torch.equal(entries.pre.sort(descending=True).values, expected)
+    assert torch.equal(dense(entries, entries.pre), pre * (pre >= expected[-1]))
+    few = batch_top_k(pre - 2.6, 100, guess)
+    assert len(few.pre) == int((pre > 2.6).sum()) < 100
+
+
+def test_levels_split_the_rows() -> None:
+    pre = normal(B, F)
+    entries = listed(pre > 0.8, pre)
+    split = in_levels(entries, (5, 20, F))
+    assert split.n_rows == 3 * B
+    assert bool((split.rows[1:] >= split.rows[:-1]).all())
+    full = dense(split, split.pre).view(3, B, F)
+    assert torch.equal(full.sum(0), dense(entries, entries.pre))
+    assert not full[0, :, 5:].any() and not full[1, :, :5].any() and not full[1, :, 20:].any()
+    rows = normal(B, D, seed=6)  # products with per-token rows see the blocks as one
+    assert torch.allclose(split.outer(split.pre, rows), entries.outer(entries.pre, rows), atol=1e-5)
+
+
+def test_the_layout_follows_the_density() -> None:
+    pre = normal(200, F)
+    assert isinstance(above(pre, 2.0), SparseEntries)
+    assert isinstance(above(pre, 0.0), DenseEntries)
+    assert isinstance(above(pre, torch.full((F,), 3.0)), SparseEntries)
+    assert set(SPARSE_DENSITY) == {torch.float32, torch.bfloat16}
+
+
+def test_reduced_precision_products_stay_close() -> None:
+    a, b = normal(20, 40), normal(40, 30, seed=1)
+    assert torch.equal(product_in(torch.float32)(a, b), a @ b)
+    rough = product_in(torch.bfloat16)(a, b)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - a @ b).norm() < 0.02 * (a @ b).norm()

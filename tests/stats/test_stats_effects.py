@@ -1,0 +1,151 @@
+"""Differences, partial tau and rank regression: right on constructed data, and quiet where there is nothing."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from saelab.core.errors import UserError
+from saelab.core.seeds import numpy_generator
+from saelab.stats.effects import group_differences, partial_tau, tau_difference
+from saelab.stats.kendall import tau_b
+from saelab.stats.regression import rank_regression
+
+
+def normal(n: int, k: int, *names: str | int) -> np.ndarray:
+    return numpy_generator("test effects", *names).standard_normal((k, n))
+
+
+def table(n: int, *names: str | int) -> pl.DataFrame:
+    """x drives y and not z; l0 drives u and v; lm is a label of six values."""
+    e = normal(n, 7, *names)
+    return pl.DataFrame(
+        {"x": e[0], "y": 0.8 * e[0] + 0.6 * e[1], "z": e[2], "l0": e[3], "u": 2 * e[3] + e[4], "v": 2 * e[3] + e[5]}
+    ).with_columns(lm=pl.Series([f"lm{i % 6}" for i in range(n)]))
+
+
+def test_the_difference_is_the_difference_and_is_paired() -> None:
+    data = table(60, "difference")
+    found = tau_difference(data, first=("x", "y"), second=("x", "z"), cluster="lm", draws=2000)
+    expected = [tau_b(data["x"].to_numpy(), data[c].to_numpy()) for c in "yz"]
+    assert found["value"].to_list() == pytest.approx([expected[0] - expected[1]] * 2)
+    assert found["interval_method"].to_list() == ["BCa bootstrap", "cluster bootstrap over lm"]
+    assert (found["low"] > 0.1).all() and (found["p"] < 0.02).all()
+    near = data.with_columns(w=pl.col("y") + 0.01 * pl.col("z"))
+    close = tau_difference(near, first=("x", "y"), second=("x", "w"), draws=2000)
+    width = (close["high"] - close["low"])[0]
+    assert width < 0.05, "two taus that rise and fall together differ by little, however wide each interval is"
+
+
+def test_a_difference_of_nothing_is_seldom_found() -> None:
+    ps = [
+        tau_difference(table(40, "null", i), first=("x", "z"), second=("x", "l0"), draws=400)["p"][0]
+        for i in range(120)
+    ]
+    assert 0.0 < np.mean(np.array(ps) < 0.05) < 0.12 or np.mean(np.array(ps) < 0.1) < 0.2
+
+
+def test_partial_tau_of_one_covariate_is_kendalls_formula() -> None:
+    data = table(50, "formula")
+    x, y, z = (data[c].to_numpy() for c in ("u", "v", "l0"))
+    xy, xz, yz = tau_b(x, y), tau_b(x, z), tau_b(y, z)
+    assert xy is not None and xz is not None and yz is not None
+    found = partial_tau(data, x="u", y="v", given=["l0"], draws=500)
+    assert found["value"][0] == pytest.approx((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)), abs=1e-6)
+
+
+def test_a_common_cause_goes_and_a_real_one_stays() -> None:
+    data = table(200, "cause")
+    plain = partial_tau(data, x="u", y="v", draws=500)["value"][0]
+    held = partial_tau(data, x="u", y="v", given=["l0"], draws=500)["value"][0]
+    kept = partial_tau(data, x="x", y="y", given=["l0", "z"], draws=500)
+    assert plain > 0.45 and held < plain / 2
+    assert kept["low"][0] > 0.3
+
+
+def test_within_compares_inside_the_label_only() -> None:
+    """The label shifts x and y together and against what happens inside (Simpson): `within` turns the sign."""
+    e = normal(120, 2, "simpson")
+    shift = np.repeat([0.0, 5, 10, 15], 30)
+    data = pl.DataFrame({"x": shift + e[0], "y": shift - e[0] + 0.3 * e[1], "lm": [f"m{s:g}" for s in shift]})
+    plain, held = (partial_tau(data, x="x", y="y", within=w, draws=500) for w in ([], ["lm"]))
+    assert plain["low"][0] > 0.3 and held["high"][0] < -0.5
+    assert held["pairs"][0] == 4 * 30 * 29 // 2
+    inside = np.mean([tau_b(g["x"].to_numpy(), g["y"].to_numpy()) for _, g in data.group_by("lm")])
+    assert held["value"][0] == pytest.approx(inside, abs=1e-6)
+
+
+def test_effects_have_states() -> None:
+    data = table(30, "states")
+    same = partial_tau(data, x="x", y="y", given=["x"], draws=100)
+    assert same["state"][0] == "undefined" and same["value"][0] is None
+    flat = data.with_columns(y=pl.lit(1.0))
+    assert partial_tau(flat, x="x", y="y", draws=100)["state"][0] == "constant"
+    assert tau_difference(flat, first=("x", "y"), second=("x", "z"))["state"][0] == "constant"
+    assert tau_difference(data.head(2), first=("x", "y"), second=("x", "z"))["state"][0] == "too_few"
+    small = tau_difference(data.head(8), first=("x", "y"), second=("x", "z"), draws=100)
+    assert small["state"][0] == "ok" and small["low"][0] is None and "below 10" in small["note"][0]
+    holes = data.with_columns(z=pl.when(pl.col("z") > 0).then("z"))
+    found = tau_difference(holes, first=("x", "y"), second=("x", "z"), draws=100)
+    assert found["n"][0] + found["dropped"][0] == 30 and found["dropped"][0] > 5
+    with pytest.raises(UserError, match="no column 'zz'"):
+        tau_difference(data, first=("x", "y"), second=("x", "zz"))
+
+
+def test_groups_that_differ_and_groups_that_do_not() -> None:
+    e = normal(90, 2, "groups")
+    by = np.repeat(["a", "b", "c"], 30)
+    data = pl.DataFrame({"x": e[0], "y": np.where(by == "c", -e[0], e[0]) + 0.7 * e[1], "by": by})
+    found = group_differences(data, x="x", y="y", by="by", draws=2000)
+    p = {(a, b): v for a, b, v in found.select("first", "second", "p_holm").iter_rows()}
+    assert p["a", "c"] < 0.01 and p["b", "c"] < 0.01 and p["a", "b"] > 0.05
+    row = found.filter(first="a", second="c").row(0, named=True)
+    parts = [tau_b(g["x"].to_numpy(), g["y"].to_numpy()) for g in (data.filter(by="a"), data.filter(by="c"))]
+    assert row["value"] == pytest.approx(parts[0] - parts[1])
+    assert row["low"] < row["value"] < row["high"]
+    flat = data.with_columns(y=pl.when(pl.col("by") == "a").then(1.0).otherwise("y"))
+    assert group_differences(flat, x="x", y="y", by="by", draws=100)["state"].to_list() == [
+        "constant",
+        "constant",
+        "ok",
+    ]
+
+
+def test_rank_regression_is_least_squares_on_ranks() -> None:
+    data = table(80, "ols").with_columns(out=pl.col("x") + 2 * pl.col("l0") + 0.3 * pl.col("z"))
+    found = rank_regression(data, outcome="out", terms=["x", "l0", "lm"], draws=500)
+    ranks = {c: (r := data[c].rank().to_numpy()) - r.mean() for c in ("out", "x", "l0")}
+    ranks = {c: r / r.std() for c, r in ranks.items()}
+    dummies = [(data["lm"] == f"lm{i}").to_numpy().astype(float) for i in range(1, 6)]
+    design = np.stack([np.ones(80), ranks["x"], ranks["l0"], *dummies], axis=1)
+    expected = np.linalg.lstsq(design, ranks["out"], rcond=None)[0][1:]
+    assert found["term"].to_list() == ["x", "l0", *(f"lm=lm{i}" for i in range(1, 6))]
+    assert found["value"].to_list() == pytest.approx(list(expected))
+    assert found.filter(term="l0")["low"][0] > 0.5 and found.filter(term="lm=lm1")["p"][0] > 0.01
+
+
+def test_rank_regression_takes_out_a_common_cause() -> None:
+    data = table(150, "regression cause")
+    alone = rank_regression(data, outcome="v", terms=["u"], draws=500)
+    held = rank_regression(data, outcome="v", terms=["u", "l0"], draws=500)
+    assert alone["low"][0] > 0.6
+    assert held["low"][0] < 0.15 < held.filter(term="l0")["low"][0]
+
+
+def test_rank_regression_has_states() -> None:
+    data = table(30, "states").with_columns(again=pl.col("x") * 2)
+    assert rank_regression(data, outcome="y", terms=["x", "again"])["state"].to_list() == ["undefined"] * 2
+    assert rank_regression(data.head(4), outcome="y", terms=["x"])["state"].to_list() == ["too_few"]
+    with pytest.raises(UserError, match="at least one term"):
+        rank_regression(data, outcome="y", terms=[])
+
+
+def test_row_order_does_not_matter() -> None:
+    data = table(40, "order")
+    other = data.sample(fraction=1, shuffle=True, seed=1)
+    for ask in (
+        lambda t: tau_difference(t, first=("x", "y"), second=("x", "z"), cluster="lm", draws=200),
+        lambda t: partial_tau(t, x="x", y="y", given=["l0"], within=["lm"], draws=200),
+        lambda t: group_differences(t, x="x", y="y", by="lm", draws=200),
+        lambda t: rank_regression(t, outcome="y", terms=["x", "lm"], draws=200),
+    ):
+        assert ask(data).equals(ask(other))

@@ -1,0 +1,94 @@
+"""What selection buys: score, difference, lift and steering gain are four things, with intervals over SAEs."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from saelab.core.errors import UserError
+from saelab.core.seeds import numpy_generator
+from saelab.stats.lift import selection_lift, steering_gains
+
+
+def utility(saes: int, gain: float, *names: str | int) -> pl.DataFrame:
+    """Features of `saes` SAEs: ten random, five by each criterion; `delta` scores `gain` more, `output` as random."""
+    generator = numpy_generator("test lift", *names)
+    rows = []
+    for i in range(saes):
+        base = generator.uniform(0.2, 0.6)
+        for reason, size, more in (("random", 10, 0.0), ("delta", 5, gain), ("output", 5, 0.0)):
+            scores = base + more + 0.1 * generator.standard_normal(size)
+            rows += [(f"sae{i:02}", f"lm{i % 3}", reason, float(s)) for s in scores]
+    return pl.DataFrame(rows, schema=["sae", "lm", "reason_chosen", "test_score"], orient="row")
+
+
+def test_published_lifts_are_ratios_of_means() -> None:
+    """arXiv 2510.03659 Table 2: .133 -> .328 is +146.6 %, .171 -> .399 +133.3 %, .142 -> .289 +103.5 %."""
+    for base, selected, lift in ((0.133, 0.328, 146.6), (0.171, 0.399, 133.3), (0.142, 0.289, 103.5)):
+        rows = [
+            (f"s{i}", r, v + d)
+            for i, d in enumerate((-0.05, 0.0, 0.05))
+            for r, v in (("random", base), ("dc", selected))
+        ]
+        table = pl.DataFrame(rows, schema=["sae", "reason_chosen", "test_score"], orient="row")
+        found = selection_lift(table, draws=100).filter(statistic="lift")
+        assert 100 * found["value"][0] == pytest.approx(lift, abs=0.1)
+        gain = selection_lift(table, draws=100).filter(statistic="steering gain")["value"][0]
+        assert 100 * gain > lift + 5, "the mean of the SAEs' gains is another number"
+
+
+def test_the_four_quantities_are_what_they_say() -> None:
+    table = utility(15, 0.2, "say")
+    found = selection_lift(table, draws=2000)
+    means = (
+        table.group_by("sae", "reason_chosen")
+        .agg(pl.col("test_score").mean())
+        .pivot("reason_chosen", index="sae", values="test_score")
+    )
+    value = {
+        s: v for s, v in found.filter(criterion="delta", against="random").select("statistic", "value").iter_rows()
+    }
+    assert found.filter(criterion="delta", statistic="score")["value"][0] == pytest.approx(means["delta"].mean())
+    assert value["difference"] == pytest.approx((means["delta"] - means["random"]).mean())
+    assert value["lift"] == pytest.approx(means["delta"].mean() / means["random"].mean() - 1)
+    assert value["steering gain"] == pytest.approx((means["delta"] / means["random"] - 1).mean())
+    assert ((found["low"] < found["value"]) & (found["value"] < found["high"])).all()
+
+
+def test_a_gain_is_found_and_nothing_is_not() -> None:
+    found = selection_lift(utility(12, 0.2, "found"), draws=1000).filter(statistic="difference")
+    p = {(a, b): v for a, b, v in found.select("criterion", "against", "p_holm").iter_rows()}
+    assert p["delta", "random"] < 0.01 and p["delta", "output"] < 0.01 and p["output", "random"] > 0.05
+    assert found["p_method"].unique().to_list() == ["exact sign flips"]
+    null = [
+        selection_lift(utility(14, 0.0, "null", i), draws=300).filter(statistic="difference", criterion="delta")["p"][0]
+        for i in range(60)
+    ]
+    assert np.mean(np.array(null) < 0.1) < 0.25
+
+
+def test_per_lm_as_in_table_two() -> None:
+    found = selection_lift(utility(12, 0.2, "lm"), by="lm", draws=200)
+    assert found["group"].unique(maintain_order=True).to_list() == ["all", "lm0", "lm1", "lm2"]
+    assert found.filter(group="lm1", statistic="score")["n"].unique().to_list() == [4]
+
+
+def test_a_base_of_zero_has_no_gain_and_missing_is_counted() -> None:
+    table = utility(6, 0.2, "zero").with_columns(
+        test_score=pl.when((pl.col("sae") == "sae00") & (pl.col("reason_chosen") == "random")).then(0.0)
+        .when((pl.col("sae") == "sae01") & (pl.col("reason_chosen") == "delta")).then(None)
+        .otherwise("test_score")
+    )  # fmt: skip
+    gains = steering_gains(table).filter(criterion="delta")
+    state = {s: (v, g) for s, v, g in gains.select("sae", "state", "gain").iter_rows()}
+    assert state["sae00"] == ("undefined", None) and state["sae01"] == ("missing", None)
+    assert state["sae02"][0] == "ok" and gains.filter(sae="sae01")["dropped"][0] == 5
+    found = selection_lift(table, draws=200).filter(criterion="delta", against="random")
+    n = {s: (n, d) for s, n, d in found.select("statistic", "n", "dropped").iter_rows()}
+    assert n["difference"] == (5, 1) and n["steering gain"] == (4, 2)
+
+
+def test_few_saes_have_a_state_and_bad_input_a_sentence() -> None:
+    found = selection_lift(utility(2, 0.2, "few"), draws=100)
+    assert found["state"].unique().to_list() == ["too_few"] and found["value"].null_count() == found.height
+    with pytest.raises(UserError, match=r"No row has reason_chosen = 'rendom'. Did you mean random"):
+        selection_lift(utility(4, 0.2, "bad"), baseline="rendom")

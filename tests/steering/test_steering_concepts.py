@@ -1,0 +1,175 @@
+"""Written concepts: AxBench's files read and written, terms from texts, and the stage on a tiny model."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from saelab.steering.concepts import ConceptInputs, ConceptsConfig, run
+from saelab.steering.describe import describe
+from saelab.steering.export import COLUMNS, HarnessRow, load_directions, save_directions, write_harness
+from sklearn.metrics import roc_auc_score
+
+from saelab.core.errors import ArtefactError, UserError
+from saelab.judges.scripted import ScriptedJudge
+from saelab.lm.tiny import tiny_lm
+from saelab.steering import axbench
+from saelab.steering.config import UtilityConfig
+from saelab.steering.detection import bag_of_words, detect
+from saelab.steering.direction import unit
+from saelab.store.tensors import write_tensors
+
+CONCEPT10 = Path(__file__).parents[3] / "shared" / "data" / "axbench" / "concept10"
+real_files = pytest.mark.skipif(not CONCEPT10.exists(), reason="AxBench's concept10 files are not on this machine")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two concepts in AxBench's layout: the sea (text) and loops (code)."""
+    words = {0: ("sea", "waves on the sea by the harbour"), 1: ("loops", "for i in range loop again")}
+    genres = {0: "text", 1: "code"}
+    lines = [
+        {
+            "concept_id": i,
+            "concept": name,
+            "ref": f"https://np/gemma-2-2b/20/{i + 40}",
+            "concept_genres_map": {name: [genres[i]]},
+        }
+        for i, (name, _) in words.items()
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n\n" for line in lines))
+    plain = "the office was closed on monday"
+    train, evaluation = [], []
+    for i, (name, text) in words.items():
+        for k in range(6):
+            train.append((f"Say {k}.", f"{text} {k}", name, genres[i], "positive", "instruction", i))
+            train.append((f"Ask {k}.", f"{plain} {k}", "EEEEE", genres[i], "negative", "instruction", -1))
+            evaluation.append((f"Tell {k}.", f"{text} now {k}", name, genres[i], "positive", "instruction", i))
+            evaluation.append((f"Tell {k}.", f"{plain} now {k}", "", genres[i], "negative", "instruction", i))
+        evaluation.append(("Tell.", "a sea of troubles", "sea//sense", genres[i], "hard negative", "instruction", i))
+    columns = ["input", "output", "output_concept", "concept_genre", "category", "dataset_category", "concept_id"]
+    pl.DataFrame(train, columns, orient="row").write_parquet(tmp_path / "train_data.parquet")
+    pl.DataFrame(evaluation, columns, orient="row").write_parquet(tmp_path / "latent_eval_data.parquet")
+    return tmp_path
+
+
+def test_concepts_and_texts_are_read(folder: Path) -> None:
+    sea, loops = axbench.read_concepts(folder)
+    assert (sea.id, sea.text, sea.genre, sea.latent) == (0, "sea", "text", 40)
+    texts = axbench.training_texts(folder, loops)
+    assert texts.kinds.count("positive") == texts.kinds.count("negative") == 6
+    assert all("loop" in p.answer for p, k in zip(texts.pairs, texts.kinds, strict=True) if k == "positive")
+    assert axbench.detection_texts(folder, sea).kinds.count("hard negative") == 1
+
+
+def test_broken_files_get_a_sentence(folder: Path) -> None:
+    with pytest.raises(UserError, match="metadata"):
+        axbench.read_concepts(folder / "nowhere")
+    with pytest.raises(ArtefactError, match="no texts"):
+        axbench.detection_texts(folder, axbench.Concept(9, "x", "text", None))
+    (folder / "metadata.jsonl").write_text('{"concept_id": 1}\n')
+    with pytest.raises(ArtefactError, match="Line 1"):
+        axbench.read_concepts(folder)
+
+
+def test_sampled_instructions_are_the_benchmarks() -> None:
+    """pandas' draw, which depends on the concept's number alone. Expected values made with pandas 2 once."""
+    instructions = [str(i) for i in range(805)]
+    assert axbench.sampled_instructions(instructions, 0, 3) == axbench.sampled_instructions(instructions, 0, 10)[:3]
+    assert len(set(axbench.sampled_instructions(instructions, 7))) == 10
+    assert axbench.sampled_instructions(instructions, 0) != axbench.sampled_instructions(instructions, 1)
+    assert axbench.sampled_instructions(instructions, 0, 5) == ["495", "647", "754", "199", "334"]
+    with pytest.raises(UserError, match="out of 2"):
+        axbench.sampled_instructions(["a", "b"], 0)
+
+
+def test_terms_are_the_words_of_the_concept() -> None:
+    shown = ["the waves of the sea", "a sea and waves", "sea air and the waves", "waves"]
+    others = ["the house", "a garden and the air", "the road", "the road again"]
+    found = describe("sea", shown, others)
+    assert {t.text for t in found.terms} == {" waves", " sea"}
+    assert found.terms[0].weight == 1.0 and found.text == "sea"
+    with pytest.raises(UserError, match="No word"):
+        describe("nothing", others, others)
+
+
+def test_the_stage_detects_steers_and_resumes(folder: Path, tmp_path: Path) -> None:
+    steering = UtilityConfig(factors=(0.5, 1.0), n_dev=1, n_test=2, max_new_tokens=3, temperature=0.0)
+    config = ConceptsConfig(site="resid_post.1", methods=("diff_means", "pca"), steering=steering)
+    judge = ScriptedJudge(lambda r: float(len(r.text) % 3))
+    concepts = axbench.read_concepts(folder)
+    inputs = ConceptInputs(tiny_lm(), folder, concepts, [f"Do {i}." for i in range(9)], judge)
+    out = tmp_path / "out"
+    paths = run(config, inputs, out)
+    detection = pl.read_parquet(out / "detection.parquet")
+    assert set(detection["method"]) == {"diff_means", "pca", "bag_of_words"}
+    assert detection["n_hard"].unique().to_list() == [1]
+    assert (detection.filter(pl.col("method") == "bag_of_words")["auroc_easy"] == 1).all()
+    utility = pl.read_parquet(out / "utility.parquet")
+    methods = {"diff_means", "pca", "random_direction", "prompting", "unsteered"}
+    assert set(utility["method"]) == methods and utility.height == 2 * len(methods)
+    assert set(utility.filter(pl.col("method").is_in(["prompting", "unsteered"]))["factor"]) == {0.0}
+    first = [p.read_bytes() for p in paths]
+    run(config, inputs, out)
+    assert [p.read_bytes() for p in paths] == first
+    wide = axbench.wide_table(
+        pl.read_parquet(out / "generations.parquet"),
+        concepts,
+        {"diff_means": "DiffMean", "prompting": "PromptSteering"},
+    )
+    assert wide.columns[:6] == ["dataset_name", "concept_id", "input_concept", "input_id", "factor", "original_prompt"]
+    assert {"DiffMean_steered_generation", "DiffMean_perplexity", "DiffMean_strength"} <= set(wide.columns)
+    assert wide["input_id"].unique().sort().to_list() == [0, 1, 2]
+    assert wide.select("concept_id", "input_id", "factor").is_unique().all()
+
+
+def test_directions_round_trip_and_refuse_foreign_files(tmp_path: Path) -> None:
+    made = unit(torch.randn(8), site="resid_post.3", reference=2.5, method="pca", origin="sea", source="largest")
+    save_directions(tmp_path / "d.safetensors", {"pca": made})
+    back = load_directions(tmp_path / "d.safetensors")["pca"]
+    assert torch.equal(back.vector, made.vector)
+    assert (back.site, back.reference, back.method, back.feature) == (made.site, 2.5, "pca", None)
+    write_tensors(tmp_path / "foreign.safetensors", {"x": torch.ones(8) / 8**0.5})
+    with pytest.raises(ArtefactError, match="does not say"):
+        load_directions(tmp_path / "foreign.safetensors")
+
+
+def test_the_harness_file_has_its_columns(tmp_path: Path) -> None:
+    write_harness(
+        tmp_path / "steer.csv",
+        [
+            HarnessRow(
+                "gemma-scope-2b-pt-res-canonical",
+                "resid_post.20",
+                12082,
+                240.0,
+                "layer_20/width_16k/canonical",
+                "dogs, cats",
+            )
+        ],
+    )
+    table = pl.read_csv(tmp_path / "steer.csv")
+    assert tuple(table.columns) == COLUMNS
+    assert table.row(0, named=True)["hookpoint"] == "layers.20" and table["description"][0] == "dogs, cats"
+
+
+@real_files
+def test_a_bag_of_words_is_strong_on_the_real_concepts() -> None:
+    """AxBench's point: words alone detect most concepts; hard negatives are harder."""
+    folder = CONCEPT10 / "prod_2b_l20_v1"
+    easy, everything = [], []
+    for concept in axbench.read_concepts(folder):
+        train, test = axbench.training_texts(folder, concept), axbench.detection_texts(folder, concept)
+        assert train.kinds.count("positive") == train.kinds.count("negative") == 72
+        scores = bag_of_words(
+            [p.answer for p in train.pairs], [k == "positive" for k in train.kinds], [p.answer for p in test.pairs]
+        )
+        found = detect(scores, test.kinds)
+        easy.append(found.auroc_easy)
+        everything.append(found.auroc_all)
+        plain = [k != "hard negative" for k in test.kinds]
+        label = [k == "positive" for k, p in zip(test.kinds, plain, strict=True) if p]
+        assert found.auroc_easy == roc_auc_score(label, scores[plain])
+    assert sum(easy) / len(easy) > 0.85
+    assert sum(everything) < sum(easy)

@@ -1,0 +1,223 @@
+"""A whole study on a tiny language model: every stage, the page, nothing done twice, the same bytes after a stop."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from saelab.core.errors import UserError
+from saelab.core.seeds import numpy_generator
+from saelab.lm.tiny import tiny_lm
+from saelab.report.study import run_study
+from saelab.store.files import read_json
+from saelab.store.layout import RunFolder
+from saelab.store.ledger import Ledger
+from saelab.store.tables import read_table
+from saelab.study import stages, workspace
+from saelab.study.cells import Cell
+from saelab.study.plan import cells_of, judged_texts, plan_table
+from saelab.study.run import run
+from saelab.study.spec import StudyConfig, saes_of
+
+WORDS = [
+    "the",
+    "cat",
+    "dog",
+    "house",
+    "river",
+    "mountain",
+    "sings",
+    "runs",
+    "sleeps",
+    "under",
+    "over",
+    "near",
+    "quiet",
+    "red",
+    "green",
+    "old",
+    "bright",
+    "and",
+    "but",
+]
+
+
+class _Loader:
+    """Stands in for the class in the workspace: loads the tiny model whatever the name."""
+
+    @staticmethod
+    def load(ref: str, *, dtype: str = "float32"):
+        del ref
+        return tiny_lm(n_layers=4).to_dtype(dtype)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "LanguageModel", _Loader)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyConfig:
+    text = tmp_path / "text"
+    text.mkdir()
+    rng = numpy_generator("study text")
+    for k in range(40):
+        sentences = [" ".join(rng.choice(WORDS, 9)).capitalize() + "." for _ in range(30)]
+        (text / f"{k}.txt").write_text(" ".join(sentences))
+    return StudyConfig.parse(
+        {
+            "name": "tiny",
+            "models": [
+                {
+                    "lm": "tiny",
+                    "dtype": "float32",
+                    "grids": [
+                        {"sites": ["resid_post.1"], "architectures": ["topk", "jumprelu"], "levels": [4, 8],
+                         "d_sae": 48},
+                        {"sites": ["resid_post.2"], "architectures": ["jumprelu"], "levels": [8], "d_sae": 48,
+                         "steer": False},
+                    ],
+                    "paths": [{"architecture": "jumprelu", "level": 8, "sites": ["resid_post.1", "resid_post.2"]}],
+                }
+            ],
+            "text": {
+                "corpus": {"source": f"path:{text}"},
+                "context": 32,
+                "train_contexts": 160,
+                "held_out_contexts": 16,
+            },
+            "harvest": {"shard_contexts": 64, "sink_ratio": 1000.0},
+            "training": {"steps": 40, "batch": 256},
+            "interp": {"fidelity_contexts": 8, "window_rows": 4000, "n_scored": 48},
+            "selection": {"batch_size": 16},
+            "steering": {
+                "n_random": 3, "top_per_direction": 1, "top_output": 1, "n_control": 1, "factors": [1.0, 2.0],
+                "n_dev": 1, "n_test": 1, "max_new_tokens": 6,
+            },
+            "matching": {"contexts": 8},
+            "resamples": 100,
+        }
+    )  # fmt: skip
+
+
+def sums(run: RunFolder) -> dict[str, str]:
+    """sha256 of every artefact that is a function of the study: all but timings and what holds them."""
+    skipped = {
+        "ledger.sqlite",
+        "ledger.sqlite-wal",
+        "ledger.sqlite-shm",
+        "summary.json",
+        "report.html",
+        "metrics.parquet",
+    }
+    files = sorted(p for p in run.root.rglob("*") if p.is_file() and p.name not in skipped)
+    return {str(p.relative_to(run.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_a_whole_study_twice_and_interrupted(
+    study: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = run_study(study, tmp_path / "one")
+    one = RunFolder(tmp_path / "one")
+    assert page == one.report and "<html" in page.read_text()[:500]
+    summary = read_json(one.summary)
+    assert len(summary["saes"]) == 5 and summary["agreement"] and summary["selection"] and summary["matching"]
+    assert set(summary["seconds"]) >= {"text", "harvest", "train", "interp", "select", "steer", "match", "stats"}
+    rows = read_table(one.stats / "saes.parquet")
+    assert rows["utility"].null_count() == 1, "only the grid that is not steered has no utility"
+
+    # Finished: the same call runs no cell.
+    calls: list[str] = []
+    real = stages.do
+    monkeypatch.setattr("saelab.study.run.do", lambda cell, work: calls.append(str(cell)) or real(cell, work))
+    run(study, tmp_path / "one")
+    assert calls == []
+
+    # Interrupted before every fourth cell: the same artefacts, no finished cell twice.
+    interrupted = tmp_path / "two"
+    budget = {"left": 4}
+
+    def failing(cell: Cell, work: workspace.Workspace) -> list[Path]:
+        if not budget["left"]:
+            raise KeyboardInterrupt
+        budget["left"] -= 1
+        calls.append(str(cell))
+        return real(cell, work)
+
+    monkeypatch.setattr("saelab.study.run.do", failing)
+    for _ in range(20):
+        budget["left"] = 4
+        try:
+            run(study, interrupted)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert len(calls) == len(set(calls)) == len(cells_of(study))
+    assert sums(RunFolder(interrupted)) == sums(one)
+
+
+def test_a_spoilt_artefact_is_made_again(study: StudyConfig, tmp_path: Path) -> None:
+    run(study, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    before = sums(folder)
+    spoilt = folder.interp("topk.l0_4.resid_post.1") / "features.parquet"
+    spoilt.write_bytes(spoilt.read_bytes()[:-50])
+    run(study, tmp_path / "run")
+    assert sums(folder) == before
+    assert all(r.state == "done" for r in Ledger(folder.ledger).rows())
+
+
+def test_plan_and_names(study: StudyConfig) -> None:
+    names = [s.name for s in saes_of(study)]
+    assert names[0] == "topk.l0_4.resid_post.1" and len(set(names)) == 5
+    table = plan_table(study)
+    assert table.filter(table["stage"] == "total")["cells"].item() == len(cells_of(study))
+    assert judged_texts(study) == 4 * (3 + 2 + 1 + 1) * (2 + 1)
+    other = study.model_copy(update={"seed": 1})
+    assert {c.key for c in cells_of(study) if c.stage == "train"} != {
+        c.key for c in cells_of(other) if c.stage == "train"
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"sites": ["resid_post.x"]}, "resid_post"),
+        ({"architectures": ["topq"]}, "architectures"),
+        ({"levels": []}, "levels"),
+        ({"widht": 4}, "unknown key"),
+    ],
+)
+def test_a_bad_study_is_a_sentence(study: StudyConfig, tmp_path: Path, change: dict, sentence: str) -> None:
+    data = study.model_dump(mode="json")
+    data["models"][0]["grids"][0] |= change
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError, match=sentence):
+        StudyConfig.from_yaml(path)
+
+
+def test_a_level_beyond_the_dictionary_and_a_foreign_folder(study: StudyConfig, tmp_path: Path) -> None:
+    data = study.model_dump(mode="json")
+    data["models"][0]["grids"][1]["d_sae"] = 8
+    with pytest.raises(UserError, match="needs more than 8 features"):
+        cells_of(StudyConfig.parse(data))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "study.yaml").write_text(study.model_copy(update={"name": "another"}).to_yaml())
+    with pytest.raises(UserError, match="another"):
+        run(study, tmp_path / "run")
+
+
+def test_the_shipped_demo_is_the_issue_s_grid() -> None:
+    demo = StudyConfig.from_yaml(Path(__file__).parents[2] / "studies" / "demo.yaml")
+    saes = saes_of(demo)
+    assert len(saes) == 17
+    steered = [s for s in saes if s.steer]
+    assert (
+        len(steered) == 15
+        and {s.level for s in steered} == {16, 32, 64}
+        and {s.site for s in steered} == {"resid_post.15"}
+    )
+    assert np.prod([len({s.architecture for s in steered}), 3]) == 15

@@ -1,0 +1,168 @@
+"""Killed at any moment and started again, a run ends with the same bytes; a damaged checkpoint is named, not used."""
+
+import hashlib
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from saelab.core.errors import ResourceError
+from saelab.store.tables import read_table
+from saelab.training import checkpoint
+from saelab.training.checkpoint import latest
+
+SERVER = Path(__file__).with_name("train_once.py")
+
+
+class Runs:
+    """Starts runs through the forking server."""
+
+    def __init__(self) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.server = subprocess.Popen([sys.executable, str(SERVER)], text=True, bufsize=1, **pipes)
+
+    def start(self, folder: Path, die_at: int = 0) -> int:
+        """Start a run; its process id."""
+        assert self.server.stdin is not None
+        self.server.stdin.write(f"{folder} {die_at}\n")
+        self.server.stdin.flush()
+        return self._answer()
+
+    def wait(self) -> int:
+        """The exit status of the run, negative for a signal."""
+        return self._answer()
+
+    def finish(self, folder: Path, die_at: int = 0) -> int:
+        """Start a run and wait for its end."""
+        self.start(folder, die_at)
+        return self.wait()
+
+    def kill(self, folder: Path, after: float) -> None:
+        """SIGKILL a run a while after its start."""
+        child = self.start(folder)
+        time.sleep(after)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        assert self.wait() in (0, -9)
+
+    def _answer(self) -> int:
+        assert self.server.stdout is not None
+        return int(self.server.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    found = Runs()
+    yield found
+    assert found.server.stdin is not None and found.server.stdout is not None
+    found.server.stdin.close()
+    found.server.wait(timeout=30)
+    found.server.stdout.close()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = sorted((folder / "saes").rglob("*.*"))
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The bytes of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert runs.finish(folder) == 0
+    found = hashes(folder)
+    assert len(found) == 6
+    return found
+
+
+def test_sigkill_then_the_same_bytes(runs: Runs, tmp_path: Path, whole: dict[str, str]) -> None:
+    for after in (0.1, 0.3):
+        runs.kill(tmp_path, after)
+    assert runs.finish(tmp_path) == 0
+    assert hashes(tmp_path) == whole
+    metrics = read_table(tmp_path / "training" / "metrics.parquet")
+    assert metrics.group_by("sae", "step").len()["len"].max() == 1
+    assert metrics["step"].unique().sort().to_list() == [*range(7, 40, 7), 40]
+    assert not (tmp_path / "training" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("write", [1, 6, 9])
+def test_death_inside_a_write(runs: Runs, tmp_path: Path, whole: dict[str, str], write: int) -> None:
+    assert runs.finish(tmp_path, write) == 137
+    assert runs.finish(tmp_path) == 0
+    assert hashes(tmp_path) == whole
+
+
+@pytest.mark.slow
+def test_every_fault_point_and_random_kills(runs: Runs, tmp_path: Path, whole: dict[str, str]) -> None:
+    for write in range(1, 100):
+        folder = tmp_path / f"write{write}"
+        if runs.finish(folder, write) == 0:
+            assert write > 30  # four checkpoints of six files, six files of SAEs, the metrics
+            break
+        assert runs.finish(folder) == 0
+        assert hashes(folder) == whole, write
+    moments = random.Random(0)
+    for i in range(20):
+        folder = tmp_path / f"kill{i}"
+        runs.kill(folder, moments.uniform(0, 2))
+        assert runs.finish(folder) == 0
+        assert hashes(folder) == whole, i
+
+
+def test_sigterm_writes_a_checkpoint_first(runs: Runs, tmp_path: Path, whole: dict[str, str]) -> None:
+    child = runs.start(tmp_path)
+    while not list(tmp_path.glob("training/checkpoints/*/manifest.json")):
+        time.sleep(0.005)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGTERM)
+    assert runs.wait() in (0, 143)
+    assert runs.finish(tmp_path) == 0
+    assert hashes(tmp_path) == whole
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    runs: Runs, tmp_path: Path, whole: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert runs.finish(tmp_path, 22) == 137  # in the fourth checkpoint: two whole ones are kept
+    folder = tmp_path / "training" / "checkpoints"
+    newest = checkpoint._finished(folder)[0]
+    key = checkpoint._read(newest).key
+    weights = newest / "gated.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    with caplog.at_level(logging.WARNING, logger="saelab"):
+        found = latest(folder, key)
+    assert found is not None and found.step < int(newest.name[5:])
+    assert "gated.safetensors" in caplog.text and "damaged" in caplog.text
+    assert latest(folder, "another run") is None
+    assert runs.finish(tmp_path) == 0
+    assert hashes(tmp_path) == whole
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from planted import Stored, batches
+
+    from saelab.saes.catalogue import training_config
+    from saelab.store import tensors
+    from saelab.training.config import TrainingConfig
+    from saelab.training.run import run
+
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    configs = {"topk": training_config("topk", level=3, d_in=16, d_sae=48)}
+    config = TrainingConfig(steps=16, batch=64, checkpoint_seconds=0)
+    with pytest.raises(ResourceError, match="disk is full"):
+        run(config, configs, Stored(batches(5, 64, 16)), saes=tmp_path / "saes", folder=tmp_path / "t")

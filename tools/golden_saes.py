@@ -1,0 +1,219 @@
+"""Golden SAEs, written and read by the libraries whose formats saelab reads. Run it in an environment of the library.
+
+    pip install torch==2.13.0 sae-lens==6.54.12                                      # library: saelens
+    pip install torch==2.13.0 nnsight einops; pip install --no-deps dictionary-learning==0.1.0   # dictionary_learning
+    pip install torch==2.13.0 eai-sparsify==1.3.3                                    # sparsify
+
+    python tools/golden_saes.py make LIBRARY tests/formats/golden     # writes LIBRARY/CASE/ with io.safetensors
+    python tools/golden_saes.py read LIBRARY FOLDER                   # opens what saelab wrote there, compares to io
+
+`io.safetensors` of a case holds x [N, D] and the library's own codes [N, F] and rebuilt [N, D]. The script imports
+nothing of saelab, so what it says is the library's word alone. tools/write_for_peers.py writes the folders for `read`.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+D, F, K, N = 16, 48, 5, 12
+TOLERANCE = 1e-5
+
+
+def lively(module: torch.nn.Module, seed: int) -> None:
+    """Weights that leave no bias at zero and no gate trivial."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in sorted(module.named_parameters()):
+            if "threshold" in name:
+                p.copy_(torch.rand(p.shape, generator=g) * 0.8)
+            elif p.ndim == 1:
+                p.copy_(torch.randn(p.shape, generator=g) * 0.3)
+            else:
+                p.copy_(torch.randn(p.shape, generator=g) * 0.4)
+
+
+def inputs() -> torch.Tensor:
+    return torch.randn(N, D, generator=torch.Generator().manual_seed(99))
+
+
+def store(folder: Path, codes: torch.Tensor, rebuilt: torch.Tensor) -> None:
+    tensors = {"x": inputs(), "codes": codes.detach(), "rebuilt": rebuilt.detach()}
+    save_file({k: v.float().contiguous() for k, v in tensors.items()}, folder / "io.safetensors")
+
+
+# ---- sae-lens -------------------------------------------------------------------------------------------------------
+
+
+def make_saelens(out: Path) -> None:
+    import sae_lens as sl
+
+    kinds = {
+        "standard": (sl.StandardSAE, sl.StandardSAEConfig, {}),
+        "gated": (sl.GatedSAE, sl.GatedSAEConfig, {}),
+        "jumprelu": (sl.JumpReLUSAE, sl.JumpReLUSAEConfig, {}),
+        "topk": (sl.TopKSAE, sl.TopKSAEConfig, {"k": K}),
+        "topk_rescaled": (sl.TopKSAE, sl.TopKSAEConfig, {"k": K, "rescale_acts_by_decoder_norm": True}),
+    }
+    for seed, (name, (kind, config, extra)) in enumerate(kinds.items()):
+        for subtract in (True, False):
+            cfg = config(d_in=D, d_sae=F, dtype="float32", device="cpu", apply_b_dec_to_input=subtract, **extra)
+            cfg.metadata.hook_name = "blocks.3.hook_resid_post"
+            cfg.metadata.model_name = "gpt2"
+            sae = kind(cfg)
+            lively(sae, seed)
+            folder = out / f"{name}_{'subtracted' if subtract else 'plain'}"
+            folder.mkdir(parents=True, exist_ok=True)
+            sae.save_model(folder)
+            codes = sae.encode(inputs())
+            store(folder, codes, sae.decode(codes))
+
+
+def read_saelens(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    from sae_lens import SAE
+
+    sae = SAE.load_from_disk(folder, device="cpu")
+    codes = sae.encode(inputs())
+    return codes, sae.decode(codes)
+
+
+def read_gemma_scope(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """sae-lens' own loader of params.npz, with the hub's download replaced by the local file."""
+    import sae_lens.loading.pretrained_sae_loaders as loaders
+    from sae_lens import SAE
+
+    loaders.hf_hub_download = lambda *args, **kwargs: str(folder / "params.npz")
+    overrides = {"dtype": "float32", "device": "cpu"}
+    cfg, state, *_ = loaders.gemma_2_sae_huggingface_loader(
+        "google/gemma-scope-2b-pt-res", "layer_12/width_16k/average_l0_82", "cpu", False, overrides
+    )
+    d_in, d_sae = state["W_enc"].shape  # the loader takes the widths from the released names
+    cfg |= {"d_in": d_in, "d_sae": d_sae, "device": "cpu"}
+    cfg |= {"normalize_activations": cfg.get("normalize_activations") or "none"}
+    sae = SAE.from_dict(cfg)
+    sae.load_state_dict(state)
+    codes = sae.encode(inputs())
+    return codes, sae.decode(codes)
+
+
+# ---- dictionary_learning --------------------------------------------------------------------------------------------
+
+
+def dl_classes() -> dict[str, object]:
+    from dictionary_learning import dictionary as d
+    from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
+    from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
+    from dictionary_learning.trainers.top_k import AutoEncoderTopK
+
+    return {
+        "AutoEncoder": lambda: d.AutoEncoder(D, F),
+        "AutoEncoderNew": lambda: d.AutoEncoderNew(D, F),
+        "GatedAutoEncoder": lambda: d.GatedAutoEncoder(D, F),
+        "JumpReluAutoEncoder": lambda: d.JumpReluAutoEncoder(D, F),
+        "AutoEncoderTopK": lambda: AutoEncoderTopK(D, F, K),
+        "BatchTopKSAE": lambda: BatchTopKSAE(D, F, K),
+        "MatryoshkaBatchTopKSAE": lambda: MatryoshkaBatchTopKSAE(D, F, K, [16, 32]),
+    }
+
+
+def make_dictionary_learning(out: Path) -> None:
+    for seed, (name, build) in enumerate(dl_classes().items()):
+        sae = build()
+        lively(sae, 20 + seed)
+        if hasattr(sae, "threshold") and sae.threshold.ndim == 0:
+            sae.threshold.data.fill_(0.6)
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(sae.state_dict(), folder / "ae.pt")
+        trainer = {"dict_class": name, "activation_dim": D, "dict_size": F, "lm_name": "gpt2", "layer": 3}
+        trainer |= {"submodule_name": "resid_post_layer_3", "k": K}
+        (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {}}, indent=2))
+        codes = sae.encode(inputs())
+        store(folder, codes, sae.decode(codes))
+    # The file of an interrupted run: another layout under the same name, weights not scaled yet.
+    sae = dl_classes()["AutoEncoder"]()
+    lively(sae, 40)
+    folder = out / "interrupted"
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"step": 7, "ae": {k: v.clone() for k, v in sae.state_dict().items()}, "norm_factor": 2.5, "config": {}}
+    torch.save(state, folder / "ae.pt")
+    trainer = {"dict_class": "AutoEncoder", "activation_dim": D, "dict_size": F}
+    (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {}}, indent=2))
+    sae.scale_biases(2.5)
+    codes = sae.encode(inputs())
+    store(folder, codes, sae.decode(codes))
+
+
+def read_dictionary_learning(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    config = json.loads((folder / "config.json").read_text())["trainer"]
+    sae = dl_classes()[config["dict_class"]]()
+    sae.load_state_dict(torch.load(folder / "ae.pt", weights_only=True))
+    codes = sae.encode(inputs())
+    return codes, sae.decode(codes)
+
+
+# ---- sparsify -------------------------------------------------------------------------------------------------------
+
+
+def sparsify_outputs(sae: object) -> tuple[torch.Tensor, torch.Tensor]:
+    out = sae.encode(inputs())
+    codes = torch.zeros(N, F).scatter(1, out.top_indices.long(), out.top_acts.float())
+    return codes, sae.decode(out.top_acts, out.top_indices)
+
+
+def make_sparsify(out: Path) -> None:
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    sae = SparseCoder(D, SparseCoderConfig(num_latents=F, k=K), device="cpu", dtype=torch.float32)
+    lively(sae, 60)
+    folder = out / "layers.3"
+    folder.mkdir(parents=True, exist_ok=True)
+    sae.save_to_disk(folder)
+    store(folder, *sparsify_outputs(sae))
+
+
+def read_sparsify(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    from sparsify import SparseCoder
+
+    return sparsify_outputs(SparseCoder.load_from_disk(folder, device="cpu"))
+
+
+MAKERS = {"saelens": make_saelens, "dictionary_learning": make_dictionary_learning, "sparsify": make_sparsify}
+READERS = {
+    "saelens": read_saelens,
+    "gemma_scope": read_gemma_scope,
+    "dictionary_learning": read_dictionary_learning,
+    "sparsify": read_sparsify,
+}
+
+
+def read_all(library: str, root: Path) -> int:
+    """Open every folder under `root` with the library; how many differ from io.safetensors."""
+    wrong = 0
+    for folder in sorted(p.parent for p in root.glob("*/io.safetensors")):
+        expected = load_file(folder / "io.safetensors")
+        codes, rebuilt = READERS[library](folder)
+        worst = max(float((codes - expected["codes"]).abs().max()), float((rebuilt - expected["rebuilt"]).abs().max()))
+        wrong += worst > TOLERANCE
+        print(f"{library}\t{folder.name}\t{worst:.2e}\t{'same' if worst <= TOLERANCE else 'DIFFERENT'}")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["make", "read"])
+    parser.add_argument("library", choices=sorted(READERS))
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    with torch.no_grad():
+        if given.task == "make":
+            MAKERS[given.library](given.folder / given.library)
+            return 0
+        return int(read_all(given.library, given.folder) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
