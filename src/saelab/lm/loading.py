@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from saelab.core.errors import ArtefactError, MissingDependency, SaelabError, UserError, nearest
+from saelab.core.hardware import multiplies_bfloat16
 from saelab.lm.families import FAMILIES
 from saelab.lm.gguf_files import mend_tokenizer, read_once
 from saelab.lm.sources import Located
@@ -20,10 +21,15 @@ from saelab.lm.sources import Located
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """A torch dtype by name; a `UserError` lists the names."""
+def dtype_of(name: str, device: str = "cpu") -> torch.dtype:
+    """A torch dtype by name; "auto" is bfloat16 where the device multiplies it, else float32.
+
+    A `UserError` lists the names.
+    """
+    if name == "auto":
+        name = "bfloat16" if multiplies_bfloat16(device) else "float32"
     if name not in DTYPES:
-        raise UserError(f"{name!r} is not a dtype for a language model.", hint=nearest(name, DTYPES))
+        raise UserError(f"{name!r} is not a dtype for a language model.", hint=nearest(name, ["auto", *DTYPES]))
     return DTYPES[name]
 
 
@@ -40,7 +46,9 @@ def open_model(located: Located, *, dtype: str, device: str) -> tuple[nn.Module,
         with quiet(), read_once() if located.gguf else nullcontext():
             if located.gguf is None:
                 _refuse_unknown(AutoConfig.from_pretrained(folder, local_files_only=True))
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype), local_files_only=True, **extra)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype_of(dtype, device), local_files_only=True, **extra
+            )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **extra)
             if located.gguf is not None:
                 mend_tokenizer(tokenizer, located.path)

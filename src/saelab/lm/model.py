@@ -54,7 +54,7 @@ class LanguageModel:
 
         Raises `UserError` (unknown name, dtype or architecture), `FetchError` and `ArtefactError`.
         """
-        dtype_of(dtype)
+        dtype_of(dtype, device)
         located = locate(ref)
         model, tokenizer = open_model(located, dtype=dtype, device=device)
         return cls(model, tokenizer, reference=located.reference, name=located.name)

@@ -62,7 +62,9 @@ class ModelConfig(Config):
 
     lm: str = Field(description="Short name or reference of the language model.")
     name: str | None = Field(default=None, description="How it is called in tables; by default the end of `lm`.")
-    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="Type in which the LM runs.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="Type in which the LM runs; auto: bfloat16 where the machine multiplies it."
+    )
     grids: tuple[GridConfig, ...] = Field(min_length=1)
     paths: tuple[PathConfig, ...] = ()
 

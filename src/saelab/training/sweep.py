@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.hardware import multiplies_bfloat16
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import Sae, TrainConfig
 from saelab.training.config import Precision
@@ -104,7 +105,7 @@ def _shown(figures: list[list[Figures]], trainees: Sequence[Trainee]) -> dict[st
 def resolve(precision: Precision) -> torch.dtype:
     """The dtype of the large products."""
     if precision == "auto":
-        precision = "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
+        precision = "bfloat16" if multiplies_bfloat16() else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
