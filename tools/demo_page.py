@@ -50,7 +50,7 @@ def span(row: dict[str, Any], name: str = "", digits: int = 2) -> str:
 
 def learnt(summary: dict[str, Any]) -> str:
     """Fidelity, interpretability and utility of every SAE."""
-    head = "SAE, L0, FVU, random FVU, CE recovered, random CE recovered, dead, interpretability, utility".split(", ")
+    head = ["SAE", "L0", "FVU", "random FVU", "CE recovered", "random CE recovered", "dead", "interpretability", "utility"]
     rows = []
     for s in summary["saes"]:
         utility = "not steered" if s["utility"] is None else num(s["utility"]) + span(s, "utility_")
