@@ -8,7 +8,7 @@ from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 
 
-def run(study: Path, *, out: Path | None = None, json: bool = False) -> int:
+def run(study: Path, *, out: Path | None = None, scale: str | None = None, json: bool = False) -> int:
     """Run a study file.
 
     Parameters
@@ -16,19 +16,22 @@ def run(study: Path, *, out: Path | None = None, json: bool = False) -> int:
     study:
         The study file (YAML).
     out:
-        Run folder; by default runs/NAME beside where you stand.
+        Run folder; by default runs/NAME beside where you stand (runs/NAME-SCALE with a scale).
+    scale:
+        One of the scales that the file defines, such as small.
     json:
         Print the summary as JSON.
     """
-    return finish(study, out or Path("runs") / study.stem, as_json=json)
+    name = study.stem if scale is None else f"{study.stem}-{scale}"
+    return finish(study, out or Path("runs") / name, scale=scale, as_json=json)
 
 
-def finish(study: Path, out: Path, *, as_json: bool) -> int:
+def finish(study: Path, out: Path, *, scale: str | None = None, as_json: bool) -> int:
     """Run, report, and say where the page is."""
     from saelab.report.study import run_study
 
     with shown() as progress:
-        page = run_study(study, out, progress=progress)
+        page = run_study(study, out, scale=scale, progress=progress)
     summary = read_json(RunFolder(out).summary)
     if as_json:
         show_record(summary, as_json=True)

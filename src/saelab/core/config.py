@@ -42,14 +42,18 @@ class Config(BaseModel):
     @classmethod
     def from_yaml(cls: type[C], path: str | Path) -> C:
         """Read and validate a YAML file."""
-        path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text())
-        except FileNotFoundError:
-            raise UserError(f"There is no file {path}.", hint="Check the path.") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {error}") from None
-        return cls.parse(data, origin=str(path))
+        return cls.parse(read_yaml(path), origin=str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain data of a YAML file; a missing or broken one is a `UserError`."""
+    path = Path(path)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.", hint="Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
 
 
 def digest_of(data: Any) -> str:

@@ -1,8 +1,8 @@
 """From a study to its cells, and what they will cost. Nothing is computed or fetched here.
 
 The graph, for every model: text -> harvest -> train (a site's SAEs together) -> interp, select -> steer for every SAE
-of a steered grid, interp for the others, match for every step of a path; the judge is calibrated once per model; then
-stats over all.
+of a steered grid, interp for the others, match for every step of a path; the lexical judge is calibrated once per model;
+then stats over all.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import polars as pl
 
 from saelab.core.seeds import seed_of
 from saelab.study.cells import Cell, in_order
-from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, check_widths, sae_name, saes_of
+from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, check_widths, path_saes, saes_of
 
 # Rough seconds on two cores, for a 135M-parameter LM: only progress bars and plans use them.
 SECONDS = {
@@ -45,38 +45,49 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     tokens = study.text.train_contexts * study.text.context
     settings = lm | {"sites": sites} | study.harvest.model_dump(mode="json")
     harvest = Cell("harvest", model.key, settings, (text,), SECONDS["harvest"] * tokens)
-    trained = {site: _train(study, model, site, [s for s in saes if s.site == site], harvest) for site in sites}
-    settings = lm | {"instructions": study.instructions, "seed": study.seed}
+    runs = list(dict.fromkeys((s.site, s.seed) for s in saes))
+    trained = {run: _train(study, model, [s for s in saes if (s.site, s.seed) == run], harvest) for run in runs}
+    settings = _asked(model) | {"instructions": study.instructions, "seed": study.seed}
     settings |= {"max_new_tokens": study.steering.max_new_tokens}
     calibrate = Cell("calibrate", model.key, settings, (), SECONDS["calibrate"])
     ends = []
     for sae in saes:
         check_widths(sae)
-        ends += _sae_cells(study, sae, text, trained[sae.site], calibrate)
+        ends += _sae_cells(study, sae, text, trained[sae.site, sae.seed], calibrate)
     return ends + [c for path in model.paths for c in _match_cells(study, model, path, text, trained)]
 
 
-def _train(study: StudyConfig, model: ModelConfig, site: str, saes: Sequence[SaeSpec], harvest: Cell) -> Cell:
+def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> Cell:
+    site, seed = saes[0].site, saes[0].seed
+    own = (seed,) if seed else ()
     settings = {
         # Its own seed for every site: SAEs that start from the same weights are matched by their start (see LOG.md).
-        "seed": seed_of(study.seed, "training", model.key, site),
+        "seed": seed_of(study.seed, "training", model.key, site, *own),
         "saes": {s.name: {"architecture": s.architecture, "level": s.level, "d_sae": s.d_sae} for s in saes},
         "training": study.training.model_dump(mode="json"),
     }
     work = study.training.steps * study.training.batch * 576 * sum(s.d_sae for s in saes)
-    return Cell("train", f"{model.key}.{site}", settings, (harvest,), SECONDS["train"] * work)
+    return Cell("train", ".".join([model.key, site, *(f"s{i}" for i in own)]), settings, (harvest,), SECONDS["train"] * work)
 
 
 def _sae_cells(study: StudyConfig, sae: SaeSpec, text: Cell, train: Cell, calibrate: Cell) -> list[Cell]:
     lm = {"lm": sae.model.lm, "dtype": sae.model.dtype}
-    settings = lm | study.interp.model_dump(mode="json")
+    settings = lm | study.interp.model_dump(mode="json") | study.judge.identity
     interp = Cell("interp", sae.name, settings, (text, train), SECONDS["interp"])
     if not sae.steer:
         return [interp]
     settings = lm | study.selection.model_dump(mode="json")
     select = Cell("select", sae.name, settings, (interp,), SECONDS["select"] * sae.d_sae)
-    settings = lm | study.steering.model_dump(mode="json") | {"instructions": study.instructions}
-    return [Cell("steer", sae.name, settings, (interp, select, calibrate), SECONDS["steer"] * _steered_tokens(study))]
+    settings = _asked(sae.model) | study.steering.model_dump(mode="json") | {"instructions": study.instructions}
+    settings |= study.judge.identity
+    inputs = (interp, select, calibrate) if study.judge.lexical else (interp, select)
+    return [Cell("steer", sae.name, settings, inputs, SECONDS["steer"] * _steered_tokens(study))]
+
+
+def _asked(model: ModelConfig) -> dict[str, str]:
+    """The settings of a model that answers instructions."""
+    own = {"lm": model.lm, "dtype": model.dtype}
+    return own if model.template is None else own | {"template": model.template}
 
 
 def _steered_tokens(study: StudyConfig) -> int:
@@ -86,17 +97,18 @@ def _steered_tokens(study: StudyConfig) -> int:
 
 
 def _match_cells(
-    study: StudyConfig, model: ModelConfig, path: PathConfig, text: Cell, trained: dict[str, Cell]
+    study: StudyConfig, model: ModelConfig, path: PathConfig, text: Cell, trained: dict[tuple[str, int], Cell]
 ) -> list[Cell]:
-    names = [sae_name(study, model, path.architecture, path.level, s) for s in path.sites]
+    saes = path_saes(study, model, path)
+    names = [s.name for s in saes]
     settings = {"lm": model.lm, "dtype": model.dtype} | study.matching.model_dump(mode="json")
     cells: list[Cell] = []
-    sites = [s.site for name in names for s in saes_of(study) if s.name == name]
+    runs = [trained[s.site, s.seed] for s in saes]
     for i, (first, second) in enumerate(pairwise(names)):
-        inputs = (text, trained[sites[i]], trained[sites[i + 1]])
+        inputs = (text, runs[i], runs[i + 1])
         cells.append(Cell("match", f"{first}--{second}", settings, inputs, SECONDS["match"]))
     if len(names) > 2:  # end to end: the composition of the steps beside the direct matching
-        inputs = (text, trained[sites[0]], trained[sites[-1]], *cells)
+        inputs = (text, runs[0], runs[-1], *cells)
         cells.append(Cell("match", f"{names[0]}--{names[-1]}", settings | {"path": names}, inputs, SECONDS["match"]))
     return cells
 
