@@ -43,6 +43,10 @@ class GridConfig(Config):
     steer: bool = Field(
         default=True, description="Whether features are selected and steered with, or only trained and scored."
     )
+    options: dict[str, float | int | str] = Field(
+        default_factory=dict,
+        description="Other settings of their training configs, such as lr, lr_decay or preset: paper.",
+    )
 
     @model_validator(mode="after")
     def _sites_parse_and_widths_are_positive(self) -> "GridConfig":
@@ -130,6 +134,7 @@ class SaeSpec(Config):
     d_sae: int
     seed: int
     steer: bool
+    options: dict[str, float | int | str]
 
 
 def saes_of(study: StudyConfig) -> list[SaeSpec]:
@@ -144,6 +149,7 @@ def saes_of(study: StudyConfig) -> list[SaeSpec]:
             d_sae=width,
             seed=seed,
             steer=grid.steer,
+            options=grid.options,
         )
         for model in study.models
         for grid in model.grids
