@@ -82,9 +82,7 @@ class LanguageModel:
         model = copy.deepcopy(self._decoder.model)
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype_of(dtype))
-        return LanguageModel(
-            model, self.tokenizer, reference=self.reference, name=self.name, plain=self._tokens.plain
-        )
+        return LanguageModel(model, self.tokenizer, reference=self.reference, name=self.name, plain=self._tokens.plain)
 
     def tokenize(self, texts: Sequence[str], *, bos: bool = True) -> list[list[int]]:
         """Token ids of each text, with one BOS first where `bos` and the model has one."""

@@ -51,8 +51,8 @@ class Tokens:
     def chat(self, instruction: str) -> list[int]:
         """The instruction in the model's chat template, up to where its answer begins.
 
-        A BOS stands first where the template writes one; none is added (Qwen, for instance, wants none). A model without
-        a chat template is asked in the plain template it was given, after its BOS.
+        A BOS stands first where the template writes one; none is added (Qwen, for instance, wants none). A model
+        without a chat template is asked in the plain template it was given, after its BOS.
         """
         if not self.tokenizer.chat_template:
             if self.plain is None:

@@ -1,24 +1,24 @@
-"""From a study to its cells, and what they will cost. Nothing is computed or fetched here.
+"""From a study to its cells. Nothing is computed or fetched here.
 
 The graph, for every model: text -> harvest -> train (a site's SAEs together) -> interp, select -> steer for every SAE
-of a steered grid, interp for the others, match for every step of a path; the lexical judge is calibrated once per model;
-then stats over all.
+of a steered grid, interp for the others, match for every step of a path; the lexical judge is calibrated once per
+model; then stats over all.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-import polars as pl
-
 from saelab.core.seeds import seed_of
+from saelab.steering.plan import budget
 from saelab.study.cells import Cell, in_order
+from saelab.study.sizes import BASE, size_of
 from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, check_widths, path_saes, saes_of
 
-# Rough seconds on two cores, for a 135M-parameter LM: only progress bars and plans use them.
+# Rough seconds on two cores, for a 135M-parameter LM (sizes.py scales them): only progress bars and plans use them.
 SECONDS = {
     "text": 8.0,
     "harvest": 1 / 2500,  # per token
-    "train": 2e-11,  # per step, batch row, input width (taken as 576) and feature
+    "train": 2e-11,  # per step, batch row, input width and feature
     "interp": 6.0,
     "select": 1 / 1000,  # per feature
     "calibrate": 15.0,
@@ -44,12 +44,12 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     text = Cell("text", model.key, {"lm": model.lm} | study.text.model_dump(mode="json"), (), SECONDS["text"])
     tokens = study.text.train_contexts * study.text.context
     settings = lm | {"sites": sites} | study.harvest.model_dump(mode="json")
-    harvest = Cell("harvest", model.key, settings, (text,), SECONDS["harvest"] * tokens)
+    harvest = Cell("harvest", model.key, settings, (text,), SECONDS["harvest"] * tokens * _weight(model))
     runs = list(dict.fromkeys((s.site, s.seed) for s in saes))
     trained = {run: _train(study, model, [s for s in saes if (s.site, s.seed) == run], harvest) for run in runs}
     settings = _asked(model) | {"instructions": study.instructions, "seed": study.seed}
     settings |= {"max_new_tokens": study.steering.max_new_tokens}
-    calibrate = Cell("calibrate", model.key, settings, (), SECONDS["calibrate"])
+    calibrate = Cell("calibrate", model.key, settings, (), SECONDS["calibrate"] * _weight(model))
     ends = []
     for sae in saes:
         check_widths(sae)
@@ -68,22 +68,23 @@ def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harv
         },
         "training": study.training.model_dump(mode="json"),
     }
-    work = study.training.steps * study.training.batch * 576 * sum(s.d_sae for s in saes)
-    return Cell("train", ".".join([model.key, site, *(f"s{i}" for i in own)]), settings, (harvest,), SECONDS["train"] * work)
+    work = study.training.steps * study.training.batch * size_of(model.lm).d_model * sum(s.d_sae for s in saes)
+    name = ".".join([model.key, site, *(f"s{i}" for i in own)])
+    return Cell("train", name, settings, (harvest,), SECONDS["train"] * work)
 
 
 def _sae_cells(study: StudyConfig, sae: SaeSpec, text: Cell, train: Cell, calibrate: Cell) -> list[Cell]:
-    lm = {"lm": sae.model.lm, "dtype": sae.model.dtype}
+    lm, weight = {"lm": sae.model.lm, "dtype": sae.model.dtype}, _weight(sae.model)
     settings = lm | study.interp.model_dump(mode="json") | study.judge.identity
-    interp = Cell("interp", sae.name, settings, (text, train), SECONDS["interp"])
+    interp = Cell("interp", sae.name, settings, (text, train), SECONDS["interp"] * weight)
     if not sae.steer:
         return [interp]
     settings = lm | study.selection.model_dump(mode="json")
-    select = Cell("select", sae.name, settings, (interp,), SECONDS["select"] * sae.d_sae)
+    select = Cell("select", sae.name, settings, (interp,), SECONDS["select"] * sae.d_sae * weight)
     settings = _asked(sae.model) | study.steering.model_dump(mode="json") | {"instructions": study.instructions}
     settings |= study.judge.identity
     inputs = (interp, select, calibrate) if study.judge.lexical else (interp, select)
-    return [Cell("steer", sae.name, settings, inputs, SECONDS["steer"] * _steered_tokens(study))]
+    return [Cell("steer", sae.name, settings, inputs, SECONDS["steer"] * _steered_tokens(study) * weight)]
 
 
 def _asked(model: ModelConfig) -> dict[str, str]:
@@ -94,8 +95,13 @@ def _asked(model: ModelConfig) -> dict[str, str]:
 
 def _steered_tokens(study: StudyConfig) -> int:
     c = study.steering
-    features = c.n_random + 2 * c.top_per_direction + c.top_output + c.n_control
-    return features * (len(c.factors) * c.n_dev + c.n_test) * c.max_new_tokens
+    features = c.n_random + 2 * c.top_per_direction + c.top_output
+    return budget(c, features + c.n_control, features).tokens
+
+
+def _weight(model: ModelConfig) -> float:
+    """How much longer than for the base model a pass of the LM takes."""
+    return size_of(model.lm).parameters / BASE.parameters
 
 
 def _match_cells(
@@ -113,36 +119,3 @@ def _match_cells(
         inputs = (text, runs[0], runs[-1], *cells)
         cells.append(Cell("match", f"{names[0]}--{names[-1]}", settings | {"path": names}, inputs, SECONDS["match"]))
     return cells
-
-
-def plan_table(study: StudyConfig) -> pl.DataFrame:
-    """One row per stage: cells and estimated minutes on two cores with a 135M-parameter LM; a total last."""
-    cells = cells_of(study)
-    stages = list(dict.fromkeys(c.stage for c in cells))
-    rows = [
-        {
-            "stage": stage,
-            "cells": sum(c.stage == stage for c in cells),
-            "minutes": round(sum(c.estimate for c in cells if c.stage == stage) / 60, 1),
-        }
-        for stage in stages
-    ]
-    rows.append({"stage": "total", "cells": len(cells), "minutes": round(sum(c.estimate for c in cells) / 60, 1)})
-    return pl.DataFrame(rows)
-
-
-def disk_bytes(study: StudyConfig, d_in: int) -> int:
-    """What a run keeps on disk, roughly: activations (bf16) and weights (fp32)."""
-    tokens = study.text.train_contexts * study.text.context
-    total = 0
-    for model in study.models:
-        saes = [s for s in saes_of(study) if s.model == model]
-        total += tokens * d_in * 2 * len({s.site for s in saes}) + sum(8 * d_in * s.d_sae for s in saes)
-    return total
-
-
-def judged_texts(study: StudyConfig) -> int:
-    """Generations that a judge reads in the whole study (each on three rubrics)."""
-    c = study.steering
-    features = c.n_random + 2 * c.top_per_direction + c.top_output + c.n_control
-    return sum(s.steer for s in saes_of(study)) * features * (len(c.factors) * c.n_dev + c.n_test)

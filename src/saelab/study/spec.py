@@ -92,6 +92,13 @@ class ModelConfig(Config):
         return self.name or self.lm.split("@")[0].rstrip("/").split("/")[-1].split("!")[-1].split("#")[0]
 
 
+class ResourcesConfig(Config):
+    """What a cell asks of a cluster (processors are asked for by the number of threads). No part of any result."""
+
+    memory_gb: float = Field(default=4.0, gt=0, description="Memory of one cell in GiB.")
+    gpus: float = Field(default=0.0, ge=0, description="Accelerators of one cell; a fraction shares one.")
+
+
 class StudyConfig(Config):
     """A whole study."""
 
@@ -109,6 +116,7 @@ class StudyConfig(Config):
         default=None, description="A file of instructions; by default the forty that are shipped."
     )
     matching: MatchConfig = MatchConfig()
+    resources: ResourcesConfig = ResourcesConfig()
     resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples and permutations of the statistics.")
 
     @model_validator(mode="after")
