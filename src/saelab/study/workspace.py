@@ -12,12 +12,14 @@ from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
 from saelab.interp.run import SiteText, prepare
+from saelab.judges.client import Judge
 from saelab.judges.steering_lexical import Calibration
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
+from saelab.study.judging import open_judge
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 from saelab.text.instructions import load_instructions
 from saelab.text.pack import PackedText
@@ -25,13 +27,23 @@ from saelab.text.pack import PackedText
 TRAIN, HELD_OUT = "train", "held_out"
 
 
+def load_lm(model: ModelConfig) -> LanguageModel:
+    """The language model of a study file's entry."""
+    own = {} if model.template is None else {"plain": model.template}
+    return LanguageModel.load(model.lm, dtype=model.dtype, **own)
+
+
 @dataclass
 class Workspace:
-    """One study in one process."""
+    """One study in one process.
+
+    asked: the judge where another process holds it; None opens the study's own when it is first asked for.
+    """
 
     study: StudyConfig
     run: RunFolder
     progress: Progress = SILENT
+    asked: Judge | None = None
     _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @cached_property
@@ -51,7 +63,7 @@ class Workspace:
 
     def lm(self, model: ModelConfig) -> LanguageModel:
         """The model in the dtype of the study; one model at a time is kept."""
-        return self._keep("lm", model.key, lambda: LanguageModel.load(model.lm, dtype=model.dtype))
+        return self._keep("lm", model.key, lambda: load_lm(model))
 
     def text(self, model: ModelConfig, part: str) -> PackedText:
         """The packed text of a model: `train` or `held_out`."""
@@ -83,6 +95,11 @@ class Workspace:
             )
 
         return self._keep("site text", (spec.model.key, spec.site), read)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The study's judge where it is not the lexical one."""
+        return self.asked or open_judge(self.study.judge, self.run)
 
     def calibration(self, model: ModelConfig) -> Calibration:
         """The cuts of the embedded judge for a model."""
