@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from saelab.matching.assignment import assign, sinkhorn_prices
+from saelab.matching.assignment import assign
 from saelab.matching.baselines import greedy, mutual_nearest, random_pairs
 from saelab.matching.certificate import price
 from saelab.matching.cost import Costs
 from saelab.matching.partial import match_partially, null_reject
+from saelab.matching.prices import hot_prices
 
 
 def unit(x: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def test_any_prices_give_a_valid_bound() -> None:
     a, b = instance("clustered", 600, 32, 5)
     costs = Costs(a, b)
     optimum = assign(costs).cost
-    u, v = (p.double().numpy() for p in sinkhorn_prices(costs))
+    u, v = (p.double().numpy() for p in hot_prices(costs))
     assert price(costs, u, v).lower_bound <= optimum + 1e-9
     assert price(costs, u + 1.0, v).lower_bound <= optimum + 1e-9, "also for prices that are far too high"
 
