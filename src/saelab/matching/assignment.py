@@ -162,9 +162,7 @@ def greedy_full(
     return np.arange(n), partner
 
 
-def sparse_assignment(
-    edges: Edges, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " n"]
-) -> Int[np.ndarray, " n"]:
+def sparse_assignment(edges: Edges, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """The cheapest full matching on the edges (LAPMOD; scipy's sparse solver can hang on ties).
 
     It is given reduced costs, which have the same optimum and leave little to do where the prices are good.

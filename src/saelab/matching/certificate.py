@@ -35,11 +35,12 @@ def price(costs: Costs, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"], 
     loose = 0.0
     for part, block in costs.blocks(rows=-ut, columns=-vt):
         rows, columns = (block < slack).nonzero(as_tuple=True)
-        if len(rows) > MOST_PER_ROW * block.shape[0]:  # poor prices: the worst of every row say enough
+        most = MOST_PER_ROW * len(block)
+        if len(rows) > most and int((block < -slack).sum()) > most:  # poor prices: the worst of every row say enough
             columns = block.topk(min(MOST_PER_ROW, block.shape[1]), dim=1, largest=False).indices
-            rows = torch.arange(block.shape[0]).repeat_interleave(columns.shape[1])
+            rows = torch.arange(len(block), device=device).repeat_interleave(columns.shape[1])
             columns = columns.flatten()
-            loose += slack * block.shape[0]
+            loose += 2 * slack * len(block)  # the least of what is left is no lower than the least listed, up to this
         i, j = rows.cpu().numpy() + part.start, columns.cpu().numpy()
         r = costs.edges(i, j) - u[i] - v[j]
         negative = r < 0

@@ -78,9 +78,7 @@ def starts_of(groups: Int[np.ndarray, " E"]) -> Int[np.ndarray, " G"]:
     return np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
 
 
-def _soft_minimum(
-    x: Float[np.ndarray, " E"], starts: Int[np.ndarray, " G"], epsilon: float
-) -> Float[np.ndarray, " G"]:
+def _soft_minimum(x: Float[np.ndarray, " E"], starts: Int[np.ndarray, " G"], epsilon: float) -> Float[np.ndarray, " G"]:
     least = np.minimum.reduceat(x, starts)
     lengths = np.diff(np.r_[starts, len(x)])
     mass = np.add.reduceat(np.exp((np.repeat(least, lengths) - x) / epsilon), starts)
