@@ -18,6 +18,13 @@ def multiplies_bfloat16(device: str = "cpu") -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def threads() -> int:
+    """How many threads torch uses: one per core unless told otherwise."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 @contextmanager
 def side_by_side(jobs: int) -> Iterator[ThreadPoolExecutor]:
     """A pool of as many threads as torch has (or jobs, if fewer), which share torch's own among them.
@@ -27,12 +34,12 @@ def side_by_side(jobs: int) -> Iterator[ThreadPoolExecutor]:
     """
     import torch
 
-    threads = torch.get_num_threads()
-    workers = max(1, min(jobs, threads, os.cpu_count() or 1))
-    torch.set_num_threads(max(1, threads // workers))
+    before = threads()
+    workers = max(1, min(jobs, before, os.cpu_count() or 1))
+    torch.set_num_threads(max(1, before // workers))
     pool = ThreadPoolExecutor(workers)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

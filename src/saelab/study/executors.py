@@ -5,17 +5,23 @@ where all that is left is being done elsewhere. The executor knows keys, order a
 function it is given.
 """
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from saelab.core.errors import SaelabError, UserError
+from saelab.core.hardware import side_by_side, threads
 from saelab.core.progress import SILENT, Progress, Task
 from saelab.store.ledger import Ledger
 from saelab.study.cells import Cell
 
 Work = Callable[[Cell], list[Path]]
+# Stages that keep all cores busy by themselves.
+ALONE = frozenset({"text", "harvest", "train", "stats"})
 PATIENCE = 0.3  # seconds between two looks at what another process holds
 
 
@@ -70,17 +76,48 @@ class Queue:
             )
 
 
-def run_in_process(cells: Sequence[Cell], work: Work, ledger: Ledger, progress: Progress = SILENT) -> list[Cell]:
+class Stoppable:
+    """A progress display through which work is stopped: after `stop`, the next advance of any task raises."""
+
+    def __init__(self, shown: Progress):
+        self._shown, self._stopped = shown, threading.Event()
+
+    def stop(self) -> None:
+        """Ask all that reports here to end."""
+        self._stopped.set()
+
+    @contextmanager
+    def task(self, name: str, total: int | None = None, unit: str = "") -> Iterator[Task]:
+        with self._shown.task(name, total, unit) as inner:
+            yield _StoppableTask(inner, self._stopped)
+
+
+@dataclass
+class _StoppableTask:
+    inner: Task
+    stopped: threading.Event
+
+    def advance(self, amount: int = 1, **figures: float | int | str) -> None:
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+        self.inner.advance(amount, **figures)
+
+
+def run_in_process(cells: Sequence[Cell], work: Work, ledger: Ledger, progress: Stoppable | None = None) -> list[Cell]:
     """Run the cells, inputs first, and return those that were actually run here.
 
-    work(cell) returns the artefact files it wrote, inside the ledger's folder. Raises what `work` raises, after
-    recording it.
+    work(cell) returns the artefact files it wrote, inside the ledger's folder, and reports to `progress`. Stages of
+    `ALONE` share torch's threads among their own parts; other cells run side by side, one thread each, so the bytes
+    do not depend on the number of cores. Raises what `work` raises, after recording it and stopping the others.
     """
-    ran = []
+    progress = progress or Stoppable(SILENT)
+    ran: list[Cell] = []
     with progress.task("study", total=total_of(cells), unit="s (estimated)") as bar:
         queue = Queue(cells, ledger, bar)
         while queue.open:
             cell = queue.take()
+            while cell is not None and cell.stage not in ALONE:
+                cell = _beside(cell, queue, work, progress, ran)
             if cell is not None:
                 _run_one(cell, work, ledger)
                 queue.close(cell)
@@ -88,6 +125,32 @@ def run_in_process(cells: Sequence[Cell], work: Work, ledger: Ledger, progress: 
             elif queue.open:
                 time.sleep(PATIENCE)
     return ran
+
+
+def _beside(first: Cell, queue: Queue, work: Work, progress: Stoppable, ran: list[Cell]) -> Cell | None:
+    """Run cells side by side, from `first` on, until none is ready or one must run alone, which is returned."""
+    workers = threads()
+    with side_by_side(workers) as pool:
+        running: dict[Future[None], Cell] = {pool.submit(_run_one, first, work, queue.ledger): first}
+        after: Cell | None = None
+        try:
+            while running:
+                while after is None and len(running) < workers and (cell := queue.take()) is not None:
+                    if cell.stage in ALONE:
+                        after = cell
+                    else:
+                        running[pool.submit(_run_one, cell, work, queue.ledger)] = cell
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    cell = running.pop(future)
+                    queue.close(cell)
+                    ran.append(cell)
+        except BaseException:
+            progress.stop()
+            if after is not None:
+                queue.ledger.fail(after.key, "stopped before it began")
+            raise
+    return after
 
 
 def total_of(cells: Sequence[Cell]) -> int:

@@ -12,7 +12,7 @@ from saelab.store.files import write_text
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.study.cells import in_order
-from saelab.study.executors import run_in_process
+from saelab.study.executors import Stoppable, run_in_process
 from saelab.study.on_ray import RayPlace, run_on_ray
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig
@@ -56,8 +56,9 @@ def run(
         if threads is not None:
             torch.set_num_threads(threads)
         threads = torch.get_num_threads()
-        work = Workspace(study, folder, progress)
-        ran = run_in_process(cells, lambda cell: do(cell, work), ledger, progress)
+        shown = Stoppable(progress)
+        work = Workspace(study, folder, shown)
+        ran = run_in_process(cells, lambda cell: do(cell, work), ledger, shown)
     if stages is None and (ran or not folder.results.exists() or not folder.summary.exists()):
         write_summary(study, folder, ledger, {"this_call": time.perf_counter() - start}, threads)
     return folder

@@ -6,6 +6,7 @@ are needed to make another workspace of the same study in another process.
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 from saelab.activations.shards import ActivationShards
@@ -45,6 +46,7 @@ class Workspace:
     progress: Progress = SILENT
     asked: Judge | None = None
     _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    _lock: Any = field(default_factory=RLock)
 
     @cached_property
     def saes(self) -> dict[str, SaeSpec]:
@@ -107,8 +109,9 @@ class Workspace:
         return Calibration.parse(read_json(path), origin=str(path))
 
     def _keep(self, kind: str, key: Any, open_it: Any) -> Any:
-        """The last thing opened of each kind."""
-        if kind not in self._kept or self._kept[kind][0] != key:
-            self._kept.pop(kind, None)  # let the former go before the next is read
-            self._kept[kind] = (key, open_it())
-        return self._kept[kind][1]
+        """The last thing opened of each kind; cells that run side by side wait for one opening."""
+        with self._lock:
+            if kind not in self._kept or self._kept[kind][0] != key:
+                self._kept.pop(kind, None)  # let the former go before the next is read
+                self._kept[kind] = (key, open_it())
+            return self._kept[kind][1]
