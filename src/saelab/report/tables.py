@@ -4,7 +4,7 @@ Pure functions from polars frames (the artefact tables) to `cells.Table`. Every 
 is also in one of these tables. Reads nothing, draws nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import polars as pl
@@ -326,6 +326,17 @@ def matchings(pairs: tuple[Pair, ...]) -> Table:
             cells = (text(f"{pair.label}, step by step", note), BLANK, BLANK, score, BLANK, variance, change)
             rows.append(Row(cells))
     return Table("Matchings", columns, tuple(rows))
+
+
+def classes(pairs: Sequence[Pair]) -> Table:
+    """What becomes of the features of each site at the next."""
+    names = ("carried on", "changed", "died", "born", "ambiguous")
+    columns = (Column("Sites", kind="text"), *(Column(words.upper(n)) for n in names))
+    rows = []
+    for pair in pairs:
+        counts = pair.quality["classes"]
+        rows.append(Row((text(pair.label), *(figure(counts.get(n), 0, why="not counted") for n in names))))
+    return Table("Features by what becomes of them", columns, tuple(rows))
 
 
 def certificate(quality: dict[str, Any]) -> str:
