@@ -5,11 +5,11 @@
 
 Papers' procedure: for each feature, a hook on the block that adds alpha * W_dec[f], and two forward passes of the
 prefix (with and without it) through transformers, batch 1, the score from the last position's probabilities. It is run
-on a sample of features and given per feature. `--features` restarts only so many (the cost is linear in them). Prints a
-Markdown table: milliseconds per feature (wall and processor), speed-up by processor time (what other processes take does
-not count), the largest difference of any criterion on the sample, rank correlation of the bfloat16 mode (only where the
-machine multiplies bfloat16), peak memory. The dictionary is random unit rows: cost and exactness do not depend on what
-the features mean.
+on a sample of features and given per feature. `--features` restarts only so many (the cost is linear in them). Prints
+a Markdown table: milliseconds per feature (wall and processor), speed-up by processor time (what other processes take
+does not count), the largest difference of any criterion on the sample, rank correlation of the bfloat16 mode (only
+where the machine multiplies bfloat16), peak memory. The dictionary is random unit rows: cost and exactness do not
+depend on what the features mean.
 """
 
 import argparse
@@ -93,10 +93,8 @@ def timed(name: str, features: int, work: object) -> Timed:
 
 def line(one: Timed, plain: Timed, apart: str = "", ranks: str = "") -> None:
     """One row of the table."""
-    print(
-        f"| {one.name} | {one.wall:.2f} | {one.processor:.2f} | {plain.processor / one.processor:.1f} | {apart} | {ranks} |",
-        flush=True,
-    )
+    faster = f"{plain.processor / one.processor:.1f}"
+    print(f"| {one.name} | {one.wall:.2f} | {one.processor:.2f} | {faster} | {apart} | {ranks} |", flush=True)
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ every concept, so an interrupted run fits none twice.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,10 @@ class ConceptsConfig(Config):
         default=tuple(METHODS), min_length=1, description="Fitted methods; sae_feature and sae_auroc need an SAE."
     )
     max_tokens: int = Field(default=192, ge=8, description="Longest text read, in tokens.")
-    fit_texts: int = Field(default=72, ge=2, description="Texts of each kind that SSV and ReFT-r1 train on.")
+    n_train: int = Field(default=72, ge=2, description="Training texts of each kind, at most.")
+    fit_texts: int = Field(default=72, ge=1, description="How many of each kind SSV and ReFT-r1 train on.")
     fit_epochs: int = Field(default=3, ge=1, description="Epochs of SSV and ReFT-r1.")
+    fit_batch: int = Field(default=6, ge=1, description="Texts per step of SSV and ReFT-r1.")
     prompting: bool = Field(default=True, description="Ask for the concept in words beside the directions.")
     steering: UtilityConfig = Field(default=UtilityConfig(), description="Factors, instructions, texts and seed.")
 
@@ -186,8 +188,8 @@ class _Fitted:
         """The concept's training texts; the negatives of a genre are read once."""
         lm, site, texts = self.inputs.lm, self.config.site, axbench.training_texts(self.inputs.folder, concept)
         positive = np.array([kind == POSITIVE for kind in texts.kinds])
-        shown = [p for p, k in zip(texts.pairs, positive, strict=True) if k]
-        others = [p for p, k in zip(texts.pairs, positive, strict=True) if not k]
+        shown = [p for p, k in zip(texts.pairs, positive, strict=True) if k][: self.config.n_train]
+        others = [p for p, k in zip(texts.pairs, positive, strict=True) if not k][: self.config.n_train]
         if concept.genre not in self._negatives:
             self._negatives[concept.genre] = read(lm, site, others, max_tokens=self.config.max_tokens)
         rows = joined(read(lm, site, shown, max_tokens=self.config.max_tokens), self._negatives[concept.genre])
@@ -196,11 +198,12 @@ class _Fitted:
 
     def _direction(self, method: str, examples: Examples) -> Direction:
         config, sae, seed = self.config, self.inputs.sae, self.config.steering.seed
-        fit = Fit(epochs=config.fit_epochs, texts=config.fit_texts, max_tokens=config.max_tokens)
+        size = {"epochs": config.fit_epochs, "batch": config.fit_batch, "texts": config.fit_texts}
+        fit = Fit(**size, max_tokens=config.max_tokens)
         if method == "ssv":
             return ssv(examples, seed=seed, fit=fit)
         if method == "reft_r1":
-            return reft_r1(examples, seed=seed, fit=Fit(**{**vars(fit), "clip": 1.0}))
+            return reft_r1(examples, seed=seed, fit=replace(fit, clip=1.0))
         if sae is None or method not in OF_AN_SAE:
             return method_of(method)(examples, seed=seed)
         if method == AUROC:
