@@ -33,19 +33,28 @@ def contexts_table(
     """Up to `count` contexts of each feature; strings: how each id of the vocabulary reads."""
     radius, passages = finder.config.radius, finder.passages
     tokens, documents = passages.tokens.reshape(-1), passages.documents.reshape(-1)
-    rows = []
+    owners, centres, heights = [], [], []
     for feature in features:
         places, values = codes.of(feature)
         here = finder.is_centre[places]
-        centres = top_peaks(places[here], values[here], SEARCHED * count, 2 * radius + 1)
-        centres = _distinct(tokens, centres)[:count]
-        windows = window_places(centres, radius)
-        heights = values_at(places, values, windows)
-        rows += [
-            (feature, rank, [strings[i] for i in tokens[window].tolist()], height.tolist(), radius, int(documents[at]))
-            for rank, (at, window, height) in enumerate(zip(centres, windows, heights, strict=True))
-        ]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+        found = top_peaks(places[here], values[here], SEARCHED * count, 2 * radius + 1)
+        centres.append(_distinct(tokens, found)[:count])
+        heights.append(values_at(places, values, window_places(centres[-1], radius)))
+        owners.append(np.full(len(centres[-1]), feature))
+    if not owners:
+        return pl.DataFrame(schema=SCHEMA)
+    at, feature = np.concatenate(centres), np.concatenate(owners)
+    # One gather and one reshape for all windows: a Python list per window takes ten times as long.
+    shown = pl.Series(strings).gather(tokens[window_places(at, radius)].reshape(-1))
+    columns = {
+        "feature": feature,
+        "rank": np.concatenate([np.arange(len(c)) for c in centres]),
+        "tokens": shown.reshape((len(at), 2 * radius + 1)),
+        "activations": pl.Series(np.concatenate(heights).reshape(-1)).reshape((len(at), 2 * radius + 1)),
+        "peak": np.full(len(at), radius),
+        "document": documents[at],
+    }
+    return pl.DataFrame(columns).cast(SCHEMA)  # pyright: ignore[reportArgumentType]
 
 
 def _distinct(tokens: Int[np.ndarray, " P"], centres: Int[np.ndarray, " W"]) -> Int[np.ndarray, " _"]:

@@ -13,7 +13,7 @@ the blocks above. Source: SAEBench `core` (0.6.0), with its explained variance a
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -56,6 +56,17 @@ class SiteReading:
     def rows(self) -> Float[Tensor, "M D"]:
         """The kept activations, flattened."""
         return self.hidden[self.kept]
+
+    def spread(self, contexts: int) -> "SiteReading":
+        """So many of its contexts, evenly spread over them, with the mean of all."""
+        part = torch.linspace(0, len(self.tokens) - 1, min(contexts, len(self.tokens))).round().long()
+        return replace(
+            self,
+            tokens=self.tokens[part],
+            hidden=self.hidden[part],
+            kept=self.kept[part],
+            scored=self.scored[part],
+        )
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,12 @@ FEATURES = {
 class InterpConfig(Config):
     """Settings of fidelity and automated interpretability."""
 
-    fidelity_contexts: int = Field(default=64, ge=1, description="Held-out contexts on which fidelity is measured.")
+    fidelity_contexts: int = Field(default=64, ge=1, description="Held-out contexts on which L0 and FVU are measured.")
+    spliced_contexts: int = Field(
+        default=64,
+        ge=1,
+        description="How many of them, evenly spread, on which the LM runs on with the SAE spliced in.",
+    )
     batch_contexts: int = Field(default=8, ge=1, description="Contexts per pass of the LM.")
     window_rows: int = Field(default=120_000, ge=1, description="Rows of activations to describe and test features on.")
     n_scored: int = Field(default=300, ge=0, description="Live features, drawn at random, whose description is tested.")
@@ -74,6 +79,7 @@ class SiteText:
     config: InterpConfig
     lm: LanguageModel
     reading: fid.SiteReading
+    spliced: fid.SiteReading
     baselines: fid.Baselines
     finder: WindowFinder
     rows: Float[Tensor, "N D"]
@@ -87,7 +93,7 @@ class SiteText:
         if key not in self.controls:
             rows = self.reading.rows
             random = fid.RandomDictionary.fit(rows, *key, seed=self.config.seed)
-            spliced = _mean_nll(self.lm, self.reading, lambda x: random.decode(random.encode(x)))
+            spliced = _mean_nll(self.lm, self.spliced, lambda x: random.decode(random.encode(x)))
             quality = fid.reconstruction_of(random.encode, random.decode, rows)
             recovered, zero = self.baselines.recovered(spliced)
             self.controls[key] = {
@@ -122,14 +128,15 @@ def prepare(
         part = _first(held_out, config.fidelity_contexts)
         reading = fid.read_site(lm, part, site, batch_size=config.batch_contexts)
         task.advance()
-        baselines = fid.baselines_of(lm, reading)
+        spliced = reading.spread(config.spliced_contexts)
+        baselines = fid.baselines_of(lm, spliced)
         task.advance(3)
     rows, places = _rows_of(shards, config.window_rows, packed.context)
     contexts = int(places[-1]) // packed.context + 1
     passages = Passages(packed.tokens[:contexts].numpy(), packed.document_ids[:contexts].numpy())
     finder = WindowFinder.over(passages, config.windows)
     strings = lm.token_strings(range(lm.vocab_size))
-    return SiteText(config, lm, reading, baselines, finder, rows, places, strings)
+    return SiteText(config, lm, reading, spliced, baselines, finder, rows, places, strings)
 
 
 def run(
@@ -173,7 +180,7 @@ def measure_fidelity(site_text: SiteText, sae: Sae, codes: Codes) -> dict[str, A
     reading, baselines = site_text.reading, site_text.baselines
     rows = reading.rows
     quality = fid.reconstruction_of(sae.encode, sae.decode, rows)
-    spliced = _mean_nll(site_text.lm, reading, sae.forward)
+    spliced = _mean_nll(site_text.lm, site_text.spliced, sae.forward)
     recovered, recovered_zero = baselines.recovered(spliced)
     return {
         "l0": quality.l0,
@@ -187,7 +194,7 @@ def measure_fidelity(site_text: SiteText, sae: Sae, codes: Codes) -> dict[str, A
         "dead_share": float((codes.counts() == 0).mean()),
         "dead_tokens": codes.n_rows,
         "tokens": len(rows),
-        "predicted_tokens": int(reading.scored.sum()),
+        "predicted_tokens": int(site_text.spliced.scored.sum()),
         **{k: v for k, v in asdict(quality).items() if k not in ("l0", "fvu")},
         "lm_dtype": str(site_text.lm.dtype).removeprefix("torch."),
         "random_dictionary": site_text.control(sae.cfg.d_sae, quality.l0),

@@ -60,7 +60,9 @@ def _train(study: StudyConfig, model: ModelConfig, site: str, saes: Sequence[Sae
     settings = {
         # Its own seed for every site: SAEs that start from the same weights are matched by their start (see LOG.md).
         "seed": seed_of(study.seed, "training", model.key, site),
-        "saes": {s.name: {"architecture": s.architecture, "level": s.level, "d_sae": s.d_sae} for s in saes},
+        "saes": {
+            s.name: {"architecture": s.architecture, "level": s.level, "d_sae": s.d_sae} | s.options for s in saes
+        },
         "training": study.training.model_dump(mode="json"),
     }
     work = study.training.steps * study.training.batch * 576 * sum(s.d_sae for s in saes)

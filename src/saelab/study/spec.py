@@ -41,6 +41,10 @@ class GridConfig(Config):
     steer: bool = Field(
         default=True, description="Whether features are selected and steered with, or only trained and scored."
     )
+    options: dict[str, float | int | str] = Field(
+        default_factory=dict,
+        description="Other settings of their training configs, such as lr, lr_decay or preset: paper.",
+    )
 
     @model_validator(mode="after")
     def _sites_parse(self) -> "GridConfig":
@@ -117,6 +121,7 @@ class SaeSpec(Config):
     site: str
     d_sae: int
     steer: bool
+    options: dict[str, float | int | str]
 
 
 def sae_name(study: StudyConfig, model: ModelConfig, architecture: str, level: int, site: str) -> str:
@@ -136,6 +141,7 @@ def saes_of(study: StudyConfig) -> list[SaeSpec]:
             site=str(parse_site(site)),
             d_sae=grid.d_sae,
             steer=grid.steer,
+            options=grid.options,
         )
         for model in study.models
         for grid in model.grids

@@ -65,7 +65,9 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
     specs = [work.saes[name] for name in cell.settings["saes"]]
     model, site = specs[0].model, specs[0].site
     shards = work.shards(model, site)
-    configs = {s.name: training_config(s.architecture, d_in=shards.d, d_sae=s.d_sae, level=s.level) for s in specs}
+    configs = {
+        s.name: training_config(s.architecture, d_in=shards.d, d_sae=s.d_sae, level=s.level, **s.options) for s in specs
+    }
     return training_stage.run(
         work.study.training,
         configs,

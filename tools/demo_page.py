@@ -1,0 +1,116 @@
+"""Writes docs/demo.md from a finished demo: `python tools/demo_page.py demo docs/demo.md`. No number is typed by hand."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+HEAD = """# The demo: what it did and what it found
+
+    make demo                                        # = saelab demo = saelab run studies/demo.yaml, into ./demo
+    python tools/demo_page.py demo docs/demo.md      # writes this page from demo/summary.json
+
+The language model is SmolLM2-135M-Instruct (30 blocks, width 576), the text the embedded corpus. Fifteen SAEs of five architectures
+at three levels stand at resid_post.15, two JumpReLU SAEs at resid_post.14 and resid_post.16; 2,048 features each. The judge is
+`lexical`: a named proxy, no LLM.
+"""
+LEARNT = """On held-out documents. FVU: fraction of variance unexplained (lower is better). CE recovered is against *mean* ablation
+(1 is perfect). Beside each SAE stands a random dictionary of the same width and L0 (unit Gaussian rows, TopK, least-squares scale).
+"""
+SCORES = """Interpretability is the mean balanced accuracy with which a feature's description tells held-out windows where it fires
+(0.5 says nothing). Utility is the mean harmonic mean of the concept, instruction and fluency ratings (0 to 2) of randomly drawn features
+on test instructions, at the factor chosen on dev.
+"""
+RANKS = """Fifteen SAEs of one model, few features and short texts each: the intervals say how little that allows one to conclude, and the
+page says it too.
+"""
+SKIP = """JumpReLU, L0 32, folded by thresholds; every matching is optimal with the gap shown, proved over all pairs. Read with care: these
+are small SAEs, trained for minutes; the skip is worse than simply dropping the blocks between two adjacent sites, because the SAEs' own
+reconstruction error is larger than what one block changes.
+"""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in rows]) + "\n"
+
+
+def num(value: float | None, digits: int = 3) -> str:
+    """A number, or a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def span(row: dict[str, Any], name: str = "", digits: int = 2) -> str:
+    """` [low, high]`, or nothing where there is no interval."""
+    low, high = row.get(f"{name}low"), row.get(f"{name}high")
+    return "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def learnt(summary: dict[str, Any]) -> str:
+    """Fidelity, interpretability and utility of every SAE."""
+    head = "SAE, L0, FVU, random FVU, CE recovered, random CE recovered, dead, interpretability, utility".split(", ")
+    rows = []
+    for s in summary["saes"]:
+        utility = "not steered" if s["utility"] is None else num(s["utility"]) + span(s, "utility_")
+        measures = [num(s[k]) for k in ("fvu", "random_fvu", "ce_recovered", "random_ce_recovered")]
+        clear = num(s["interpretability"]) + span(s, "interpretability_")
+        rows.append([s["sae"], num(s["l0"], 1), *measures, f"{s['dead_share']:.1%}", clear, utility])
+    return table(head, rows)
+
+
+def ranks(summary: dict[str, Any]) -> str:
+    """tau_b over all SAEs of every pair that was compared."""
+    rows = [r for r in summary["agreement"] if r["mode"] == "overall"]
+    return table(
+        ["interpretability against", "tau_b", "p (permutation)", "SAEs"],
+        [[r["y"], num(r["value"], 2) + span(r), num(r["p"]), str(r["n"])] for r in rows],
+    )
+
+
+def selected(summary: dict[str, Any]) -> str:
+    """Steering score by how the features were chosen."""
+    rows = [[r["criterion"], num(r["score"]) + span(r, "score_"), str(r["n"])] for r in summary["selection"]]
+    return table(["features chosen by", "steering score", "features"], rows)
+
+
+def matched(summary: dict[str, Any]) -> str:
+    """Cost, score and certificate of every matching."""
+    rows = []
+    for name, found in summary["matching"].items():
+        flat = {k: v for k, v in found.items() if isinstance(v, int | float)}
+        rows.append([name, *(f"{flat[k]:.3g}" if k in flat else "–" for k in ("cost", "gap", "matching_score"))])
+    return table(["pair", "cost", "gap", "matching score"], rows)
+
+
+def write(run: Path, page: Path) -> None:
+    """Write the page of a run."""
+    summary = json.loads((run / "summary.json").read_text())
+    seconds = summary["seconds"]
+    machine = ", ".join(f"{k} {v}" for k, v in summary["machine"].items())
+    text = next(iter(summary["text"].values()))
+    parts = [
+        HEAD,
+        table(["stage", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
+        f"Machine: {machine}.\n",
+        "## Did the SAEs learn something?\n",
+        LEARNT,
+        learnt(summary),
+        SCORES,
+        "## Do the rankings agree?\n",
+        ranks(summary),
+        RANKS,
+        "## What does selecting features gain?\n",
+        selected(summary),
+        "## What becomes of features from site to site?\n",
+        SKIP,
+        matched(summary),
+        "## What was left out and counted\n",
+        "; ".join(f"{k}: {v}" for k, v in (text | summary["counts"]).items()) + ".\n",
+    ]
+    page.write_text("\n".join(parts))
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), Path(sys.argv[2]))
