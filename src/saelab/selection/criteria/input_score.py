@@ -12,7 +12,6 @@ import polars as pl
 
 from saelab.core.errors import UserError
 
-
 Tokens = Sequence[int] | Sequence[str]
 
 
