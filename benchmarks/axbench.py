@@ -49,9 +49,14 @@ def main() -> None:
     one.add_argument("--site", default="resid_post.15")
     one.add_argument("--sae", help="reference of an SAE at the site")
     one.add_argument("--concepts", type=int, default=10)
-    one.add_argument("--n-train", type=int, default=36)
-    one.add_argument("--fit-texts", type=int, default=6)
-    one.add_argument("--max-tokens", type=int, default=96)
+    one.add_argument("--n-train", type=int, default=24, help="training texts of each kind (AxBench: 72)")
+    one.add_argument("--n-detect", type=int, default=16, help="detection texts of each kind (AxBench: 36)")
+    one.add_argument("--fit-texts", type=int, default=4, help="texts of each kind that SSV and ReFT-r1 see")
+    one.add_argument("--max-tokens", type=int, default=80, help="tokens of a text, template included")
+    one.add_argument("--factors", default="0.4,0.8", help="multiples of the largest training score")
+    one.add_argument("--dev", type=int, default=2)
+    one.add_argument("--test", type=int, default=2)
+    one.add_argument("--new", type=int, default=20, help="longest text, in tokens (AxBench: 128)")
     one.add_argument("--threads", type=int, default=2)
     verbs.add_parser("show").add_argument("out", type=Path)
     two = verbs.add_parser("rejudge")
@@ -77,19 +82,25 @@ def steer(arguments: argparse.Namespace) -> None:
     lm, instructions = LanguageModel.load(arguments.lm), load_instructions()
     sae = None if arguments.sae is None else load_sae(arguments.sae)
     steering = UtilityConfig(
-        factors=(0.3, 0.6, 1.0), n_dev=2, n_test=3, max_new_tokens=24, temperature=0.0, batch_size=128
+        factors=tuple(float(f) for f in arguments.factors.split(",")),
+        n_dev=arguments.dev,
+        n_test=arguments.test,
+        max_new_tokens=arguments.new,
+        temperature=0.0,
+        batch_size=128,
     )
     config = ConceptsConfig(
         site=arguments.site,
         methods=(*METHODS, *([AUROC] if sae is not None else [])),
         max_tokens=arguments.max_tokens,
         n_train=arguments.n_train,
+        n_detect=arguments.n_detect,
         fit_texts=arguments.fit_texts,
         fit_batch=2,
         steering=steering,
     )
     with shown() as progress:
-        cuts = calibrate(lm, instructions[N_EVALUATED:], max_new_tokens=24, progress=progress)
+        cuts = calibrate(lm, instructions[N_EVALUATED:], max_new_tokens=arguments.new, progress=progress)
         inputs = ConceptInputs(
             lm,
             arguments.data,

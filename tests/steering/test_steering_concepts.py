@@ -63,7 +63,11 @@ def test_concepts_and_texts_are_read(folder: Path) -> None:
     texts = axbench.training_texts(folder, loops)
     assert texts.kinds.count("positive") == texts.kinds.count("negative") == 6
     assert all("loop" in p.answer for p, k in zip(texts.pairs, texts.kinds, strict=True) if k == "positive")
-    assert axbench.detection_texts(folder, sea).kinds.count("hard negative") == 1
+    found = axbench.detection_texts(folder, sea)
+    assert found.kinds.count("hard negative") == 1
+    few = found.first(2)
+    assert [few.kinds.count(k) for k in ("positive", "negative", "hard negative")] == [2, 2, 1]
+    assert set(few.pairs) <= set(found.pairs) and found.first(99) == found
 
 
 def test_broken_files_get_a_sentence(folder: Path) -> None:

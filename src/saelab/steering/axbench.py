@@ -47,6 +47,11 @@ class Texts:
     pairs: tuple[Pair, ...]
     kinds: tuple[str, ...]
 
+    def first(self, n: int) -> "Texts":
+        """At most `n` texts of each kind: the first ones."""
+        kept = [i for i, kind in enumerate(self.kinds) if self.kinds[:i].count(kind) < n]
+        return Texts(tuple(self.pairs[i] for i in kept), tuple(self.kinds[i] for i in kept))
+
 
 def read_concepts(folder: Path) -> list[Concept]:
     """The concepts of a folder in the file's order. Raises `UserError` (no file) and `ArtefactError` (broken line)."""

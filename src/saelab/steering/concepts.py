@@ -71,6 +71,7 @@ class ConceptsConfig(Config):
     )
     max_tokens: int = Field(default=192, ge=8, description="Longest text read, in tokens.")
     n_train: int = Field(default=72, ge=2, description="Training texts of each kind, at most.")
+    n_detect: int = Field(default=36, ge=2, description="Detection texts of each kind, at most.")
     fit_texts: int = Field(default=72, ge=1, description="How many of each kind SSV and ReFT-r1 train on.")
     fit_epochs: int = Field(default=3, ge=1, description="Epochs of SSV and ReFT-r1.")
     fit_batch: int = Field(default=6, ge=1, description="Texts per step of SSV and ReFT-r1.")
@@ -163,7 +164,7 @@ class _Fitted:
         if concept.id in self.detection["concept"]:
             return
         examples = self._examples(concept)
-        texts = axbench.detection_texts(self.inputs.folder, concept)
+        texts = axbench.detection_texts(self.inputs.folder, concept).first(self.config.n_detect)
         rows = read(self.inputs.lm, self.config.site, texts.pairs, max_tokens=self.config.max_tokens)
         table: list[tuple[Any, ...]] = []
         for method in self.config.methods:
