@@ -1,4 +1,4 @@
-"""Writes docs/demo.md from a finished demo: `python tools/demo_page.py demo docs/demo.md`. No number is typed by hand."""
+"""Writes docs/demo.md from a finished demo: `python tools/demo_page.py demo docs/demo.md`. No number is typed."""
 
 import json
 import sys
@@ -11,23 +11,26 @@ HEAD = """# The demo: what it did and what it found
     make demo                                        # = saelab demo = saelab run studies/demo.yaml, into ./demo
     python tools/demo_page.py demo docs/demo.md      # writes this page from demo/summary.json
 
-The language model is SmolLM2-135M-Instruct (30 blocks, width 576), the text the embedded corpus. Fifteen SAEs of five architectures
-at three levels stand at resid_post.15, two JumpReLU SAEs at resid_post.14 and resid_post.16; 2,048 features each. The judge is
-`lexical`: a named proxy, no LLM.
+The language model is SmolLM2-135M-Instruct (30 blocks, width 576), the text the embedded corpus.
+Fifteen SAEs of five architectures at three levels stand at resid_post.15, two JumpReLU SAEs at
+resid_post.14 and resid_post.16; 2,048 features each. The judge is `lexical`: a named proxy, no LLM.
 """
-LEARNT = """On held-out documents. FVU: fraction of variance unexplained (lower is better). CE recovered is against *mean* ablation
-(1 is perfect). Beside each SAE stands a random dictionary of the same width and L0 (unit Gaussian rows, TopK, least-squares scale).
+LEARNT = """On held-out documents. FVU: fraction of variance unexplained (lower is better). CE recovered is
+against *mean* ablation (1 is perfect). Beside each SAE stands a random dictionary of the same width
+and L0 (unit Gaussian rows, TopK, least-squares scale).
 """
-SCORES = """Interpretability is the mean balanced accuracy with which a feature's description tells held-out windows where it fires
-(0.5 says nothing). Utility is the mean harmonic mean of the concept, instruction and fluency ratings (0 to 2) of randomly drawn features
-on test instructions, at the factor chosen on dev.
+SCORES = """Interpretability is the mean balanced accuracy with which a feature's description tells held-out
+windows where it fires (0.5 says nothing). Utility is the mean harmonic mean of the concept,
+instruction and fluency ratings (0 to 2) of randomly drawn features on test instructions, at the
+factor chosen on dev.
 """
-RANKS = """Fifteen SAEs of one model, few features and short texts each: the intervals say how little that allows one to conclude, and the
-page says it too.
+RANKS = """Fifteen SAEs of one model, few features and short texts each: the intervals say how little that
+allows one to conclude, and the page says it too.
 """
-SKIP = """JumpReLU, L0 32, folded by thresholds; every matching is optimal with the gap shown, proved over all pairs. Read with care: these
-are small SAEs, trained for minutes; the skip is worse than simply dropping the blocks between two adjacent sites, because the SAEs' own
-reconstruction error is larger than what one block changes.
+SKIP = """JumpReLU, L0 32, folded by thresholds; every matching is optimal with the gap shown, proved over all
+pairs. Read with care: these are small SAEs, trained for minutes; the skip is worse than simply
+dropping the blocks between two adjacent sites, because the SAEs' own reconstruction error is larger
+than what one block changes.
 """
 
 
@@ -50,14 +53,14 @@ def span(row: dict[str, Any], name: str = "", digits: int = 2) -> str:
 
 def learnt(summary: dict[str, Any]) -> str:
     """Fidelity, interpretability and utility of every SAE."""
-    head = "SAE, L0, FVU, random FVU, CE recovered, random CE recovered, dead, interpretability, utility".split(", ")
+    names = "SAE, L0, FVU, random FVU, CE recovered, random CE recovered, dead, interpretability, utility"
     rows = []
     for s in summary["saes"]:
         utility = "not steered" if s["utility"] is None else num(s["utility"]) + span(s, "utility_")
         measures = [num(s[k]) for k in ("fvu", "random_fvu", "ce_recovered", "random_ce_recovered")]
         clear = num(s["interpretability"]) + span(s, "interpretability_")
         rows.append([s["sae"], num(s["l0"], 1), *measures, f"{s['dead_share']:.1%}", clear, utility])
-    return table(head, rows)
+    return table(names.split(", "), rows)
 
 
 def ranks(summary: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ def test_done_only_while_the_artefact_is_intact(tmp_path: Path) -> None:
     artefact = tmp_path / "a.txt"
     artefact.write_text("right")
     assert not ledger.done("k")
-    assert ledger.claim("k", "stage", "name")
+    assert ledger.take("k", "stage", "name") == "taken"
     assert not ledger.done("k"), "running is not done"
     ledger.finish("k", 1.0, [artefact])
     assert ledger.done("k")
@@ -27,34 +27,34 @@ def test_done_only_while_the_artefact_is_intact(tmp_path: Path) -> None:
 
 def test_a_failed_cell_is_recorded_and_can_be_claimed_again(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
-    ledger.claim("k", "stage", "name")
+    ledger.take("k", "stage", "name")
     ledger.fail("k", "boom")
     row = ledger.row("k")
     assert row is not None and row.state == "failed" and row.error == "boom"
-    assert ledger.claim("k", "stage", "name")
+    assert ledger.take("k", "stage", "name") == "taken"
     row = ledger.row("k")
     assert row is not None and row.attempts == 2
 
 
-def _claim(path: Path, queue: "multiprocessing.Queue[bool]") -> None:
-    queue.put(Ledger(path).claim("k", "stage", "name"))
+def _claim(path: Path, queue: "multiprocessing.Queue[str]") -> None:
+    queue.put(Ledger(path).take("k", "stage", "name"))
 
 
 def test_a_living_owner_keeps_its_cell_and_a_dead_one_loses_it(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    Ledger(path).claim("k", "stage", "name")
+    Ledger(path).take("k", "stage", "name")
     other = context.Process(target=_claim, args=(path, queue))
     other.start()
-    assert queue.get(timeout=60) is False, "this process lives and holds the cell"
+    assert queue.get(timeout=60) == "held", "this process lives and holds the cell"
     other.join()
     Ledger(path).fail("k", "stopped")
     second = context.Process(target=_claim, args=(path, queue))
     second.start()
-    assert queue.get(timeout=60) is True
+    assert queue.get(timeout=60) == "taken"
     second.join()
-    assert Ledger(path).claim("k", "stage", "name"), "its owner is dead"
+    assert Ledger(path).take("k", "stage", "name") == "taken", "its owner is dead"
 
 
 def test_a_broken_ledger_is_named(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import pytest
 import yaml
 
 from saelab.core.errors import UserError
-from saelab.core.seeds import numpy_generator
-from saelab.lm.tiny import tiny_lm
 from saelab.report.study import run_study
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
@@ -17,89 +15,10 @@ from saelab.store.ledger import Ledger
 from saelab.store.tables import read_table
 from saelab.study import stages, workspace
 from saelab.study.cells import Cell
-from saelab.study.plan import cells_of, judged_texts, plan_table
+from saelab.study.costs import judged_texts, plan_table
+from saelab.study.plan import cells_of
 from saelab.study.run import run
 from saelab.study.spec import StudyConfig, saes_of
-
-WORDS = [
-    "the",
-    "cat",
-    "dog",
-    "house",
-    "river",
-    "mountain",
-    "sings",
-    "runs",
-    "sleeps",
-    "under",
-    "over",
-    "near",
-    "quiet",
-    "red",
-    "green",
-    "old",
-    "bright",
-    "and",
-    "but",
-]
-
-
-class _Loader:
-    """Stands in for the class in the workspace: loads the tiny model whatever the name."""
-
-    @staticmethod
-    def load(ref: str, *, dtype: str = "float32"):
-        del ref
-        return tiny_lm(n_layers=4).to_dtype(dtype)
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "LanguageModel", _Loader)
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> StudyConfig:
-    text = tmp_path / "text"
-    text.mkdir()
-    rng = numpy_generator("study text")
-    for k in range(40):
-        sentences = [" ".join(rng.choice(WORDS, 9)).capitalize() + "." for _ in range(30)]
-        (text / f"{k}.txt").write_text(" ".join(sentences))
-    return StudyConfig.parse(
-        {
-            "name": "tiny",
-            "models": [
-                {
-                    "lm": "tiny",
-                    "dtype": "float32",
-                    "grids": [
-                        {"sites": ["resid_post.1"], "architectures": ["topk", "jumprelu"], "levels": [4, 8],
-                         "d_sae": 48},
-                        {"sites": ["resid_post.2"], "architectures": ["jumprelu"], "levels": [8], "d_sae": 48,
-                         "steer": False},
-                    ],
-                    "paths": [{"architecture": "jumprelu", "level": 8, "sites": ["resid_post.1", "resid_post.2"]}],
-                }
-            ],
-            "text": {
-                "corpus": {"source": f"path:{text}"},
-                "context": 32,
-                "train_contexts": 160,
-                "held_out_contexts": 16,
-            },
-            "harvest": {"shard_contexts": 64, "sink_ratio": 1000.0},
-            "training": {"steps": 40, "batch": 256},
-            "interp": {"fidelity_contexts": 8, "window_rows": 4000, "n_scored": 48},
-            "selection": {"batch_size": 16},
-            "steering": {
-                "n_random": 3, "top_per_direction": 1, "top_output": 1, "n_control": 1, "factors": [1.0, 2.0],
-                "n_dev": 1, "n_test": 1, "max_new_tokens": 6,
-            },
-            "matching": {"contexts": 8},
-            "resamples": 100,
-        }
-    )  # fmt: skip
 
 
 def sums(run: RunFolder) -> dict[str, str]:
@@ -108,7 +27,7 @@ def sums(run: RunFolder) -> dict[str, str]:
         "ledger.sqlite",
         "ledger.sqlite-wal",
         "ledger.sqlite-shm",
-        "summary.json",
+        "summary.json",  # results.json is not skipped
         "report.html",
         "metrics.parquet",
     }
@@ -174,7 +93,8 @@ def test_plan_and_names(study: StudyConfig) -> None:
     assert names[0] == "topk.l0_4.resid_post.1" and len(set(names)) == 5
     table = plan_table(study)
     assert table.filter(table["stage"] == "total")["cells"].item() == len(cells_of(study))
-    assert judged_texts(study) == 4 * (3 + 2 + 1 + 1) * (2 + 1)
+    features = 3 + 2 + 1
+    assert judged_texts(study) == 4 * ((features + 1) * (2 + 1) + features * (1 + 1)), "steered, and unsteered beside"
     other = study.model_copy(update={"seed": 1})
     assert {c.key for c in cells_of(study) if c.stage == "train"} != {
         c.key for c in cells_of(other) if c.stage == "train"

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from saelab.matching.assignment import assign, sinkhorn_prices
+from saelab.core.errors import UserError
+from saelab.matching.assignment import assign, score
 from saelab.matching.baselines import greedy, mutual_nearest, random_pairs
 from saelab.matching.certificate import price
 from saelab.matching.cost import Costs
 from saelab.matching.partial import match_partially, null_reject
+from saelab.matching.prices import hot_prices
 
 
 def unit(x: Tensor) -> Tensor:
@@ -70,18 +72,21 @@ def test_the_certificate_of_a_wrong_permutation_is_positive() -> None:
     a, b = instance("copies", 600, 48, 3)
     costs = Costs(a, b)
     found = assign(costs)
+    assert score(costs, found.permutation, found)[1] == pytest.approx(0, abs=1e-9 * found.cost)
     worse = found.permutation.copy()
     worse[[0, 1]] = worse[[1, 0]]
-    cost = float(costs.edges(np.arange(600), worse).sum())
-    assert cost - found.lower_bound > 1e-6
-    assert costs.edges(np.arange(600), greedy(costs)).sum() >= found.lower_bound
+    for other in (worse, greedy(costs), random_pairs(600)):
+        cost, gap = score(costs, other)
+        assert gap > 1e-6 and cost > found.cost
+    with pytest.raises(UserError, match="each column once"):
+        score(costs, np.zeros(600, int))
 
 
 def test_any_prices_give_a_valid_bound() -> None:
     a, b = instance("clustered", 600, 32, 5)
     costs = Costs(a, b)
     optimum = assign(costs).cost
-    u, v = (p.double().numpy() for p in sinkhorn_prices(costs))
+    u, v = (p.double().numpy() for p in hot_prices(costs))
     assert price(costs, u, v).lower_bound <= optimum + 1e-9
     assert price(costs, u + 1.0, v).lower_bound <= optimum + 1e-9, "also for prices that are far too high"
 

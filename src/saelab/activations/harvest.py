@@ -21,6 +21,7 @@ from saelab.activations.moments import MomentsFitter
 from saelab.activations.shards import MOMENTS, ActivationShards, Manifest, ShardRecord, read_shard, write_moments
 from saelab.core.config import Config, digest_of
 from saelab.core.errors import ArtefactError, UserError
+from saelab.core.hardware import side_by_side
 from saelab.core.progress import SILENT, Progress, Task
 from saelab.lm.sites import parse_site
 from saelab.store.files import sha256_of
@@ -176,16 +177,19 @@ class _Work:
         """The rows [n, D] of the positions that count and their norms [n], for each site."""
         rows: dict[str, list[Tensor]] = {site: [] for site in self.sites}
         dtype = getattr(torch, self.config.dtype)
-        for at in range(first, stop, self.config.batch_contexts):
-            began = time.perf_counter()
-            batch = slice(at, min(at + self.config.batch_contexts, stop))
-            counts = self.counts[batch]
-            found = self.lm.run_to(self.packed.tokens[batch].long(), self.sites)
-            for site in self.sites:
-                kept = found[site][counts.to(found[site].device)].to("cpu", dtype)
-                _refuse_non_finite(kept, counts, site, at)
-                rows[site].append(kept)
-            task.advance(counts.numel(), **{"tokens/s": counts.numel() / (time.perf_counter() - began)})
+        size = self.config.batch_contexts
+        batches = [slice(at, min(at + size, stop)) for at in range(first, stop, size)]
+        began, done = time.perf_counter(), 0
+        with side_by_side(len(batches)) as pool:
+            passes = pool.map(lambda b: self.lm.run_to(self.packed.tokens[b].long(), self.sites), batches)
+            for batch, found in zip(batches, passes, strict=True):
+                counts = self.counts[batch]
+                for site in self.sites:
+                    kept = found[site][counts.to(found[site].device)].to("cpu", dtype)
+                    _refuse_non_finite(kept, counts, site, batch.start)
+                    rows[site].append(kept)
+                done += counts.numel()
+                task.advance(counts.numel(), **{"tokens/s": done / (time.perf_counter() - began)})
         joined = {site: torch.cat(parts) for site, parts in rows.items()}
         return joined, {site: _norms(x) for site, x in joined.items()}
 

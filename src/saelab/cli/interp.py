@@ -22,9 +22,10 @@ def interp(study: Path, *, out: Path | None = None, json: bool = False) -> int:
     """
     from saelab.study.collect import fidelity_row
     from saelab.study.run import run
-    from saelab.study.spec import StudyConfig, saes_of
+    from saelab.study.scales import read_study
+    from saelab.study.spec import saes_of
 
-    config = StudyConfig.from_yaml(study)
+    config = read_study(study)
     with shown() as progress:
         folder = run(
             config,

@@ -1,24 +1,38 @@
 """`saelab match`: the features of SAEs matched from one to the next, with the proof of optimality."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import polars as pl
 
-from saelab.cli.output import show_table
+from saelab.cli.output import say, show_table
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
-from saelab.store.tables import write_table
+from saelab.store.files import read_json
+from saelab.store.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from saelab.core.progress import Progress
+    from saelab.matching.match import Matching
+    from saelab.saes.base import Sae
+
+Fold = Literal["theta", "mean", "rms", "quantile", "max", "none"]
+CONTEXT = 128  # tokens
 
 
 def match(
     first: str,
     second: str,
     *more: str,
-    fold: Literal["theta", "none"] = "theta",
+    fold: Fold = "theta",
     parts: Literal["all", "decoder", "encoder"] = "all",
     reject: str | None = None,
+    direct: bool = False,
+    lm: str | None = None,
+    contexts: int = 32,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -33,50 +47,147 @@ def match(
     more:
         Further SAEs of the path.
     fold:
-        Scale of each feature: theta (thresholds) or none (cosine).
+        Scale of each feature: theta (thresholds), none (cosine), or the mean, rms, 0.9 quantile or maximum of its active
+        codes, which needs --lm.
     parts:
         Tensors compared: all, decoder, encoder.
     reject:
         Reject cost of a partial matching: a number, or null for the level at which 1 % of features would match an
         unrelated dictionary.
+    direct:
+        Also match the first SAE directly with each later one, beside the composition of the steps.
+    lm:
+        Language model on whose activations folds are measured and matchings evaluated, on the embedded corpus; the SAEs
+        must say their sites.
+    contexts:
+        Contexts of 128 tokens that are read with --lm.
     out:
-        Parquet file for the pairs (step, a, b, cost, cosine).
+        Without --lm: Parquet file for the pairs (step, a, b, cost, cosine). With it (and then needed): folder, one
+        subfolder per step with matching.parquet and quality.json.
     json:
         Print JSON.
     """
     import saelab
-    from saelab.matching.match import compose
 
     references = (first, second, *more)
     saes = [saelab.load_sae(r) for r in references]
+    if lm is not None:
+        return _evaluated(references, saes, _settings(fold, parts, reject, contexts), lm, _folder(out), json)
+    if fold not in ("theta", "none"):
+        raise UserError(f"--fold {fold} is measured on activations.", hint="Name the language model with --lm.")
     limit = None if reject is None else _limit(reject)
-    rows, pairs, path = [], [], None
     with shown() as progress:
-        for step, (a, b) in enumerate(pairwise(saes)):
-            found = saelab.match(a, b, fold=fold, parts=parts, reject=limit, progress=progress)
-            matched = found.permutation >= 0
+        rows, pairs = _steps(references, saes, {"fold": fold, "parts": parts, "reject": limit}, direct, progress)
+    if out is not None:
+        write_table(out, pairs)
+    show_table(rows, as_json=json)
+    return 0
+
+
+def _steps(
+    references: Sequence[str], saes: "Sequence[Sae]", settings: dict[str, Any], direct: bool, progress: "Progress"
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The summary and the pairs of every step, of the composition, and of the direct matchings."""
+    import saelab
+    from saelab.matching.match import compose
+
+    rows: list[dict[str, Any]] = []
+    pairs: list[pl.DataFrame] = []
+    path = None
+    for step, (a, b) in enumerate(pairwise(saes)):
+        found = saelab.match(a, b, **settings, progress=progress)
+        rows.append(_row(references[step], references[step + 1], found))
+        pairs.append(_pairs(found, step))
+        path = found.permutation if path is None else compose(path, found.permutation)
+        if step == 0:
+            continue
+        whole = {"from": references[0], "to": references[step + 1], "matched": int((path >= 0).sum())}
+        if direct:
+            straight = saelab.match(saes[0], b, **settings, progress=progress)
+            both = (path >= 0) & (straight.permutation >= 0)
+            rows.append(_row(references[0], references[step + 1], straight) | {"method": "direct"})
+            whole["same as direct"] = float((path == straight.permutation)[both].mean()) if both.any() else None
+        if direct or step == len(saes) - 2:
+            rows.append(dict.fromkeys(rows[0]) | whole | {"method": "composed"})
+    return pl.DataFrame(rows, infer_schema_length=None), pl.concat(pairs)
+
+
+def _row(first: str, second: str, found: "Matching") -> dict[str, Any]:
+    matched = found.permutation >= 0
+    return {
+        "from": first,
+        "to": second,
+        "matched": int(matched.sum()),
+        "cost": found.cost,
+        "gap": found.gap,
+        "median cosine": float(np.median(found.cosine[matched])) if matched.any() else None,
+        "same as direct": None,
+        "method": found.method,
+    }
+
+
+def _pairs(found: "Matching", step: int) -> pl.DataFrame:
+    index = pl.int_range(len(found.permutation), eager=True)
+    pairs = pl.DataFrame({"a": index, "b": found.permutation, "cost": found.pair_cost, "cosine": found.cosine})
+    return pairs.with_columns(step=pl.lit(step)).fill_nan(None)
+
+
+def _settings(fold: Fold, parts: str, reject: str | None, contexts: int) -> dict[str, Any]:
+    limit = None if reject is None else _limit(reject)
+    return {"fold": fold, "parts": parts, "reject": limit, "contexts": contexts, "quantiles": (0.1, 0.5, 0.7, 1.0)}
+
+
+def _evaluated(
+    references: Sequence[str], saes: "Sequence[Sae]", settings: dict[str, Any], lm: str, out: Path, as_json: bool
+) -> int:
+    """Every step (and, of three or more SAEs, end to end) matched and put to work on a language model."""
+    from saelab.lm.model import LanguageModel
+    from saelab.matching import run as stage
+    from saelab.text.corpora import CorpusConfig, iter_documents
+    from saelab.text.pack import pack
+
+    sites = [str(site) for s in saes if (site := s.cfg.site)]
+    if len(sites) != len(saes):
+        raise UserError("With --lm every SAE must say its site.", hint="Save it with one, or match without --lm.")
+    config = stage.MatchConfig.parse(settings, origin="the command line")
+    rows = []
+    with shown() as progress:
+        model = LanguageModel.load(lm)
+        text = pack(
+            iter_documents(CorpusConfig()), lambda texts: model.tokenize(texts, bos=False), context=CONTEXT,
+            n_contexts=config.contexts, bos_id=model.bos_id, special_ids=model.special_ids, progress=progress,
+        )  # fmt: skip
+        spans = list(pairwise(range(len(saes)))) + ([(0, len(saes) - 1)] if len(saes) > 2 else [])
+        for i, j in spans:
+            steps = [read_table(out / f"{k}-{k + 1}" / "matching.parquet") for k in range(i, j)] if j - i > 1 else []
+            folder = out / f"{i}-{j}"
+            stage.run(
+                config, saes[i], saes[j], folder, lm=model, text=text, sites=(sites[i], sites[j]), steps=steps,
+                progress=progress,
+            )  # fmt: skip
+            quality = read_json(folder / "quality.json")
             rows.append(
                 {
-                    "from": references[step],
-                    "to": references[step + 1],
-                    "matched": int(matched.sum()),
-                    "cost": found.cost,
-                    "gap": found.gap,
-                    "median cosine": pl.Series(found.cosine[matched]).median(),
-                    "method": found.method,
+                    "from": references[i],
+                    "to": references[j],
+                    "gap": quality["gap"],
+                    "matching score": quality["matching_score"],
+                    "chance": quality["chance"],
+                    "explained variance": quality["skip"]["explained_variance"],
+                    "CE change": quality["skip"]["ce_change"],
+                    **{k: quality["classes"][k] for k in ("carried on", "changed", "died", "born")},
                 }
             )
-            index = pl.int_range(len(found.permutation), eager=True)
-            pair = pl.DataFrame({"a": index, "b": found.permutation, "cost": found.pair_cost, "cosine": found.cosine})
-            pairs.append(pair.with_columns(step=pl.lit(step)).fill_nan(None))
-            path = found.permutation if path is None else compose(path, found.permutation)
-    if more and path is not None:
-        whole = {"from": first, "to": references[-1], "matched": int((path >= 0).sum()), "method": "composed"}
-        rows.append(dict.fromkeys(rows[0]) | whole)
-    if out is not None:
-        write_table(out, pl.concat(pairs))
-    show_table(pl.DataFrame(rows), as_json=json)
+    show_table(pl.DataFrame(rows), as_json=as_json)
+    if not as_json:
+        say(f"Written: {out}")
     return 0
+
+
+def _folder(out: Path | None) -> Path:
+    if out is None:
+        raise UserError("With --lm a folder for the results is needed.", hint="Give --out FOLDER.")
+    return out
 
 
 def _limit(text: str) -> float | Literal["null"]:

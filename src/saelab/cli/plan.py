@@ -2,27 +2,44 @@
 
 from pathlib import Path
 
-from saelab.cli.output import say, show_table
+from saelab.cli.output import say, show_record, show_table
 
 
-def plan(study: Path, *, d_in: int = 576, json: bool = False) -> int:
-    """Print cells and estimated minutes per stage, disk, and judged texts. Nothing is run or fetched.
+def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
+    """Print cells and estimated hours per stage, disk, judge calls and their cost. Nothing is run or fetched.
 
     Parameters
     ----------
     study:
         The study file (YAML).
-    d_in:
-        Width of the language model's residual stream, for the estimate of disk.
+    scale:
+        One of the scales that the file defines, such as small.
     json:
         Print JSON.
     """
-    from saelab.study.plan import disk_bytes, judged_texts, plan_table
-    from saelab.study.spec import StudyConfig, saes_of
+    from saelab.study.costs import disk_bytes, judge_calls, judged_texts, plan_table
+    from saelab.study.scales import read_study
+    from saelab.study.sizes import size_of
+    from saelab.study.spec import saes_of
 
-    config = StudyConfig.from_yaml(study)
-    show_table(plan_table(config), as_json=json, title=f"{config.name}: {len(saes_of(config))} SAEs")
-    if not json:
-        say(f"Disk: about {disk_bytes(config, d_in) / 1e9:.1f} GB. Judged texts: {judged_texts(config):,}.")
-        say("Minutes are estimates for two cores and a 135M-parameter model.")
+    config = read_study(study, scale)
+    table, calls = plan_table(config), judge_calls(config)
+    if json:
+        record = {"study": config.name, "saes": len(saes_of(config)), "stages": table.to_dicts()}
+        record |= {"disk_bytes": disk_bytes(config), "judge": config.judge.name, "judged_texts": judged_texts(config)}
+        record |= {"judge_calls": 0, "dollars": 0.0} if calls is None else {
+            "judge_calls": calls.calls, "dollars": calls.dollars}  # fmt: skip
+        show_record(record, as_json=True)
+        return 0
+    show_table(table, as_json=False, title=f"{config.name}: {len(saes_of(config))} SAEs")
+    say(f"Disk: about {disk_bytes(config) / 1e9:,.1f} GB. Steered texts to judge: {judged_texts(config):,}.")
+    if calls is None:
+        say(f"Judge: {config.judge.name}; no paid calls.")
+    else:
+        cost = "no price in the study file" if calls.dollars is None else f"{calls.dollars:,.2f} dollars"
+        tokens = f"{calls.prompt_tokens / 1e6:,.1f} M prompt and {calls.completion_tokens / 1e6:,.1f} M reply tokens"
+        say(f"Judge: {config.judge.name}; at most {calls.calls:,} calls ({tokens}): {cost}.")
+    guessed = [m.lm for m in config.models if not size_of(m.lm).known]
+    note = f" The size of {', '.join(guessed)} is guessed from the name." if guessed else ""
+    say(f"Hours are estimates for two cores without bfloat16, one cell after the other.{note}")
     return 0

@@ -1,6 +1,7 @@
 """`saelab run`: a study file to its report; `finish` is shared with `saelab demo`."""
 
 from pathlib import Path
+from typing import Any
 
 from saelab.cli.output import say, show_record
 from saelab.cli.progress import shown
@@ -8,7 +9,15 @@ from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 
 
-def run(study: Path, *, out: Path | None = None, json: bool = False) -> int:
+def run(
+    study: Path,
+    *,
+    out: Path | None = None,
+    scale: str | None = None,
+    on: str = "here",
+    threads: int | None = None,
+    json: bool = False,
+) -> int:
     """Run a study file.
 
     Parameters
@@ -16,19 +25,26 @@ def run(study: Path, *, out: Path | None = None, json: bool = False) -> int:
     study:
         The study file (YAML).
     out:
-        Run folder; by default runs/NAME beside where you stand.
+        Run folder; by default runs/NAME beside where you stand (runs/NAME-SCALE with a scale).
+    scale:
+        One of the scales that the file defines, such as small.
+    on:
+        here; ray: side by side on this machine; ray:ADDRESS: on a running cluster that sees the run folder.
+    threads:
+        Threads of one cell. The same number gives the same bytes, wherever cells run.
     json:
         Print the summary as JSON.
     """
-    return finish(study, out or Path("runs") / study.stem, as_json=json)
+    name = study.stem if scale is None else f"{study.stem}-{scale}"
+    return finish(study, out or Path("runs") / name, as_json=json, scale=scale, on=on, threads=threads)
 
 
-def finish(study: Path, out: Path, *, as_json: bool) -> int:
-    """Run, report, and say where the page is."""
+def finish(study: Path, out: Path, *, as_json: bool, **how: Any) -> int:
+    """Run, report, and say where the page is. how: keyword arguments of `run_study`."""
     from saelab.report.study import run_study
 
     with shown() as progress:
-        page = run_study(study, out, progress=progress)
+        page = run_study(study, out, progress=progress, **how)
     summary = read_json(RunFolder(out).summary)
     if as_json:
         show_record(summary, as_json=True)

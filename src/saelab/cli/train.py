@@ -17,11 +17,11 @@ def train(study: Path, *, out: Path | None = None) -> int:
         Run folder; by default runs/NAME.
     """
     from saelab.study.run import run
-    from saelab.study.spec import StudyConfig
+    from saelab.study.scales import read_study
 
     with shown() as progress:
         folder = run(
-            StudyConfig.from_yaml(study),
+            read_study(study),
             out or Path("runs") / study.stem,
             stages=("text", "harvest", "train"),
             progress=progress,

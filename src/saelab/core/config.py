@@ -6,8 +6,9 @@ only (numbers, strings, lists, nested configs), never tensors or open files.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,14 +43,18 @@ class Config(BaseModel):
     @classmethod
     def from_yaml(cls: type[C], path: str | Path) -> C:
         """Read and validate a YAML file."""
-        path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text())
-        except FileNotFoundError:
-            raise UserError(f"There is no file {path}.", hint="Check the path.") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {error}") from None
-        return cls.parse(data, origin=str(path))
+        return cls.parse(read_yaml(path), origin=str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The plain data of a YAML file; a missing or broken one is a `UserError`."""
+    path = Path(path)
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.", hint="Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
 
 
 def digest_of(data: Any) -> str:
@@ -62,8 +67,22 @@ def _sentence(error: ValidationError, cls: type[BaseModel]) -> str:
     for item in error.errors():
         where = ".".join(str(p) for p in item["loc"]) or "the whole"
         if item["type"] == "extra_forbidden":
-            known = nearest(str(item["loc"][-1]), cls.model_fields) if len(item["loc"]) == 1 else ""
-            parts.append(f"unknown key {where!r}. {known}".strip())
+            parts.append(f"unknown key {where!r}. {nearest(str(item['loc'][-1]), _fields_at(cls, item['loc'][:-1]))}")
         else:
             parts.append(f"{where}: {item['msg']}")
     return "; ".join(parts)
+
+
+def _fields_at(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The field names of the config that a location inside another leads to."""
+    for part in loc:
+        if part in cls.model_fields:
+            cls = _config_in(cls.model_fields[str(part)].annotation) or cls
+    return list(cls.model_fields)
+
+
+def _config_in(annotation: Any) -> type[BaseModel] | None:
+    """The config that a field holds, itself or in a tuple or union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _config_in(part)) is not None), None)

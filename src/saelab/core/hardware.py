@@ -1,4 +1,12 @@
-"""What this machine does natively. torch is imported when asked, so that `stats` and `report` run without it."""
+"""What this machine does natively, and its cores shared among threads.
+
+torch is imported when asked, so that `stats` and `report` run without it.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 
 def multiplies_bfloat16(device: str = "cpu") -> bool:
@@ -8,3 +16,30 @@ def multiplies_bfloat16(device: str = "cpu") -> bool:
     if torch.device(device).type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def threads() -> int:
+    """How many threads torch uses: one per core unless told otherwise."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+@contextmanager
+def side_by_side(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of as many threads as torch has (or jobs, if fewer), which share torch's own among them.
+
+    Independent work runs faster on one thread each than in turn on all: nothing waits at the end of every small
+    product. What a thread computes does not depend on how many there are. Left by an error, work not begun is dropped.
+    """
+    import torch
+
+    before = threads()
+    workers = max(1, min(jobs, before, os.cpu_count() or 1))
+    torch.set_num_threads(max(1, before // workers))
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)

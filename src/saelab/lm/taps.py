@@ -6,6 +6,7 @@ Residual sites are visited by the block loop; `attn_out` and `mlp_out` by hooks 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Literal
 
 import torch
@@ -56,8 +57,12 @@ class Taps:
                 handle.remove()
 
     def _hook(self, site: Site) -> Callable[..., Tensor | tuple]:
+        owner = get_ident()
+
         def hook(module: nn.Module, inputs: object, output: Tensor | tuple) -> Tensor | tuple:
             del module, inputs
+            if get_ident() != owner:  # another thread's pass through the same model
+                return output
             if isinstance(output, tuple):
                 return (self.visit(site.kind, site.layer, output[0]), *output[1:])
             return self.visit(site.kind, site.layer, output)

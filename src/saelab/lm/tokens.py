@@ -12,11 +12,15 @@ from saelab.core.errors import UserError
 class Tokens:
     """The tokenizer of a language model.
 
-    bos_id: the id put first (None where the tokenizer names none); special_ids: ids that stand for no text.
+    bos_id: the id put first (None where the tokenizer names none); special_ids: ids that stand for no text; plain: how
+    an instruction is put to a model without a chat template, as a text that holds `{instruction}`.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: Any, plain: str | None = None):
         self.tokenizer = tokenizer
+        if plain is not None and "{instruction}" not in plain:
+            raise UserError(f"The template {plain!r} does not hold {{instruction}}.")
+        self.plain = plain
         self.bos_id: int | None = tokenizer.bos_token_id
         added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self.special_ids: frozenset[int] = frozenset(added | set(tokenizer.all_special_ids))
@@ -47,10 +51,16 @@ class Tokens:
     def chat(self, instruction: str) -> list[int]:
         """The instruction in the model's chat template, up to where its answer begins.
 
-        A BOS stands first where the template writes one; none is added (Qwen, for instance, wants none).
+        A BOS stands first where the template writes one; none is added (Qwen, for instance, wants none). A model
+        without a chat template is asked in the plain template it was given, after its BOS.
         """
         if not self.tokenizer.chat_template:
-            raise UserError("This model has no chat template.", hint="Use an instruct model, or tokenize plain text.")
+            if self.plain is None:
+                raise UserError(
+                    "This model has no chat template.",
+                    hint="Use an instruct model, tokenize plain text, or give a template that holds {instruction}.",
+                )
+            return self.tokenize([self.plain.replace("{instruction}", instruction)])[0]
         turns = [{"role": "user", "content": instruction}]
         text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return self.tokenize([text], bos=False)[0]

@@ -38,9 +38,9 @@ def mutual_nearest(costs: Costs) -> Int[np.ndarray, " n"]:
 
 
 def greedy(costs: Costs) -> Int[np.ndarray, " n"]:
-    """A full matching taken pair by pair from the 16 cheapest of every row and column."""
-    i, j = candidates(costs, torch.zeros(costs.shape[0]), torch.zeros(costs.shape[1]))
-    return greedy_full(i, j, costs.edges(i, j), costs.shape[0])[1]
+    """A full matching taken pair by pair from about the 64 cheapest of every row and column."""
+    edges = candidates(costs, torch.zeros(costs.shape[0]), torch.zeros(costs.shape[1]))
+    return greedy_full(edges.i, edges.j, edges.weights, costs.shape[0])[1]
 
 
 def top_cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[np.ndarray, " n"]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from saelab.matching.cost import Costs
+from saelab.matching.cost import EPSILON, Costs
 
 MOST_PER_ROW = 64  # pairs of a row that are computed again in one pass
 
@@ -28,20 +28,20 @@ class Pricing:
 
 def price(costs: Costs, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"], *, tolerance: float = 0.0) -> Pricing:
     """One pass over all pairs at prices (u, v). n <= m; where n < m, v must be <= 0."""
-    ut, vt = torch.from_numpy(u).float(), torch.from_numpy(v).float()
-    slack = costs.rounding + 1e-6 * float(np.abs(u).max() + np.abs(v).max())
+    device = costs.a.device
+    ut, vt = (torch.from_numpy(x).float().to(device) for x in (u, v))
+    slack = costs.rounding + 8 * EPSILON * float(np.abs(u).max() + np.abs(v).max())
     found_i, found_j, found_r = [], [], []
     loose = 0.0
-    for part, block in costs.blocks():
-        block.sub_(vt).sub_(ut[part, None])
+    for part, block in costs.blocks(rows=-ut, columns=-vt):
         rows, columns = (block < slack).nonzero(as_tuple=True)
-        if len(rows) > MOST_PER_ROW * block.shape[0]:  # poor prices: the worst of every row say enough
-            values, columns = block.topk(min(MOST_PER_ROW, block.shape[1]), dim=1, largest=False)
-            rows = torch.arange(block.shape[0]).repeat_interleave(values.shape[1])
+        most = MOST_PER_ROW * len(block)
+        if len(rows) > most and int((block < -slack).sum()) > most:  # poor prices: the worst of every row say enough
+            columns = block.topk(min(MOST_PER_ROW, block.shape[1]), dim=1, largest=False).indices
+            rows = torch.arange(len(block), device=device).repeat_interleave(columns.shape[1])
             columns = columns.flatten()
-            loose += slack * block.shape[0]
-        i = (rows + part.start).numpy()
-        j = columns.numpy()
+            loose += 2 * slack * len(block)  # the least of what is left is no lower than the least listed, up to this
+        i, j = rows.cpu().numpy() + part.start, columns.cpu().numpy()
         r = costs.edges(i, j) - u[i] - v[j]
         negative = r < 0
         found_i.append(i[negative])

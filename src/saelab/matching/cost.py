@@ -4,8 +4,8 @@
 
 is the squared distance between rows of one matrix per SAE, so every pass is one product of row blocks. Blocks are
 float32 and carry a bound on their rounding; single edges are computed from differences in float64. "Minimal MSE =
-maximal inner product" holds for full bijections only, so costs are kept as distances. Nothing here knows SAEs or
-solvers.
+maximal inner product" holds for full bijections only, so costs are kept as distances. Blocks are made on the device
+of the rows. Nothing here knows SAEs or solvers.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError
@@ -23,7 +23,8 @@ from saelab.matching.fold import Features
 
 Parts = Literal["all", "decoder", "encoder", "bias"]
 BLOCK_ENTRIES = 1 << 21  # of one block of costs: 8 MB, near the caches
-EDGES_TOGETHER = 1 << 15
+EDGES_TOGETHER = 1 << 11
+EPSILON = 2.0**-24  # half a unit in the last place of float32
 
 
 @dataclass(frozen=True)
@@ -50,29 +51,80 @@ class Costs:
         return self.b.double().square().sum(1).float()
 
     @cached_property
-    def rounding(self) -> float:
-        """A bound on |computed - true| of an entry of `blocks`: the worst case of a float32 product of this width."""
-        largest = float(self.a_square.max()) + float(self.b_square.max())
-        return 4e-7 * max(self.a.shape[1], 16) ** 0.5 * largest
+    def scale(self) -> float:
+        """Mean squared norm of a row of a plus that of one of b: the size of a cost between unrelated features."""
+        return float(self.a_square.double().mean() + self.b_square.double().mean()) or 1e-30
 
-    def blocks(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[slice, Float[Tensor, "r m"]]]:
-        """Row slices with their costs [r, m] (float32), products taken in `dtype`. A block may be changed in place."""
-        right = self.b.to(dtype).T
-        left = (self.a * -2).to(dtype)
-        rows = max(1, BLOCK_ENTRIES // self.shape[1])
-        for start in range(0, self.shape[0], rows):
-            part = slice(start, min(start + rows, self.shape[0]))
-            block = (left[part] @ right).float()
-            yield part, block.add_(self.b_square).add_(self.a_square[part, None])
+    @cached_property
+    def rounding(self) -> float:
+        """A bound on |computed - true| of an entry of `blocks` without offsets: the worst case, whatever the order in
+        which a product of this width is summed.
+        """
+        largest = float(self.a_square.max()) + float(self.b_square.max())
+        return (self.a.shape[1] + 8) * EPSILON * 1.01 * largest
+
+    def some_rows(self, start: int, every: int) -> "Costs":
+        """The costs of every so many-th row."""
+        return self if every == 1 else Costs(self.a[start::every], self.b)
+
+    def some_columns(self, every: int) -> "Costs":
+        """The costs of every so many-th column."""
+        return self if every == 1 else Costs(self.a, self.b[::every])
+
+    def transposed(self) -> "Costs":
+        return Costs(self.b, self.a)
+
+    def blocks(
+        self, *, rows: Float[Tensor, " n"] | None = None, columns: Float[Tensor, " m"] | None = None
+    ) -> Iterator[tuple[slice, Float[Tensor, "r m"]]]:
+        """Row slices with their costs [r, m] plus the given offsets (float32). A block may be changed in place."""
+        right = self.b.T
+        beside = self.b_square if columns is None else self.b_square + columns
+        above = self.a_square if rows is None else self.a_square + rows
+        height = max(1, BLOCK_ENTRIES // self.shape[1])
+        for start in range(0, self.shape[0], height):
+            part = slice(start, min(start + height, self.shape[0]))
+            yield part, torch.addmm(beside, self.a[part], right, alpha=-2).add_(above[part, None])
 
     def edges(self, i: Int[np.ndarray, " E"], j: Int[np.ndarray, " E"]) -> Float[np.ndarray, " E"]:
         """Costs of pairs, from differences in float64."""
         found = np.empty(len(i))
         for start in range(0, len(i), EDGES_TOGETHER):
             part = slice(start, start + EDGES_TOGETHER)
-            apart = self.a[torch.from_numpy(i[part])].double() - self.b[torch.from_numpy(j[part])].double()
-            found[part] = apart.square_().sum(1).numpy()
+            left, right = (x[torch.from_numpy(k[part]).to(x.device)] for x, k in ((self.a, i), (self.b, j)))
+            apart = left.double().sub_(right)
+            found[part] = torch.linalg.vecdot(apart, apart).cpu().numpy()
         return found
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Pairs with their costs, sorted by row, then column, each pair once."""
+
+    i: Int[np.ndarray, " E"]
+    j: Int[np.ndarray, " E"]
+    weights: Float[np.ndarray, " E"]
+
+    def __len__(self) -> int:
+        return len(self.i)
+
+    @cached_property
+    def by_column(self) -> Int[np.ndarray, " E"]:
+        """The order by column, then row."""
+        return np.argsort(self.j, kind="stable")
+
+    def kept(self, which: Bool[np.ndarray, " E"]) -> "Edges":
+        return Edges(self.i[which], self.j[which], self.weights[which])
+
+    def with_pairs(self, i: Int[np.ndarray, " P"], j: Int[np.ndarray, " P"], costs: Costs) -> "Edges":
+        """These edges and the given pairs; costs are computed for the new ones only."""
+        m = costs.shape[1]
+        own, new = self.i * m + self.j, np.unique(i.astype(np.int64) * m + j)
+        new = new[~np.isin(new, own, assume_unique=True)]
+        keys = np.concatenate([own, new])
+        order = np.argsort(keys, kind="stable")
+        weights = np.concatenate([self.weights, costs.edges(*np.divmod(new, m))])
+        return Edges(*np.divmod(keys[order], m), weights[order])
 
 
 def costs_between(

@@ -7,6 +7,7 @@ variance" is printed as its complement; here EV = 1 - sum Var(err) / sum Var(x) 
 - mean|^2 (with the mean shift).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
-from saelab.matching.fold import HasFeatures
+from saelab.matching.fold import Features, HasFeatures
 from saelab.text.pack import PackedText
 
 SINK_FACTOR = 10.0
@@ -83,6 +84,43 @@ def transferred(
     return out
 
 
+def limited(
+    codes: Float[Tensor, "N F"],
+    saes: tuple[HasFeatures, HasFeatures],
+    permutation: Int[np.ndarray, " F"],
+    scales: tuple[Float[Tensor, " F"], Float[Tensor, " G"]],
+    moved: Bool[np.ndarray, " F"],
+) -> Float[Tensor, "N D"]:
+    """Only the moved features go through their partners, the others through A's own decoder; B's bias (Eq. 6).
+
+    The paper's Eq. 6 leaves out the permutation; here the moved codes are permuted.
+    """
+    a, b = saes
+    own = codes * torch.from_numpy(~moved)
+    through = transferred(codes, np.where(moved, permutation, -1), scales)
+    return (a.decode(own) - a.b_dec) + b.decode(through)
+
+
+def decoder_distances(first: Features, second: Features, permutation: Int[np.ndarray, " F"]) -> Float[np.ndarray, " F"]:
+    """Squared distances of matched folded decoder rows (NaN: unmatched)."""
+    i = np.flatnonzero(permutation >= 0)
+    found = np.full(len(permutation), np.nan)
+    apart = first.decoder[torch.from_numpy(i)] - second.decoder[torch.from_numpy(permutation[i])]
+    found[i] = apart.double().square().sum(1).numpy()
+    return found
+
+
+def tensor_errors(first: Features, second: Features, permutation: Int[np.ndarray, " F"]) -> dict[str, float | None]:
+    """Mean squared errors of matched decoder, encoder and bias entries, in folded units (the paper's Figure 3)."""
+    i = torch.from_numpy(np.flatnonzero(permutation >= 0))
+    j = torch.from_numpy(permutation[permutation >= 0])
+    if not len(i):
+        return dict.fromkeys(("decoder", "encoder", "bias"))
+    pairs = {"decoder": (first.decoder, second.decoder), "encoder": (first.encoder, second.encoder)}
+    pairs["bias"] = (first.bias, second.bias)
+    return {k: float((a[i] - b[j]).double().square().mean()) for k, (a, b) in pairs.items()}
+
+
 def explained_variance(x: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"]) -> tuple[float, float]:
     """(centred, with the mean shift) shares of the variance of x that a prediction explains."""
     error = (rebuilt - x).double()
@@ -99,22 +137,27 @@ def skips(
     permutation: Int[np.ndarray, " F"],
     scales: tuple[Float[Tensor, " F"], Float[Tensor, " G"]],
     *,
+    moved: Mapping[str, Bool[np.ndarray, " F"]] | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, dict[str, float]]:
     """The state at the second site replaced by a prediction: explained variances and change of cross-entropy (nats).
 
     matched: the skip. drop: the first site's state as it is (the blocks between dropped). current: encode-decode of
-    the true state with B. previous: encode-decode of the first site's state with A.
+    the true state with B. previous: encode-decode of the first site's state with A. moved: further skips by name, in
+    which only some features go through their partners (`limited`).
     """
     x, y = reading.first[reading.kept], reading.second[reading.kept]
     a, b = saes
     with torch.inference_mode():
+        codes = a.encode(x)
         predictions = {
-            "matched": b.decode(transferred(a.encode(x), permutation, scales)),
+            "matched": b.decode(transferred(codes, permutation, scales)),
             "drop": x,
             "current": b.decode(b.encode(y)),
-            "previous": a.decode(a.encode(x)),
+            "previous": a.decode(codes),
         }
+        for name, which in (moved or {}).items():
+            predictions[name] = limited(codes, saes, permutation, scales, which)
         found: dict[str, dict[str, float]] = {}
         with progress.task("skipping", len(predictions) + 1, "passes") as task:
             clean = _cross_entropy(lm, reading, site, None)

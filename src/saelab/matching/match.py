@@ -4,6 +4,7 @@
 index composition: `compose(ab, bc)[i] = bc[ab[i]]`.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,9 +80,11 @@ def match(
         permutation, cost, bound = found.permutation, found.cost, found.lower_bound
         method, rounds, seconds = found.method, found.rounds, found.seconds
     else:
+        began = time.perf_counter()
         rho = null_reject(costs, seed=seed) if reject == "null" else float(reject)
         permutation, cost = match_partially(costs, rho)
-        bound, method, rounds, seconds, reject = cost, "partial", 1, 0.0, rho
+        seconds = time.perf_counter() - began
+        bound, method, rounds, reject = cost, "partial", 1, rho
     return Matching(
         permutation, cost, bound, *_of_pairs(costs, first, second, permutation), method, rounds, seconds,
         rejected_at=reject, clipped=(first.clipped, second.clipped),

@@ -3,81 +3,136 @@
     minimise  sum over matched c_ij + sum over unmatched tau_i + sum over unmatched sigma_j
 
 An edge with c_ij > tau_i + sigma_j is never used, so one pass over the pairs lists all edges that can be, and the graph
-falls apart into small components: exact, with no further pricing. With tau_i = rho |a_i|^2 and sigma_j = rho |b_j|^2 an
-edge is admissible where the cosine (of rows of equal norm) is at least 1 - rho.
+falls apart into components that are solved one by one: exact, with no further pricing. With tau_i = rho |a_i|^2 and
+sigma_j = rho |b_j|^2 an edge is admissible where the cosine (of rows of equal norm) is at least 1 - rho.
 """
 
+from collections.abc import Sequence
+
+import lap
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.sparse.csgraph import connected_components
 
 from saelab.core.errors import UserError
 from saelab.core.seeds import seed_of
-from saelab.matching.cost import Costs
+from saelab.matching.cost import Costs, Edges
 
 MOST_EDGES_PER_ROW = 512
+MOST_ENTRIES = 1 << 22  # of a component that is solved as a dense matrix
+NULL_ROWS = 16_384  # rows that are tried against the null
 
 
-def admissible(
-    costs: Costs, rho: float
-) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"], Float[np.ndarray, " E"]]:
+def admissible(costs: Costs, rho: float) -> Edges:
     """All pairs with c_ij <= rho (|a_i|^2 + |b_j|^2), and their costs in float64."""
     if not rho > 0:
         raise UserError(f"The reject cost must be positive, not {rho}.")
-    limit_b = rho * costs.b_square
     found_i, found_j = [], []
-    edges = 0
-    for part, block in costs.blocks():
-        block.sub_(limit_b).sub_(rho * costs.a_square[part, None])
-        rows, columns = (block <= costs.rounding).nonzero(as_tuple=True)
-        edges += len(rows)
-        if edges > MOST_EDGES_PER_ROW * costs.shape[0]:
+    count = 0
+    for part, block in costs.blocks(rows=-rho * costs.a_square, columns=-rho * costs.b_square):
+        rows, columns = (block <= costs.rounding * (1 + rho)).nonzero(as_tuple=True)
+        count += len(rows)
+        if count > MOST_EDGES_PER_ROW * costs.shape[0]:
             raise UserError(
                 f"A reject cost of {rho} admits more than {MOST_EDGES_PER_ROW} pairs per feature.",
                 hint="Give a smaller one, or match without rejecting.",
             )
-        found_i.append(rows.numpy() + part.start)
-        found_j.append(columns.numpy())
+        found_i.append(rows.cpu().numpy() + part.start)
+        found_j.append(columns.cpu().numpy())
     i, j = np.concatenate(found_i), np.concatenate(found_j)
-    weights = costs.edges(i, j)
-    limit = rho * (costs.a.double().square().sum(1).numpy()[i] + costs.b.double().square().sum(1).numpy()[j])
-    kept = weights <= limit
-    return i[kept], j[kept], weights[kept]
+    edges = Edges(i, j, costs.edges(i, j))
+    tau, sigma = rejections(costs, rho)
+    return edges.kept(edges.weights <= tau[i] + sigma[j])
+
+
+def rejections(costs: Costs, rho: float) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
+    """What leaving a row (column) unmatched costs."""
+    squares = (x.double().square().sum(1).cpu().numpy() for x in (costs.a, costs.b))
+    tau, sigma = (rho * s for s in squares)
+    return tau, sigma
 
 
 def match_partially(costs: Costs, rho: float) -> tuple[Int[np.ndarray, " n"], float]:
     """The permutation with -1 for unmatched rows, and the objective with its rejected features."""
-    n, m = costs.shape
-    i, j, weights = admissible(costs, rho)
-    tau = rho * costs.a.double().square().sum(1).numpy()
-    sigma = rho * costs.b.double().square().sum(1).numpy()
-    # Every row may take its own dummy column at tau_i; taking column j saves sigma_j.
-    everyone = np.arange(n)
-    rows, columns = np.concatenate([i, everyone]), np.concatenate([j, m + everyone])
-    values = np.concatenate([weights - sigma[j], tau])
-    lifted = values - values.min() + 1.0
-    graph = csr_matrix((lifted, (rows, columns)), shape=(n, m + n))
-    found = min_weight_full_bipartite_matching(graph)[1].astype(np.int64)
-    permutation = np.where(found < m, found, -1)
-    matched = permutation >= 0
-    objective = float(costs.edges(everyone[matched], permutation[matched]).sum() + tau[~matched].sum())
-    free = np.ones(m, bool)
-    free[permutation[matched]] = False
-    return permutation, objective + float(sigma[free].sum())
+    tau, sigma = rejections(costs, rho)
+    return solved(admissible(costs, rho), tau, sigma)
+
+
+def solved(
+    edges: Edges, tau: Float[np.ndarray, " n"], sigma: Float[np.ndarray, " m"]
+) -> tuple[Int[np.ndarray, " n"], float]:
+    """The best choice among admissible edges, component by component."""
+    n, m = len(tau), len(sigma)
+    gain = edges.weights - tau[edges.i] - sigma[edges.j]  # of a match over leaving both; never positive
+    graph = csr_matrix((np.ones(len(edges)), (edges.i, n + edges.j)), shape=(n + m, n + m))
+    component = connected_components(graph, directed=False)[1][edges.i]
+    order = np.argsort(component, kind="stable")
+    sizes = np.unique(component[order], return_counts=True)[1]
+    permutation = np.full(n, -1)
+    stops = np.cumsum(sizes)
+    alone = order[(stops - sizes)[sizes == 1]]
+    permutation[edges.i[alone]] = edges.j[alone]
+    for stop, size in zip(stops[sizes > 1], sizes[sizes > 1], strict=True):
+        some = order[stop - size : stop]
+        i, j = _best_of_component(edges.i[some], edges.j[some], gain[some])
+        permutation[i] = j
+    rows = np.flatnonzero(permutation >= 0)
+    keys = edges.i * m + edges.j  # sorted
+    used = np.searchsorted(keys, rows * m + permutation[rows])
+    objective = float(tau.sum() + sigma.sum() + gain[used].sum())
+    return permutation, objective
+
+
+def _best_of_component(
+    i: Int[np.ndarray, " E"], j: Int[np.ndarray, " E"], gain: Float[np.ndarray, " E"]
+) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
+    """The pairs of least total gain within one component. Staying alone is a pair of gain 0."""
+    rows, r = np.unique(i, return_inverse=True)
+    columns, c = np.unique(j, return_inverse=True)
+    n, m = len(rows), len(columns)
+    if n * m <= MOST_ENTRIES:
+        dense = np.zeros((n, m))
+        dense[r, c] = gain
+        partner = lap.lapjv(dense, extend_cost=True)[1]
+        chosen = np.flatnonzero(partner >= 0)
+        chosen = chosen[dense[chosen, partner[chosen]] < 0]
+        return rows[chosen], columns[partner[chosen]]
+    # Every row has its own dummy column and every column its own dummy row; dummies may pair along mirrored edges.
+    own, other = np.arange(n), np.arange(m)
+    left = np.concatenate([r, own, n + other, n + c])
+    right = np.concatenate([c, m + own, other, m + r])
+    weights = np.concatenate([gain, np.zeros(n + m + len(gain))])
+    order = np.lexsort((right, left))
+    starts = np.r_[0, np.cumsum(np.bincount(left, minlength=n + m))].astype(np.int32)
+    partner = lap.lapmod(n + m, weights[order] - gain.min(), starts, right[order].astype(np.int32))[1][:n]
+    chosen = np.flatnonzero(partner < m)
+    return rows[chosen], columns[partner[chosen]]
+
+
+def persistence(costs: Costs, rhos: Sequence[float]) -> Float[np.ndarray, " R"]:
+    """The share of rows that is matched at each reject cost; the pairs are listed once, at the largest."""
+    edges = admissible(costs, max(rhos))
+    shares = []
+    for rho in rhos:
+        tau, sigma = rejections(costs, rho)
+        kept = edges.kept(edges.weights <= tau[edges.i] + sigma[edges.j])
+        shares.append(float((solved(kept, tau, sigma)[0] >= 0).mean()))
+    return np.array(shares)
 
 
 def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
     """The reject cost at which at most `rate` of the rows would find a partner in a dictionary without counterparts.
 
     The null rotates b by a random orthogonal map, which keeps its geometry and breaks every correspondence; rho is the
-    `rate` quantile over rows of min_j c_ij / (|a_i|^2 + |b_j|^2).
+    `rate` quantile over rows (at most `NULL_ROWS` of them) of min_j c_ij / (|a_i|^2 + |b_j|^2).
     """
     width = costs.b.shape[1]
     generator = torch.Generator().manual_seed(seed_of(seed, "matching", "null"))
     rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
-    null = Costs(costs.a, costs.b @ rotation)
+    some = -(-costs.shape[0] // NULL_ROWS)
+    null = Costs(costs.a[::some], costs.b @ rotation.to(costs.b))
     least = []
     for part, block in null.blocks():
         block.div_(null.b_square + null.a_square[part, None])

@@ -1,6 +1,8 @@
-"""The matching stage of two SAEs: matching.parquet (a, b, cost, cosine, null_cosine) and quality.json.
+"""The matching stage of two SAEs: matching.parquet (a, b, cost, cosine, partner, class, distance, family; one row per
+feature of the first) and quality.json. `partner` is b where the pair beats the null (partial.py), else null.
 
-With the steps of a path, their composition is evaluated beside the direct matching. The only place here with files.
+With the steps of a path, their composition is evaluated beside the direct matching, and paths.parquet follows every
+feature from its birth to its death. The only place here with files.
 """
 
 from collections.abc import Sequence
@@ -16,20 +18,25 @@ from saelab.core.config import Config
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
 from saelab.matching import baselines
-from saelab.matching.cost import costs_between
-from saelab.matching.evaluate import coactivation, read_sites, skips
-from saelab.matching.fold import features_of
+from saelab.matching.classes import Classes, classed
+from saelab.matching.cost import Costs, costs_between
+from saelab.matching.evaluate import coactivation, decoder_distances, read_sites, skips, tensor_errors
+from saelab.matching.fold import Features, features_of
 from saelab.matching.match import Matching, compose, match
+from saelab.matching.partial import null_reject, persistence
+from saelab.matching.paths import feature_paths, survival
 from saelab.saes.base import Sae
 from saelab.store.files import write_json
 from saelab.store.tables import write_table
 from saelab.text.pack import PackedText
 
+CURVE = (0.25, 0.5, 0.75, 1.0)  # reject costs of the persistence curve, as shares of the null's
+
 
 class MatchConfig(Config):
     """How features are matched across sites."""
 
-    fold: Literal["theta", "mean", "rms", "max", "none"] = Field(
+    fold: Literal["theta", "mean", "rms", "quantile", "max", "none"] = Field(
         default="theta", description="The scale of each feature."
     )
     parts: Literal["all", "decoder", "encoder"] = Field(default="all", description="Tensors that are compared.")
@@ -37,6 +44,9 @@ class MatchConfig(Config):
         default=None, description="Reject cost of a partial matching; None: full."
     )
     contexts: int = Field(default=32, ge=1, description="Held-out contexts on which a matching is evaluated.")
+    quantiles: tuple[float, ...] = Field(
+        default=(), description="Shares of the pairs, of least decoder distance, that are moved alone (Eq. 6)."
+    )
     seed: int = 0
 
 
@@ -52,7 +62,7 @@ def run(
     steps: Sequence[pl.DataFrame] = (),
     progress: Progress = SILENT,
 ) -> list[Path]:
-    """Match, evaluate and write; returns the two files.
+    """Match, evaluate and write; returns the files.
 
     text: held out from training. steps: the tables of the matchings between the sites in between, in order.
     """
@@ -62,39 +72,47 @@ def run(
         first, second, fold=config.fold, parts=config.parts, reject=config.reject, activations=rows,
         seed=config.seed, progress=progress,
     )  # fmt: skip
-    folded = [features_of(s, config.fold, activations=x) for s, x in zip((first, second), rows, strict=True)]
+    saes = (first, second)
+    folded = [features_of(s, config.fold, activations=x) for s, x in zip(saes, rows, strict=True)]
     costs = costs_between(folded[0], folded[1], config.parts)
-    top = baselines.top_cosine(folded[0].decoder, folded[1].decoder)
-    shuffled = baselines.random_pairs(len(folded[0]), config.seed)
-    chance = _cosines(folded[0].decoder, folded[1].decoder, shuffled)
+    classes = classed(costs, null_reject(costs, seed=config.seed))
     with torch.inference_mode():
         on = first.encode(rows[0]) > 0, second.encode(rows[1]) > 0
     scales = (folded[0].scale, folded[1].scale)
     quality: dict[str, Any] = _certificate(found) | coactivation(*on, found.permutation)
     quality |= {"reject": found.rejected_at, "matched_share": float((found.permutation >= 0).mean())}
-    every = skips(lm, reading, sites[1], (first, second), found.permutation, scales, progress=progress)
-    quality |= {"skip": every["matched"], "compared_with": {k: v for k, v in every.items() if k != "matched"}}
-    quality["cosine"] = {
-        "matched_median": float(np.nanmedian(found.cosine)),
-        "top1_median": float(np.median(top)),
-        "random_median": float(np.median(chance)),
-    }
-    quality["baselines"] = {
-        "random": float(costs.edges(np.arange(len(shuffled)), shuffled).sum()),
-        "greedy": float(costs.edges(np.arange(len(shuffled)), baselines.greedy(costs)).sum()),
-        "mutual_nearest_share": float((baselines.mutual_nearest(costs) >= 0).mean()),
-    }
-    if steps:
-        path = steps[0]["b"].to_numpy()
-        for step in steps[1:]:
-            path = compose(path, step["b"].to_numpy())
-        own = skips(lm, reading, sites[1], (first, second), path, scales, progress=progress)["matched"]
-        same = float((path == found.permutation).mean())
-        quality["composed"] = coactivation(*on, path) | {"skip": own, "same_as_direct": same}
+    distance = decoder_distances(folded[0], folded[1], found.permutation)
+    moved = {f"quantile_{q:g}": distance <= np.nanquantile(distance, q) for q in config.quantiles}
+    every = skips(lm, reading, sites[1], saes, found.permutation, scales, moved=moved, progress=progress)
+    quality |= {"skip": every["matched"], "compared_with": {k: every[k] for k in ("drop", "current", "previous")}}
+    quality["limited"] = {k: every[k] for k in moved}
+    quality |= _beside(folded, costs, found, config.seed)
+    curve = [s * classes.rho for s in CURVE]
+    quality["classes"] = classes.counts | {"rho": classes.rho, "strict": classes.strict}
+    quality["persistence"] = dict(zip(map(str, CURVE), persistence(costs, curve).tolist(), strict=True))
     paths = [folder / "matching.parquet", folder / "quality.json"]
-    write_table(paths[0], _table(found))
+    if steps:
+        path = _composed([s["b"].to_numpy() for s in steps])
+        own = skips(lm, reading, sites[1], saes, path, scales, progress=progress)["matched"]
+        same = float((path == found.permutation).mean())
+        partners = [s["partner"].fill_null(-1).to_numpy() for s in steps]
+        kept = _composed(partners)
+        agree = (kept == classes.permutation)[(kept >= 0) & (classes.permutation >= 0)]
+        quality["composed"] = coactivation(*on, path) | {"skip": own, "same_as_direct": same}
+        quality["composed"] |= {"same_as_direct_of_partners": float(agree.mean()) if len(agree) else None}
+        quality["survival"] = [s.tolist() for s in survival(partners)]
+        paths.append(folder / "paths.parquet")
+        write_table(paths[-1], feature_paths(partners, costs.shape[1]))
+    write_table(paths[0], _table(found, classes))
     write_json(paths[1], quality)
     return paths
+
+
+def _composed(steps: Sequence[np.ndarray]) -> np.ndarray:
+    path = steps[0]
+    for step in steps[1:]:
+        path = compose(path, step)
+    return path
 
 
 def _certificate(found: Matching) -> dict[str, Any]:
@@ -108,12 +126,38 @@ def _certificate(found: Matching) -> dict[str, Any]:
     }
 
 
-def _table(found: Matching) -> pl.DataFrame:
+def _beside(folded: Sequence[Features], costs: Costs, found: Matching, seed: int) -> dict[str, Any]:
+    """What the matching is compared with: cosines, costs of the baselines, and errors per tensor in folded units."""
+    first, second = folded
+    floors = {"identity": np.arange(len(first)), "random": baselines.random_pairs(len(first), seed)}
+    if len(first) != len(second):
+        floors = {}
+    quality: dict[str, Any] = {"cosine": {"matched_median": _median(found.cosine)}}
+    quality["cosine"]["top1_median"] = _median(baselines.top_cosine(first.decoder, second.decoder))
+    if floors:
+        pairs = torch.from_numpy(floors["random"])
+        chance = torch.nn.functional.cosine_similarity(first.decoder, second.decoder[pairs], dim=1)
+        quality["cosine"]["random_median"] = _median(chance.double().numpy())
+        floors["greedy"] = baselines.greedy(costs)
+    quality["baselines"] = {k: float(costs.edges(np.arange(len(p)), p).sum()) for k, p in floors.items()}
+    quality["baselines"]["mutual_nearest_share"] = float((baselines.mutual_nearest(costs) >= 0).mean())
+    named = floors | {"matched": found.permutation}
+    quality["mse"] = {k: tensor_errors(first, second, p) for k, p in named.items()}
+    return quality
+
+
+def _median(x: np.ndarray) -> float | None:
+    known = x[np.isfinite(x)]
+    return float(np.median(known)) if len(known) else None
+
+
+def _table(found: Matching, classes: Classes) -> pl.DataFrame:
     table = pl.DataFrame({"a": np.arange(len(found.permutation)), "b": found.permutation})
     return table.with_columns(
-        pl.Series("cost", found.pair_cost).fill_nan(None), pl.Series("cosine", found.cosine).fill_nan(None)
+        pl.Series("cost", found.pair_cost).fill_nan(None),
+        pl.Series("cosine", found.cosine).fill_nan(None),
+        pl.Series("partner", [int(j) if j >= 0 else None for j in classes.permutation], pl.Int64),
+        pl.Series("class", classes.names),
+        pl.Series("distance", classes.distance).fill_nan(None),
+        pl.Series("family", [int(f) if f >= 0 else None for f in classes.family], pl.Int64),
     )
-
-
-def _cosines(a: torch.Tensor, b: torch.Tensor, permutation: np.ndarray) -> np.ndarray:
-    return torch.nn.functional.cosine_similarity(a, b[torch.from_numpy(permutation)], dim=1).double().numpy()

@@ -4,11 +4,24 @@ from pathlib import Path
 
 from saelab.core.progress import SILENT, Progress
 from saelab.report.page import write_report
-from saelab.study.run import run
+from saelab.study.run import HERE, run
+from saelab.study.scales import read_study
 from saelab.study.spec import StudyConfig
 
 
-def run_study(study: str | Path | StudyConfig, out: str | Path, *, progress: Progress = SILENT) -> Path:
-    """Run a study file (or config) into the folder `out`; returns the path of the report."""
-    config = study if isinstance(study, StudyConfig) else StudyConfig.from_yaml(study)
-    return write_report(run(config, out, progress=progress))
+def run_study(
+    study: str | Path | StudyConfig,
+    out: str | Path,
+    *,
+    scale: str | None = None,
+    on: str = HERE,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> Path:
+    """Run a study file (or config) into the folder `out`; returns the path of the report.
+
+    scale: which of the scales of the file (study/scales.py); None: as it stands. on, threads: where cells run and with
+    how many threads each (study/run.py).
+    """
+    config = study if isinstance(study, StudyConfig) else read_study(study, scale)
+    return write_report(run(config, out, on=on, threads=threads, progress=progress))

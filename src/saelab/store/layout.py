@@ -1,7 +1,8 @@
 """Where everything of a run lies: the only module that knows file names.
 
 run/
-  study.yaml  ledger.sqlite  summary.json  report.html
+  study.yaml  ledger.sqlite  results.json  summary.json  report.html
+  judges/                     calibrations; replies.sqlite: the replies of a paid judge
   tokens/                     packed text (tokens.safetensors, manifest.json)
   activations/<site>/         shards and their manifest
   saes/<sae>/                 native SAE folder; saes/<site>.training.parquet beside it
@@ -29,6 +30,16 @@ class RunFolder:
     @property
     def ledger(self) -> Path:
         return self.root / "ledger.sqlite"
+
+    @property
+    def results(self) -> Path:
+        """What is a function of the study alone."""
+        return self.root / "results.json"
+
+    @property
+    def replies(self) -> Path:
+        """The reply cache of a paid judge."""
+        return self.root / "judges" / "replies.sqlite"
 
     @property
     def summary(self) -> Path:

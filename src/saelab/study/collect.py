@@ -76,7 +76,7 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
     score = mean_estimate(_numbers(scored, INTERPRETABILITY), name=f"{spec.name}/interpretability", seed=study.seed)
     return {
         "sae": spec.name, "lm": spec.model.key, "site": spec.site, "architecture": spec.architecture,
-        "level": spec.level, "width": spec.d_sae, "seed": study.seed, "l0": fidelity["l0"], "fvu": fidelity["fvu"],
+        "level": spec.level, "width": spec.d_sae, "seed": spec.seed, "l0": fidelity["l0"], "fvu": fidelity["fvu"],
         "ce_recovered": fidelity["ce_recovered"], "random_fvu": fidelity["random_dictionary"]["fvu"],
         "random_ce_recovered": fidelity["random_dictionary"]["ce_recovered"], "dead_share": fidelity["dead_share"],
         "interpretability": score.value, "interpretability_low": score.low, "interpretability_high": score.high,

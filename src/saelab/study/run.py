@@ -1,8 +1,10 @@
-"""Run a study: its cells in this process, then its statistics and its record. Safe to call again after any crash."""
+"""Run a study: its cells here or on Ray, then its statistics and its record. Safe to call again after any crash."""
 
 import time
 from collections.abc import Collection
 from pathlib import Path
+
+import torch
 
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
@@ -10,35 +12,68 @@ from saelab.store.files import write_text
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.study.cells import in_order
-from saelab.study.executors import run_in_process
+from saelab.study.executors import Stoppable, run_in_process
+from saelab.study.on_ray import RayPlace, run_on_ray
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig
 from saelab.study.stages import do
 from saelab.study.summary import write_summary
 from saelab.study.workspace import Workspace
 
+HERE = "here"
+
 
 def run(
-    study: StudyConfig, out: str | Path, *, stages: Collection[str] | None = None, progress: Progress = SILENT
+    study: StudyConfig,
+    out: str | Path,
+    *,
+    stages: Collection[str] | None = None,
+    on: str = HERE,
+    threads: int | None = None,
+    progress: Progress = SILENT,
 ) -> RunFolder:
-    """Run what is not done yet of a study into the folder `out`, and write `summary.json`.
+    """Run what is not done yet of a study into the folder `out`, and write `results.json` and `summary.json`.
 
-    stages: only these (with all that they need); None: all, and then the summary.
+    stages: only these (with all that they need); None: all, and then the summary. on: `here`, `ray` (a Ray of this
+    machine, or the one that is already connected) or `ray:ADDRESS` (a running cluster, which sees the same folder under
+    the same path). threads: of one cell; None leaves torch's own number here and asks for one core on Ray. Results are
+    the same bytes for the same number of threads on processors of one kind.
 
-    Raises `UserError` where the folder holds a run of another study.
+    Raises `UserError` where the folder holds a run of another study, or where `on` is none of these.
     """
     start = time.perf_counter()
-    folder = RunFolder(Path(out))
+    place = _place(on, threads)
+    folder = RunFolder(Path(out).absolute())
     _own(study, folder)
     ledger = Ledger(folder.ledger)
-    work = Workspace(study, folder, progress)
     cells = cells_of(study)
     if stages is not None:
         cells = in_order(c for c in cells if c.stage in stages)
-    ran = run_in_process(cells, lambda cell: do(cell, work), ledger, progress)
-    if stages is None and (ran or not folder.summary.exists()):
-        write_summary(study, folder, ledger, time.perf_counter() - start)
+    if place is not None:
+        threads = place.threads
+        ran = run_on_ray(cells, study, folder, ledger, place, progress)
+    else:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        threads = torch.get_num_threads()
+        shown = Stoppable(progress)
+        work = Workspace(study, folder, shown)
+        ran = run_in_process(cells, lambda cell: do(cell, work), ledger, shown)
+    if stages is None and (ran or not folder.results.exists() or not folder.summary.exists()):
+        write_summary(study, folder, ledger, {"this_call": time.perf_counter() - start}, threads)
     return folder
+
+
+def _place(on: str, threads: int | None) -> RayPlace | None:
+    """Where cells run: None is this process."""
+    if threads is not None and threads < 1:
+        raise UserError(f"A cell needs at least one thread, not {threads}.")
+    if on == HERE:
+        return None
+    kind, _, address = on.partition(":")
+    if kind != "ray":
+        raise UserError(f"A study runs on `here`, `ray` or `ray:ADDRESS`, not on {on!r}.")
+    return RayPlace(address=address or None, threads=threads or 1)
 
 
 def _own(study: StudyConfig, folder: RunFolder) -> None:

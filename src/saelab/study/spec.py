@@ -16,6 +16,7 @@ from saelab.lm.sites import parse_site
 from saelab.matching.run import MatchConfig
 from saelab.selection.run import SelectionConfig
 from saelab.steering.config import UtilityConfig
+from saelab.study.judging import JudgeConfig
 from saelab.text.corpora import CorpusConfig
 from saelab.training.config import TrainingConfig
 
@@ -32,12 +33,13 @@ class TextConfig(Config):
 
 
 class GridConfig(Config):
-    """SAEs at some sites: every architecture at every level."""
+    """SAEs at some sites: every architecture at every level, width and training seed."""
 
     sites: tuple[str, ...] = Field(min_length=1, description="Such as resid_post.15.")
     architectures: tuple[Architecture, ...] = Field(min_length=1, description="Which SAEs.")
     levels: tuple[int, ...] = Field(min_length=1, description="Target L0 (k for the TopK family).")
-    d_sae: int = Field(ge=1, description="Features per SAE.")
+    d_sae: int | tuple[int, ...] = Field(description="Features per SAE: one width or several.")
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="Training runs of each SAE, by number.")
     steer: bool = Field(
         default=True, description="Whether features are selected and steered with, or only trained and scored."
     )
@@ -47,10 +49,17 @@ class GridConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _sites_parse(self) -> "GridConfig":
+    def _sites_parse_and_widths_are_positive(self) -> "GridConfig":
         for site in self.sites:
             parse_site(site)
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError("d_sae must be a positive number or a list of them")
         return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """All widths."""
+        return (self.d_sae,) if isinstance(self.d_sae, int) else self.d_sae
 
 
 class PathConfig(Config):
@@ -59,6 +68,8 @@ class PathConfig(Config):
     architecture: Architecture
     level: int
     sites: tuple[str, ...] = Field(min_length=2)
+    d_sae: int | None = Field(default=None, description="Which width, where grids have several.")
+    seed: int = Field(default=0, description="Which training run.")
 
 
 class ModelConfig(Config):
@@ -69,6 +80,9 @@ class ModelConfig(Config):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto", description="Type in which the LM runs; auto: bfloat16 where the machine multiplies it."
     )
+    template: str | None = Field(
+        default=None, description="How a model without a chat template is asked: a text that holds {instruction}."
+    )
     grids: tuple[GridConfig, ...] = Field(min_length=1)
     paths: tuple[PathConfig, ...] = ()
 
@@ -76,6 +90,13 @@ class ModelConfig(Config):
     def key(self) -> str:
         """A name fit for a folder."""
         return self.name or self.lm.split("@")[0].rstrip("/").split("/")[-1].split("!")[-1].split("#")[0]
+
+
+class ResourcesConfig(Config):
+    """What a cell asks of a cluster (processors are asked for by the number of threads). No part of any result."""
+
+    memory_gb: float = Field(default=4.0, gt=0, description="Memory of one cell in GiB.")
+    gpus: float = Field(default=0.0, ge=0, description="Accelerators of one cell; a fraction shares one.")
 
 
 class StudyConfig(Config):
@@ -90,10 +111,12 @@ class StudyConfig(Config):
     interp: InterpConfig = InterpConfig()
     selection: SelectionConfig = SelectionConfig()
     steering: UtilityConfig = UtilityConfig()
+    judge: JudgeConfig = Field(default=JudgeConfig(), description="Who judges interpretability and steered texts.")
     instructions: str | None = Field(
         default=None, description="A file of instructions; by default the forty that are shipped."
     )
     matching: MatchConfig = MatchConfig()
+    resources: ResourcesConfig = ResourcesConfig()
     resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples and permutations of the statistics.")
 
     @model_validator(mode="after")
@@ -104,10 +127,7 @@ class StudyConfig(Config):
             raise ValueError(f"grids name the same SAE more than once: {', '.join(twice)}")
         for model in self.models:
             for path in model.paths:
-                for site in path.sites:
-                    wanted = sae_name(self, model, path.architecture, path.level, site)
-                    if wanted not in names:
-                        raise ValueError(f"paths: no grid trains {wanted}")
+                path_saes(self, model, path)
         return self
 
 
@@ -120,26 +140,22 @@ class SaeSpec(Config):
     level: int
     site: str
     d_sae: int
+    seed: int
     steer: bool
     options: dict[str, float | int | str]
-
-
-def sae_name(study: StudyConfig, model: ModelConfig, architecture: str, level: int, site: str) -> str:
-    """`topk.l0_32.resid_post.15`; the model's key stands in front where there are several models."""
-    own = f"{architecture}.l0_{level}.{parse_site(site)}"
-    return own if len(study.models) == 1 else f"{model.key}.{own}"
 
 
 def saes_of(study: StudyConfig) -> list[SaeSpec]:
     """All SAEs of a study, in the order of the file."""
     return [
         SaeSpec(
-            name=sae_name(study, model, architecture, level, site),
+            name=_name(study, model, grid, f"{architecture}.l0_{level}.{parse_site(site)}", (width, seed)),
             model=model,
             architecture=architecture,
             level=level,
             site=str(parse_site(site)),
-            d_sae=grid.d_sae,
+            d_sae=width,
+            seed=seed,
             steer=grid.steer,
             options=grid.options,
         )
@@ -148,7 +164,33 @@ def saes_of(study: StudyConfig) -> list[SaeSpec]:
         for site in grid.sites
         for architecture in grid.architectures
         for level in grid.levels
+        for width in grid.widths
+        for seed in grid.seeds
     ]
+
+
+def _name(study: StudyConfig, model: ModelConfig, grid: GridConfig, own: str, axes: tuple[int, int]) -> str:
+    """`topk.l0_32.resid_post.15`; the model's key stands in front where there are several models, the width and a
+    training seed that is not 0 behind where there are several.
+    """
+    width, seed = axes
+    own += f".w{width}" if len(grid.widths) > 1 else ""
+    own += f".s{seed}" if seed else ""
+    return own if len(study.models) == 1 else f"{model.key}.{own}"
+
+
+def path_saes(study: StudyConfig, model: ModelConfig, path: PathConfig) -> list[SaeSpec]:
+    """The SAEs of a path, in order. Raises `ValueError` where a site has none or several."""
+    found = []
+    for site in path.sites:
+        wanted = (model, path.architecture, path.level, str(parse_site(site)), path.seed)
+        fit = [s for s in saes_of(study) if (s.model, s.architecture, s.level, s.site, s.seed) == wanted]
+        fit = [s for s in fit if path.d_sae in (None, s.d_sae)]
+        if len(fit) != 1:
+            what = f"{path.architecture}.l0_{path.level}.{wanted[3]}"
+            raise ValueError(f"paths: {'no grid trains' if not fit else 'give d_sae, as several widths have'} {what}")
+        found += fit
+    return found
 
 
 def check_widths(spec: SaeSpec) -> None:

@@ -7,11 +7,13 @@ in its package; how cells are ordered and recorded is in cells.py and executors.
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from saelab.activations.harvest import harvest
 from saelab.interp import run as interp_stage
+from saelab.judges.client import Judge
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.steering_lexical import LexicalSteeringJudge, calibrate
 from saelab.matching import run as matching_stage
@@ -21,6 +23,7 @@ from saelab.steering import run as steering_stage
 from saelab.store.files import write_json
 from saelab.store.tables import read_table
 from saelab.study.cells import Cell
+from saelab.study.spec import ModelConfig
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
 from saelab.text.corpora import iter_documents
@@ -87,7 +90,7 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
         work.site_text(spec),
         work.sae(cell.name),
         work.run.interp(cell.name),
-        judge=LexicalJudge(),
+        judge=LexicalJudge() if work.study.judge.lexical else work.judge,
         progress=work.progress,
     )
 
@@ -119,17 +122,25 @@ def _calibrate(cell: Cell, work: Workspace) -> list[Path]:
 
 def _steer(cell: Cell, work: Workspace) -> list[Path]:
     spec = work.saes[cell.name]
-    lm, calibration = work.lm(spec.model), work.calibration(spec.model)
+    lm, (judge, record) = work.lm(spec.model), _steering_judge(spec.model, work)
     inputs = steering_stage.SteeringInputs(
         lm=lm,
         sae=work.sae(cell.name),
         features=read_table(work.run.interp(cell.name) / "features.parquet"),
         effects=read_table(work.run.selection(cell.name) / "effects.parquet"),
         instructions=work.instructions,
-        judge=LexicalSteeringJudge(lm, calibration),
-        judge_record=calibration.model_dump(mode="json"),
+        judge=judge,
+        judge_record=record,
     )
     return steering_stage.run(work.study.steering, inputs, work.run.steering(cell.name), work.progress)
+
+
+def _steering_judge(model: ModelConfig, work: Workspace) -> tuple[Judge, dict[str, Any]]:
+    """The judge of steered texts, and what is kept of it in the manifest."""
+    if not work.study.judge.lexical:
+        return work.judge, work.study.judge.identity
+    calibration = work.calibration(model)
+    return LexicalSteeringJudge(work.lm(model), calibration), calibration.model_dump(mode="json")
 
 
 def _match(cell: Cell, work: Workspace) -> list[Path]:

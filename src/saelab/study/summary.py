@@ -1,9 +1,11 @@
 """The statistics of a finished grid, and the record of the whole run.
 
-`stats/` holds what the report draws: saes, agreement, selection, features. `summary.json` names every SAE, the seconds
-of every stage, the headline numbers, versions and seeds. Timings and versions are no part of any artefact's key.
+`stats/` holds what the report draws: saes, agreement, selection, features. `results.json` is all that is a function of
+the study: every SAE, the headline numbers, seeds, counts; the same study gives the same bytes, however it was run and
+however often it was stopped. `summary.json` is that record with what is not: seconds, versions, the machine.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine, versions
 from saelab.store.tables import read_table, write_table
 from saelab.study.collect import CONTROL, PREDICTORS, features_table, saes_table
+from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig, saes_of
 from saelab.text.pack import PackedText
 
 SIGNED = ("delta_confidence", "entropy_change")  # ranked by size, as the paper ranks the first
-AXES = {"architecture": "architecture", "level": "level", "lm": "lm"}
+AXES = ("architecture", "level", "lm")
 
 
 def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
@@ -50,7 +53,10 @@ def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
 def _agreement(study: StudyConfig, saes: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
     """Interpretability against utility without selection, after each selection, and against the gain of selecting."""
     grid = saes.filter(pl.col("n_steered").is_not_null())
-    settings: dict[str, Any] = {"axes": AXES, "seed": study.seed, "draws": study.resamples}
+    # Width is an axis where one LM has several; training seeds are repeats, not an axis.
+    several = any(part["width"].n_unique() > 1 for part in grid.partition_by("lm"))
+    axes = AXES + (("width",) if several else ())
+    settings: dict[str, Any] = {"axes": {a: a for a in axes}, "seed": study.seed, "draws": study.resamples}
     found = [agreement(grid, x="interpretability", y="utility", **settings)]
     gains = steering_gains(features, criterion="criterion", baseline="none")
     for criterion in ("delta_confidence", "output_score"):
@@ -126,28 +132,40 @@ def _regret(drawn: pl.DataFrame, predictor: str, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_summary(study: StudyConfig, run: RunFolder, ledger: Ledger, wall_seconds: float) -> dict[str, Any]:
-    """Write and return the record of a finished run."""
-    seconds: dict[str, float] = {}
+def write_summary(
+    study: StudyConfig, run: RunFolder, ledger: Ledger, seconds: Mapping[str, float], threads: int
+) -> dict[str, Any]:
+    """Write `results.json` and `summary.json` of a finished run; returns the second.
+
+    seconds: of this call, beside those of the stages (summed over the cells, wherever they ran); threads: of one cell.
+    """
+    record = results(study, run)
+    write_json(run.results, record)
+    spent: dict[str, float] = {}
+    wanted = {c.key for c in cells_of(study)}
     for row in ledger.rows():
-        if row.state == "done" and row.seconds is not None:
-            seconds[row.stage] = round(seconds.get(row.stage, 0.0) + row.seconds, 2)
-    record = {
+        if row.key in wanted and row.state == "done" and row.seconds is not None:
+            spent[row.stage] = round(spent.get(row.stage, 0.0) + row.seconds, 2)
+    own = {name: round(value, 2) for name, value in seconds.items()}
+    record |= {"seconds": spent | own, "versions": versions(), "machine": machine() | {"threads": threads}}
+    write_json(run.summary, record)
+    return record
+
+
+def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
+    """What a finished study says: nothing in it depends on when, where or in how many pieces it was run."""
+    return {
         "study": study.name,
         "saes": read_table(run.stats / "saes.parquet").to_dicts(),
-        "seconds": seconds | {"this_call": round(wall_seconds, 2)},
         "agreement": _rows(run, "agreement", pl.col("statistic").is_in(["psi", "Psi"]) | (pl.col("mode") == "overall")),
         "selection": _rows(run, "selection", pl.col("sae") == "all"),
         "matching": _matching(study, run),
-        "versions": versions(),
-        "machine": machine(),
-        "seeds": {"study": study.seed},
+        "seeds": {"study": study.seed, "training": sorted({s.seed for s in saes_of(study)})},
+        "judge": study.judge.name,
         "text": _texts(study, run),
         "lm": {m.key: {"reference": m.lm, "dtype": m.dtype} for m in study.models},
-        "counts": _counts(run),
+        "counts": _counts(study, run),
     }
-    write_json(run.summary, record)
-    return record
 
 
 def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:
@@ -156,8 +174,8 @@ def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:
 
 
 def _matching(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
-    found = sorted((run.root / "matching").glob("*/quality.json"))
-    return {path.parent.name: read_json(path) for path in found}
+    names = sorted(c.name for c in cells_of(study) if c.stage == "match")
+    return {name: read_json(run.matching(*name.split("--")) / "quality.json") for name in names}
 
 
 def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
@@ -176,11 +194,12 @@ def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     return found
 
 
-def _counts(run: RunFolder) -> dict[str, Any]:
+def _counts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     """Texts written and judgements by state, over the whole run."""
-    judged = sorted((run.root / "steering").glob("*/judgements.parquet"))
-    if not judged:
+    folders = [run.steering(s.name) for s in saes_of(study) if s.steer]
+    if not folders:
         return {}
-    states = pl.concat([read_table(p, ["state"]).select("state") for p in judged])["state"].value_counts()
-    written = sum(read_table(p.parent / "generations.parquet").height for p in judged)
+    states = pl.concat([read_table(f / "judgements.parquet", ["state"]).select("state") for f in folders])
+    states = states["state"].value_counts()
+    written = sum(read_table(f / "generations.parquet", ["generation"]).height for f in folders)
     return {"generations": written, "judgements": dict(states.sort("state").iter_rows())}

@@ -6,18 +6,21 @@ are needed to make another workspace of the same study in another process.
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import RLock
 from typing import Any
 
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
 from saelab.interp.run import SiteText, prepare
+from saelab.judges.client import Judge
 from saelab.judges.steering_lexical import Calibration
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
+from saelab.study.judging import open_judge
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 from saelab.text.instructions import load_instructions
 from saelab.text.pack import PackedText
@@ -25,14 +28,25 @@ from saelab.text.pack import PackedText
 TRAIN, HELD_OUT = "train", "held_out"
 
 
+def load_lm(model: ModelConfig) -> LanguageModel:
+    """The language model of a study file's entry."""
+    own = {} if model.template is None else {"plain": model.template}
+    return LanguageModel.load(model.lm, dtype=model.dtype, **own)
+
+
 @dataclass
 class Workspace:
-    """One study in one process."""
+    """One study in one process.
+
+    asked: the judge where another process holds it; None opens the study's own when it is first asked for.
+    """
 
     study: StudyConfig
     run: RunFolder
     progress: Progress = SILENT
+    asked: Judge | None = None
     _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    _lock: Any = field(default_factory=RLock)
 
     @cached_property
     def saes(self) -> dict[str, SaeSpec]:
@@ -51,7 +65,7 @@ class Workspace:
 
     def lm(self, model: ModelConfig) -> LanguageModel:
         """The model in the dtype of the study; one model at a time is kept."""
-        return self._keep("lm", model.key, lambda: LanguageModel.load(model.lm, dtype=model.dtype))
+        return self._keep("lm", model.key, lambda: load_lm(model))
 
     def text(self, model: ModelConfig, part: str) -> PackedText:
         """The packed text of a model: `train` or `held_out`."""
@@ -84,14 +98,20 @@ class Workspace:
 
         return self._keep("site text", (spec.model.key, spec.site), read)
 
+    @cached_property
+    def judge(self) -> Judge:
+        """The study's judge where it is not the lexical one."""
+        return self.asked or open_judge(self.study.judge, self.run)
+
     def calibration(self, model: ModelConfig) -> Calibration:
         """The cuts of the embedded judge for a model."""
         path = self.run.judge(model.key)
         return Calibration.parse(read_json(path), origin=str(path))
 
     def _keep(self, kind: str, key: Any, open_it: Any) -> Any:
-        """The last thing opened of each kind."""
-        if kind not in self._kept or self._kept[kind][0] != key:
-            self._kept.pop(kind, None)  # let the former go before the next is read
-            self._kept[kind] = (key, open_it())
-        return self._kept[kind][1]
+        """The last thing opened of each kind; cells that run side by side wait for one opening."""
+        with self._lock:
+            if kind not in self._kept or self._kept[kind][0] != key:
+                self._kept.pop(kind, None)  # let the former go before the next is read
+                self._kept[kind] = (key, open_it())
+            return self._kept[kind][1]

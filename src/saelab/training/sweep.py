@@ -5,17 +5,14 @@ thread when there are at least as many as threads: the results then do not depen
 batches are drawn ahead, so that no SAE waits for the others at every step. This file must never know files.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 
 from saelab.core.errors import UserError
-from saelab.core.hardware import multiplies_bfloat16
+from saelab.core.hardware import multiplies_bfloat16, side_by_side
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import Sae, TrainConfig
 from saelab.training.config import Precision
@@ -81,7 +78,7 @@ def advance(
     After every few batches `observe` gets the figures per trainee and step, and the number of tokens per batch.
     """
     steps, done = trainees[0].steps, trainees[0].done
-    with _workers(len(trainees)) as pool, progress.task("training", steps * len(trainees), "SAE steps") as task:
+    with side_by_side(len(trainees)) as pool, progress.task("training", steps * len(trainees), "SAE steps") as task:
         while group := [inputs.scaling(x) for x in islice(inputs.batches, AHEAD)]:
             figures = list(pool.map(lambda t, g=group: [t.step(x) for x in g], trainees))
             done += len(group)
@@ -107,16 +104,3 @@ def resolve(precision: Precision) -> torch.dtype:
     if precision == "auto":
         precision = "bfloat16" if multiplies_bfloat16() else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-
-
-@contextmanager
-def _workers(n: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads share torch's threads: n of them or all, with what remains inside each."""
-    threads = torch.get_num_threads()
-    workers = min(n, threads, os.cpu_count() or 1)
-    torch.set_num_threads(max(1, threads // workers))
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)

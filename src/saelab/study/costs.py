@@ -1,0 +1,94 @@
+"""What a study will take, before anything is run or fetched: cells, hours, disk, judge calls and dollars.
+
+Hours are of two cores without bfloat16, one cell after the other, scaled by the size of the language model: rough, and
+only to tell minutes from days. Texts and calls are upper bounds: a feature that two arms choose is written once, and a
+question that was answered is not asked again. Sizes come from a short table or from the name; nothing is opened.
+"""
+
+import polars as pl
+
+from saelab.core.records import Description
+from saelab.interp.detection import TASK
+from saelab.interp.windows import TEST
+from saelab.judges.chat import ChatConfig
+from saelab.judges.client import Request
+from saelab.judges.openai_compatible import Estimate, OpenAIJudge
+from saelab.judges.rubric import RUBRICS
+from saelab.steering.plan import Budget, budget
+from saelab.study.plan import cells_of
+from saelab.study.sizes import size_of
+from saelab.study.spec import StudyConfig, saes_of
+
+CHARACTERS = 4  # of a token
+
+
+def plan_table(study: StudyConfig) -> pl.DataFrame:
+    """One row per stage: cells and estimated hours; a total last."""
+    cells = cells_of(study)
+    stages = [*dict.fromkeys(c.stage for c in cells), None]
+    rows = []
+    for stage in stages:
+        own = [c for c in cells if stage in (None, c.stage)]
+        rows.append({"stage": stage or "total", "cells": len(own), "hours": _rounded(sum(c.estimate for c in own))})
+    return pl.DataFrame(rows)
+
+
+def disk_bytes(study: StudyConfig) -> int:
+    """What a run keeps on disk, roughly: activations (bf16) and weights (fp32)."""
+    tokens = study.text.train_contexts * study.text.context
+    total = 0
+    for model in study.models:
+        d_in = size_of(model.lm).d_model
+        saes = [s for s in saes_of(study) if s.model == model]
+        total += tokens * d_in * 2 * len({s.site for s in saes}) + sum(8 * d_in * s.d_sae for s in saes)
+    return total
+
+
+def steering_budget(study: StudyConfig) -> Budget:
+    """Texts written and judged for one steered SAE."""
+    c = study.steering
+    features = c.n_random + 2 * c.top_per_direction + c.top_output
+    return budget(c, features + c.n_control, features)
+
+
+def judged_texts(study: StudyConfig) -> int:
+    """Texts that a judge reads in the whole study (each on three rubrics)."""
+    return sum(s.steer for s in saes_of(study)) * steering_budget(study).judged
+
+
+def judge_calls(study: StudyConfig) -> Estimate | None:
+    """Questions to a paid judge, their tokens, and dollars where the price is given; None for a judge that is free."""
+    if not study.judge.paid:
+        return None
+    judge = OpenAIJudge(ChatConfig(model="estimate", max_tokens=study.judge.max_tokens, price=study.judge.price),
+                        together=study.judge.together)  # fmt: skip
+    detection, rated = judge.estimate(_windows(study)), judge.estimate(_texts(study))
+    scored = len(saes_of(study)) * study.interp.n_scored
+    parts = ((detection, scored), (rated, judged_texts(study)))
+
+    def total(name: str) -> int:
+        return sum(getattr(estimate, name) * times for estimate, times in parts)
+
+    dollars = None
+    if study.judge.price is not None:
+        dollars = total("prompt_tokens") * study.judge.price[0] + total("completion_tokens") * study.judge.price[1]
+        dollars /= 1e6
+    return Estimate(total("calls"), total("prompt_tokens"), total("completion_tokens"), dollars)
+
+
+def _windows(study: StudyConfig) -> list[Request]:
+    """The windows of one feature, at their usual length."""
+    c = study.interp.windows
+    sides = (TEST, 1 - TEST) if study.interp.calibrated else (TEST,)
+    window = "x" * CHARACTERS * (2 * c.radius + 1)
+    return [Request(TASK, window, description=Description("x" * 80)) for s in sides for _ in range(sum(c.counts(s)))]
+
+
+def _texts(study: StudyConfig) -> list[Request]:
+    """One steered text under all rubrics."""
+    text = "x" * CHARACTERS * study.steering.max_new_tokens
+    return [Request(r, text, description=Description("x" * 80), instruction="x" * 100) for r in RUBRICS]
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds / 3600, 2) if seconds < 360000 else float(round(seconds / 3600))

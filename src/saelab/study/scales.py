@@ -1,0 +1,44 @@
+"""Study files: a study, and the scales at which it may be run.
+
+    name: reduced
+    ...
+    scales:
+      small:             # `--scale small`: these keys stand in for the file's own
+        training: {steps: 100}
+
+Mappings are merged key by key, everything else (lists too) is replaced whole. The study at a scale is a study of its
+own, called `reduced-small` unless the scale names it, and its run folder holds the merged file. Only reads.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from saelab.core.config import read_yaml
+from saelab.core.errors import UserError, nearest
+from saelab.study.spec import StudyConfig
+
+
+def read_study(path: str | Path, scale: str | None = None) -> StudyConfig:
+    """The study of a file, at one of the scales it defines (None: as it stands).
+
+    Raises `UserError` for a missing or invalid file and for a scale that the file does not define.
+    """
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        return StudyConfig.parse(data, origin=str(path))
+    scales = data.pop("scales", None) or {}
+    if not isinstance(scales, dict) or not all(isinstance(s, dict) for s in scales.values()):
+        raise UserError(f"{path}: scales must map names to keys of a study, such as `small: {{resamples: 500}}`.")
+    if scale is None:
+        return StudyConfig.parse(data, origin=str(path))
+    if scale not in scales:
+        known = nearest(scale, scales) if scales else "It defines none."
+        raise UserError(f"{path} defines no scale {scale!r}.", hint=known)
+    changed = {"name": f"{data.get('name')}-{scale}"} | scales[scale]
+    return StudyConfig.parse(merged(data, changed), origin=f"{path} at scale {scale}")
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `over` in their place; mappings in both are merged."""
+    both = {k: merged(base[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
+    return base | over | both
