@@ -261,9 +261,12 @@ def _feature_level() -> pl.DataFrame:
         ("density", -0.05),
     ):  # fmt: skip
         rows.append({"predictor": predictor, "outcome": "test_score", "statistic": "spearman", "value": value,
-                     "low": value - 0.14, "high": value + 0.13, "n": 128, "n_saes": 16, "state": "ok"})  # fmt: skip
+                     "low": value - 0.14, "high": value + 0.13, "n": 128, "n_saes": 16, "state": "ok",
+                     "regret": 0.6 - value, "regret_low": 0.5 - value, "regret_high": 0.7 - value,
+                     "regret_chance": 0.62})  # fmt: skip
     rows.append({"predictor": "input_score", "outcome": "test_score", "statistic": "spearman", "value": None,
-                 "low": None, "high": None, "n": 0, "n_saes": 0, "state": "not measured"})  # fmt: skip
+                 "low": None, "high": None, "n": 0, "n_saes": 0, "state": "not measured", "regret": None,
+                 "regret_low": None, "regret_high": None, "regret_chance": None})  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -87,6 +87,8 @@ def test_a_missing_estimate_keeps_its_reason(material: Material) -> None:
     assert material.feature_level is not None and material.selection is not None
     cells = [c for r in tables.feature_level(material.feature_level).rows for c in r.cells if c.kind == "missing"]
     assert [(c.text, c.note) for c in cells] == [("missing (1)", "not measured")]
+    regrets = [r.cells[-1] for r in tables.feature_level(material.feature_level).rows]
+    assert regrets[0].note.endswith("blindly 0.62") and regrets[-1].text == ""
     pooled, single = tables.selections(material.selection)
     assert not any(c.kind == "missing" for r in pooled.rows for c in r.cells)
     assert any(c.note == "no judged generation" for r in single.rows for c in r.cells)

@@ -6,18 +6,21 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from saelab.steering.concepts import ConceptInputs, ConceptsConfig, run
-from saelab.steering.describe import describe
-from saelab.steering.export import COLUMNS, HarnessRow, load_directions, save_directions, write_harness
 from sklearn.metrics import roc_auc_score
 
 from saelab.core.errors import ArtefactError, UserError
 from saelab.judges.scripted import ScriptedJudge
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.base import SaeConfig
+from saelab.saes.relu import ReluSae
 from saelab.steering import axbench
+from saelab.steering.concepts import ConceptInputs, ConceptsConfig, run
 from saelab.steering.config import UtilityConfig
+from saelab.steering.describe import describe
 from saelab.steering.detection import bag_of_words, detect
 from saelab.steering.direction import unit
+from saelab.steering.export import COLUMNS, HarnessRow, load_directions, save_directions, write_harness
+from saelab.steering.utility import summarise
 from saelab.store.tensors import write_tensors
 
 CONCEPT10 = Path(__file__).parents[3] / "shared" / "data" / "axbench" / "concept10"
@@ -60,7 +63,11 @@ def test_concepts_and_texts_are_read(folder: Path) -> None:
     texts = axbench.training_texts(folder, loops)
     assert texts.kinds.count("positive") == texts.kinds.count("negative") == 6
     assert all("loop" in p.answer for p, k in zip(texts.pairs, texts.kinds, strict=True) if k == "positive")
-    assert axbench.detection_texts(folder, sea).kinds.count("hard negative") == 1
+    found = axbench.detection_texts(folder, sea)
+    assert found.kinds.count("hard negative") == 1
+    few = found.first(2)
+    assert [few.kinds.count(k) for k in ("positive", "negative", "hard negative")] == [2, 2, 1]
+    assert set(few.pairs) <= set(found.pairs) and found.first(99) == found
 
 
 def test_broken_files_get_a_sentence(folder: Path) -> None:
@@ -74,12 +81,13 @@ def test_broken_files_get_a_sentence(folder: Path) -> None:
 
 
 def test_sampled_instructions_are_the_benchmarks() -> None:
-    """pandas' draw, which depends on the concept's number alone. Expected values made with pandas 2 once."""
+    """pandas' draw, which depends on the concept's number alone. Expected: `DataFrame.sample(5, random_state=0)`, the
+    same in pandas 2.3 and 3.1."""
     instructions = [str(i) for i in range(805)]
     assert axbench.sampled_instructions(instructions, 0, 3) == axbench.sampled_instructions(instructions, 0, 10)[:3]
     assert len(set(axbench.sampled_instructions(instructions, 7))) == 10
     assert axbench.sampled_instructions(instructions, 0) != axbench.sampled_instructions(instructions, 1)
-    assert axbench.sampled_instructions(instructions, 0, 5) == ["495", "647", "754", "199", "334"]
+    assert axbench.sampled_instructions(instructions, 0, 5) == ["8", "258", "172", "317", "294"]
     with pytest.raises(UserError, match="out of 2"):
         axbench.sampled_instructions(["a", "b"], 0)
 
@@ -124,6 +132,56 @@ def test_the_stage_detects_steers_and_resumes(folder: Path, tmp_path: Path) -> N
     assert wide.select("concept_id", "input_id", "factor").is_unique().all()
 
 
+def test_a_concept_without_a_feature_is_a_row_with_a_reason(folder: Path, tmp_path: Path) -> None:
+    """Features by label and by AUROC beside a random feature; a label that no feature has lowers the coverage."""
+    g = torch.Generator().manual_seed(0)
+    decoder = torch.nn.functional.normalize(torch.randn(20, 32, generator=g), dim=-1)
+    weights = {"W_enc": decoder.T, "W_dec": decoder, "b_enc": torch.zeros(20), "b_dec": torch.zeros(32)}
+    sae = ReluSae(SaeConfig(architecture="relu", d_in=32, d_sae=20, site="resid_post.1"), weights)
+    labels = {7: [{"text": " Sea", "weight": 0.9}], 8: [{"text": " hill", "weight": 0.5}], 9: []}
+    features = pl.DataFrame({"feature": [7, 8, 9], "max_activation": [2.0, 3.0, 1.0], "terms": list(labels.values())})
+    steering = UtilityConfig(factors=(1.0,), n_dev=1, n_test=1, max_new_tokens=2, temperature=0.0)
+    config = ConceptsConfig(site="resid_post.1", methods=("sae_feature", "sae_auroc"), steering=steering)
+    judge = ScriptedJudge(lambda r: 1.0)
+    concepts = axbench.read_concepts(folder)
+    asked = [f"Do {i}." for i in range(4)]
+    run(config, ConceptInputs(tiny_lm(), folder, concepts, asked, judge, sae=sae, features=features), tmp_path / "out")
+    utility = pl.read_parquet(tmp_path / "out" / "utility.parquet")
+    by_label = utility.filter(pl.col("method") == "sae_feature").sort("feature")
+    assert by_label["state"].to_list() == ["ok", "no_direction"] and by_label["test_score"].to_list() == [1.0, None]
+    assert summarise(by_label).coverage == 0.5 and summarise(by_label).mean == 1.0
+    states = pl.read_parquet(tmp_path / "out" / "detection.parquet").filter(pl.col("method") == "sae_feature")["state"]
+    assert states[0] == "ok" and "No feature's description" in states[1]
+    directions = load_directions(tmp_path / "out" / "directions.safetensors")
+    assert directions["0/sae_feature"].feature == 7 and "1/sae_feature" not in directions
+    assert directions["0/random_feature"].reference == directions["0/sae_feature"].reference
+    assert not torch.allclose(directions["0/random_feature"].vector, directions["0/sae_feature"].vector)
+    with pytest.raises(UserError, match="needs an SAE"):
+        run(config, ConceptInputs(tiny_lm(), folder, concepts, asked, judge), tmp_path / "none")
+
+
+def test_the_wide_table_has_axbenchs_prompt_and_its_holes() -> None:
+    """A method without factors stands in every row; a factor that dev did not choose is a hole on test, not a zero."""
+    rows = [
+        ("a", 0, "pca", 0.5, 1.0, 4, "Do it.", "x"), ("b", 0, "pca", 1.0, 2.0, 4, "Do it.", "y"),
+        ("c", 0, "pca", 1.0, 2.0, 9, "Go.", "z"), ("d", 0, "lat", 0.5, 3.0, 9, "Go.", "v"),
+        ("e", 0, "prompting", 0.0, 0.0, 4, "Do it.", "w"), ("f", 0, "prompting", 0.0, 0.0, 9, "Go.", "u"),
+    ]  # fmt: skip
+    columns = ["generation", "feature", "method", "factor", "strength", "instruction_id", "instruction", "text"]
+    names = {"pca": "PCA", "lat": "LAT", "prompting": "PromptSteering"}
+    wide = axbench.wide_table(
+        pl.DataFrame(rows, columns, orient="row"),
+        [axbench.Concept(0, "sea", "text", 40, "https://np/40")],
+        axbench.Wide(names, {0: "Speak of the sea."}, {"a": 12.5}),
+    )
+    assert wide.select("input_id", "factor").rows() == [(0, 0.5), (0, 1.0), (1, 0.5), (1, 1.0)]
+    assert wide["PCA_steered_generation"].to_list() == ["x", "y", None, "z"]
+    assert wide["LAT_strength"].to_list() == [None, None, 3.0, None]
+    assert wide["PromptSteering_steered_generation"].to_list() == ["w", "w", "u", "u"]
+    assert wide["PCA_perplexity"].to_list() == [12.5, None, None, None]
+    assert wide["steered_input"][0] == " Speak of the sea.\n\nQuestion: Do it." and wide["sae_id"].unique().item() == 40
+
+
 def test_directions_round_trip_and_refuse_foreign_files(tmp_path: Path) -> None:
     made = unit(torch.randn(8), site="resid_post.3", reference=2.5, method="pca", origin="sea", source="largest")
     save_directions(tmp_path / "d.safetensors", {"pca": made})
@@ -152,6 +210,11 @@ def test_the_harness_file_has_its_columns(tmp_path: Path) -> None:
     table = pl.read_csv(tmp_path / "steer.csv")
     assert tuple(table.columns) == COLUMNS
     assert table.row(0, named=True)["hookpoint"] == "layers.20" and table["description"][0] == "dogs, cats"
+    twice = [HarnessRow("r", "resid_post.2", f, 1.0) for f in (1, 2)]
+    with pytest.raises(UserError, match="one feature per site"):
+        write_harness(tmp_path / "two.csv", twice)
+    with pytest.raises(UserError, match=r"not at resid_pre\.2"):
+        write_harness(tmp_path / "pre.csv", [HarnessRow("r", "resid_pre.2", 1, 1.0)])
 
 
 @real_files

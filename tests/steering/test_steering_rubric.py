@@ -4,7 +4,10 @@ import pytest
 
 from saelab.core.errors import UserError
 from saelab.core.records import Description
+from saelab.judges.chat import ChatConfig
 from saelab.judges.client import Request
+from saelab.judges.openai_compatible import OpenAIJudge
+from saelab.judges.prompts import questions_of
 from saelab.judges.rubric import RUBRICS, harmonic_mean, parse_axbench, parse_strict, prompt
 
 # reply, AxBench's rule, ours (a value, or the state)
@@ -42,6 +45,18 @@ def test_a_failure_is_told_from_a_zero() -> None:
     """AxBench's rule cannot tell them apart; ours can."""
     assert parse_axbench("") == parse_axbench("Rating: [[0]]")
     assert parse_strict("", "j").state != parse_strict("Rating: [[0]]", "j").state
+
+
+def test_the_benchmarks_parser_is_a_mode_that_leaves_its_mark() -> None:
+    """The same replies under both modes: the failures that become 0.0 keep their reason and can be counted."""
+    request = Request("fluency", "text")
+    for reply, axbench, strict in REPLIES:
+        (question,), _ = questions_of([request], "j", parser="axbench")
+        (found,) = question.read(reply)
+        assert (found.state, found.value) == ("ok", axbench) and question.problem_of(reply) is None
+        assert (found.reason is None) == isinstance(strict, float)
+    config = ChatConfig(model="m", base_url="http://127.0.0.1:9/v1")
+    assert OpenAIJudge(config, parser="axbench").name == OpenAIJudge(config).name + "+axbench-parser"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@ with.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from saelab.cli.output import show_table
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError, nearest
-from saelab.store.tables import write_table
+from saelab.store.tables import read_table, write_table
 
 
 def select(
@@ -18,7 +19,11 @@ def select(
     top: int = 5,
     prefix: str = "From my experience,",
     alpha: float = 10.0,
-    positions: str = "all",
+    positions: Literal["all", "last"] = "all",
+    edit: Literal["add", "scale", "replace"] = "add",
+    k: int = 1,
+    all_criteria: bool = False,
+    contexts: Path | None = None,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -35,25 +40,51 @@ def select(
     top:
         Features shown per direction.
     prefix:
-        Neutral text whose next token is watched.
+        Neutral text whose next token is watched. Several, separated by |, are averaged.
     alpha:
-        Strength of the edit (multiples of the decoder row).
+        Strength of the edit: multiples of the decoder row (add) or of the feature's code (scale, replace).
     positions:
         Edited positions: all, or last (faster).
+    edit:
+        How a feature is changed: added, its code multiplied, or everything replaced by it.
+    k:
+        Most likely tokens that Delta Token Confidence counts.
+    all_criteria:
+        Compute every criterion, not the usual ones only.
+    contexts:
+        Table of top contexts (contexts.parquet of the interp stage), for the input score.
     out:
         Parquet file for the scores of all features.
     json:
         Print JSON.
     """
     import saelab
+    from saelab.selection.criteria.catalogue import DEFAULT, EFFECTS, LENS
+    from saelab.selection.criteria.input_score import input_scores
 
+    wanted = [c for c in EFFECTS if c != "concept_lift"] if all_criteria else list(DEFAULT)
+    if by in EFFECTS and by not in wanted:
+        wanted.append(by)
     model, opened = saelab.LanguageModel.load(lm), saelab.load_sae(sae)
     with shown() as progress:
         table = saelab.feature_effects(
-            model, opened, prefix=prefix, alpha=alpha, positions=positions, progress=progress
+            model,
+            opened,
+            prefix=[text.strip() for text in prefix.split("|")],
+            alpha=alpha,
+            k=k,
+            edit=edit,
+            positions=positions,
+            criteria=[*wanted, *LENS],
+            progress=progress,
         )
+    if contexts is not None:
+        table = input_scores(table, read_table(contexts, ["feature", "tokens", "peak"]))
     if by not in table.columns:
-        raise UserError(f"There is no criterion {by!r}.", hint=nearest(by, table.columns[1:-1]))
+        raise UserError(
+            f"There is no criterion {by!r}.",
+            hint=nearest(by, [c for c in table.columns if c not in ("feature", "top_tokens")]),
+        )
     if out is not None:
         write_table(out, table)
     ordered = table.sort(by, descending=True, nulls_last=True)

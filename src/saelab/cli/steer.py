@@ -1,5 +1,6 @@
-"""`saelab steer`: what the model writes with and without one feature, and where it was edited."""
+"""`saelab steer`: what the model writes with and without one feature, where it was edited; the direction as a file."""
 
+from pathlib import Path
 from typing import Literal
 
 from saelab.cli.output import say, show_record
@@ -12,12 +13,17 @@ def steer(
     *,
     prompt: str,
     strength: float,
+    unit: Literal["raw", "norm", "kl"] = "raw",
     lm: str = "smollm2-135m",
     chat: bool = False,
+    edit: Literal["add", "clamp", "min_clamp", "subspace_clamp", "ablate"] = "add",
     positions: Literal["all", "prompt", "generated", "last"] = "all",
     max_new_tokens: int = 48,
     temperature: float = 0.0,
     seed: int = 0,
+    export: Path | None = None,
+    release: str | None = None,
+    sae_id: str = "",
     json: bool = False,
 ) -> int:
     """Write a continuation without the feature and with it.
@@ -31,11 +37,15 @@ def steer(
     prompt:
         Text to continue, or an instruction with --chat.
     strength:
-        Multiple of the feature's unit direction that is added, in activation units.
+        How far along the feature's unit direction, in --unit.
+    unit:
+        raw: activation units. norm: shares of the median activation's norm. kl: nats of KL on neutral prefixes.
     lm:
         Language model: short name or reference.
     chat:
         Put the prompt into the model's chat template.
+    edit:
+        How the direction changes the stream (add the strength, clamp the code to it, or ablate).
     positions:
         Positions that are edited.
     max_new_tokens:
@@ -44,39 +54,77 @@ def steer(
         Sampling temperature; 0 is greedy.
     seed:
         Seed of the samples.
+    export:
+        Write the direction too: .safetensors, or .csv for lm-evaluation-harness's steered model.
+    release:
+        What the harness loads the SAE by (for .csv): an sae_lens release, or a sparsify folder or hub name.
+    sae_id:
+        The SAE's id in the sae_lens release (for .csv).
     json:
         Print JSON.
     """
-    import saelab
-    from saelab.lm.edit import Add
+    import torch
 
+    import saelab
+    from saelab.steering import strength as strengths
+    from saelab.steering.directions.sae_feature import sae_feature
+    from saelab.steering.edits import edit_of
+
+    if export is not None and export.suffix not in (".safetensors", ".csv"):
+        raise UserError(f"A direction is not exported as {export.suffix!r}.", hint="Name a .safetensors or .csv file.")
     model, opened = saelab.LanguageModel.load(lm), saelab.load_sae(sae)
     if not 0 <= index < opened.cfg.d_sae:
         raise UserError(f"Feature {index} does not exist.", hint=f"The SAE has features 0 to {opened.cfg.d_sae - 1}.")
     if opened.cfg.site is None:
         raise UserError("This SAE does not say at which site it was trained.", hint="saelab inspect can find it.")
     ids = model.chat(prompt) if chat else model.tokenize([prompt])[0]
-    vector = opened.W_dec[index] / opened.W_dec[index].norm()
-    edit = Add(opened.cfg.site, vector, strength=strength, positions=positions)
+    direction = strengths.raw(sae_feature(opened, index, 1.0))
+    typical = float(model.capture([ids], [direction.site])[direction.site].norm(dim=-1).median())
+    if unit == "norm":
+        direction = strengths.by_norm_share(direction, typical)
+    if unit == "kl":
+        direction = strengths.by_equal_kl(model, [direction], strength)[0]
+    distance = direction.strength(1.0 if unit == "kl" else strength)
+    vectors, features = direction.vector[None], torch.tensor([index])
+    change = edit_of(edit, direction.site, vectors, torch.tensor([distance]), positions, sae=opened, features=features)
     plain, steered = (
         model.generate([ids], edits=edits, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)[0]
-        for edits in ((), (edit,))
+        for edits in ((), (change,))
     )
-    typical = float(model.capture([ids], [opened.cfg.site])[opened.cfg.site].norm(dim=-1).median())
-    edited = {
-        "all": f"all {len(ids)} prompt tokens and every new token",
-        "prompt": f"the {len(ids)} prompt tokens",
-        "generated": "every new token",
-        "last": "the last prompt token",
-    }[positions]
     record = {
         "feature": f"{sae} {opened.cfg.site} {index}",
-        "edited": f"{edited}, at {opened.cfg.site}",
-        "strength": f"{strength:g} ({strength / typical:.2f} of a typical activation's norm)",
+        "edited": f"{edit}, {_where(positions, len(ids))}, at {opened.cfg.site}",
+        "strength": f"{distance:.4g} ({distance / typical:.2f} of a typical activation's norm)",
         "unsteered": plain,
         "steered": steered,
     }
+    if export is not None:
+        _export(export, direction.referenced(distance, f"{strength:g} {unit}"), opened, release or sae, sae_id)
+        record["written"] = str(export)
     show_record(record, as_json=json)
     if not json and plain == steered:
         say("The text did not change; try a larger --strength.")
     return 0
+
+
+def _where(positions: str, n: int) -> str:
+    return {
+        "all": f"all {n} prompt tokens and every new token",
+        "prompt": f"the {n} prompt tokens",
+        "generated": "every new token",
+        "last": "the last prompt token",
+    }[positions]
+
+
+def _export(path: Path, direction: object, sae: object, release: str, sae_id: str) -> None:
+    from saelab.saes.base import Sae
+    from saelab.steering.direction import Direction
+    from saelab.steering.export import HarnessRow, save_directions, write_harness
+
+    assert isinstance(direction, Direction) and isinstance(sae, Sae) and direction.feature is not None
+    if path.suffix == ".safetensors":
+        save_directions(path, {f"feature_{direction.feature}": direction})
+        return
+    coefficient = direction.reference / float(sae.W_dec[direction.feature].norm())
+    name, loader = release.removeprefix("path:").removeprefix("hf:"), "sae_lens" if sae_id else "sparsify"
+    write_harness(path, [HarnessRow(name, direction.site, direction.feature, coefficient, sae_id, "", loader)])

@@ -15,6 +15,7 @@ from saelab.judges.cache import ReplyCache, Spend
 from saelab.judges.chat import Ask, ChatClient, ChatConfig
 from saelab.judges.client import Request
 from saelab.judges.prompts import questions_of
+from saelab.judges.rubric import Parser
 
 # A share of fewer judgements than this says nothing.
 LEAST_ASKED = 50
@@ -42,15 +43,19 @@ class OpenAIJudge:
         api_key: str | None = None,
         together: int = 14,
         max_missing: float = 0.02,
+        parser: Parser = "strict",
     ):
-        """together: detection windows per prompt; 1 asks them singly. max_missing: 1 never stops the run."""
+        """together: detection windows per prompt; 1 asks them singly. max_missing: 1 never stops the run. parser: how
+        ratings are read; "axbench" makes every failure 0.0 as that benchmark does, and stands in the judge's name."""
         self._client = ChatClient(config, cache=cache, api_key=api_key)
         self._together = together
         self._max_missing = max_missing
+        self._parser: Parser = parser
         self._asked = 0
         self._failed: dict[str, int] = {}
         host = urlsplit(config.base_url).netloc if config.base_url else ""
-        self._name = f"openai:{config.model}" + (f"@{host}" if host else "")
+        mode = "" if parser == "strict" else f"+{parser}-parser"
+        self._name = f"openai:{config.model}" + (f"@{host}" if host else "") + mode
 
     @property
     def name(self) -> str:
@@ -73,7 +78,7 @@ class OpenAIJudge:
 
     def judge(self, requests: Sequence[Request], *, progress: Progress = SILENT) -> list[Judgement]:
         """One judgement per request. Raises `JudgeError` where too many are not ok, `UserError` for a refused key."""
-        questions, unasked = questions_of(requests, self._name, together=self._together)
+        questions, unasked = questions_of(requests, self._name, together=self._together, parser=self._parser)
         asks = [Ask(q.prompt, q.template, q.sample, q.problem_of) for q in questions]
         found = {i: Judgement("missing", None, self._name, reason) for i, reason in unasked.items()}
         for question, reply in zip(questions, self._client.ask(asks, progress=progress), strict=True):

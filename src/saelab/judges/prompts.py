@@ -37,11 +37,11 @@ class Question:
 
 
 def questions_of(
-    requests: Sequence[Request], judge: str, *, together: int = 14
+    requests: Sequence[Request], judge: str, *, together: int = 14, parser: rubric.Parser = "strict"
 ) -> tuple[list[Question], dict[int, str]]:
     """Questions for the requests, and by index the reason why a request cannot be asked.
 
-    together: windows of one description per prompt.
+    together: windows of one description per prompt. parser: how replies to the rubrics are read.
     """
     questions: list[Question] = []
     unasked: dict[int, str] = {}
@@ -52,7 +52,7 @@ def questions_of(
             questions += [_compared(i, description.text, request, judge) for i, request in rows]
         elif task != DETECTION:
             for i, request in rows:
-                questions.append(_rated(i, request, judge))
+                questions.append(_rated(i, request, judge, parser))
         elif description is None or not description.text:
             unasked |= {i: "the request has no description" for i, _ in rows}
         else:
@@ -113,8 +113,10 @@ def _compared(i: int, first: str, request: Request, judge: str) -> Question:
     return Question((i,), text, comparison.TEMPLATE, request.sample, lambda r: [comparison.read(r, judge)])
 
 
-def _rated(i: int, request: Request, judge: str) -> Question:
+def _rated(i: int, request: Request, judge: str, parser: rubric.Parser) -> Question:
     def read(reply: str) -> list[Judgement]:
+        if parser == "axbench":
+            return [rubric.read_axbench(reply, judge)]
         ratings = set(re.findall(r"rating[\s*_]*:[\s*_]*\[*\s*(-?[\d./]+)", reply, re.IGNORECASE))
         if len(ratings) > 1:
             return _unparsed(1, judge, "more than one rating")

@@ -5,7 +5,8 @@ in the text, does the text answer the instruction, does it read well. The score 
 three, zero when any is zero.
 
 `parse_strict` is ours: a reply without exactly readable integer rating is `unparsed`, a refusal is `refused`, and
-neither is ever a number. `parse_axbench` reproduces the benchmark's parser, which turns every failure into 0.0.
+neither is ever a number. `parse_axbench` reproduces the benchmark's parser, which turns every failure into 0.0; a judge
+reads by it only where its `parser` is "axbench", and then its name says so.
 """
 
 import re
@@ -18,6 +19,7 @@ from saelab.core.records import Judgement
 from saelab.judges.client import Request
 
 RubricName = Literal["concept", "instruction", "fluency"]
+Parser = Literal["strict", "axbench"]
 TEMPLATE_VERSION = "1"
 
 
@@ -124,3 +126,10 @@ def parse_axbench(reply: str) -> float:
     except ValueError:
         return 0.0
     return value if 0 <= value <= 2 else 0.0
+
+
+def read_axbench(reply: str, judge: str) -> Judgement:
+    """AxBench's number as a judgement; the reason says where our parser would have refused to give one."""
+    strict = parse_strict(reply, judge)
+    hidden = None if strict.state == "ok" else f"{strict.state} by the strict parser: {strict.reason}"
+    return Judgement("ok", parse_axbench(reply), judge, hidden)

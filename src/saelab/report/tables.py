@@ -41,7 +41,12 @@ VARIABLES = {
     "test_score": "steering score",
     "delta_confidence": "Delta Token Confidence",
     "output_score": "output score",
+    "input_score": "input score",
     "kl": "KL divergence of the effect",
+    "entropy_change": "entropy change",
+    "lens_skew": "skew of the logit lens",
+    "lens_kurtosis": "kurtosis of the logit lens",
+    "random": "random numbers (control)",
 }
 
 
@@ -232,6 +237,9 @@ def feature_level(table: pl.DataFrame) -> Table:
         Column("p Holm", "family-wise"),
         Column("Features", "from", room=7),
     )
+    regretful = "regret" in table.columns
+    if regretful:
+        columns = (*columns, Column("Top-1 regret", "of the steering score", room=12))
     rows = []
     for row in table.iter_rows(named=True):
         kind = "τ" if row["statistic"] == "tau" else str(row["statistic"])
@@ -247,9 +255,19 @@ def feature_level(table: pl.DataFrame) -> Table:
                 _p(row.get("p")),
                 _p(row.get("p_holm")),
                 figure(row["n"], 0, note=words.plural(int(row["n_saes"] or 0), "SAE")),
+                *([_regret(row)] if regretful else []),
             ))
         )  # fmt: skip
     return Table("Correlation of a feature's scores with how it steers", columns, tuple(rows))
+
+
+def _regret(row: dict[str, Any]) -> Cell:
+    """What the feature ranked first loses against the SAE's best, beside what any feature loses."""
+    if (value := words.finite(row["regret"])) is None:
+        return BLANK
+    low, high, chance = (words.finite(row[c]) for c in ("regret_low", "regret_high", "regret_chance"))
+    span = "" if low is None or high is None else f"{words.interval(low, high)}, "
+    return figure(value, note=span + ("" if chance is None else f"blindly {chance:.2f}"))
 
 
 def selections(selection: pl.DataFrame) -> list[Table]:

@@ -48,6 +48,12 @@ class Rows:
         return scores.new_full(shape, -torch.inf).scatter_reduce(0, index, scores, "amax")
 
 
+def joined(first: Rows, second: Rows) -> Rows:
+    """The rows of both, the texts of `second` numbered after those of `first`."""
+    values, text = torch.cat([first.values, second.values]), torch.cat([first.text, second.text + first.n_texts])
+    return Rows(values, text, first.n_texts + second.n_texts)
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """One concept's training texts at a site: `rows` of all texts, and which of these show the concept."""

@@ -32,3 +32,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ArtefactError(f"{path} is missing.") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ArtefactError(f"{path} is not a readable safetensors file: {error}.") from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The file's own words about its tensors; empty where it has none. The same errors as `read_tensors`."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return dict(handle.metadata() or {})
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtefactError(f"{path} is not a readable safetensors file: {error}.") from None

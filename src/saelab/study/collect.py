@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from saelab.core.errors import ArtefactError
+from saelab.selection.criteria.input_score import input_scores
 from saelab.stats.means import mean_estimate
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
@@ -17,7 +18,11 @@ from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 
 # What interpretability is here: the mean over sampled features of how well the description tells held-out windows.
 INTERPRETABILITY = "balanced_accuracy"
-PREDICTORS = ("balanced_accuracy", "auroc", "delta_confidence", "output_score", "kl", "density")
+PREDICTORS = (
+    "balanced_accuracy", "auroc", "delta_confidence", "output_score", "input_score", "kl", "entropy_change",
+    "lens_skew", "lens_kurtosis", "density",
+)  # fmt: skip
+CONTROL = "random"  # the criterion that knows nothing of the feature
 
 SAES: dict[str, Any] = {
     "sae": pl.String, "lm": pl.String, "site": pl.String, "architecture": pl.String, "level": pl.Int64,
@@ -50,7 +55,10 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         effects = read_table(run.selection(spec.name) / "effects.parquet")
         scores = [c for c in PREDICTORS if c in interp.columns]
         joined = steered.join(interp.select("feature", *scores), on="feature", how="left", maintain_order="left")
-        rest = [c for c in PREDICTORS if c in effects.columns and c not in scores]
+        contexts = run.interp(spec.name) / "contexts.parquet"
+        if contexts.exists() and "top_tokens" in effects.columns:
+            effects = input_scores(effects, read_table(contexts, ["feature", "tokens", "peak"]))
+        rest = [c for c in (*PREDICTORS, CONTROL) if c in effects.columns and c not in scores]
         joined = joined.join(effects.select("feature", *rest), on="feature", how="left", maintain_order="left")
         arm = pl.when(pl.col("reason_chosen") == "random").then(pl.lit("none")).otherwise("reason_chosen")
         criterion = pl.when(pl.col("method") == "sae_feature").then(arm).otherwise("method")

@@ -9,22 +9,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from saelab.activations.shards import ActivationShards
+from saelab.selection.choose import top1_regret
 from saelab.stats.agreement import agreement
 from saelab.stats.features import feature_agreement
 from saelab.stats.lift import selection_lift, steering_gains
+from saelab.stats.means import mean_estimate
 from saelab.store.files import read_json, write_json
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine, versions
 from saelab.store.tables import read_table, write_table
-from saelab.study.collect import PREDICTORS, features_table, saes_table
+from saelab.study.collect import CONTROL, PREDICTORS, features_table, saes_table
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig, saes_of
 from saelab.text.pack import PackedText
 
+SIGNED = ("delta_confidence", "entropy_change")  # ranked by size, as the paper ranks the first
 AXES = ("architecture", "level", "lm")
 
 
@@ -93,13 +97,39 @@ def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
 
 
 def _features(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
-    """Does a feature's own score go with how well it steers? Over the randomly drawn features, within SAEs."""
-    drawn = features.filter(pl.col("criterion") == "none").with_columns(pl.col("delta_confidence").abs())
-    predictors = [p for p in PREDICTORS if p in drawn.columns]
-    found = feature_agreement(drawn, predictors=predictors, outcome="test_score", seed=study.seed)
+    """Does a feature's own score go with how well it steers? Over the randomly drawn features, within SAEs.
+
+    Beside the coefficients: what is lost by steering with the feature that a score ranks first (top-1 regret, mean over
+    SAEs), and what is lost by steering with any. The control is a family of its own: it is not one of the claims.
+    """
+    drawn = features.filter(pl.col("criterion") == "none")
+    drawn = drawn.with_columns(pl.col(c).abs() for c in SIGNED if c in drawn.columns)
+    families = [[p for p in PREDICTORS if p in drawn.columns], [p for p in (CONTROL,) if p in drawn.columns]]
+    found = pl.concat(
+        feature_agreement(drawn, predictors=f, outcome="test_score", seed=study.seed) for f in families if f
+    )
     pooled = found.filter(pl.col("sae").is_null()).rename({"n": "n_saes"}).drop("sae")
-    sizes = {p: drawn.filter(pl.col(p).is_not_null() & pl.col("test_score").is_not_null()).height for p in predictors}
-    return pooled.with_columns(n=pl.col("predictor").replace_strict(sizes, return_dtype=pl.Int64))
+    names = [p for f in families for p in f]
+    sizes = {p: drawn.filter(pl.col(p).is_not_null() & pl.col("test_score").is_not_null()).height for p in names}
+    regrets = pl.DataFrame([_regret(drawn, p, study.seed) for p in names], infer_schema_length=None)
+    pooled = pooled.with_columns(n=pl.col("predictor").replace_strict(sizes, return_dtype=pl.Int64))
+    return pooled.join(regrets, on="predictor", how="left", maintain_order="left")
+
+
+def _regret(drawn: pl.DataFrame, predictor: str, seed: int) -> dict[str, Any]:
+    """Top-1 regret of a predictor, mean over SAEs with its interval, and what choosing blindly would lose."""
+    lost, blind = [], []
+    for _, part in drawn.group_by("sae", maintain_order=True):
+        pairs = part.select(pl.col(predictor, "test_score").cast(pl.Float64)).drop_nulls().to_numpy()
+        if (regret := top1_regret(pairs[:, 0], pairs[:, 1])) is not None:
+            lost.append(regret)
+            blind.append(float(pairs[:, 1].max() - pairs[:, 1].mean()))
+    mean = mean_estimate(np.array(lost, dtype=float), name=f"regret/{predictor}", seed=seed)
+    chance = float(np.mean(blind)) if mean.value is not None else None
+    return {
+        "predictor": predictor, "regret": mean.value, "regret_low": mean.low, "regret_high": mean.high,
+        "regret_chance": chance,
+    }  # fmt: skip
 
 
 def write_summary(

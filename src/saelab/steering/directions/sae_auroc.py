@@ -9,21 +9,20 @@ from torch import Tensor
 from saelab.saes.base import Sae
 from saelab.steering.direction import Direction
 from saelab.steering.directions.sae_feature import sae_feature
-from saelab.steering.examples import Examples
+from saelab.steering.examples import Examples, Rows
 
 
 def sae_auroc(examples: Examples, sae: Sae) -> Direction:
     """The feature's direction; strength by its largest code in the concept's texts."""
-    pooled = largest_codes(examples, sae)
+    pooled = largest_codes(examples.rows, sae)
     feature = int(column_auroc(pooled, examples.positive).argmax())
     direction = sae_feature(sae, feature, float(pooled[examples.positive, feature].max()))
     origin = f"{examples.concept} (feature {feature})"
     return replace(direction, method="sae_auroc", origin=origin, reference_source="largest training code")
 
 
-def largest_codes(examples: Examples, sae: Sae, *, block: int = 4096) -> Float[Tensor, "X F"]:
+def largest_codes(rows: Rows, sae: Sae, *, block: int = 4096) -> Float[Tensor, "X F"]:
     """Each feature's largest code in each text."""
-    rows = examples.rows
     found = torch.zeros(rows.n_texts, sae.W_dec.shape[0])
     for values, text in zip(rows.values.split(block), rows.text.split(block), strict=True):
         codes = sae.encode(values)

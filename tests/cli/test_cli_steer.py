@@ -1,0 +1,95 @@
+"""`saelab steer` and `saelab select` on a tiny model: what is shown, what is exported, and that it is the same edit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from saelab.cli import main
+from saelab.lm.tiny import tiny_lm
+from saelab.saes.base import SaeConfig
+from saelab.saes.formats import save_sae
+from saelab.saes.relu import ReluSae
+from saelab.steering.export import load_directions
+
+D, F, SITE = 32, 12, "resid_post.1"
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--lm` names no download here."""
+    monkeypatch.setattr("saelab.lm.model.LanguageModel.load", lambda ref: tiny_lm())
+
+
+@pytest.fixture
+def sae(tmp_path: Path) -> tuple[str, ReluSae]:
+    g = torch.Generator().manual_seed(0)
+    decoder = 2 * torch.randn(F, D, generator=g)
+    weights = {"W_enc": decoder.T / 8, "W_dec": decoder, "b_enc": torch.zeros(F), "b_dec": torch.zeros(D)}
+    made = ReluSae(SaeConfig(architecture="relu", d_in=D, d_sae=F, site=SITE), weights)
+    save_sae(made, str(tmp_path / "sae"), format="saelens")
+    return f"path:{tmp_path / 'sae'}", made
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    assert main([*map(str, arguments), "--lm", "tiny", "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def steer(capsys: pytest.CaptureFixture[str], reference: str, *more: object) -> Any:
+    shared = ("--prompt", "The cat", "--max-new-tokens", 4)
+    return told(capsys, "steer", reference, 3, *shared, *more)
+
+
+def test_steered_beside_unsteered_and_where(sae: tuple[str, ReluSae], capsys: pytest.CaptureFixture[str]) -> None:
+    reference, _ = sae
+    record = steer(capsys, reference, "--strength", 40, "--positions", "last")
+    assert record["unsteered"] != record["steered"] and "the last prompt token" in record["edited"]
+    assert steer(capsys, reference, "--strength", 0)["steered"] == record["unsteered"], "control: no strength"
+    shares = steer(capsys, reference, "--strength", 0.5, "--unit", "norm")["strength"]
+    assert "(0.50 of a typical" in shares
+    assert steer(capsys, reference, "--strength", 0.01, "--unit", "kl")["strength"] != shares
+    assert "clamp," in steer(capsys, reference, "--strength", 40, "--edit", "clamp")["edited"]
+
+
+def test_the_exported_direction_is_the_one_used(
+    sae: tuple[str, ReluSae], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """safetensors: the unit row and the strength. CSV: coefficient x stored row = strength x unit row."""
+    reference, opened = sae
+    steer(capsys, reference, "--strength", 5, "--export", tmp_path / "d.safetensors")
+    back = load_directions(tmp_path / "d.safetensors")["feature_3"]
+    row = opened.W_dec[3]
+    torch.testing.assert_close(back.vector, row / row.norm())
+    assert (back.reference, back.site, back.feature) == (pytest.approx(5), SITE, 3)
+    names = ("--release", "org/release", "--sae-id", "layer_1")
+    steer(capsys, reference, "--strength", 5, "--export", tmp_path / "d.csv", *names)
+    line = pl.read_csv(tmp_path / "d.csv").row(0, named=True)
+    assert (line["loader"], line["sparse_model"], line["sae_id"]) == ("sae_lens", "org/release", "layer_1")
+    assert (line["action"], line["hookpoint"], line["feature_index"]) == ("add", "layers.1", 3)
+    torch.testing.assert_close(line["steering_coefficient"] * row, 5 * back.vector, atol=1e-4, rtol=1e-4)
+
+
+def test_what_cannot_be_exported_is_a_sentence(sae: tuple[str, ReluSae], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["steer", sae[0], "3", "--prompt", "x", "--strength", "1", "--lm", "tiny", "--export", "d.pt"]
+    assert main(arguments) == 2
+    assert ".safetensors" in capsys.readouterr().err
+
+
+def test_select_takes_every_criterion(
+    sae: tuple[str, ReluSae], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All criteria, an edit of another kind, several prefixes, and the input score from a table of contexts."""
+    contexts, out = tmp_path / "contexts.parquet", tmp_path / "effects.parquet"
+    pl.DataFrame({"feature": [3, 3], "tokens": [["a", "b"], ["c", "d"]], "peak": [0, 1]}).write_parquet(contexts)
+    more = ("--all-criteria", "--edit", "scale", "--prefix", "One day|The", "--contexts", contexts, "--out", out)
+    shown = told(capsys, "select", sae[0], "--by", "js", "--top", 2, *more)
+    assert len(shown) == 4 and all("js" in row for row in shown)
+    table = pl.read_parquet(out)
+    assert table.height == F and {"kl_reverse", "output_score_paper", "lens_skew", "input_score"} <= set(table.columns)
+    assert table["input_score"].is_null().sum() == F - 1 and 0 <= table["input_score"][3] <= 1
+    assert main(["select", sae[0], "--by", "entropy_chnge", "--lm", "tiny"]) == 2
+    assert "entropy_change" in capsys.readouterr().err
