@@ -49,6 +49,7 @@ class Source:
     name: str
     file: str | None = None
     declared: Declared = field(default_factory=Declared)
+    format: str | None = None  # where the registry of released SAEs knows it
 
     def has(self, *names: str) -> bool:
         """Are all these files there?"""
