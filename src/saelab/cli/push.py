@@ -32,8 +32,8 @@ def push(
     target:
         hf:org/name[@branch][/folder], or path:folder.
     fact:
-        NAME=VALUE of a fact that the files do not say (lm, site, data, data_revision, tokens, l0, fvu, dead_share, seed,
-        versions, license). May be given again.
+        NAME=VALUE of a fact that the files do not say (lm, site, data, data_revision, tokens, l0, fvu, dead_share,
+        seed, versions, license). May be given again.
     incomplete:
         Push although the card lacks facts; it then says which are not recorded.
     private:

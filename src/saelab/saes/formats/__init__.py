@@ -21,6 +21,7 @@ from saelab.saes.formats import (
 from saelab.saes.formats.source import PICKLES, Declared, Format, Source
 from saelab.saes.formats.unpickle import unpickle
 from saelab.saes.hub import located, resolved
+from saelab.saes.transcoder import Transcoder
 
 _ALL = (
     saelens.FORMAT,
@@ -36,14 +37,8 @@ _ALL = (
 FORMATS: dict[str, Format] = {kind.name: kind for kind in _ALL}
 
 
-def load_sae(reference: str | Path, *, format: str | None = None, **declared: Any) -> Sae:
-    """Open an SAE from a folder, a file or a reference, whatever format it is in.
-
-    reference: a folder, `path:...`, `hf:org/name@revision/folder`, or a short name of the registry. format: the format,
-    where two could fit. declared: what the files do not say (k, threshold, input_scale, site, lm). Pickles are not
-    opened here. Raises `UserError` (unknown format, unreadable convention), `ArtefactError` (damaged files),
-    `FetchError`.
-    """
+def load(reference: str | Path, *, format: str | None = None, **declared: Any) -> Sae | Transcoder:
+    """Open whatever lies there, an SAE or a transcoder; see `load_sae`."""
     known = FORMATS.get(resolved(str(reference)).format or "")
     if str(reference).endswith(PICKLES) or (known is not None and known.pickle is not None):
         raise _pickled(str(reference), known)  # before anything is fetched
@@ -52,6 +47,34 @@ def load_sae(reference: str | Path, *, format: str | None = None, **declared: An
     if kind.pickle is not None:
         raise _pickled(source.name, kind)
     return kind.read(source)
+
+
+def load_sae(reference: str | Path, *, format: str | None = None, **declared: Any) -> Sae:
+    """Open an SAE from a folder, a file or a reference, whatever format it is in.
+
+    reference: a folder, `path:...`, `hf:org/name@revision/folder`, or a short name of the registry. format: the format,
+    where two could fit. declared: what the files do not say (k, threshold, input_scale, site, lm). Pickles are not
+    opened here. Raises `UserError` (unknown format, unreadable convention), `ArtefactError` (damaged files),
+    `FetchError`.
+    """
+    return _sae(load(reference, format=format, **declared), str(reference))
+
+
+def load_transcoder(reference: str | Path, *, format: str | None = None, **declared: Any) -> Transcoder:
+    """Open a transcoder, as `load_sae` opens an SAE."""
+    found = load(reference, format=format, **declared)
+    if isinstance(found, Sae):
+        raise UserError(f"{reference} is an SAE, not a transcoder.", hint="Open it with load_sae.")
+    return found
+
+
+def _sae(found: Sae | Transcoder, name: str) -> Sae:
+    if isinstance(found, Sae):
+        return found
+    raise UserError(
+        f"{name} holds a transcoder: it maps one site to another, and an SAE was asked for.",
+        hint="Open it with saelab.saes.formats.load_transcoder.",
+    )
 
 
 def _pickled(name: str, kind: Format | None) -> UserError:
@@ -79,12 +102,12 @@ def convert_sae(
     A pickle is read in a process of its own (formats/unpickle.py).
     """
     _named(to)
-    sae = open_any(source_of(reference, pickles=True, **declared), format)
+    sae = _sae(open_any(source_of(reference, pickles=True, **declared), format), str(reference))
     save_sae(sae, folder, to)
     return sae
 
 
-def open_any(source: Source, format: str | None = None) -> Sae:
+def open_any(source: Source, format: str | None = None) -> Sae | Transcoder:
     """Open a source of any format, a pickle in a process of its own."""
     kind = format_of(source, format)
     if kind.pickle is None:
