@@ -46,7 +46,7 @@ class PaidJudge:
     def settings(self) -> dict[str, Any]:
         """The judge of a study file that asks here."""
         url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
-        return {"name": f"openai:{MODEL}", "base_url": url, "concurrency": 4}
+        return {"name": f"openai:{MODEL}", "base_url": url, "concurrency": 4, "deadline": 280.0}
 
     def close(self) -> None:
         self.open.set()

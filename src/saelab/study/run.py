@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -56,8 +57,8 @@ def run(
         if threads is not None:
             torch.set_num_threads(threads)
         threads = torch.get_num_threads()
-        work = Workspace(study, folder, progress)
-        ran = run_in_process(cells, lambda cell: do(cell, work), ledger, progress)
+        with closing(Workspace(study, folder, progress)) as work:
+            ran = run_in_process(cells, lambda cell: do(cell, work), ledger, progress)
     if stages is None and (ran or not folder.results.exists() or not folder.summary.exists()):
         write_summary(study, folder, ledger, {"this_call": time.perf_counter() - start}, threads)
     return folder
