@@ -166,7 +166,7 @@ class _Desk:
         _check_room(self.ray, options)
         self.task = self.ray.remote(work_on).options(max_retries=0, **options)
         self.text, self.root = self.study.model_dump_json(), str(self.folder.root)
-        self.keeper = None if self.study.judge.lexical else self._keeper()
+        self.keeper = self._keeper() if self.study.judge.paid else None
 
     def hand_out(self) -> None:
         """Submit every cell whose inputs are done."""
