@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from saelab.report import figures, flow, tables, words
+from saelab.report import figures, flow, matching_tables, tables, words
 from saelab.report.feature_card import Card
 from saelab.report.material import Material
 
@@ -263,10 +263,10 @@ def matching(material: Material, cards: Sequence[Card] = ()) -> Section:
         "Each feature of one site is paired with one of the next. If pairs mean the same, they fire together, and "
         "writing the first site's codes through the second's decoder, in place of the block, loses little."
     )
-    parts = [Part("figure", figures.matching(material.pairs)), Part("table", tables.matchings(material.pairs))]
+    parts = [Part("figure", figures.matching(material.pairs)), Part("table", matching_tables.matchings(material.pairs))]
     if drawn := flow.figure(material.pairs):
         parts += [Part("heading", "What is carried on, what changes, what is born"), Part("figure", drawn)]
-        parts.append(Part("table", tables.classes(flow.neighbours(material.pairs))))
+        parts.append(Part("table", matching_tables.classes(flow.neighbours(material.pairs))))
     if followed := flow.table(material, cards):
         parts.append(Part("table", followed))
     return Section(name, title, lead, tuple(parts))

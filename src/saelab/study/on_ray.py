@@ -8,6 +8,7 @@ is an actor beside the launcher: all workers ask it, it alone opens the reply ca
 `ray` is imported only here, and only when used.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -204,7 +205,7 @@ class _Desk:
                     if outcome.error is None and outcome.reason is None:
                         self._record(cell, outcome)
                         continue
-                    reason = outcome.reason or reason_of(outcome.error)
+                    reason = outcome.reason or (reason_of(outcome.error) if outcome.error else "stopped")
             else:
                 self.ray.cancel(ref, force=True)
             self.queue.ledger.fail(cell.key, reason)
@@ -287,7 +288,9 @@ def _connected(place: RayPlace) -> Iterator[Any]:
         yield ray
         return
     try:
-        ray.init(address=place.address or "local", include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(
+            address=place.address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"There is no Ray cluster at {place.address}: {str(error).strip().splitlines()[0]}",
