@@ -62,7 +62,7 @@ def select(
     from saelab.selection.criteria.catalogue import DEFAULT, EFFECTS, LENS
     from saelab.selection.criteria.input_score import input_scores
 
-    wanted = [c for c in EFFECTS if c != "concept_lift"] if all_criteria else list(DEFAULT)
+    wanted: list[str] = [c for c in EFFECTS if c != "concept_lift"] if all_criteria else list(DEFAULT)
     if by in EFFECTS and by not in wanted:
         wanted.append(by)
     model, opened = saelab.LanguageModel.load(lm), saelab.load_sae(sae)
