@@ -12,7 +12,7 @@ from saelab.saes.catalogue import ARCHITECTURES, training_config
 from saelab.saes.formats import load_sae, save_sae
 from saelab.saes.sparse_ops import DenseEntries, SparseEntries
 from saelab.training.inputs import Scaling
-from saelab.training.objective import gradients, pre_activations
+from saelab.training.objective import gradients, select
 from saelab.training.step import initial_weights
 from saelab.training.sweep import train
 
@@ -142,7 +142,7 @@ def test_gradients_equal_dense_autograd(
     """To 1e-5 relative, in both layouts, with and without AuxK."""
     cfg, rule, weights, x = state(name)
     monkeypatch.setitem(sparse_ops.SPARSE_DENSITY, torch.float32, -1.0 if dense else 1.0)
-    kind = type(rule.entries(pre_activations(weights, x, torch.float32), weights))
+    kind = type(select(weights, rule, x, torch.float32)[0])
     assert kind is (DenseEntries if dense else SparseEntries)
     which = None if dead is None else torch.tensor(dead)
     found, outcome = gradients(weights, rule, x, 0.07, torch.float32, dead=which, aux_coefficient=1 / 32)
@@ -258,7 +258,7 @@ def test_training_does_not_see_the_scale(name: str, scale: float) -> None:
 def test_l0_is_what_was_asked_for(name: str) -> None:
     """TopK exactly on every token; the batch rules exactly on the training batch."""
     _, rule, weights, x = state(name)
-    entries = rule.entries(pre_activations(weights, x, torch.float32), weights)
+    entries, _ = select(weights, rule, x, torch.float32)
     active = entries.per_latent((rule.codes(entries, weights) > 0).float()).sum()
     if name == "topk":
         sae = finished(name)[0]

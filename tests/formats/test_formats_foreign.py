@@ -15,6 +15,7 @@ from sample_saes import D, F, K, inputs
 from torch import Tensor
 
 from saelab.core.errors import ArtefactError, UserError
+from saelab.saes.base import Sae
 from saelab.saes.formats import FORMATS, load_sae, source_of
 
 
@@ -89,7 +90,7 @@ def test_saelens_5_boolean_normalisation_needs_its_scale(tmp_path: Path) -> None
         load_sae(written(tmp_path / "b", files | {"cfg.json": OLD_CONFIG | {"mystery": 1}}))
 
 
-@pytest.mark.parametrize("architecture", ["abstopk", "temporal", "matching_pursuit", "skip_transcoder"])
+@pytest.mark.parametrize("architecture", ["temporal", "matching_pursuit"])
 def test_what_is_no_sae_here_is_refused_with_its_reason(tmp_path: Path, architecture: str) -> None:
     config = {"architecture": architecture, "d_in": D, "d_sae": F, "metadata": {}}
     with pytest.raises(UserError, match=architecture):
@@ -125,7 +126,7 @@ def test_gemma_scope_2(tmp_path: Path) -> None:
     bare = written(tmp_path / "resid_post" / "layer_9_width_16k_l0_small", {"params.safetensors": GEMMA_3})
     assert load_sae(bare).cfg.site == "resid_post.9"
     skip = GEMMA_3 | {"affine_skip_connection": drawn(D, D)}
-    with pytest.raises(UserError, match="transcoder"):
+    with pytest.raises(UserError, match="load_transcoder"):
         load_sae(written(tmp_path / "b", {"params.safetensors": skip}))
 
 
@@ -143,6 +144,45 @@ def test_sparsify_old_decoder_is_transposed_and_the_new_is_not(tmp_path: Path) -
     wrong = shared | {"W_dec": W_DEC.T}
     with pytest.raises(UserError, match="W_dec has shape"):
         load_sae(written(tmp_path / "wrong", {"cfg.json": config, "sae.safetensors": wrong}))
+
+
+def test_signed_codes_become_twice_as_many_non_negative_ones(tmp_path: Path) -> None:
+    """AbsTopK in SAELens, `signed` in old sparsify: the k codes of largest magnitude keep their sign."""
+    pre = (X - B_DEC) @ W_ENC + B_ENC
+    index = pre.abs().topk(K).indices
+    signed = torch.zeros_like(pre).scatter(1, index, pre.gather(1, index))
+    assert (signed < 0).any(), "control: there are negative codes to lose"
+    config = {"architecture": "abstopk", "d_in": D, "d_sae": F, "k": K, "metadata": {}}
+    linear = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC}
+    layouts = [
+        {"cfg.json": config, "sae_weights.safetensors": PLAIN},
+        {"cfg.json": {"num_latents": F, "k": K, "d_in": D, "signed": True}, "sae.safetensors": linear},
+    ]
+    for i, files in enumerate(layouts):
+        sae = load_sae(written(tmp_path / str(i), files))
+        codes = sae.encode(X)
+        assert (sae.cfg.d_sae, bool((codes >= 0).all())) == (2 * F, True)
+        assert same(codes[:, :F] - codes[:, F:], signed)
+        assert same(sae(X), signed @ W_DEC + B_DEC)
+
+
+def test_an_unfinished_saelens_training_is_read_as_what_it_would_finish_as(tmp_path: Path) -> None:
+    config = {"architecture": "matryoshka_batchtopk", "d_in": D, "d_sae": F, "k": 5.5, "metadata": {}}
+    config |= {"rescale_acts_by_decoder_norm": True, "normalize_activations": "expected_average_only_in"}
+    config |= {"matryoshka_widths": [16, 48], "aux_loss_coefficient": 1.0, "topk_threshold_lr": 0.01}
+    tensors = PLAIN | {"topk_threshold": torch.tensor(0.5, dtype=torch.float64)}
+    files = {"cfg.json": config, "sae_weights.safetensors": tensors, "activation_scaler.json": {"scaling_factor": 2.0}}
+    sae = load_sae(written(tmp_path / "a", files))
+    norms = W_DEC.norm(dim=1)
+    codes = gated(((2 * X - B_DEC) @ W_ENC + B_ENC) * norms, 0.5)
+    assert same(sae.encode(X), codes / 2)
+    assert same(sae(X), ((codes / norms) @ W_DEC + B_DEC) / 2)
+    untracked = tensors | {"topk_threshold": torch.tensor(0.0, dtype=torch.float64)}
+    with pytest.raises(UserError, match="before its threshold was followed"):
+        load_sae(written(tmp_path / "b", files | {"sae_weights.safetensors": untracked}))
+    del files["activation_scaler.json"]
+    with pytest.raises(UserError, match="input_scale"):
+        load_sae(written(tmp_path / "c", files))
 
 
 def test_llama_scope_threshold_is_raw_and_weights_are_not(tmp_path: Path) -> None:
@@ -184,6 +224,7 @@ def test_qwen_scope_transposes_both_and_reads_k_from_its_name(tmp_path: Path) ->
     source = source_of(folder / "layer8.sae.pt")
     tensors = {"W_enc": W_ENC.T, "W_dec": W_DEC.T, "b_enc": B_ENC, "b_dec": B_DEC}
     sae = FORMATS["qwen_scope"].read(source, tensors, {})
+    assert isinstance(sae, Sae)
     codes = largest(X @ W_ENC + B_ENC)
     assert same(sae.encode(X), codes)
     assert same(sae(X), codes @ W_DEC + B_DEC)
@@ -198,6 +239,7 @@ def test_openai_relu_is_read_and_layer_norm_refused(tmp_path: Path) -> None:
     tensors = {"pre_bias": B_DEC, "latent_bias": B_ENC, "encoder.weight": W_ENC.T, "decoder.weight": W_DEC.T}
     tensors |= {"stats_last_nonzero": torch.zeros(F)}
     sae = FORMATS["openai"].read(source, tensors, {"activation": "ReLU"})
+    assert isinstance(sae, Sae)
     assert same(sae.encode(X), ((X - B_DEC) @ W_ENC + B_ENC).clamp(min=0))
     assert sae.cfg.site == "resid_post.6"
     with pytest.raises(UserError, match="normalises every token"):
@@ -214,6 +256,7 @@ def test_dictionary_learning_untracked_threshold_is_an_error_with_the_fix(tmp_pa
     with pytest.raises(UserError, match="threshold"):
         read(source_of(folder), tensors, {})
     sae = read(source_of(folder, threshold=0.2), tensors, {})
+    assert isinstance(sae, Sae)
     assert same(sae.encode(X), gated((X - B_DEC) @ W_ENC + B_ENC, 0.2))
     with pytest.raises(ArtefactError, match="lacks threshold"):
         read(source_of(folder), {k: v for k, v in tensors.items() if k != "threshold"}, {})

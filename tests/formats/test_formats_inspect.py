@@ -14,6 +14,7 @@ from saelab.lm.tiny import tiny_lm
 from saelab.saes.base import Sae
 from saelab.saes.catalogue import BatchTopKConfig
 from saelab.saes.formats import save_sae
+from saelab.saes.formats.conventions import with_bias_convention
 from saelab.saes.relu import ReluSae
 from saelab.text.corpora import Document
 from saelab.text.pack import PackedText, pack
@@ -88,6 +89,16 @@ def test_a_wrong_b_dec_is_named(lm: LanguageModel, sae: Sae, held_out: PackedTex
     proof = prove(lm, flipped, held_out)
     assert not proof.holds, proof
     assert "b_dec is subtracted" in proof.verdict
+
+
+@pytest.mark.parametrize("subtract", [True, False])
+def test_a_lost_b_dec_is_named(lm: LanguageModel, sae: Sae, held_out: PackedText, subtract: bool) -> None:
+    same = with_bias_convention(sae, subtract=subtract)
+    assert prove(lm, same, held_out).holds, "control: the convention alone changes nothing"
+    lost = type(sae)(same.cfg, same.weights() | {"b_dec": torch.zeros(sae.cfg.d_in)})
+    proof = prove(lm, lost, held_out)
+    assert not proof.holds, proof
+    assert "b_dec near the mean" in proof.verdict
 
 
 def test_width_and_site_are_asked_for(lm: LanguageModel, sae: Sae, held_out: PackedText) -> None:

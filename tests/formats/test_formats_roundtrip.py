@@ -21,9 +21,11 @@ def reopened(folder: Path) -> Sae:
     source = source_of(folder)
     kind = format_of(source)
     if kind.pickle is None:
-        return kind.read(source)
-    leaves = _flattened(torch.load(folder / kind.pickle(source), weights_only=True), "")
-    return kind.read(source, leaves, {})
+        found = kind.read(source)
+    else:
+        found = kind.read(source, _flattened(torch.load(folder / kind.pickle(source), weights_only=True), ""), {})
+    assert isinstance(found, Sae)
+    return found
 
 
 @pytest.mark.parametrize("subtract", [True, False], ids=["subtracted", "plain"])

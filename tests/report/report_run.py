@@ -309,9 +309,23 @@ def _matching(run: RunFolder, first: int, second: int) -> None:
         "cosine": {"matched_median": 0.29, "top1_median": 0.33, "random_median": 0.01},
         "baselines": {"random": 6900.0, "greedy": 2510.0, "mutual_nearest_share": 0.41},
     }  # fmt: skip
+    quality["classes"] = {"carried on": 700, "changed": 400 + first, "died": 948 - first, "born": 948 - first,
+                          "ambiguous": 31, "rho": 0.8, "strict": 0.5}  # fmt: skip
     if far:
+        _paths(run, run.matching(a, b) / "paths.parquet")
         quality["composed"] = {"matching_score": 0.27, "chance": 0.04, "skip": skip, "same_as_direct": 0.44}
     write_json(run.matching(a, b) / "quality.json", quality)
+
+
+def _paths(run: RunFolder, path: Path) -> None:
+    """Two paths of described features, over three sites and over two, and one of a feature without a description."""
+    saes = [f"jumprelu.l0_32.resid_post.{layer}" for layer in (14, 15, 16)]
+    tables = [pl.read_parquet(run.interp(s) / "features.parquet") for s in saes]
+    known = [t.filter(pl.col("state") == "ok")["feature"].to_list() for t in tables]
+    dead = tables[0].filter(pl.col("state") == "dead")["feature"].to_list()
+    rows = [(0, k, known[k][0], 3) for k in range(3)] + [(1, k, known[k][1], 2) for k in range(2)]
+    rows += [(2, 0, dead[0], 3), (2, 1, known[1][2], 3), (2, 2, known[2][2], 3), (3, 0, known[0][3], 1)]
+    write_table(path, pl.DataFrame(rows, schema=["path", "site", "feature", "length"], orient="row"))
 
 
 def _summary(names: list[str]) -> dict:

@@ -10,8 +10,8 @@ from report_run import build_run
 
 from saelab.report import figures
 from saelab.report.figures import Figure
+from saelab.report.matching_tables import certificate
 from saelab.report.material import Material, Pair, read_material
-from saelab.report.tables import certificate
 
 
 @pytest.fixture(scope="module")

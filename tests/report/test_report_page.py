@@ -14,6 +14,8 @@ import pytest
 from report_run import build_run
 
 from saelab.core.errors import ArtefactError, UserError
+from saelab.report import flow
+from saelab.report.material import read_material
 from saelab.report.page import _printable, write_report
 from saelab.store.files import read_json, write_json
 from saelab.store.layout import RunFolder
@@ -136,16 +138,35 @@ def test_the_page_is_one_file_that_loads_nothing(page: str) -> None:
 
 
 def test_every_section_is_there(page: str) -> None:
-    """Ten cards, five figures, and a contents list that leads to every section."""
+    """Ten chosen cards and five of two paths, six figures, and a contents list that leads to every section."""
     found = Reader(page)
     ids = [v for _, n, v in found.attributes if n == "id"]
     assert len(ids) == len(set(ids))
     links = [v[1:] for t, n, v in found.attributes if t == "a" and n == "href"]
     assert set(links) <= set(ids)
     assert {"run", "grid", "scatter", "agreement", "selection", "matching", "training", "features"} <= set(links)
-    assert len([i for i in ids if re.fullmatch(r"card-\d+", i)]) == 10
+    assert len([i for i in ids if re.fullmatch(r"card-\d+", i)]) == 15
     plots = [v for _, n, v in found.attributes if n == "data-plot"]
-    assert len(plots) == 5 and set(plots) <= set(ids)
+    assert len(plots) == 6 and set(plots) <= set(ids)
+
+
+def test_a_path_leads_to_the_cards_of_its_features(run: RunFolder, page: str) -> None:
+    """Only paths whose features all have descriptions are shown, the longest first; the counts flow from end to end."""
+    material = read_material(run)
+    paths = flow.chosen(material)
+    assert [len(p) for p in paths] == [3, 2]
+    found = Reader(page)
+    links = [v[1:] for t, n, v in found.attributes if t == "a" and n == "href" and v.startswith("#card-")]
+    assert len(links) == 5
+    for link, (sae, feature) in zip(links, [f for p in paths for f in p], strict=True):
+        card = page[page.index(f'id="{link}"') :]
+        assert f"<code>{sae}</code> · feature {feature}<" in card[: card.index("</header>")]
+    steps = flow.neighbours(material.pairs)
+    assert [p.layers for p in steps] == [(14, 15), (15, 16)]
+    for pair in steps:
+        counts = pair.quality["classes"]
+        assert sum(counts[k] for k in ("carried on", "changed", "died")) == pair.features
+    assert flow.figure([p for p in material.pairs if p not in steps]) is None, "control: only neighbours flow"
 
 
 def test_hostile_text_stays_text(tmp_path: Path, page: str) -> None:

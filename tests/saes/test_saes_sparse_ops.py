@@ -4,16 +4,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from saelab.saes.ranks import ALONE
 from saelab.saes.sparse_ops import (
     SPARSE_DENSITY,
     DenseEntries,
     SparseEntries,
     above,
-    batch_top_k,
     in_levels,
+    largest,
     listed,
+    listed_above,
     product_in,
     row_top_k,
+    stacked,
     top_k,
 )
 
@@ -67,15 +70,31 @@ def test_top_k_keeps_positive_entries_only() -> None:
     assert bool((entries.pre > 0).all())
 
 
-@pytest.mark.parametrize("guess", [-1.0, 0.0, 0.5, 1.2, 50.0])
-def test_batch_top_k_does_not_depend_on_the_guess(guess: float) -> None:
+@pytest.mark.parametrize("bound", [-1.0, 0.0, 0.5, 1.2])
+def test_the_largest_do_not_depend_on_the_bound(bound: float) -> None:
     pre = normal(B, F)
-    entries = batch_top_k(pre, 100, guess)
+    entries = largest(listed_above(pre, bound), 100, enough=False, ranks=ALONE)
+    assert entries is not None
     expected = torch.topk(pre.flatten(), 100).values
     assert torch.equal(entries.pre.sort(descending=True).values, expected)
     assert torch.equal(dense(entries, entries.pre), pre * (pre >= expected[-1]))
-    few = batch_top_k(pre - 2.6, 100, guess)
-    assert len(few.pre) == int((pre > 2.6).sum()) < 100
+
+
+def test_too_few_candidates_are_said_so() -> None:
+    few = listed_above(normal(B, F) - 2.6, 0.0)
+    assert 0 < len(few.pre) < 100
+    assert largest(few, 100, enough=False, ranks=ALONE) is None
+    assert largest(few, 100, enough=True, ranks=ALONE) is few
+
+
+@pytest.mark.parametrize("rows", [1, 7, B])
+def test_stacked_groups_of_rows_are_the_whole(rows: int) -> None:
+    pre = normal(B, F)
+    whole = listed_above(pre, 0.8)
+    parts = stacked([listed_above(part, 0.8) for part in pre.split(rows)])
+    for name in ("rows", "columns", "pre"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name))
+    assert (parts.n_rows, parts.n_latents) == (B, F)
 
 
 def test_levels_split_the_rows() -> None:

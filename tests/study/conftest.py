@@ -9,27 +9,8 @@ from saelab.core.seeds import numpy_generator
 from saelab.lm.tiny import tiny_lm
 from saelab.study.spec import StudyConfig
 
-WORDS = [
-    "the",
-    "cat",
-    "dog",
-    "house",
-    "river",
-    "mountain",
-    "sings",
-    "runs",
-    "sleeps",
-    "under",
-    "over",
-    "near",
-    "quiet",
-    "red",
-    "green",
-    "old",
-    "bright",
-    "and",
-    "but",
-]
+WORDS = ["the", "cat", "dog", "house", "river", "mountain", "sings", "runs", "sleeps", "under", "over", "near",
+         "quiet", "red", "green", "old", "bright", "and", "but"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

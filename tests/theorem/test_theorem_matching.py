@@ -43,18 +43,29 @@ def instance(family: str, n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
 FAMILIES = ("unrelated", "copies", "clustered", "replaced", "tied", "duplicates")
 
 
+def agrees_with_lapx(family: str, n: int, d: int, seed: int) -> None:
+    a, b = instance(family, n, d, seed)
+    costs = Costs(a, b)
+    found = assign(costs)
+    x, y = a.double().numpy(), b.double().numpy()
+    dense = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
+    optimum = lap.lapjv(dense)[0]
+    assert found.method == "blocked"
+    assert np.array_equal(np.sort(found.permutation), np.arange(n))
+    assert found.cost == pytest.approx(optimum, rel=1e-9, abs=1e-9)
+    assert abs(found.gap) <= 1e-9 * max(optimum, 1.0)
+
+
 @pytest.mark.parametrize("seed", range(7))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_optimum_equals_a_dense_solver(family: str, seed: int) -> None:
-    a, b = instance(family, 540 + 20 * seed, 48, seed)
-    costs = Costs(a, b)
-    found = assign(costs)
-    dense = (a.double()[:, None] - b.double()[None]).square().sum(-1).numpy()
-    optimum = lap.lapjv(dense)[0]
-    assert found.method == "blocked"
-    assert sorted(found.permutation) == list(range(len(a)))
-    assert found.cost == pytest.approx(optimum, rel=1e-9, abs=1e-9)
-    assert abs(found.gap) <= 1e-9 * max(optimum, 1.0)
+    agrees_with_lapx(family, 1024, 48, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "n"), [("duplicates", 4096), ("replaced", 4096), ("copies", 8192)])
+def test_the_optimum_equals_a_dense_solver_at_size(family: str, n: int) -> None:
+    agrees_with_lapx(family, n, 64, 0)
 
 
 @pytest.mark.parametrize("n", [40, 700])

@@ -7,7 +7,7 @@ from torch import Tensor
 from saelab.saes.catalogue import ARCHITECTURES, training_config
 from saelab.training.sweep import train
 
-D, PLANTED, ACTIVE, ROWS = 32, 48, 3, 256
+D, PLANTED, ACTIVE, ROWS = 48, 48, 3, 256
 
 
 def planted() -> tuple[Tensor, list[Tensor]]:

@@ -71,6 +71,11 @@ VERBS = {
         "Write an SAE in another format.",
         "saelab convert path:old-folder new-folder --to saelens",
     ),
+    "push": (
+        "push:push",
+        "Write an SAE and its model card to the hub, or to a folder.",
+        "saelab push path:demo/saes/topk.l0_32.resid_post.15 hf:my-name/my-saes/topk.l0_32",
+    ),
     "doctor": ("doctor:doctor", "What this machine has, and what is missing.", "saelab doctor --json"),
 }
 

@@ -47,8 +47,8 @@ def match(
     more:
         Further SAEs of the path.
     fold:
-        Scale of each feature: theta (thresholds), none (cosine), or the mean, rms, 0.9 quantile or maximum of its active
-        codes, which needs --lm.
+        Scale of each feature: theta (thresholds), none (cosine), or the mean, rms, 0.9 quantile or maximum of its
+        active codes, which needs --lm.
     parts:
         Tensors compared: all, decoder, encoder.
     reject:

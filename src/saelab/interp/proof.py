@@ -2,11 +2,10 @@
 
 A checkpoint's conventions are rarely written down, and a wrong one does not raise: it only reconstructs worse. So the
 SAE is measured as declared and under every single change that people get wrong: the site one block off (`hidden_states`
-counts from the embedding), b_dec subtracted or not, a threshold that was lost, inputs that should be scaled. If one of
-these explains clearly more with as few latents, or alone has the claimed L0, that is what is wrong. A lost threshold
-cannot be seen in the error (without its threshold a BatchTopK SAE explains more, with five times the latents), only in
-L0 against the claim. This file must never
-know a file format, and never repairs anything: it names.
+counts from the embedding), b_dec subtracted or not or lost, a threshold that was lost, inputs that should be scaled. If
+one of these explains clearly more with as few latents, or alone has the claimed L0, that is what is wrong. A lost
+threshold cannot be seen in the error (without its threshold a BatchTopK SAE explains more, with five times the
+latents), only in L0 against the claim. This file must never know a file format, and never repairs anything: it names.
 
     FVU = sum ||x - xh||^2 / sum ||x - xbar||^2          (interp/fidelity.py)
 """
@@ -116,6 +115,7 @@ def _other_gates(sae: Sae, rows: Float[Tensor, "M D"], l0: float | None) -> Iter
     if bool((weights["b_dec"] != 0).any()):
         flipped = kind(cfg.model_copy(update={"subtract_b_dec": not cfg.subtract_b_dec}), weights)
         yield f"b_dec {other} subtracted from the input (declared: it {said})", flipped
+    yield "b_dec near the mean of the activations, lost or replaced", kind(cfg, weights | {"b_dec": _offset(sae, rows)})
     root = cfg.d_in**0.5
     norms = rows.norm(dim=1)
     scales = {"a mean norm of sqrt(d)": root / norms.mean(), "a mean square of one": 1 / norms.square().mean().sqrt()}
@@ -131,6 +131,14 @@ def _other_gates(sae: Sae, rows: Float[Tensor, "M D"], l0: float | None) -> Iter
                 yield f"a threshold near {theta:.3g} (L0 {level:g}), lost or replaced", gated
         if isinstance(sae, JumpReluSae):
             yield "no threshold", ReluSae(cfg, plain)
+
+
+def _offset(sae: Sae, rows: Float[Tensor, "M D"]) -> Float[Tensor, "D"]:
+    """What b_dec would be about: the mean that is subtracted, or else the mean of what the codes leave over."""
+    if sae.cfg.subtract_b_dec:
+        return rows.mean(0)
+    left = [x - sae.encode(x) @ sae.weights()["W_dec"] for x in rows.split(SAMPLE)]
+    return torch.cat(left).mean(0)
 
 
 def _neighbours(lm: LanguageModel, reading: SiteReading, place: Site) -> dict[str, Float[Tensor, "M D"]]:

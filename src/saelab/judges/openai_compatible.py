@@ -66,6 +66,11 @@ class OpenAIJudge:
         """What was spent so far."""
         return self._client.spend
 
+    def close(self) -> None:
+        """Close the reply cache."""
+        if self._client.cache is not None:
+            self._client.cache.close()
+
     def estimate(self, requests: Sequence[Request]) -> Estimate:
         """Calls and tokens if nothing is cached and nothing fails; tokens at four characters each."""
         questions, _ = questions_of(requests, self._name, together=self._together)

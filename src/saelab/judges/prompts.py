@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from saelab.core.records import Judgement
-from saelab.judges import rubric
+from saelab.judges import comparison, rubric
 from saelab.judges.client import Request
+from saelab.judges.comparison import COMPARISON
 
 TEMPLATE = "detection/1"
 DETECTION = "detection"
@@ -47,7 +48,9 @@ def questions_of(
     numbered = [(i, r) for i, r in enumerate(requests)]
     for (task, description, sample), group in groupby(numbered, lambda p: (p[1].task, p[1].description, p[1].sample)):
         rows = list(group)
-        if task != DETECTION:
+        if task == COMPARISON and description is not None:
+            questions += [_compared(i, description.text, request, judge) for i, request in rows]
+        elif task != DETECTION:
             for i, request in rows:
                 questions.append(_rated(i, request, judge, parser))
         elif description is None or not description.text:
@@ -103,6 +106,11 @@ def read_detection(reply: str, n: int, judge: str) -> list[Judgement]:
     if any(not 1 <= number <= n for number in named):
         return _unparsed(n, judge, f"a number outside 1 to {n}")
     return [Judgement("ok", float(i in named), judge) for i in range(1, n + 1)]
+
+
+def _compared(i: int, first: str, request: Request, judge: str) -> Question:
+    text = comparison.prompt(first, request.judged_text())
+    return Question((i,), text, comparison.TEMPLATE, request.sample, lambda r: [comparison.read(r, judge)])
 
 
 def _rated(i: int, request: Request, judge: str, parser: rubric.Parser) -> Question:

@@ -23,6 +23,7 @@ from saelab.matching.fold import Features
 
 Parts = Literal["all", "decoder", "encoder", "bias"]
 BLOCK_ENTRIES = 1 << 21  # of one block of costs: 8 MB, near the caches
+LEAST_HEIGHT = 128  # rows of a block, whatever its width: fewer read the columns too often
 EDGES_TOGETHER = 1 << 11
 EPSILON = 2.0**-24  # half a unit in the last place of float32
 
@@ -81,7 +82,7 @@ class Costs:
         right = self.b.T
         beside = self.b_square if columns is None else self.b_square + columns
         above = self.a_square if rows is None else self.a_square + rows
-        height = max(1, BLOCK_ENTRIES // self.shape[1])
+        height = max(LEAST_HEIGHT, BLOCK_ENTRIES // self.shape[1])
         for start in range(0, self.shape[0], height):
             part = slice(start, min(start + height, self.shape[0]))
             yield part, torch.addmm(beside, self.a[part], right, alpha=-2).add_(above[part, None])

@@ -19,7 +19,6 @@ from saelab.matching.cost import Costs, Edges
 HOT = ((1.5, 4), (1.0, 4), (0.7, 4), (0.5, 4), (0.4, 1))
 COLD = (0.4, 0.04, 40)  # first and last temperature in the same units, and steps, on the edges
 SAMPLE = 1024
-FULL_BELOW = 2048  # rows up to which every step sees all of them
 
 
 def spread(costs: Costs) -> float:
@@ -39,7 +38,6 @@ def hot_prices(
     v, u = torch.zeros(m, device=costs.a.device), torch.zeros(n, device=costs.a.device)
     for step, (share, every) in enumerate(schedule):
         epsilon = share * unit
-        every = every if n > FULL_BELOW else 1
         seen = costs.some_rows(step % every, every)
         sums = torch.zeros_like(v)
         for part, block in seen.blocks(columns=-v):

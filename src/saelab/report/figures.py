@@ -101,7 +101,7 @@ def scatter(saes: pl.DataFrame) -> Figure:
         figure.add_scatter(x=[None], y=[None], mode="markers", name=f"{level:g}", legend="legend2", marker=marker)
     figure.update_xaxes(title_text="Interpretability of features")
     figure.update_yaxes(title_text="Steering utility", col=1)
-    _style(figure, 500)
+    style(figure, 500)
     figure.update_layout(legend2={"x": 1.01, "y": 0, "yanchor": "bottom", "title": {"text": "Target L0"}})
     lost = saes.height - drawn.height
     caption = f"Not drawn: {words.plural(lost, 'SAE')} without one of the two scores." if lost else ""
@@ -163,7 +163,7 @@ def frontier(saes: pl.DataFrame) -> Figure:
     levels = sorted(saes["level"].drop_nulls().unique().to_list())
     ticks = {"tickmode": "array", "tickvals": levels, "ticktext": [f"{level:g}" for level in levels]}
     figure.update_xaxes(title_text="L0 reached (ticks: the targets)", type="log", **ticks)
-    _style(figure, 360)
+    style(figure, 360)
     alt = "Two panels: FVU and cross-entropy recovered against L0, by architecture, with random dictionaries."
     return Figure("frontier", embed(figure), 360, alt, "")
 
@@ -208,7 +208,7 @@ def lifts(selection: pl.DataFrame) -> Figure:
     height = 150 + 44 * len(order)
     figure.update_xaxes(title_text="Steering score", rangemode="tozero")
     figure.update_yaxes(categoryorder="array", categoryarray=[_criterion(c) for c in reversed(order)])
-    _style(figure, height)
+    style(figure, height)
     figure.update_yaxes(showgrid=False)
     alt = "Steering score of the features chosen by each criterion, with controls and intervals."
     return Figure("lifts", embed(figure), height, alt, "Dotted line: no selection, all SAEs.")
@@ -243,7 +243,7 @@ def training(metrics: pl.DataFrame, known: dict[str, tuple[str, float]]) -> Figu
     figure.update_yaxes(type="log", col=2, **(ticks if levels else {}))
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", col=3)
     figure.update_xaxes(title_text="Tokens seen", nticks=4)
-    _style(figure, 380)
+    style(figure, 380)
     key = [f"{DASHES[i % len(DASHES)].replace('dot', 'dotted')} for {level:g}" for i, level in enumerate(levels)]
     alt = f"Training curves of {words.plural(metrics['sae'].n_unique(), 'SAE')}: FVU, L0 and dead share."
     caption = f"Line by target L0: {words.listing(key)}." if len(levels) > 1 else ""
@@ -284,7 +284,7 @@ def matching(pairs: Sequence[Pair]) -> Figure:
         "site: from matched features of the first, from its own encode-decode (nothing skipped), from the first site's "
         "state encoded and decoded, or from that state as it is (blocks dropped)."
     )
-    _style(figure, 560)
+    style(figure, 560)
     return Figure("matching", embed(figure), 560, "Four panels of matching quality by pair of sites.", caption)
 
 
@@ -324,7 +324,7 @@ def _titles(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(safe(n) for n in names) if len(names) > 1 else ("",)
 
 
-def _style(figure: go.Figure, height: int) -> None:
+def style(figure: go.Figure, height: int) -> None:
     """The house style: no frame, faint grid, the page's own type and colours, the legend on the right."""
     axis = {
         "gridcolor": "var(--rule)", "zerolinecolor": "var(--rule)", "linecolor": "var(--rule)", "showline": True,

@@ -24,6 +24,7 @@ TRAINING = ("sae", "tokens", "fvu", "l0", "dead_share")
 FEATURES = ("feature", "density", "description", "balanced_accuracy", "auroc", "state")
 CONTEXTS = ("feature", "rank", "tokens", "activations", "peak")
 EFFECTS = ("feature", "delta_confidence", "output_score")
+PATHS = ("path", "site", "feature", "length")
 UTILITY = ("feature", "method", "factor", "test_score", "n_missing", "state")
 GENERATIONS = ("generation", "feature", "method", "factor", "instruction_id", "instruction", "split", "text")
 JUDGEMENTS = ("generation", "rubric", "state", "value")
@@ -83,6 +84,14 @@ def _per(total: Any, count: int) -> float | None:
 
 
 @dataclass(frozen=True)
+class Paths:
+    """Features followed over the sites of some SAEs: rows (path, site, feature, length), site an index of `saes`."""
+
+    saes: tuple[str, ...]
+    table: pl.DataFrame
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known of one SAE's features, for the cards; None where the stage left nothing."""
 
@@ -112,12 +121,14 @@ class Material:
     candidates: pl.DataFrame | None
     states: pl.DataFrame
     judges: tuple[str, ...]
+    paths: tuple[Paths, ...] = ()
 
 
 def read_material(run: RunFolder) -> Material:
     """Read everything but the cards' evidence. A folder with no artefact at all is a `UserError`."""
     names = _folders(run.interp("")) or _folders(run.steering(""))
     candidates, states, judges = _per_sae(run, names)
+    pairs = _pairs(run)
     material = Material(
         summary=read_json(run.summary) if run.summary.exists() else {},
         saes=_table(run.stats / "saes.parquet", SAES),
@@ -125,7 +136,8 @@ def read_material(run: RunFolder) -> Material:
         selection=_table(run.stats / "selection.parquet", SELECTION),
         feature_level=_table(run.stats / "features.parquet", FEATURE_LEVEL),
         training=_training(run),
-        pairs=_pairs(run),
+        pairs=pairs,
+        paths=_paths(run, pairs),
         candidates=candidates,
         states=states,
         judges=judges,
@@ -177,6 +189,20 @@ def _pairs(run: RunFolder) -> tuple[Pair, ...]:
         matched = 0 if table is None else table.filter(pl.col("b") >= 0).height
         total = 0 if table is None else table.height
         found.append(Pair(first, second, read_json(place / "quality.json"), matched, total))
+    return tuple(found)
+
+
+def _paths(run: RunFolder, pairs: tuple[Pair, ...]) -> tuple[Paths, ...]:
+    """The paths of the matchings end to end, with the SAEs of their sites (a chain of neighbours)."""
+    onward = {p.first: p.second for p in pairs if not p.quality.get("composed")}
+    found = []
+    for pair in pairs:
+        table = _table(run.matching(pair.first, pair.second) / "paths.parquet", PATHS)
+        chain = [pair.first]
+        while chain[-1] != pair.second and chain[-1] in onward:
+            chain.append(onward[chain[-1]])
+        if table is not None and chain[-1] == pair.second:
+            found.append(Paths(tuple(chain), table))
     return tuple(found)
 
 

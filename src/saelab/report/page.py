@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from saelab.report import feature_card, words
+from saelab.report import feature_card, flow, words
 from saelab.report.material import Material, read_evidence, read_material
 from saelab.report.sections import opening, sections, tiles
 from saelab.store.files import write_text
@@ -31,6 +31,8 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
     """
     material = read_material(run)
     picks = [] if material.candidates is None else feature_card.choose(material.candidates)
+    taken = {(p.sae, p.feature) for p in picks}
+    picks += [p for p in flow.picks(material) if (p.sae, p.feature) not in taken]
     evidence = {sae: read_evidence(run, sae) for sae in dict.fromkeys(p.sae for p in picks)}
     cards = [feature_card.make(p, evidence[p.sae]) for p in picks]
     path = out or run.report

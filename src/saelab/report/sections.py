@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from saelab.report import figures, tables, words
+from saelab.report import figures, flow, matching_tables, tables, words
 from saelab.report.feature_card import Card
 from saelab.report.material import Material
 
@@ -89,8 +89,9 @@ GROUPS = (
 
 def sections(material: Material, cards: Sequence[Card]) -> list[Section]:
     """All sections in reading order."""
-    makers: tuple[Callable[[Material], Section], ...] = (what_was_run, grid, scatter, agreement, selection, matching)
-    return [make(material) for make in makers] + [training(material), feature_cards(cards)]
+    makers: tuple[Callable[[Material], Section], ...] = (what_was_run, grid, scatter, agreement, selection)
+    last = [matching(material, cards), training(material), feature_cards(cards)]
+    return [make(material) for make in makers] + last
 
 
 def what_was_run(material: Material) -> Section:
@@ -253,7 +254,7 @@ def selection(material: Material) -> Section:
     return Section(name, title, lead, parts)
 
 
-def matching(material: Material) -> Section:
+def matching(material: Material, cards: Sequence[Card] = ()) -> Section:
     """Features followed from site to site."""
     name, title = "matching", "Features from layer to layer"
     if not material.pairs:
@@ -262,8 +263,13 @@ def matching(material: Material) -> Section:
         "Each feature of one site is paired with one of the next. If pairs mean the same, they fire together, and "
         "writing the first site's codes through the second's decoder, in place of the block, loses little."
     )
-    parts = (Part("figure", figures.matching(material.pairs)), Part("table", tables.matchings(material.pairs)))
-    return Section(name, title, lead, parts)
+    parts = [Part("figure", figures.matching(material.pairs)), Part("table", matching_tables.matchings(material.pairs))]
+    if drawn := flow.figure(material.pairs):
+        parts += [Part("heading", "What is carried on, what changes, what is born"), Part("figure", drawn)]
+        parts.append(Part("table", matching_tables.classes(flow.neighbours(material.pairs))))
+    if followed := flow.table(material, cards):
+        parts.append(Part("table", followed))
+    return Section(name, title, lead, tuple(parts))
 
 
 def training(material: Material) -> Section:

@@ -24,7 +24,6 @@ from saelab.report.cells import (
     percentage,
     text,
 )
-from saelab.report.material import Pair
 
 AXES = {"architecture": "Architecture", "level": "Sparsity level", "lm": "Language model"}
 TITLES = {
@@ -310,63 +309,6 @@ def _selection_cells(row: dict[str, Any]) -> Iterable[Cell]:
     yield BLANK if row["criterion"] == "none" else percentage(row["lift"], signed=True, note=span, why=why)
     yield figure(row["n"], 0)
     yield percentage(row.get("coverage"), why=why)
-
-
-def matchings(pairs: tuple[Pair, ...]) -> Table:
-    """Every matching with its certificate and what skipping the blocks between with it costs."""
-    columns = (
-        Column("Sites", kind="text"),
-        Column("Matched", "of features", room=6),
-        Column("Cost", "per feature", room=9),
-        Column("Score", "chance", room=5),
-        Column("Cosine", "random", room=5),
-        Column("Variance explained", "nothing skipped", room=5),
-        Column("CE change", "blocks dropped", room=6),
-    )
-    rows = []
-    for pair in sorted(pairs, key=lambda p: (p.span, p.layers, p.first)):
-        share = pair.matched / pair.features if pair.features else None
-        cosine = pair.quality.get("cosine") or {}
-        rows.append(Row((
-            text(pair.label, pair.first.rpartition(".")[0], title=f"{pair.first} to {pair.second}"),
-            percentage(share, note=words.number(pair.features, 0), why="no table of pairs"),
-            _beside(pair, "cost", certificate(pair.quality)),
-            _beside(pair, "matching_score", "chance"),
-            figure(cosine.get("matched_median"), note=_note(cosine.get("random_median")), why="not measured"),
-            _beside(pair, "explained_variance", "current"),
-            _beside(pair, "ce_change", "drop"),
-        )))  # fmt: skip
-        if composed := pair.quality.get("composed"):
-            same = words.finite(composed.get("same_as_direct"))
-            note = "" if same is None else f"{words.percent(same)} of the pairs are the same"
-            measures = ("matching_score", "explained_variance", "ce_change")
-            score, variance, change = (figure(pair.values(m).get("composed"), why="not measured") for m in measures)
-            cells = (text(f"{pair.label}, step by step", note), BLANK, BLANK, score, BLANK, variance, change)
-            rows.append(Row(cells))
-    return Table("Matchings", columns, tuple(rows))
-
-
-def certificate(quality: dict[str, Any]) -> str:
-    """How far a cost is proved to be from the optimum."""
-    cost, gap = words.finite(quality.get("cost")), words.finite(quality.get("gap"))
-    if cost is None or gap is None:
-        return "no proof"
-    return "optimal" if gap <= 1e-9 * abs(cost) else f"within {words.adaptive(100 * gap / abs(cost))} %"
-
-
-def _beside(pair: Pair, measure: str, other: str) -> Cell:
-    """A measure of a matching, with that of a rival (or words, for the cost) as its note."""
-    values = pair.values(measure)
-    if "matched" not in values:
-        return missing("not measured")
-    if measure == "cost":
-        return Cell(words.adaptive(values["matched"]), other)
-    return Cell(words.number(values["matched"]), _note(values.get(other)))
-
-
-def _note(value: Any) -> str:
-    known = words.finite(value)
-    return "" if known is None else words.number(known)
 
 
 def states(table: pl.DataFrame) -> Table:

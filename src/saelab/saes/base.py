@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from saelab.core.config import Config
 from saelab.core.errors import UserError
+from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.sparse_ops import DenseEntries, SparseEntries, Values
 
 
@@ -134,8 +135,16 @@ class Rule(ABC):
         del weights, sample
 
     @abstractmethod
-    def entries(self, pre: Float[Tensor, "B F"], weights: Weights) -> SparseEntries | DenseEntries:
-        """The entries that a step computes with: every active one, and those with a gradient."""
+    def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries | DenseEntries:
+        """The entries of some rows that a step computes with: every active one, and those with a gradient.
+
+        A rule that chooses among all rows (`settle`) gives candidates here; a smaller `reach` asks for more of them.
+        """
+
+    def settle(self, entries: SparseEntries, n_rows: int, reach: float, ranks: Ranks = ALONE) -> SparseEntries | None:
+        """Those of the candidates of all rows that stay, or None where there are too few candidates."""
+        del n_rows, reach, ranks
+        return entries
 
     def codes(self, entries: SparseEntries | DenseEntries, weights: Weights) -> Values:
         """The codes on the entries."""
@@ -149,9 +158,9 @@ class Rule(ABC):
         del weights, step
         return RuleGradient(d_codes * (entries.pre > 0))
 
-    def track(self, entries: SparseEntries | DenseEntries, weights: Weights) -> None:
+    def track(self, entries: SparseEntries | DenseEntries, weights: Weights, ranks: Ranks = ALONE) -> None:
         """Follow what is followed without a gradient."""
-        del entries, weights
+        del entries, weights, ranks
 
     def heights(self, entries: SparseEntries | DenseEntries, weights: Weights) -> Tensor:
         """How far each entry lies above its gate (positive: active)."""
@@ -169,9 +178,12 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a rule may need beside the entries: the scaled inputs, the sparsity coefficient, the L0 of this batch."""
+    """What a rule may need beside the entries: the scaled inputs, the number of tokens of the batch (on all ranks), the
+    sparsity coefficient, and what these inputs add to the batch's L0.
+    """
 
     x: Float[Tensor, "B D"]
+    n: int
     coefficient: float
     l0: float
 

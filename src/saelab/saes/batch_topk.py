@@ -15,9 +15,10 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, folded
+from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, bound_for, folded
 from saelab.saes.jump_relu import JumpReluSae
-from saelab.saes.sparse_ops import DenseEntries, SparseEntries, batch_top_k
+from saelab.saes.ranks import ALONE, Ranks
+from saelab.saes.sparse_ops import DenseEntries, SparseEntries, largest, listed_above
 
 UNTRACKED = -1.0
 
@@ -28,20 +29,27 @@ class BatchTopKRule(Rule):
     def __init__(self, k: int, momentum: float):
         self.k = k
         self.momentum = momentum
+        self.start = 0.0  # a guess at θ before it is tracked
 
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
         weights.tracked["threshold"] = torch.full((), UNTRACKED)
+        some = sample[:: max(1, len(sample) // 256)]
+        self.start = bound_for(some @ weights.encoder.T, float(self.k))
 
-    def entries(self, pre: Float[Tensor, "B F"], weights: Weights) -> SparseEntries:
+    def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries:
         # A little below the tracked threshold lie all entries that can be kept, and few others.
-        return batch_top_k(pre, self.k * pre.shape[0], guess=0.85 * float(weights.tracked["threshold"]))
+        theta = float(weights.tracked["threshold"])
+        return listed_above(pre, 0.85 * reach * (self.start if theta < 0 else theta))
 
-    def track(self, entries: SparseEntries | DenseEntries, weights: Weights) -> None:
-        if not entries.pre.numel():
+    def settle(self, entries: SparseEntries, n_rows: int, reach: float, ranks: Ranks = ALONE) -> SparseEntries | None:
+        return largest(entries, self.k * n_rows * ranks.size, enough=reach == 0, ranks=ranks)
+
+    def track(self, entries: SparseEntries | DenseEntries, weights: Weights, ranks: Ranks = ALONE) -> None:
+        smallest = ranks.gather(entries.pre.min().view(1) if entries.pre.numel() else entries.pre)
+        if not smallest.numel():
             return
-        smallest = entries.pre.min()
         theta = weights.tracked["threshold"]
-        theta.copy_(smallest if float(theta) < 0 else theta.lerp(smallest, 1 - self.momentum))
+        theta.copy_(smallest.min() if float(theta) < 0 else theta.lerp(smallest.min(), 1 - self.momentum))
 
     def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:
         theta = weights.tracked["threshold"].clamp(min=0) * scale

@@ -56,7 +56,7 @@ class GatedRule(Rule):
         weights.extra["r_mag"] = torch.zeros_like(weights.b_enc)
         weights.extra["b_mag"] = weights.b_enc.clone()
 
-    def entries(self, pre: Float[Tensor, "B F"], weights: Weights) -> SparseEntries | DenseEntries:
+    def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries | DenseEntries:
         return above(pre, 0.0, self.dtype)
 
     def codes(self, entries: SparseEntries | DenseEntries, weights: Weights) -> Values:
@@ -69,7 +69,7 @@ class GatedRule(Rule):
     def gradient(
         self, entries: SparseEntries | DenseEntries, weights: Weights, d_codes: Values, step: StepContext
     ) -> RuleGradient:
-        n = step.x.shape[0]
+        n = step.n
         gate = entries.pre > 0
         open_gate = entries.pre * gate
         residual = entries.decode(open_gate, weights.decoder) + weights.b_dec - step.x

@@ -1,15 +1,29 @@
-"""Where SAEs come from: folders, hub repositories, and short names of released ones.
+"""Where SAEs come from and go to: folders, hub repositories, and short names of released ones.
 
 From a hub, safetensors, npz and the small text files beside them are fetched, never a pickle (an explicit `convert`
-fetches that too). This file must never know what is inside a format.
+fetches that too). To a hub goes a folder as it is. This file must never know what is inside a format.
 """
 
+import os
+import shutil
 from pathlib import Path
 
-from saelab.store.references import fetch
+from saelab.core.errors import FetchError, UserError
+from saelab.saes.released import Released, released
+from saelab.store.references import fetch, hub_library, parse_reference
 
 SAFE = ["*.safetensors", "*.npz", "*.json", "*.yaml", "*.yml", "README.md"]
 PICKLED = ["*.pt", "*.pth"]
+_KINDS = ("hf:", "path:", "pypi:")
+
+
+def resolved(reference: str) -> Released:
+    """The reference itself, or what the registry knows under that short name."""
+    if Path(reference).exists() or reference.startswith(_KINDS):
+        return Released(reference, reference)
+    if reference.startswith((".", "/", "~")):
+        raise UserError(f"There is no folder {reference}.", hint="Give the folder that holds the SAE's files.")
+    return released(reference)
 
 
 def located(reference: str, *, pickles: bool = False) -> Path:
@@ -17,3 +31,34 @@ def located(reference: str, *, pickles: bool = False) -> Path:
     if Path(reference).exists():
         return Path(reference)
     return fetch(reference, patterns=SAFE + (PICKLED if pickles else []))
+
+
+def upload(folder: Path, target: str, *, private: bool = False) -> str:
+    """Put the files of a folder at `hf:org/name[@branch][/folder]` or `path:folder`; returns where they are now.
+
+    A repository that is not there is made. Raises `FetchError` where the hub refuses or cannot be reached.
+    """
+    ref = parse_reference(target)
+    if ref.kind == "path":
+        place = Path(ref.name).expanduser()
+        shutil.copytree(folder, place, dirs_exist_ok=True)
+        return str(place)
+    if ref.kind != "hf":
+        raise UserError(f"{target!r} is no place to push to.", hint="Give hf:org/name/folder or path:folder.")
+    api = hub_library().HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        api.create_repo(ref.name, private=private, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=ref.name,
+            folder_path=folder,
+            path_in_repo=ref.inside or None,
+            revision=ref.version,
+            commit_message=f"Add {ref.inside or 'SAE'} with saelab",
+        )
+    except Exception as error:  # the hub's errors have many roots (HTTP, token, offline); all mean "not there"
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        raise FetchError(
+            f"{target} could not be written: {type(error).__name__}: {first}",
+            hint="Log in (hf auth login, or HF_TOKEN), check the name, or push to path:folder first.",
+        ) from error
+    return f"hf:{ref.name}@{done.oid}" + (f"/{ref.inside}" if ref.inside else "")

@@ -58,7 +58,7 @@ class JumpReluRule(Rule):
             start = bound_for(sample @ weights.encoder.T, START_L0 * self.target_l0)
         weights.extra["threshold"] = torch.full_like(weights.b_enc, start)
 
-    def entries(self, pre: Float[Tensor, "B F"], weights: Weights) -> SparseEntries | DenseEntries:
+    def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries | DenseEntries:
         theta = weights.extra["threshold"].clamp_(min=0)
         return above(pre, (theta - self.bandwidth / 2).clamp(min=0), self.dtype)
 
@@ -71,7 +71,7 @@ class JumpReluRule(Rule):
         theta = entries.at(weights.extra["threshold"])
         above_theta = entries.pre > theta
         band = (entries.pre - theta).abs() < self.bandwidth / 2
-        per_token = step.coefficient / step.x.shape[0]
+        per_token = step.coefficient / step.n
         d_theta = (theta * d_codes + per_token) * band / -self.bandwidth
         return RuleGradient(
             d_codes * above_theta,

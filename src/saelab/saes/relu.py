@@ -49,14 +49,14 @@ class ReluRule(Rule):
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
         weights.b_enc -= bound_for(sample @ weights.encoder.T, START_L0 * self.target_l0)
 
-    def entries(self, pre: Float[Tensor, "B F"], weights: Weights) -> SparseEntries | DenseEntries:
+    def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries | DenseEntries:
         return above(pre, 0.0, self.dtype)
 
     def gradient(
         self, entries: SparseEntries | DenseEntries, weights: Weights, d_codes: Values, step: StepContext
     ) -> RuleGradient:
         on = entries.pre > 0
-        per_token = step.coefficient / step.x.shape[0]
+        per_token = step.coefficient / step.n
         penalty = per_token * float((entries.pre * on).sum())
         return RuleGradient((d_codes + per_token) * on, penalty=penalty)
 

@@ -10,7 +10,7 @@ Nothing here knows about architectures, losses or optimisers.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
+
+from saelab.saes.ranks import Ranks
 
 with warnings.catch_warnings():
     # torch says once per process that CSR tensors are in beta.
@@ -182,21 +184,42 @@ def row_top_k(pre: Float[Tensor, "B F"], k: int, group: int = 8) -> tuple[Float[
     return values, columns.gather(1, chosen)
 
 
-def batch_top_k(pre: Float[Tensor, "B F"], count: int, guess: float) -> SparseEntries:
-    """The `count` largest positive entries of the whole matrix. `guess`: a bound that most likely lies below them."""
-    bound = max(guess, 0.0)
-    mask = _greater(pre, bound)
-    while bound > 0 and _count(mask) < count:
-        bound = 0.5 * bound if bound > 1e-6 else 0.0
-        mask = _greater(pre, bound)
-    entries = listed(mask, pre)
-    surplus = entries.pre.numel() - count
+def listed_above(pre: Float[Tensor, "B F"], bound: float) -> SparseEntries:
+    """The positive entries strictly above a bound, however many they are."""
+    return listed(_greater(pre, max(bound, 0.0)), pre)
+
+
+def largest(entries: SparseEntries, count: int, *, enough: bool, ranks: Ranks) -> SparseEntries | None:
+    """The `count` largest of the entries of all ranks, or None where there are fewer.
+
+    enough: there are no others to choose from, so fewer will do. Of equal values across ranks more may stay.
+    """
+    values = ranks.gather(entries.pre)
+    surplus = values.numel() - count
+    if surplus < 0 and not enough:
+        return None
     if surplus <= 0:
         return entries
-    keep = torch.topk(entries.pre, count, sorted=False).indices.sort().values
+    if ranks.size > 1:
+        keep = (entries.pre >= values.kthvalue(surplus + 1).values).nonzero().squeeze(1)
+    else:
+        keep = torch.topk(values, count, sorted=False).indices.sort().values
     return SparseEntries(
         entries.rows[keep], entries.columns[keep], entries.pre[keep], entries.n_rows, entries.n_latents
     )
+
+
+def stacked(blocks: Sequence[SparseEntries]) -> SparseEntries:
+    """The entries of several groups of rows, one group after another."""
+    if len(blocks) == 1:
+        return blocks[0]
+    first = 0
+    rows: list[Tensor] = []
+    for block in blocks:
+        rows.append(block.rows + first)
+        first += block.n_rows
+    columns, pre = torch.cat([b.columns for b in blocks]), torch.cat([b.pre for b in blocks])
+    return SparseEntries(torch.cat(rows), columns, pre, first, blocks[0].n_latents)
 
 
 def in_levels(entries: SparseEntries, widths: tuple[int, ...]) -> SparseEntries:

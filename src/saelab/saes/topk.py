@@ -36,7 +36,7 @@ class TopKRule(Rule):
     def __init__(self, k: int):
         self.k = k
 
-    def entries(self, pre: Float[Tensor, "B F"], weights: Weights) -> SparseEntries:
+    def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries:
         return top_k(pre, self.k)
 
     def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:

@@ -9,7 +9,7 @@ run/
   interp/<sae>/               fidelity.json  features.parquet  contexts.parquet  windows.parquet
   selection/<sae>/            effects.parquet
   steering/<sae>/             generations.parquet  judgements.parquet  utility.parquet
-  matching/<a>--<b>/          matching.parquet  quality.json
+  matching/<a>--<b>/          matching.parquet  quality.json  paths.parquet (end to end)
   stats/                      saes.parquet  agreement.parquet  selection.parquet  features.parquet
 """
 

@@ -19,6 +19,7 @@ import zipfile
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from saelab.core.errors import ArtefactError, FetchError, MissingDependency, UserError
 from saelab.store.files import disk_error, sha256_of, write_text
@@ -84,17 +85,24 @@ def fetch(reference: str | Reference, *, patterns: list[str] | None = None) -> P
     return _fetch_hf(ref, patterns) if ref.kind == "hf" else _fetch_pypi(ref)
 
 
-def _fetch_hf(ref: Reference, patterns: list[str] | None) -> Path:
+def hub_library() -> Any:
+    """The library huggingface_hub; `MissingDependency` where it is not installed."""
     try:
-        from huggingface_hub import snapshot_download
+        import huggingface_hub
     except ImportError:
         raise MissingDependency("hf: references need huggingface_hub.", hint="pip install 'saelab[lm]'") from None
+    return huggingface_hub
+
+
+def _fetch_hf(ref: Reference, patterns: list[str] | None) -> Path:
+    snapshot_download = hub_library().snapshot_download
     kinds = patterns or ["*"]
     allow = kinds if not ref.inside else [f"{ref.inside}/{kind}" for kind in kinds]
     if ref.inside and any(fnmatch(ref.inside, kind) for kind in kinds):
         allow.append(ref.inside)
     try:
-        folder = Path(snapshot_download(ref.name, revision=ref.version, allow_patterns=allow))
+        endpoint = os.environ.get("HF_ENDPOINT")  # a mirror; the library itself reads it once, when it is imported
+        folder = Path(snapshot_download(ref.name, revision=ref.version, allow_patterns=allow, endpoint=endpoint))
     except Exception as error:  # the hub's errors have many roots (HTTP, cache, offline); all mean "not fetched"
         raise FetchError(
             f"{ref} could not be fetched from the Hugging Face hub: {type(error).__name__}: {_first_line(error)}",

@@ -31,6 +31,7 @@ class JudgeConfig(Config):
     max_tokens: int = Field(default=300, ge=1, description="Longest reply.")
     together: int = Field(default=14, ge=1, description="Detection windows per question.")
     concurrency: int = Field(default=16, ge=1, description="Calls in flight at most.")
+    deadline: float = Field(default=60.0, gt=0, description="Seconds for one call.")
     max_missing: float = Field(default=0.02, ge=0, le=1, description="Share of unusable judgements that stops the run.")
     price: tuple[float, float] | None = Field(
         default=None, description="Dollars per million prompt and completion tokens."
@@ -78,6 +79,7 @@ def open_judge(config: JudgeConfig, run: RunFolder) -> Judge:
         temperature=config.temperature,
         max_tokens=config.max_tokens,
         concurrency=config.concurrency,
+        deadline=config.deadline,
         price=config.price,
     )
     cache = ReplyCache(run.replies)

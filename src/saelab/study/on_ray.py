@@ -8,6 +8,7 @@ is an actor beside the launcher: all workers ask it, it alone opens the reply ca
 `ray` is imported only here, and only when used.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -166,7 +167,7 @@ class _Desk:
         _check_room(self.ray, options)
         self.task = self.ray.remote(work_on).options(max_retries=0, **options)
         self.text, self.root = self.study.model_dump_json(), str(self.folder.root)
-        self.keeper = None if self.study.judge.lexical else self._keeper()
+        self.keeper = self._keeper() if self.study.judge.paid else None
 
     def hand_out(self) -> None:
         """Submit every cell whose inputs are done."""
@@ -204,7 +205,7 @@ class _Desk:
                     if outcome.error is None and outcome.reason is None:
                         self._record(cell, outcome)
                         continue
-                    reason = outcome.reason or reason_of(outcome.error)
+                    reason = outcome.reason or (reason_of(outcome.error) if outcome.error else "stopped")
             else:
                 self.ray.cancel(ref, force=True)
             self.queue.ledger.fail(cell.key, reason)
@@ -287,7 +288,9 @@ def _connected(place: RayPlace) -> Iterator[Any]:
         yield ray
         return
     try:
-        ray.init(address=place.address or "local", include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(
+            address=place.address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"There is no Ray cluster at {place.address}: {str(error).strip().splitlines()[0]}",

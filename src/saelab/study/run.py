@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -57,8 +58,8 @@ def run(
             torch.set_num_threads(threads)
         threads = torch.get_num_threads()
         shown = Stoppable(progress)
-        work = Workspace(study, folder, shown)
-        ran = run_in_process(cells, lambda cell: do(cell, work), ledger, shown)
+        with closing(Workspace(study, folder, shown)) as work:
+            ran = run_in_process(cells, lambda cell: do(cell, work), ledger, shown)
     if stages is None and (ran or not folder.results.exists() or not folder.summary.exists()):
         write_summary(study, folder, ledger, {"this_call": time.perf_counter() - start}, threads)
     return folder

@@ -14,6 +14,7 @@ from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
 from saelab.interp.run import SiteText, prepare
 from saelab.judges.client import Judge
+from saelab.judges.openai_compatible import OpenAIJudge
 from saelab.judges.steering_lexical import Calibration
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
@@ -102,6 +103,12 @@ class Workspace:
     def judge(self) -> Judge:
         """The study's judge where it is not the lexical one."""
         return self.asked or open_judge(self.study.judge, self.run)
+
+    def close(self) -> None:
+        """Close what holds a file open."""
+        judge = self.__dict__.get("judge")  # only if it was ever asked for
+        if isinstance(judge, OpenAIJudge):
+            judge.close()
 
     def calibration(self, model: ModelConfig) -> Calibration:
         """The cuts of the embedded judge for a model."""

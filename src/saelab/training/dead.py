@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.saes.base import Weights
+from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.sparse_ops import row_top_k
 
 
@@ -23,22 +24,24 @@ def silence(silent: Int[Tensor, " F"], fired: Float[Tensor, " F"], tokens: int) 
 def add_aux_gradient(
     grads: dict[str, Tensor],
     weights: Weights,
-    pre: Float[Tensor, "B F"],
+    pre: Float[Tensor, "B M"],
     x: Float[Tensor, "B D"],
     residual: Float[Tensor, "B D"],
     *,
     dead: Int[Tensor, " M"],
     coefficient: float,
+    ranks: Ranks = ALONE,
 ) -> float:
-    """Add the gradient of AuxK to `grads` in place; returns the loss."""
+    """Add the gradient of AuxK to `grads` in place; returns the loss. `pre`: pre-activations of the dead latents."""
     k_aux = max(1, x.shape[1] // 2)
-    codes = pre[:, dead].clamp(min=0)
+    codes = pre.clamp(min=0)
     if dead.numel() > k_aux:
         values, columns = row_top_k(codes, k_aux)
         codes = torch.zeros_like(codes).scatter_(1, columns, values)
     decoder = weights.decoder[dead]
     error = codes @ decoder - residual
-    strength = coefficient / float((residual - residual.mean(0)).square().sum().clamp(min=1e-12))
+    mean = ranks.total(residual.sum(0)) / (residual.shape[0] * ranks.size)
+    strength = coefficient / float(ranks.total((residual - mean).square().sum()).clamp(min=1e-12))
     g = error * (2 * strength)
     d_codes = (g @ decoder.T) * (codes > 0)
     bias = d_codes.sum(0)

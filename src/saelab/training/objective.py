@@ -7,8 +7,10 @@ batch. With g = dL/dx̂ = 2 (x̂ - x) / B and the rule's dL/dlinear on the entri
     dW_dec = zᵀ g,   dz = g W_decᵀ on the entries,   dW_enc = (x - b_dec)ᵀ dlinear,   db_enc = Σ dlinear
     db_dec = Σ g - W_enc Σ dlinear
 Nested dictionaries (levels): x̂_i are cumulative sums of the blocks' parts, and a block's g is the sum over the levels
-that contain it. The tests compare every gradient with dense autograd. This file must never know an architecture by
-name.
+that contain it. Pre-activations are taken a few rows at a time and only the entries are kept, so no [B, F] matrix is
+held where a step is sparse. With several processes (ranks) B counts all rows, every term is a sum over the ranks, and
+the sums are taken here. The tests compare every gradient with dense autograd. This file must never know an
+architecture by name.
 """
 
 from dataclasses import dataclass
@@ -18,8 +20,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.saes.base import Rule, StepContext, Weights
-from saelab.saes.sparse_ops import DenseEntries, SparseEntries, in_levels
+from saelab.saes.ranks import ALONE, Ranks
+from saelab.saes.sparse_ops import DenseEntries, SparseEntries, in_levels, stacked
 from saelab.training.dead import add_aux_gradient
+
+ROWS = 256  # whose pre-activations are held at once: 16 MB at 16,384 latents
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,19 @@ def gradients(
     *,
     dead: Int[Tensor, " M"] | None = None,
     aux_coefficient: float = 0.0,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Tensor], Outcome]:
-    """Gradients by weight name, and the figures. `x`: scaled inputs; `dtype`: precision of dense products."""
-    n = x.shape[0]
-    pre = pre_activations(weights, x, dtype)
-    entries = rule.entries(pre, weights)
+    """Gradients by weight name, and the figures. `x`: scaled inputs of this rank; `dtype`: precision of dense
+    products.
+    """
+    n = x.shape[0] * ranks.size
+    if dead is not None and (not dead.numel() or aux_coefficient <= 0):
+        dead = None
+    entries, dead_pre = select(weights, rule, x, dtype, dead=dead, ranks=ranks)
     if dtype != torch.float32 and isinstance(entries, SparseEntries):
         exact = entries.project(x, weights.encoder) + entries.at(_linear_bias(weights))
         entries = entries.with_pre(exact)
-    rule.track(entries, weights)
+    rule.track(entries, weights, ranks)
     if rule.levels:
         assert isinstance(entries, SparseEntries)
         entries = in_levels(entries, rule.levels)
@@ -60,29 +69,79 @@ def gradients(
     l0 = float(fired.sum()) / n
 
     error = reconstruct(entries, codes, weights, rule) - x
-    g = _block_gradients(error, rule)
-    own = rule.gradient(entries, weights, entries.project(g, weights.decoder), StepContext(x, coefficient, l0))
+    g = _block_gradients(error, rule, n)
+    own = rule.gradient(entries, weights, entries.project(g, weights.decoder), StepContext(x, n, coefficient, l0))
     bias = entries.per_latent(own.linear)
     grads = {
         "encoder": entries.outer(own.linear, x).addr_(bias, weights.b_dec, alpha=-1.0),
         "decoder": entries.outer(codes, g),
         "b_enc": bias,
-        "b_dec": g[:n].sum(0) - bias @ weights.encoder,
+        "b_dec": g[: x.shape[0]].sum(0) - bias @ weights.encoder,
     } | own.own
-    fvu = float(error[-1].square().sum() if error.ndim == 3 else error.square().sum()) / n
+    final = error[-1] if error.ndim == 3 else error
+    fvu = float(final.square().sum()) / n
     loss = float(error.square().sum()) / (n * max(1, len(rule.levels))) + own.penalty
-    if dead is not None and dead.numel() and aux_coefficient > 0:
-        final = error[-1] if error.ndim == 3 else error
-        loss += add_aux_gradient(grads, weights, pre, x, -final, dead=dead, coefficient=aux_coefficient)
+    if dead is not None and dead_pre is not None:
+        loss += add_aux_gradient(
+            grads, weights, dead_pre, x, -final, dead=dead, coefficient=aux_coefficient, ranks=ranks
+        )
+    if ranks.size > 1:
+        loss, fvu, l0, fired = _summed(ranks, grads, loss, fvu, l0, fired)
     return grads, Outcome(loss, fvu, l0, fired, rule.heights(entries, weights))
 
 
-def pre_activations(weights: Weights, x: Float[Tensor, "B D"], dtype: torch.dtype) -> Float[Tensor, "B F"]:
-    """(x - b_dec) W_enc + b_enc; the product's inputs rounded to `dtype`, the rest in float32."""
-    bias = _linear_bias(weights)
-    if dtype == torch.float32:
-        return torch.addmm(bias, x, weights.encoder.T)
-    return torch.mm(x.to(dtype), weights.encoder.to(dtype).T) + bias
+def _summed(
+    ranks: Ranks, grads: dict[str, Tensor], loss: float, fvu: float, l0: float, fired: Tensor
+) -> tuple[float, float, float, Tensor]:
+    """Sum gradients (in place) and figures over the ranks."""
+    for name, grad in grads.items():
+        grads[name] = ranks.total(grad)
+    figures = ranks.total(torch.tensor([loss, fvu, l0], dtype=torch.float64))
+    return float(figures[0]), float(figures[1]), float(figures[2]), ranks.total(fired)
+
+
+def select(
+    weights: Weights,
+    rule: Rule,
+    x: Float[Tensor, "B D"],
+    dtype: torch.dtype,
+    *,
+    dead: Int[Tensor, " M"] | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[SparseEntries | DenseEntries, Float[Tensor, "B M"] | None]:
+    """The entries a step computes with, and the pre-activations of dead latents if any.
+
+    The product's inputs are rounded to `dtype`, the rest is float32. Where a rule finds some rows dense, all are.
+    """
+    bias, encoder = _linear_bias(weights), weights.encoder.to(dtype).T
+    reach = 1.0
+    while True:
+        blocks: list[SparseEntries] = []
+        dead_pre: list[Tensor] = []
+        for rows in x.split(ROWS):
+            pre = _pre_activations(rows, encoder, bias)
+            block = rule.entries(pre, weights, reach)
+            if isinstance(block, DenseEntries):
+                if len(rows) < len(x):
+                    pre = _pre_activations(x, encoder, bias)
+                    block = rule.entries(pre, weights, reach)
+                return block, None if dead is None else pre[:, dead]
+            blocks.append(block)
+            if dead is not None:
+                dead_pre.append(pre[:, dead])
+        entries = rule.settle(stacked(blocks), x.shape[0], reach, ranks)
+        if entries is not None:
+            return entries, torch.cat(dead_pre) if dead_pre else None
+        reach = reach / 2 if reach > 1e-3 else 0.0
+
+
+def _pre_activations(
+    x: Float[Tensor, "B D"], encoder: Float[Tensor, "D F"], bias: Float[Tensor, " F"]
+) -> Float[Tensor, "B F"]:
+    """(x - b_dec) W_enc + b_enc; `bias` holds what does not depend on x."""
+    if encoder.dtype == torch.float32:
+        return torch.addmm(bias, x, encoder)
+    return torch.mm(x.to(encoder.dtype), encoder) + bias
 
 
 def _linear_bias(weights: Weights) -> Float[Tensor, " F"]:
@@ -99,9 +158,9 @@ def reconstruct(
     return parts + weights.b_dec
 
 
-def _block_gradients(error: Float[Tensor, "*levels B D"], rule: Rule) -> Float[Tensor, "R D"]:
-    """dL/d(part of each block): 2 error / B, summed over the levels that contain the block."""
+def _block_gradients(error: Float[Tensor, "*levels B D"], rule: Rule, n: int) -> Float[Tensor, "R D"]:
+    """dL/d(part of each block): 2 error / n, summed over the levels that contain the block."""
     if not rule.levels:
-        return error * (2.0 / error.shape[0])
-    scaled = error * (2.0 / (error.shape[1] * len(rule.levels)))
+        return error * (2.0 / n)
+    scaled = error * (2.0 / (n * len(rule.levels)))
     return scaled.flip(0).cumsum(0).flip(0).reshape(-1, error.shape[-1])

@@ -27,10 +27,12 @@ from saelab.core.config import digest_of
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import TrainConfig
 from saelab.saes.formats import save_sae
+from saelab.saes.ranks import ALONE, Ranks
 from saelab.store.tables import write_table
 from saelab.training.checkpoint import Checkpoint, latest
 from saelab.training.config import TrainingConfig
 from saelab.training.inputs import ActivationSource, Scaling, open_inputs
+from saelab.training.sinks import Sink, tracker
 from saelab.training.step import Figures, Trainee
 from saelab.training.sweep import advance, check, enrol, resolve
 
@@ -60,29 +62,29 @@ def run(
     lm: str | None = None,
     site: str | None = None,
     progress: Progress = SILENT,
+    ranks: Ranks = ALONE,
 ) -> list[Path]:
     """Train the SAEs named by `configs` and write them to `<saes>/<name>`; returns the files written.
+
+    With several `ranks` (training.distributed) every one makes the same call with the same folders, which all can read;
+    the first writes.
 
     Raises `UserError` for NaN or infinite activations or widths that do not fit, `ResourceError` for a full disk (what
     was written before stays and the same call goes on from it), `ArtefactError` for damaged activations.
     """
     check(list(configs.values()), config.steps)
-    session = _Session(config, dict(configs), activations, folder, seed, run_key(config, configs, activations, seed))
+    key = run_key(config, configs, activations, seed)
+    session = _Session(config, dict(configs), activations, folder, seed, key, ranks)
     trainees, scaling, inputs = session.open()
+    session.sink = tracker(name=f"{folder.name} {key[:8]}") if ranks.index == 0 else None
     with _stopping() as stop:
         if session.done < config.steps:
             advance(trainees, inputs, progress=progress, observe=lambda f, n: session.observe(f, n, stop))
-    written = []
-    for name, trainee in zip(configs, trainees, strict=True):
-        about = {"seed": seed, "tokens_trained": config.steps * config.batch, "versions": _versions()}
-        last = session.rows[-len(configs) :]
-        about |= {"l0": next(r["l0"] for r in last if r["sae"] == name), "precision": str(trainee.dtype)[6:]}
-        save_sae(trainee.finish(scaling, site=site, lm=lm, **about), saes / name)
-        written += sorted((saes / name).iterdir())
-    metrics = folder / "metrics.parquet"
-    write_table(metrics, session.table())
-    rmtree(folder / "checkpoints", ignore_errors=True)
-    return [*written, metrics]
+    if session.sink is not None:
+        session.sink.close()
+    written = session.finish(saes, scaling, lm=lm, site=site) if ranks.index == 0 else []
+    ranks.total(torch.zeros(1))  # all leave together: a rank may read what the first has written
+    return written
 
 
 def run_key(
@@ -111,6 +113,8 @@ class _Session:
     folder: Path
     seed: int
     key: str
+    ranks: Ranks = ALONE
+    sink: Sink | None = None
     done: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
     trainees: list[Trainee] = field(default_factory=list)
@@ -133,7 +137,9 @@ class _Session:
             self.activations, steps=steps, seed=self.seed, batch=config.batch, start=start, scaling=scaling
         )
         configs = list(self.configs.values())
-        self.trainees = enrol(configs, inputs, steps=steps, seed=self.seed, precision=config.precision)
+        self.trainees = enrol(
+            configs, inputs, steps=steps, seed=self.seed, precision=config.precision, ranks=self.ranks
+        )
         self.scaling = inputs.scaling
         if found is not None:
             for name, trainee in zip(self.configs, self.trainees, strict=True):
@@ -150,8 +156,13 @@ class _Session:
             if step % self.config.metrics_every and step != self.config.steps:
                 continue
             for name, of in zip(self.configs, figures, strict=True):
-                self.rows.append(self._row(name, step, of[i], speed))
+                row = self._row(name, step, of[i], speed)
+                self.rows.append(row)
+                if self.sink is not None:
+                    self.sink.log({f"{name}/{k}": v for k, v in row.items() if isinstance(v, float)}, step)
         self.done += len(figures[0])
+        # A signal may reach one rank only: all must leave after the same step.
+        stop.asked = int(self.ranks.gather(torch.tensor([stop.asked])).max())
         if stop.asked or (now - self.written >= self.config.checkpoint_seconds and self.done < self.config.steps):
             self.write()
             self.written = self.seen = time.monotonic()
@@ -168,13 +179,30 @@ class _Session:
         return pl.DataFrame(self.rows, schema=COLUMNS)
 
     def write(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint (the first rank; the others have the same state)."""
         assert self.scaling is not None
+        if self.ranks.index:
+            return
         scaling = {"mean": self.scaling.mean, "scale": torch.tensor(self.scaling.scale, dtype=torch.float64)}
         tensors, numbers = {"scaling": scaling}, {}
         for name, trainee in zip(self.configs, self.trainees, strict=True):
             tensors[name], numbers[name] = trainee.state()
         Checkpoint(self.key, self.done, tensors, numbers, self.table()).write(self.folder / "checkpoints")
+
+    def finish(self, saes: Path, scaling: Scaling, *, lm: str | None, site: str | None) -> list[Path]:
+        """Write the SAEs and the metrics, and drop the checkpoints; returns the files."""
+        config = self.config
+        last = {row["sae"]: row for row in self.rows[-len(self.configs) :]}
+        written: list[Path] = []
+        for name, trainee in zip(self.configs, self.trainees, strict=True):
+            about = {"seed": self.seed, "tokens_trained": config.steps * config.batch, "versions": _versions()}
+            about |= {"l0": last[name]["l0"], "precision": str(trainee.dtype)[6:]}
+            save_sae(trainee.finish(scaling, site=site, lm=lm, **about), saes / name)
+            written += sorted((saes / name).iterdir())
+        metrics = self.folder / "metrics.parquet"
+        write_table(metrics, self.table())
+        rmtree(self.folder / "checkpoints", ignore_errors=True)
+        return [*written, metrics]
 
 
 @dataclass

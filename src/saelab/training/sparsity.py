@@ -12,7 +12,10 @@ just above the gate, while the weights still adapt.
 from dataclasses import dataclass
 from math import exp, log
 
+import torch
 from torch import Tensor
+
+from saelab.saes.ranks import ALONE, Ranks
 
 PIN_SHARE = 0.1  # share of the run in which L0 is pinned
 GAIN = 8.0  # integral gain per unit of learning rate
@@ -39,15 +42,16 @@ class SparsityController:
         """log(L0 / T), limited to one e-fold."""
         return min(1.0, max(-1.0, log(max(l0, 1e-3) / self.target)))
 
-    def offset(self, l0: float, codes: Tensor, tokens: int) -> float:
+    def offset(self, l0: float, codes: Tensor, tokens: int, ranks: Ranks = ALONE) -> float:
         """How far to open (+) or close (-) the gate towards the target L0; `codes`: heights above the gate, any
-        shape.
+        shape; `tokens` of all ranks.
         """
         heights = codes[codes > 0]
-        if not heights.numel():
+        height, count = ranks.total(torch.stack([heights.sum(), torch.tensor(float(heights.numel()))])).tolist()
+        if not count:
             return 0.0
-        near = 0.2 * float(heights.mean())
-        slope = float((heights < near).sum()) / near / tokens  # dL0 / d(offset)
+        near = 0.2 * height / count
+        slope = float(ranks.total((heights < near).sum())) / near / tokens  # dL0 / d(offset)
         if slope <= 0:
             return 0.0
         step = DAMPING * (self.target - l0) / slope

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saelab.core.seeds import seed_of
 from saelab.saes.base import Sae, SaeConfig, TrainConfig, Weights
+from saelab.saes.ranks import ALONE, Ranks
 from saelab.training.dead import silence
 from saelab.training.inputs import Scaling
 from saelab.training.objective import Outcome, gradients
@@ -37,10 +38,19 @@ class Figures:
 
 
 class Trainee:
-    """One SAE being trained. `name` seeds its initial weights; `steps` is the length of the whole run."""
+    """One SAE being trained, the same on all ranks; `steps` is the length of the whole run, `sample` a whole batch."""
 
-    def __init__(self, cfg: TrainConfig, sample: Float[Tensor, "B D"], *, steps: int, seed: int, dtype: torch.dtype):
-        self.cfg, self.steps, self.dtype = cfg, steps, dtype
+    def __init__(
+        self,
+        cfg: TrainConfig,
+        sample: Float[Tensor, "B D"],
+        *,
+        steps: int,
+        seed: int,
+        dtype: torch.dtype,
+        ranks: Ranks = ALONE,
+    ):
+        self.cfg, self.steps, self.dtype, self.ranks = cfg, steps, dtype, ranks
         self.rule = cfg.rule(dtype)
         self.weights = initial_weights(cfg, seed)
         self.rule.initial(self.weights, sample)
@@ -56,17 +66,25 @@ class Trainee:
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"]) -> Figures:
-        """One optimiser step on scaled inputs."""
+        """One optimiser step on scaled inputs, with several ranks on this one's part of them."""
         cfg = self.cfg
+        tokens = x.shape[0] * self.ranks.size
         lr = learning_rate(cfg.lr, self.done, self.steps, warmup=cfg.lr_warmup, decay=cfg.lr_decay)
         coefficient = self._coefficient(lr)
         dead = self.dead()
         grads, outcome = gradients(
-            self.weights, self.rule, x, coefficient, self.dtype, dead=dead, aux_coefficient=cfg.aux_coefficient
+            self.weights,
+            self.rule,
+            x,
+            coefficient,
+            self.dtype,
+            dead=dead,
+            aux_coefficient=cfg.aux_coefficient,
+            ranks=self.ranks,
         )
         self._apply(grads, lr)
-        self._pin(outcome, x.shape[0])
-        self.silent = silence(self.silent, outcome.fired, x.shape[0])
+        self._pin(outcome, tokens)
+        self.silent = silence(self.silent, outcome.fired, tokens)
         self.l0 = outcome.l0
         self.done += 1
         return Figures(outcome.loss, outcome.fvu, outcome.l0, dead.numel() / cfg.d_sae, lr, coefficient)
@@ -100,7 +118,7 @@ class Trainee:
     def _pin(self, outcome: Outcome, tokens: int) -> None:
         if self.controller is None or self.done < (1 - PIN_SHARE) * self.steps:
             return
-        self.rule.shift(self.weights, self.controller.offset(outcome.l0, outcome.heights, tokens))
+        self.rule.shift(self.weights, self.controller.offset(outcome.l0, outcome.heights, tokens, self.ranks))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, float | int | None]]:
         """Everything that a further step depends on: tensors, and plain numbers."""

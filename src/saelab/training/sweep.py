@@ -5,6 +5,7 @@ thread when there are at least as many as threads: the results then do not depen
 batches are drawn ahead, so that no SAE waits for the others at every step. This file must never know files.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
@@ -15,6 +16,7 @@ from saelab.core.errors import UserError
 from saelab.core.hardware import multiplies_bfloat16, side_by_side
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import Sae, TrainConfig
+from saelab.saes.ranks import ALONE, Ranks
 from saelab.training.config import Precision
 from saelab.training.inputs import ActivationSource, Inputs, open_inputs
 from saelab.training.step import Figures, Trainee
@@ -31,16 +33,18 @@ def train(
     batch: int = 2048,
     precision: Precision = "auto",
     progress: Progress = SILENT,
+    ranks: Ranks = ALONE,
 ) -> list[Sae]:
     """Train SAEs on batches of activations [tokens, d_in]; returns them in the order of the configs, in raw units.
 
     `batches`: any iterable of tensors (gone through again when shorter than `steps`, unless it is a generator), or
     stored activations (`batch` tokens at a time). `precision` is that of the encoder product and of dense products;
-    "auto" takes bfloat16 where the processor multiplies it natively. Everything else is float32.
+    "auto" takes bfloat16 where the processor multiplies it natively. Everything else is float32. `ranks`: the processes
+    that share each batch (training.distributed); every one is given the same configs and batches.
     """
     check(configs, steps)
     inputs = open_inputs(batches, steps=steps, seed=seed, batch=batch)
-    trainees = enrol(configs, inputs, steps=steps, seed=seed, precision=precision)
+    trainees = enrol(configs, inputs, steps=steps, seed=seed, precision=precision, ranks=ranks)
     advance(trainees, inputs, progress=progress)
     return [t.finish(inputs.scaling, seed=seed) for t in trainees]
 
@@ -55,15 +59,23 @@ def check(configs: Sequence[TrainConfig], steps: int) -> None:
 
 
 def enrol(
-    configs: Sequence[TrainConfig], inputs: Inputs, *, steps: int, seed: int, precision: Precision = "auto"
+    configs: Sequence[TrainConfig],
+    inputs: Inputs,
+    *,
+    steps: int,
+    seed: int,
+    precision: Precision = "auto",
+    ranks: Ranks = ALONE,
 ) -> list[Trainee]:
     """Fresh trainees for the configs."""
+    if len(inputs.first) % ranks.size:
+        raise UserError(f"A batch of {len(inputs.first)} tokens cannot be split evenly over {ranks.size} processes.")
     if inputs.first.shape[1] != configs[0].d_in:
         raise UserError(
             f"The activations have width {inputs.first.shape[1]}, but the configs say d_in = {configs[0].d_in}."
         )
     sample, dtype = inputs.scaling(inputs.first), resolve(precision)
-    return [Trainee(c, sample, steps=steps, seed=seed, dtype=dtype) for c in configs]
+    return [Trainee(c, sample, steps=steps, seed=seed, dtype=dtype, ranks=ranks) for c in configs]
 
 
 def advance(
@@ -77,19 +89,30 @@ def advance(
 
     After every few batches `observe` gets the figures per trainee and step, and the number of tokens per batch.
     """
-    steps, done = trainees[0].steps, trainees[0].done
-    with side_by_side(len(trainees)) as pool, progress.task("training", steps * len(trainees), "SAE steps") as task:
-        while group := [inputs.scaling(x) for x in islice(inputs.batches, AHEAD)]:
+    steps, done, ranks = trainees[0].steps, trainees[0].done, trainees[0].ranks
+    # Ranks talk in one order, so with several of them the SAEs take turns.
+    jobs = len(trainees) if ranks.size == 1 else 1
+    with side_by_side(jobs) as pool, progress.task("training", steps * len(trainees), "SAE steps") as task:
+        while group := [inputs.scaling(_part(x, ranks)) for x in islice(inputs.batches, AHEAD)]:
+            began = time.monotonic()
             figures = list(pool.map(lambda t, g=group: [t.step(x) for x in g], trainees))
             done += len(group)
-            task.advance(len(group) * len(trainees), **_shown(figures, trainees))
+            tokens = group[0].shape[0] * ranks.size
+            speed = tokens * len(group) * len(trainees) / max(1e-9, time.monotonic() - began)
+            task.advance(len(group) * len(trainees), tokens_per_s=round(speed), **_shown(figures, trainees))
             if observe is not None:
-                observe(figures, group[0].shape[0])
+                observe(figures, tokens)
     if done < steps:
         raise UserError(
             f"The activations ended after {done} batches, but {steps} steps were asked for.",
             hint="Give a list or a DataLoader (they are gone through again), or ask for fewer steps.",
         )
+
+
+def _part(x: Tensor, ranks: Ranks) -> Tensor:
+    """The rows of a batch that fall to this rank."""
+    rows = len(x) // ranks.size
+    return x[ranks.index * rows : (ranks.index + 1) * rows]
 
 
 def _shown(figures: list[list[Figures]], trainees: Sequence[Trainee]) -> dict[str, float]:

@@ -20,7 +20,8 @@ from saelab.saes.formats import (
 )
 from saelab.saes.formats.source import PICKLES, Declared, Format, Source
 from saelab.saes.formats.unpickle import unpickle
-from saelab.saes.hub import located
+from saelab.saes.hub import located, resolved
+from saelab.saes.transcoder import Transcoder
 
 _ALL = (
     saelens.FORMAT,
@@ -36,6 +37,18 @@ _ALL = (
 FORMATS: dict[str, Format] = {kind.name: kind for kind in _ALL}
 
 
+def load(reference: str | Path, *, format: str | None = None, **declared: Any) -> Sae | Transcoder:
+    """Open whatever lies there, an SAE or a transcoder; see `load_sae`."""
+    known = FORMATS.get(resolved(str(reference)).format or "")
+    if str(reference).endswith(PICKLES) or (known is not None and known.pickle is not None):
+        raise _pickled(str(reference), known)  # before anything is fetched
+    source = source_of(reference, **declared)
+    kind = format_of(source, format)
+    if kind.pickle is not None:
+        raise _pickled(source.name, kind)
+    return kind.read(source)
+
+
 def load_sae(reference: str | Path, *, format: str | None = None, **declared: Any) -> Sae:
     """Open an SAE from a folder, a file or a reference, whatever format it is in.
 
@@ -44,14 +57,32 @@ def load_sae(reference: str | Path, *, format: str | None = None, **declared: An
     opened here. Raises `UserError` (unknown format, unreadable convention), `ArtefactError` (damaged files),
     `FetchError`.
     """
-    source = source_of(reference, **declared)
-    kind = format_of(source, format)
-    if kind.pickle is not None:
-        raise UserError(
-            f"{source.name} is a {kind.name} checkpoint, whose weights are a pickle; loading one can run code.",
-            hint=f"Convert it once, in a closed process: saelab convert {source.name} NEW-FOLDER --to saelens",
-        )
-    return kind.read(source)
+    return _sae(load(reference, format=format, **declared), str(reference))
+
+
+def load_transcoder(reference: str | Path, *, format: str | None = None, **declared: Any) -> Transcoder:
+    """Open a transcoder, as `load_sae` opens an SAE."""
+    found = load(reference, format=format, **declared)
+    if isinstance(found, Sae):
+        raise UserError(f"{reference} is an SAE, not a transcoder.", hint="Open it with load_sae.")
+    return found
+
+
+def _sae(found: Sae | Transcoder, name: str) -> Sae:
+    if isinstance(found, Sae):
+        return found
+    raise UserError(
+        f"{name} holds a transcoder: it maps one site to another, and an SAE was asked for.",
+        hint="Open it with saelab.saes.formats.load_transcoder.",
+    )
+
+
+def _pickled(name: str, kind: Format | None) -> UserError:
+    what = f"a {kind.name} checkpoint, whose weights are a pickle" if kind else "a pickle"
+    return UserError(
+        f"{name} is {what}; loading one can run code.",
+        hint=f"Convert it once, in a closed process: saelab convert {name} NEW-FOLDER --to saelens",
+    )
 
 
 def save_sae(sae: Sae, folder: str | Path, format: str = "saelens") -> None:
@@ -71,12 +102,12 @@ def convert_sae(
     A pickle is read in a process of its own (formats/unpickle.py).
     """
     _named(to)
-    sae = open_any(source_of(reference, pickles=True, **declared), format)
+    sae = _sae(open_any(source_of(reference, pickles=True, **declared), format), str(reference))
     save_sae(sae, folder, to)
     return sae
 
 
-def open_any(source: Source, format: str | None = None) -> Sae:
+def open_any(source: Source, format: str | None = None) -> Sae | Transcoder:
     """Open a source of any format, a pickle in a process of its own."""
     kind = format_of(source, format)
     if kind.pickle is None:
@@ -86,19 +117,20 @@ def open_any(source: Source, format: str | None = None) -> Sae:
 
 def source_of(reference: str | Path, *, pickles: bool = False, **declared: Any) -> Source:
     """The files of a reference; a reference to one file means its folder, with that file named."""
-    path = located(str(reference), pickles=pickles)
-    said = Declared.parse(declared, origin="What was declared")
+    known = resolved(str(reference))
+    path = located(known.reference, pickles=pickles)
+    registered = {"lm": known.lm, "input_scale": known.input_scale}
+    given = {key: value for key, value in declared.items() if value is not None}
+    said = Declared.parse(registered | given, origin="What was declared")
     if path.is_file():
-        return Source(path.parent, str(reference), path.name, said)
-    if not path.is_dir():
-        raise UserError(f"There is no folder {path}.", hint="Give the folder that holds the SAE's files.")
-    return Source(path, str(reference), None, said)
+        return Source(path.parent, known.reference, path.name, said, known.format)
+    return Source(path, known.reference, None, said, known.format)
 
 
 def format_of(source: Source, format: str | None = None) -> Format:
     """The format that recognises the files; none, or more than one, is a `UserError`."""
-    if format is not None:
-        return _named(format)
+    if format or source.format:
+        return _named(format or source.format or "")
     fitting = [kind for kind in FORMATS.values() if kind.recognises(source)]
     if len(fitting) == 1:
         return fitting[0]
@@ -109,11 +141,12 @@ def format_of(source: Source, format: str | None = None) -> Format:
         )
     inside = ", ".join(sorted(p.name for p in source.folder.iterdir())[:8]) or "nothing"
     known = "; ".join(f"{kind.name} ({kind.holds})" for kind in FORMATS.values())
-    pickled = any(p.suffix in PICKLES for p in source.folder.iterdir())
-    raise UserError(
-        f"{source.name} is in no known SAE format; it holds {inside}.",
-        hint=f"Known formats: {known}." + (" A pickle without its config is not opened." if pickled else ""),
-    )
+    hint = f"Known formats: {known}."
+    if any(p.suffix in PICKLES for p in source.folder.iterdir()):
+        hint += " A pickle without its config is not opened."
+    elif source.name.startswith("hf:"):
+        hint += f" Pickles are not fetched; if it is one: saelab convert {source.name} NEW-FOLDER"
+    raise UserError(f"{source.name} is in no known SAE format; it holds {inside}.", hint=hint)
 
 
 def _named(name: str) -> Format:

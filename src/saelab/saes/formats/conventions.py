@@ -3,6 +3,7 @@
     b_dec in or out of the input:   (x - b_dec) W_enc + b = x W_enc + (b - b_dec W_enc)
     inputs scaled by s:             f(s x) / s with f's weights is W_enc, W_dec, b_enc / s, b_dec / s, θ / s, codes / s
     gate on decoder norms n:        top_k(n pre) with W_dec / n is W_enc n, b_enc n, W_dec / n
+    codes with a sign:              top_k(|pre|) is top_k of [pre, -pre] with [W_dec, -W_dec]
 
 No file is read here and no format is known.
 """
@@ -91,6 +92,19 @@ def decoder_norms_folded(weights: Weights) -> Weights:
         "W_enc": weights["W_enc"] * norms,
         "b_enc": weights["b_enc"] * norms,
         "W_dec": weights["W_dec"] / norms[:, None],
+    }
+
+
+def signs_split(weights: Weights) -> Weights:
+    """TopK weights with non-negative codes, from those whose k codes of largest |pre| keep their sign.
+
+    Latent j becomes j (its positive part) and F + j (its negative part, with the opposite direction): one of the two
+    is always zero, so the k largest of the 2F are the k of largest magnitude, and the reconstruction is the same.
+    """
+    return weights | {
+        "W_enc": torch.cat([weights["W_enc"], -weights["W_enc"]], dim=1),
+        "b_enc": torch.cat([weights["b_enc"], -weights["b_enc"]]),
+        "W_dec": torch.cat([weights["W_dec"], -weights["W_dec"]]),
     }
 
 

@@ -19,6 +19,7 @@ from saelab.saes.formats.conventions import config_for, with_bias_convention
 from saelab.saes.formats.source import Format, Source, integer_after, take
 from saelab.saes.jump_relu import JumpReluSae
 from saelab.saes.relu import ReluSae
+from saelab.saes.transcoder import Transcoder, transcoder
 from saelab.store.files import replacing
 
 FILE = "params.npz"
@@ -31,11 +32,15 @@ def _recognises(source: Source) -> bool:
     return source.has(FILE)
 
 
-def _read(source: Source) -> Sae:
+def _read(source: Source) -> Sae | Transcoder:
     weights = take(source.npz(FILE), _NAMES, str(source.folder / FILE))
     name = f"{source.name}/{source.folder}"
     if "transcoders" in name:
-        raise UserError(f"{source.name} holds a transcoder: it maps one site to another; saelab reads SAEs.")
+        layer, about = integer_after(name, r"layer_(\d+)"), _about(name, embedding=False)
+        about["site"] = (
+            f"blocks.{layer}.ln2.hook_normalized"  # the MLP's input: after its norm, without the norm's gain
+        )
+        return transcoder(weights, gate="jumprelu", site_out=f"mlp_out.{layer}", **about)
     embedding = "/embedding/" in name
     if embedding:
         root = weights["W_enc"].shape[0] ** 0.5

@@ -2,16 +2,20 @@
 
 Keys w_enc [D, F], w_dec [F, D], b_enc, b_dec, threshold; b_dec is not subtracted from the input. Folders
 `{resid_post,attn_out,mlp_out,transcoder}[_all]/layer_{L}_width_{W}_l0_{small,medium,big}[_affine]`. Transcoders,
-skip connections and cross-layer files map one site to another: refused.
+skip connections map one site to another and are read as such; cross-layer files are refused.
 """
 
 import re
+from typing import Any
+
+from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.saes.base import Sae
 from saelab.saes.formats.conventions import config_for, site_of
 from saelab.saes.formats.source import Format, Source, known_keys, take
 from saelab.saes.jump_relu import JumpReluSae
+from saelab.saes.transcoder import Transcoder, transcoder
 
 CONFIG, WEIGHTS = "config.json", "params.safetensors"
 _NAMES = {n: n.lower() for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
@@ -40,7 +44,7 @@ def _recognises(source: Source) -> bool:
     return source.has(WEIGHTS)
 
 
-def _read(source: Source) -> Sae:
+def _read(source: Source) -> Sae | Transcoder:
     config = source.json(CONFIG) if source.has(CONFIG) else {}
     known_keys(config, _KNOWN, str(source.folder / CONFIG))
     architecture = str(config.get("architecture", "jump_relu"))
@@ -55,7 +59,7 @@ def _read(source: Source) -> Sae:
         or config.get("affine_connection")
         or "affine_skip_connection" in found
     ):
-        raise UserError(f"{source.name} holds a transcoder: it maps one site to another; saelab reads SAEs.")
+        return _transcoder(source, found, config, place["layer"] if place else None)
     weights = take(found, _NAMES, str(source.folder / WEIGHTS))
     site = site_of(hook_in)
     if place and place["kind"] in ("resid_post", "mlp_out"):
@@ -71,6 +75,26 @@ def _read(source: Source) -> Sae:
             metadata={"format": "gemma_scope_2"} | {"config": config},
         ),
         weights,
+    )
+
+
+def _transcoder(source: Source, found: dict[str, Tensor], config: dict[str, Any], layer: str | None) -> Transcoder:
+    """From the MLP's input to its output; the skip connection lies as [D_in, D_out]."""
+    if found.get("w_dec") is not None and found["w_dec"].ndim != 2:
+        raise UserError(f"{source.name} is a file of a cross-layer transcoder, which writes to many sites at once.")
+    names = _NAMES | ({"W_skip": "affine_skip_connection"} if "affine_skip_connection" in found else {})
+    weights = take(found, names, str(source.folder / WEIGHTS))
+    if "W_skip" in weights:
+        weights["W_skip"] = weights["W_skip"].T
+    block = f"model.layers.{layer}" if layer else None
+    lm = config.get("model_name")
+    return transcoder(
+        weights,
+        gate="jumprelu",
+        site=config.get("hf_hook_point_in") or (f"{block}.pre_feedforward_layernorm.output" if block else None),
+        site_out=config.get("hf_hook_point_out") or (f"{block}.post_feedforward_layernorm.output" if block else None),
+        lm=source.declared.lm or (str(lm).removesuffix("-v3") if lm else None),
+        metadata={"format": "gemma_scope_2", "config": config},
     )
 
 

@@ -19,6 +19,7 @@ from saelab.saes.formats.source import Format, Source
 from saelab.saes.jump_relu import JumpReluSae
 from saelab.saes.relu import ReluSae
 from saelab.saes.topk import TopKSae
+from saelab.saes.transcoder import Transcoder, transcoder
 
 OLD, OLD_WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
 NEW, NEW_WEIGHTS = "config.json", "sae_weights.safetensors"
@@ -43,20 +44,21 @@ def _recognises_new(source: Source) -> bool:
     return source.has(NEW, NEW_WEIGHTS) and not source.has("cfg.json")
 
 
-def _read_old(source: Source) -> Sae:
+def _read_old(source: Source) -> Sae | Transcoder:
     config = source.json(OLD)
     norm = config.get("dataset_average_activation_norm")
-    norm = norm.get("in") if isinstance(norm, dict) else norm
+    norm, norm_out = (norm.get("in"), norm.get("out")) if isinstance(norm, dict) else (norm, norm)
     weights, norms = _named(source.safetensors(OLD_WEIGHTS), source)
     scale = _scale(config, norm or next(iter(norms.values()), None), weights, source)
+    scale_out = _scale(config, norm_out or norm, weights, source) if norm else scale
     if "log_threshold" not in weights and "jump_relu_threshold" in config:
         # The one threshold is in raw units: put it in those of x', as everything else here.
         theta = float(config["jump_relu_threshold"]) * scale
         weights["threshold"] = torch.full((weights["b_enc"].shape[0],), theta)
-    return _built(weights, config, scale, source)
+    return _built(weights, config, scale, source, scale_out=scale_out)
 
 
-def _read_new(source: Source) -> Sae:
+def _read_new(source: Source) -> Sae | Transcoder:
     config = source.json(NEW)
     if config.get("sae_type", "sae") != "sae":
         raise UserError(f"{source.name} holds a {config['sae_type']}; saelab reads SAEs.")
@@ -65,7 +67,8 @@ def _read_new(source: Source) -> Sae:
     weights, norms = _named(source.safetensors(NEW_WEIGHTS), source)
     hook = config.get("hook_point_in")
     norm = norms.get(str(hook), next(iter(norms.values()), None))
-    return _built(weights, config, _scale(config, norm, weights, source), source)
+    scale_out = _scale(config, norms.get(str(config.get("hook_point_out")), norm), weights, source)
+    return _built(weights, config, _scale(config, norm, weights, source), source, scale_out=scale_out)
 
 
 def _named(found: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -108,10 +111,17 @@ def _scale(config: dict[str, Any], norm: Any, weights: dict[str, Tensor], source
     return weights["W_enc"].shape[0] ** 0.5 / float(norm)
 
 
-def _built(weights: dict[str, Tensor], config: dict[str, Any], scale: float, source: Source) -> Sae:
+def _to_other_units(weights: dict[str, Tensor], scale: float, scale_out: float) -> dict[str, Tensor]:
+    """A transcoder's weights for raw x and raw y: codes come out / scale, and what they write / scale_out."""
+    raw = scaled_in(weights, scale)
+    return raw | {"W_dec": weights["W_dec"] * (scale / scale_out), "b_dec": weights["b_dec"] / scale_out}
+
+
+def _built(
+    weights: dict[str, Tensor], config: dict[str, Any], scale: float, source: Source, *, scale_out: float
+) -> Sae | Transcoder:
     hook = config.get("hook_point_in")
-    if config.get("hook_point_out", hook) != hook:
-        raise UserError(f"{source.name} holds a transcoder: it maps one site to another; saelab reads SAEs.")
+    out = config.get("hook_point_out", hook)
     by_norm = bool(config.get("sparsity_include_decoder_norm"))
     norms = weights["W_dec"].norm(dim=1)
     if "log_threshold" in weights:
@@ -134,6 +144,11 @@ def _built(weights: dict[str, Tensor], config: dict[str, Any], scale: float, sou
     k = source.declared.k or config.get("top_k") if architecture == "topk" else None
     if architecture == "topk" and not isinstance(k, int):
         raise ArtefactError(f"{source.name} lacks top_k.", hint="Declare it: k=...")
+    metadata = {"format": "llama_scope", "input_scale": scale}
+    if out != hook:
+        weights = _to_other_units(weights, scale, scale_out)
+        sites = {"site": site_of(hook), "site_out": site_of(out), "lm": source.declared.lm or config.get("model_name")}
+        return transcoder(weights, gate=architecture, k=k, metadata=metadata, **sites)
     raw = scaled_in(weights, scale)
     cfg = config_for(
         raw,
@@ -142,7 +157,7 @@ def _built(weights: dict[str, Tensor], config: dict[str, Any], scale: float, sou
         subtract_b_dec=bool(config.get("apply_decoder_bias_to_pre_encoder", False)),
         site=source.declared.site or site_of(hook),
         lm=source.declared.lm or config.get("model_name"),
-        metadata={"format": "llama_scope", "input_scale": scale},
+        metadata=metadata,
     )
     return module(cfg, raw)
 

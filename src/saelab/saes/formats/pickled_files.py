@@ -18,6 +18,8 @@ from saelab.saes.relu import ReluSae
 from saelab.saes.topk import TopKSae
 
 _QWEN = re.compile(r"layer(\d+)\.sae\.pt")
+# mlp_post_act (the MLP's inner activations) and resid_post_attn (the stream between the halves) are no sites here
+_OPENAI_SITES = {"resid_post_mlp": "resid_post", "resid_delta_mlp": "mlp_out", "resid_delta_attn": "attn_out"}
 _OPENAI_STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 
 
@@ -64,7 +66,8 @@ def _read_openai(source: Source, tensors: dict[str, Tensor], values: dict[str, A
     weights = take(tensors, names, source.name, optional=_OPENAI_STATISTICS)
     weights |= {"W_enc": weights["W_enc"].T.contiguous(), "W_dec": weights["W_dec"].T.contiguous()}
     layer = integer_after(_file(source), r"(\d+)\.pt")
-    site = source.declared.site or (f"resid_post.{layer}" if "resid_post_mlp" in str(source.folder) else None)
+    places = [site for name, site in _OPENAI_SITES.items() if name in f"{source.name}/{source.folder}"]
+    site = source.declared.site or (f"{places[0]}.{layer}" if places else None)
     metadata = {"format": "openai"}
     return ReluSae(
         config_for(weights, "relu", site=site, lm=source.declared.lm or "hf:openai-community/gpt2", metadata=metadata),

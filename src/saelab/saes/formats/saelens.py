@@ -3,21 +3,25 @@
 Tensors: W_enc [D, F], W_dec [F, D], b_dec [D], b_enc [F] (gated: b_gate, b_mag, r_mag instead; jumprelu: and threshold
 [F], strict `>`). Architectures standard, gated, topk, jumprelu; a BatchTopK or Matryoshka SAE is written as jumprelu.
 Anything written here opens in SAELens with the same codes. Folders of SAELens 5 and earlier have a flat config with
-older names; saelens_v5.py renames them and this file does the rest. What would need more than a matrix product and a
-gate per token (run-time normalisation, signed or sequence-dependent codes) is refused with its reason.
+older names; saelens_v5.py renames them and this file does the rest. Folders of an unfinished training are read as what
+they would finish as, and AbsTopK's signed codes as twice as many non-negative ones. What would need more than a matrix
+product and a gate per token (run-time normalisation, codes from a search or from earlier tokens) is refused with its
+reason.
 """
 
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from saelab.core.errors import ArtefactError, UserError, nearest
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.catalogue import MODULES
-from saelab.saes.formats.conventions import decoder_norms_folded, hook_name, scaled_in, site_of
+from saelab.saes.formats.conventions import decoder_norms_folded, hook_name, scaled_in, signs_split, site_of
 from saelab.saes.formats.saelens_v5 import is_old, renamed
 from saelab.saes.formats.source import Format, Source, known_keys, take
+from saelab.saes.transcoder import Transcoder, transcoder
 from saelab.store.files import write_json
 from saelab.store.tensors import write_tensors
 
@@ -43,18 +47,45 @@ KNOWN = frozenset(
         "rescale_acts_by_decoder_norm",
         "use_sparse_activations",
         "finetuning_scaling_factor",
+        "d_out",
+    ]
+)
+# Settings of training that an unfinished folder keeps; they do not change what is encoded.
+TRAINING = frozenset(
+    [
+        "aux_loss_coefficient",
+        "decoder_init_norm",
+        "jumprelu_bandwidth",
+        "jumprelu_init_threshold",
+        "jumprelu_sparsity_loss_mode",
+        "jumprelu_ste_to_input",
+        "jumprelu_tanh_scale",
+        "l0_coefficient",
+        "l0_warm_up_steps",
+        "l1_coefficient",
+        "l1_warm_up_steps",
+        "lp_norm",
+        "matryoshka_widths",
+        "pre_act_loss_coefficient",
+        "target_l0",
+        "topk_threshold_lr",
+        "use_matryoshka_aux_loss",
     ]
 )
 
 REFUSED = {
-    "abstopk": "its codes may be negative, and everything here reads codes as non-negative",
     "temporal": "its codes depend on the tokens before, and everything here encodes token by token",
-    "matching_pursuit": "its codes come from a search, not from an encoder",
-    "transcoder": "it maps one site to another; saelab reads SAEs",
-    "skip_transcoder": "it maps one site to another; saelab reads SAEs",
-    "jumprelu_transcoder": "it maps one site to another; saelab reads SAEs",
-    "jumprelu_skip_transcoder": "it maps one site to another; saelab reads SAEs",
+    "matching_pursuit": "its codes come from a search, not from an encoder, so no feature has an encoder direction",
 }
+# Folders of an unfinished training: the threshold of all latents is a number, and is a vector once it is finished.
+ENCODES_AS = {"batchtopk": "jumprelu", "matryoshka_batchtopk": "jumprelu", "abstopk": "topk"}
+TRANSCODERS = {
+    "transcoder": "relu",
+    "skip_transcoder": "relu",
+    "jumprelu_transcoder": "jumprelu",
+    "jumprelu_skip_transcoder": "jumprelu",
+}
+SCALER = "activation_scaler.json"  # the training scale, beside the weights of an unfinished training
 
 
 def _recognises(source: Source) -> bool:
@@ -95,28 +126,55 @@ def _write(sae: Sae, folder: Path) -> None:
     write_json(folder / CONFIG, data | {"metadata": metadata | {"saelab": saelab}})
 
 
-def _read(source: Source) -> Sae:
+def _read(source: Source) -> Sae | Transcoder:
     data = source.json(CONFIG)
     where = f"{source.folder / CONFIG}"
     data = renamed(data, where) if is_old(data) else data
     if not {"architecture", "d_in", "d_sae"} <= data.keys():
         raise ArtefactError(f"{where} is not a SAELens config: it lacks architecture, d_in or d_sae.")
-    known_keys(data, KNOWN, where)
     name = str(data["architecture"])
     if name in REFUSED:
         raise UserError(f"{source.name} holds an SAE of architecture {name!r}: {REFUSED[name]}.")
-    if name not in MODULES:
-        raise UserError(f"{source.name} holds an SAE of architecture {name!r}.", hint=nearest(name, MODULES))
-    weights, rescaled = _weights(source, name, data)
+    known_keys(data, KNOWN | TRAINING, where)
+    if name in TRANSCODERS:
+        return _transcoder(data, name, source)
+    encodes_as = ENCODES_AS.get(name, name)
+    if encodes_as not in MODULES:
+        known = [*MODULES, *ENCODES_AS, *TRANSCODERS]
+        raise UserError(f"{source.name} holds an SAE of architecture {name!r}.", hint=nearest(name, known))
+    weights, rescaled = _weights(source, encodes_as, data)
     weights = _without_normalisation(weights, data, source)
     if rescaled:
         weights = decoder_norms_folded(weights)
-    return MODULES[name](_config(data, name, source), weights)
+    if name == "abstopk":
+        weights = signs_split(weights)
+    return MODULES[encodes_as](_config(data, name, source, d_sae=weights["W_enc"].shape[1]), weights)
 
 
-def _config(data: dict[str, Any], name: str, source: Source) -> SaeConfig:
+def _transcoder(data: dict[str, Any], name: str, source: Source) -> Transcoder:
+    """W_dec [F, D_out], W_skip [D_out, D_in]; nothing is subtracted from the input."""
+    if data.get("normalize_activations", "none") not in ("none", None):
+        raise UserError(f"{source.name} normalises what it reads, which a transcoder's weights cannot express.")
+    names = ["W_enc", "b_enc", "W_dec", "b_dec"]
+    names += ["threshold"] * name.startswith("jumprelu") + ["W_skip"] * ("skip" in name)
+    weights = take(source.safetensors(WEIGHTS), {n: n for n in names}, f"{source.folder / WEIGHTS}")
+    metadata = dict(data.get("metadata") or {})
+    return transcoder(
+        weights,
+        gate=TRANSCODERS[name],
+        site=source.declared.site or site_of(metadata.get("hook_name")),
+        site_out=site_of(metadata.get("hook_name_out")),
+        lm=source.declared.lm or metadata.get("model_name"),
+        metadata=metadata,
+    )
+
+
+def _config(data: dict[str, Any], name: str, source: Source, *, d_sae: int) -> SaeConfig:
     metadata = dict(data.get("metadata") or {})
     ours = metadata.pop("saelab", {})
+    if name == "abstopk":
+        metadata["signed_latents"] = data["d_sae"]  # latent F + j is the negative part of latent j
+    k = data.get("k") or ours.get("k")
     if data.get("reshape_activations", "none") not in ("none", None):
         metadata["reshape_activations"] = data["reshape_activations"]
     declared = source.declared
@@ -124,10 +182,10 @@ def _config(data: dict[str, Any], name: str, source: Source) -> SaeConfig:
         {
             "architecture": str(ours.get("architecture") or HOUSE_NAMES.get(name, name)),
             "d_in": data["d_in"],
-            "d_sae": data["d_sae"],
+            "d_sae": d_sae if name == "abstopk" else data["d_sae"],
             "site": declared.site or ours.get("site") or site_of(metadata.get("hook_name")),
             "lm": declared.lm or ours.get("lm") or metadata.get("model_name"),
-            "k": data.get("k") or ours.get("k"),
+            "k": round(k) if k else None,  # a BatchTopK SAE may have been trained to 31.5 on average
             "subtract_b_dec": data.get("apply_b_dec_to_input", True),
             "metadata": metadata,
         },
@@ -140,6 +198,8 @@ def _weights(source: Source, name: str, data: dict[str, Any]) -> tuple[dict[str,
     found = source.safetensors(WEIGHTS)
     if "log_threshold" in found and "threshold" not in found:  # training files before the switch to a direct threshold
         found["threshold"] = found.pop("log_threshold").exp()
+    if "topk_threshold" in found:
+        found["threshold"] = _one_threshold(float(found.pop("topk_threshold")), len(found["b_enc"]), source)
     factor = found.pop("scaling_factor", None)
     names = _GATED if name == "gated" else {}
     wanted = {n: names.get(n, n) for n in MODULES[name].weight_names()}
@@ -152,7 +212,17 @@ def _weights(source: Source, name: str, data: dict[str, Any]) -> tuple[dict[str,
                 hint="Set finetuning_scaling_factor in cfg.json to say whether it applies.",
             )
         weights["W_dec"] = weights["W_dec"] * factor[:, None]
-    return weights, name == "topk" and bool(data.get("rescale_acts_by_decoder_norm"))
+    return weights, name in ("topk", "jumprelu") and bool(data.get("rescale_acts_by_decoder_norm"))
+
+
+def _one_threshold(value: float, d_sae: int, source: Source) -> Tensor:
+    """The threshold that a BatchTopK training follows, for every latent; zero says that it has not followed one yet."""
+    value = source.declared.threshold if source.declared.threshold is not None else value
+    if value <= 0:
+        raise UserError(
+            f"{source.name} was saved before its threshold was followed.", hint="Give one: threshold=... (--threshold)."
+        )
+    return torch.full((d_sae,), value)
 
 
 def _without_normalisation(weights: dict[str, Tensor], data: dict[str, Any], source: Source) -> dict[str, Tensor]:
@@ -161,13 +231,15 @@ def _without_normalisation(weights: dict[str, Tensor], data: dict[str, Any], sou
     if kind in ("none", None):
         return weights
     if kind == "expected_average_only_in":
-        if source.declared.input_scale is None:
+        found = source.json(SCALER).get("scaling_factor") if source.has(SCALER) else None
+        scale = source.declared.input_scale or found
+        if not isinstance(scale, int | float) or scale <= 0:
             raise UserError(
                 f"{source.name} was trained on activations scaled to a mean norm of sqrt(d_in), and the scale is not "
                 "in its files.",
                 hint="Give it: input_scale=sqrt(d_in) / mean norm of the activations (--input-scale).",
             )
-        return scaled_in(weights, source.declared.input_scale)
+        return scaled_in(weights, float(scale))
     raise UserError(
         f"{source.name} normalises every token at run time ({kind}), which no weights can express.",
         hint="Choose an SAE without run-time normalisation; layer_norm and constant_norm_rescale cannot be folded.",

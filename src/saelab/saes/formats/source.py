@@ -22,6 +22,7 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae
+from saelab.saes.transcoder import Transcoder
 from saelab.store.files import read_json
 from saelab.store.tensors import read_tensors
 
@@ -49,6 +50,7 @@ class Source:
     name: str
     file: str | None = None
     declared: Declared = field(default_factory=Declared)
+    format: str | None = None  # where the registry of released SAEs knows it
 
     def has(self, *names: str) -> bool:
         """Are all these files there?"""
@@ -90,7 +92,7 @@ class Format:
     name: str
     holds: str
     recognises: Callable[[Source], bool]
-    read: Callable[..., Sae]
+    read: Callable[..., Sae | Transcoder]
     write: Callable[[Sae, Path], None] | None = None
     pickle: Callable[[Source], str] | None = None
 

@@ -3,8 +3,9 @@
     z = top_k(relu((x - b_dec) W_enc + b_enc)),   x̂ = z W_dec + b_dec
 
 encoder.weight [F, D], encoder.bias [F], W_dec [F, D] (sic: not transposed), b_dec [D]; older files have decoder.weight
-[D, F] and a flag `signed`. A hook point `layers.L` is the output of block L, that is `resid_post.L`, while
-`hidden_states[L]` is the stream before it. Transcoders, skip connections and GroupMax are refused.
+[D, F] and a flag `signed`: signed codes become twice as many non-negative ones. A hook point `layers.L` is the output
+of block L, that is `resid_post.L`, while `hidden_states[L]` is the stream before it. A transcoder subtracts nothing
+from its input and may have W_skip [D, D]. GroupMax is refused.
 """
 
 from pathlib import Path
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae
-from saelab.saes.formats.conventions import config_for, matrix, oriented, site_of, with_bias_convention
+from saelab.saes.formats.conventions import config_for, matrix, oriented, signs_split, site_of, with_bias_convention
 from saelab.saes.formats.source import Format, Source, known_keys, take
 from saelab.saes.topk import TopKSae
+from saelab.saes.transcoder import Transcoder, transcoder
 from saelab.store.files import write_json
 from saelab.store.tensors import write_tensors
 
@@ -41,15 +43,15 @@ def _recognises(source: Source) -> bool:
     return source.has(CONFIG, WEIGHTS)
 
 
-def _read(source: Source) -> Sae:
+def _read(source: Source) -> Sae | Transcoder:
     config = source.json(CONFIG)
     known_keys(config, _KNOWN, str(source.folder / CONFIG))
-    if config.get("transcode") or config.get("skip_connection"):
-        raise UserError(f"{source.name} holds a transcoder: it maps one site to another; saelab reads SAEs.")
-    if config.get("signed"):
-        raise UserError(f"{source.name} has signed codes; everything here reads codes as non-negative.")
     if config.get("activation", "topk") != "topk":
         raise UserError(f"{source.name} has the activation {config['activation']!r}; topk is read.")
+    if config.get("skip_connection") and not config.get("transcode"):
+        raise UserError(
+            f"{source.name} passes its input on through a skip connection, so its codes explain it in part."
+        )
     k = source.declared.k or config.get("k")
     if not isinstance(k, int) or k < 1:
         raise ArtefactError(f"{source.folder / CONFIG} lacks k.", hint="Declare it: k=...")
@@ -62,6 +64,10 @@ def _read(source: Source) -> Sae:
     site = source.declared.site or _site_from(source)
     lm = source.declared.lm
     metadata = {"format": "sparsify", "config": config}
+    if config.get("transcode"):
+        return transcoder(weights, gate="topk", k=k, site=site, lm=lm, metadata=metadata)  # b_dec is the output's
+    if config.get("signed"):
+        weights = signs_split(weights)
     return TopKSae(config_for(weights, "topk", k=k, site=site, lm=lm, metadata=metadata), weights)
 
 
@@ -70,6 +76,7 @@ def _weights(source: Source) -> dict[str, Tensor]:
     where = str(source.folder / WEIGHTS)
     decoder = "W_dec" if "W_dec" in found else "decoder.weight"
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": decoder, "b_dec": "b_dec"}
+    names |= {"W_skip": "W_skip"} if "W_skip" in found else {}
     weights = take(found, names, where)
     rows, columns = matrix(weights, "W_enc", where).shape
     # The format fixes both orientations: encoder.weight and W_dec have a row per latent, decoder.weight a column.

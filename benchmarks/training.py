@@ -1,0 +1,242 @@
+"""Training beside the peers: step times, memory, and what the SAEs are worth. The numbers of docs/benchmarks.md.
+
+    python benchmarks/training.py --activations FILE.npy --dictionary-learning PYTHON --sae-lens PYTHON
+        [--architectures topk batchtopk ...] [--steps 40] [--d-sae 16384] [--l0 80] [--threads 2] [--quality]
+    python benchmarks/training.py --harvest 1024 --activations FILE.npy
+
+Each library runs in its own virtual environment (`pip install torch==2.13.0` first, then dictionary-learning==0.1.0 or
+sae-lens==6.54.12) as a worker process (training_worker.py) that does nothing until asked; they are asked in turns, one
+step each, so that whatever else the machine does falls on all of them. `--harvest` writes float32 activations of
+SmolLM2-135M at resid_post.15 from the embedded corpus.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+PEERS = ("dictionary_learning", "sae_lens")
+ARCHITECTURES = ("topk", "batchtopk", "relu", "gated", "jumprelu", "matryoshka")
+WORKER = Path(__file__).with_name("training_worker.py")
+
+
+class Worker:
+    """A library's process."""
+
+    def __init__(self, python: str, library: str, settings: dict[str, Any], folder: Path):
+        self.library = library
+        place = folder / f"{library}.sae"
+        command = [python, "-W", "ignore", str(WORKER), library, json.dumps(settings), str(place)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.seconds: list[float] = []
+        self._answer()
+
+    def ask(self, **what: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def step(self) -> None:
+        """One optimiser step."""
+        self.seconds.append(self.ask(do="step")["seconds"])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):  # libraries print too
+                return json.loads(line)
+        raise SystemExit(f"the worker of {self.library} ended")
+
+
+def median_of(workers: dict[str, Worker], name: str, *, whole: bool = False) -> float:
+    """Median seconds of a step over the second half of the run, or the whole."""
+    seconds = workers[name].seconds
+    return statistics.median(seconds if whole else seconds[len(seconds) // 2 :])
+
+
+def speed(asked: argparse.Namespace, architecture: str) -> None:
+    """One row of the table of speeds."""
+    workers = start(asked, architecture, ("product", "saelab", *PEERS))
+    began = time.monotonic()
+    for _ in range(asked.steps):
+        for worker in workers.values():
+            worker.step()
+        if time.monotonic() - began > asked.minutes * 60:
+            break
+    steps = len(workers["saelab"].seconds)
+    figures = {name: worker.ask(do="figures") for name, worker in workers.items()}
+    for worker in workers.values():
+        worker.close()
+    seconds = {name: median_of(workers, name) for name in workers}
+    peers = [p for p in PEERS if p in workers]
+    cells = [architecture, str(steps)] + [f"{1000 * seconds[name]:,.0f}" for name in workers]
+    for whole in (False, True):
+        own = median_of(workers, "saelab", whole=whole)
+        cells.append(f"{min(median_of(workers, p, whole=whole) for p in peers) / own:.2f}" if peers else "-")
+    cells.append(f"{seconds['saelab'] / seconds['product']:.2f}")
+    cells += [f"{figures[name]['peak']:,}" for name in workers if name != "product"]
+    lean = min((figures[p]["peak"] for p in peers), default=0)
+    cells.append(f"{figures['saelab']['peak'] / lean:.0%}" if lean else "-")
+    cells.append(f"{figures['saelab']['l0']:.0f}")
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def quality(asked: argparse.Namespace, architecture: str) -> None:
+    """Rows of the table of quality: the same tokens, the same number of steps, the same L0."""
+    workers = start(asked, architecture, ("saelab", *PEERS))
+    folder = Path(tempfile.mkdtemp())
+    rows = np.load(asked.activations, mmap_mode="r")
+    held = torch.from_numpy(rows[len(rows) - asked.held_out :].copy())
+    variance = (held - held.mean(0)).square().sum()
+    for name, worker in workers.items():
+        for _ in range(asked.steps):
+            worker.step()
+        out = folder / f"{name}.npy"
+        found = worker.ask(do="evaluate", out=str(out))
+        worker.close()
+        error = (torch.from_numpy(np.load(out)) - held).square().sum()
+        cells = [architecture, name, f"{found['l0']:.1f}", f"{float(error / variance):.4f}", f"{found['live']:.1%}"]
+        if asked.tokens is not None:
+            cells.append(f"{recovered(asked, out):.4f}")
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def recovered(asked: argparse.Namespace, reconstruction: Path) -> float:
+    """Share of the cross-entropy that ablating the site to its mean costs and the reconstruction gives back."""
+    from saelab.lm.model import LanguageModel
+
+    stored = torch.load(asked.tokens, weights_only=True)
+    tokens, counts, mean = stored["tokens"], stored["counts"], stored["mean"]
+    lm = LanguageModel.load("smollm2-135m")
+    rows = torch.from_numpy(np.load(reconstruction))
+    losses = torch.zeros(3, dtype=torch.float64)
+    at = 0
+    for part, kept in zip(tokens.split(16), counts.split(16), strict=True):
+        n = int(kept.sum())
+        for i, value in enumerate((None, mean.expand(n, -1), rows[at : at + n])):
+            losses[i] += spliced(lm, part, kept, value)
+        at += n
+    clean, ablated, spliced_in = losses.tolist()
+    return (ablated - spliced_in) / (ablated - clean)
+
+
+def spliced(lm: Any, tokens: torch.Tensor, kept: torch.Tensor, value: torch.Tensor | None) -> float:
+    """Summed cross-entropy with the counted positions of resid_post.15 replaced."""
+
+    def replace(_: Any, __: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if value is not None:
+            hidden = hidden.clone()
+            hidden[kept] = value.to(hidden.dtype)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    hook = lm.model.model.layers[15].register_forward_hook(replace)
+    try:
+        with torch.no_grad():
+            logits = lm.model(tokens.long()).logits[:, :-1].float()
+    finally:
+        hook.remove()
+    targets = tokens[:, 1:].long()
+    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
+
+
+def start(asked: argparse.Namespace, architecture: str, libraries: tuple[str, ...]) -> dict[str, Worker]:
+    """The workers of the libraries that have a python."""
+    settings = {
+        "architecture": architecture,
+        "activations": str(asked.activations),
+        "held_out": asked.held_out,
+        "d_in": 576,
+        "quality": asked.quality,
+        **{name: getattr(asked, name) for name in ("d_sae", "l0", "batch", "steps", "threads", "precision", "sparse")},
+    }
+    pythons = {"saelab": sys.executable, "product": sys.executable}
+    pythons |= {name: getattr(asked, name) for name in PEERS if getattr(asked, name)}
+    folder = Path(tempfile.mkdtemp())
+    return {name: Worker(pythons[name], name, settings, folder) for name in libraries if name in pythons}
+
+
+def harvest(asked: argparse.Namespace) -> None:
+    """Write float32 activations, and the tokens of the held-out rows (the last) for the cross-entropy."""
+    from saelab.activations.harvest import HarvestConfig
+    from saelab.activations.harvest import harvest as harvested
+    from saelab.lm.model import LanguageModel
+    from saelab.text.corpora import CorpusConfig, iter_documents
+    from saelab.text.pack import pack
+
+    torch.set_num_threads(asked.threads)
+    lm = LanguageModel.load("smollm2-135m")
+    packed = pack(
+        iter_documents(CorpusConfig()),
+        lambda texts: lm.tokenize(texts, bos=False),
+        context=128,
+        n_contexts=asked.harvest,
+        bos_id=lm.bos_id,
+        separator_id=lm.tokenizer.eos_token_id,
+        special_ids=lm.special_ids,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        config = HarvestConfig(dtype="float32")
+        shards = harvested(lm, packed, ["resid_post.15"], folder, config=config)["resid_post.15"]
+        rows = torch.cat([shards.read(k).rows for k in range(len(shards.manifest.shards))])
+        index, mean = shards.index, shards.moments.mean
+    np.save(asked.activations, rows.numpy())
+    first = int(index[len(rows) - asked.held_out, 0]) + 1  # the held-out rows from the next whole context on
+    held = index[:, 0] >= first
+    counts = torch.zeros_like(packed.tokens, dtype=torch.bool)
+    counts[index[held, 0].long(), index[held, 1].long()] = True
+    out = Path(asked.activations).with_suffix(".tokens.pt")
+    torch.save({"tokens": packed.tokens[first:], "counts": counts[first:], "mean": mean.float()}, out)
+    print(f"{len(rows):,} rows; give --held-out {int(held.sum())} --tokens {out}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--activations", required=True)
+    parser.add_argument("--dictionary-learning", help="python of its virtual environment")
+    parser.add_argument("--sae-lens", help="python of its virtual environment")
+    parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES)
+    parser.add_argument("--harvest", type=int, help="contexts of 128 tokens to harvest first")
+    parser.add_argument("--tokens", help="the file --harvest writes beside the activations")
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--minutes", type=float, default=1e9, help="most time for one architecture")
+    for name, value in {"steps": 40, "d-sae": 16384, "l0": 80, "batch": 2048, "threads": 2, "held-out": 4096}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--quality", action="store_true")
+    parser.add_argument("--sparse", action="store_true", help="sae-lens' own sparse activations (TopK only)")
+    asked = parser.parse_args()
+    if asked.harvest:
+        return harvest(asked)
+    names = [p for p in PEERS if getattr(asked, p)]
+    if asked.quality:
+        print("| architecture | library | L0 | FVU | live latents |" + (" CE recovered |" if asked.tokens else ""))
+    else:
+        milliseconds = " | ".join(f"{n}, ms" for n in ("product", "saelab", *names))
+        memory = " | ".join(f"{n}, MiB" for n in ("saelab", *names))
+        print(
+            f"| architecture | steps | {milliseconds} | ratio, 2nd half | ratio, all | saelab / product | {memory} |"
+            " of the leaner | L0 |"
+        )
+    for architecture in asked.architectures:
+        (quality if asked.quality else speed)(asked, architecture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""One trainer of one library in a process of its own, driven by benchmarks/training.py over lines of JSON.
+
+    PYTHON training_worker.py LIBRARY SETTINGS
+
+Runs in the library's own virtual environment, so it imports nothing of saelab unless that is the library. Every
+trainer takes the same batches of raw activations; what a library does to its input (scaling) is part of its step. The
+libraries' own defaults hold unless `SETTINGS` says otherwise; warm-ups are cut to the length of the run.
+"""
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+Settings = dict[str, Any]
+DEAD_TOKENS = 10_000_000  # dictionary_learning's dead window
+
+
+class Product:
+    """The encoder product alone: the yardstick."""
+
+    def __init__(self, s: Settings, sample: torch.Tensor):
+        self.weights, self.bias = torch.randn(s["d_sae"], s["d_in"]), torch.zeros(s["d_sae"])
+        self.out = torch.empty(s["batch"], s["d_sae"])
+
+    def step(self, x: torch.Tensor) -> None:
+        torch.addmm(self.bias, x, self.weights.T, out=self.out)
+
+
+class Saelab:
+    """saelab's Trainee."""
+
+    def __init__(self, s: Settings, sample: torch.Tensor):
+        from saelab.saes.catalogue import training_config
+        from saelab.training.inputs import scaling_of
+        from saelab.training.step import Trainee
+        from saelab.training.sweep import resolve
+
+        extra = {} if s["quality"] else {"dead_tokens": DEAD_TOKENS}
+        cfg = training_config(s["architecture"], level=s["l0"], d_in=s["d_in"], d_sae=s["d_sae"], **extra)
+        self.scaling = scaling_of([sample])
+        dtype = resolve(s["precision"])
+        self.trainee = Trainee(cfg, self.scaling(sample), steps=s["steps"], seed=0, dtype=dtype)
+
+    def step(self, x: torch.Tensor) -> None:
+        self.figures = self.trainee.step(self.scaling(x))
+
+    def l0(self) -> float:
+        return self.figures.l0
+
+    def finish(self) -> None:
+        self.sae = self.trainee.finish(self.scaling)
+
+    def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = self.sae.encode(x)
+        return z, self.sae.decode(z)
+
+
+class DictionaryLearning:
+    """dictionary_learning's trainers, inputs divided by their root mean square as its training loop does."""
+
+    def __init__(self, s: Settings, sample: torch.Tensor):
+        from dictionary_learning.trainers import batch_top_k, gdm, jumprelu, matryoshka_batch_top_k, standard, top_k
+
+        steps, l0 = s["steps"], s["l0"]
+        common = {"steps": steps, "activation_dim": s["d_in"], "dict_size": s["d_sae"], "layer": 15, "lm_name": "x"}
+        common |= {"device": "cpu", "warmup_steps": max(1, steps // 20), "decay_start": int(0.8 * steps), "seed": 0}
+        ramp = {"sparsity_warmup_steps": max(1, steps // 10)}
+        kept = {"k": l0, "threshold_start_step": steps // 2}
+        groups = {"group_fractions": [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]}
+        self.trainer: Any = {
+            "relu": lambda: standard.StandardTrainer(**common, **ramp),
+            "gated": lambda: gdm.GatedSAETrainer(**common, **ramp),
+            "topk": lambda: top_k.TopKTrainer(**common, **kept),
+            "batchtopk": lambda: batch_top_k.BatchTopKTrainer(**common, **kept),
+            "jumprelu": lambda: jumprelu.JumpReluTrainer(**common, **ramp, target_l0=float(l0)),
+            "matryoshka": lambda: matryoshka_batch_top_k.MatryoshkaBatchTopKTrainer(**common, **kept, **groups),
+        }[s["architecture"]]()
+        self.norm = float(sample.square().sum(1).mean().sqrt())
+        self.done, self.x = 0, sample
+
+    def step(self, x: torch.Tensor) -> None:
+        self.x = x / self.norm
+        self.trainer.update(self.done, self.x)
+        self.done += 1
+
+    def l0(self) -> float:
+        with torch.no_grad():
+            return float((self.trainer.ae.encode(self.x[:256]) > 0).sum(1).float().mean())
+
+    def finish(self) -> None:
+        self.trainer.ae.scale_biases(self.norm)
+
+    @torch.no_grad()
+    def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = self.trainer.ae.encode(x)
+        return z, self.trainer.ae.decode(z)
+
+
+class SaeLens:
+    """SAELens' SAETrainer.step, inputs scaled to mean norm sqrt(d)."""
+
+    def __init__(self, s: Settings, sample: torch.Tensor):
+        from sae_lens import saes
+        from sae_lens.config import LoggingConfig, SAETrainerConfig
+        from sae_lens.training.sae_trainer import SAETrainer
+
+        steps, width = s["steps"], s["d_sae"]
+        shape = {"d_in": s["d_in"], "d_sae": width, "device": "cpu", "dtype": "float32"}
+        shape |= {"normalize_activations": "expected_average_only_in"}
+        widths = [width // n for n in (16, 8, 4, 2, 1)]
+        l0 = {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": float(s["l0"])}
+        kind, own = {
+            "relu": ("Standard", {"l1_coefficient": 5.0, "l1_warm_up_steps": max(1, steps // 20)}),
+            "gated": ("Gated", {"l1_coefficient": 5.0, "l1_warm_up_steps": max(1, steps // 20)}),
+            "topk": ("TopK", {"k": s["l0"], "use_sparse_activations": s["sparse"]}),
+            "batchtopk": ("BatchTopK", {"k": s["l0"]}),
+            "jumprelu": ("JumpReLU", {**l0, "l0_warm_up_steps": max(1, steps // 10)}),
+            "matryoshka": ("MatryoshkaBatchTopK", {"k": s["l0"], "matryoshka_widths": widths}),
+        }[s["architecture"]]
+        sae = getattr(saes, f"{kind}TrainingSAE")(getattr(saes, f"{kind}TrainingSAEConfig")(**shape, **own))
+        config = SAETrainerConfig(
+            total_training_samples=steps * s["batch"],
+            train_batch_size_samples=s["batch"],
+            lr_decay_steps=steps // 5,
+            logger=LoggingConfig(log_to_wandb=False),
+        )
+        self.trainer: Any = SAETrainer(config, sae, iter(()))
+        self.trainer.activation_scaler.scaling_factor = s["d_in"] ** 0.5 / float(sample.norm(dim=1).mean())
+
+    def step(self, x: torch.Tensor) -> None:
+        self.output = self.trainer.step(x)
+        self.trainer.n_training_steps += 1
+
+    def l0(self) -> float:
+        return float(self.output.feature_acts.to_dense().bool().float().sum(1).mean())
+
+    def finish(self) -> None:
+        from sae_lens.saes import SAE
+
+        sae = self.trainer.sae
+        sae.fold_activation_norm_scaling_factor(self.trainer.activation_scaler.scaling_factor)
+        folder = Path(sys.argv[3])
+        sae.save_inference_model(folder)
+        self.sae = SAE.load_from_disk(folder)
+
+    @torch.no_grad()
+    def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = self.sae.encode(x)
+        return z, self.sae.decode(z)
+
+
+MODULES = {"saelab": "saelab.training.sweep", "sae_lens": "sae_lens.training.sae_trainer"}
+MODULES |= {"dictionary_learning": "dictionary_learning.trainers.batch_top_k", "product": "torch"}
+LIBRARIES = {"product": Product, "saelab": Saelab, "dictionary_learning": DictionaryLearning, "sae_lens": SaeLens}
+
+
+def steer(trainer: Any, target: int) -> None:
+    """Set a peer's L1 coefficient for the next step so that its L0 goes to the target (they have no such control)."""
+    error = float(np.clip(np.log(max(trainer.l0(), 1e-3) / target), -1, 1))
+    if isinstance(trainer, DictionaryLearning):
+        trainer.log_c = getattr(trainer, "log_c", np.log(trainer.trainer.l1_penalty)) + 0.03 * error
+        trainer.trainer.l1_penalty = float(np.exp(trainer.log_c + error))
+    else:
+        scheduler = trainer.trainer.coefficient_schedulers["l1"]
+        trainer.log_c = getattr(trainer, "log_c", np.log(scheduler.final_value)) + 0.03 * error
+        scheduler.final_value = float(np.exp(trainer.log_c + error))
+
+
+def memory(field: str) -> int:
+    """A field of this process's memory in MiB."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return int(line.split()[1]) >> 10
+
+
+def batches(s: Settings, rows: np.ndarray) -> Any:
+    """The same batches for every library: pass after pass in seeded order."""
+    generator, order = np.random.default_rng(0), np.empty(0, dtype=np.int64)
+    while True:
+        if len(order) < s["batch"]:
+            order = np.concatenate([order, generator.permutation(len(rows))])
+        taken, order = order[: s["batch"]], order[s["batch"] :]
+        yield torch.from_numpy(rows[taken])
+
+
+def evaluate(trainer: Any, held: np.ndarray, out: str) -> dict[str, float]:
+    """Reconstruct held-out rows to `out`; L0 and the share of latents that fire on them."""
+    trainer.finish()
+    found, active, fired = [], 0, None
+    for part in torch.from_numpy(held).split(1024):
+        z, y = trainer.codes(part)
+        found.append(y.detach().float())
+        active += int((z > 0).sum())
+        fired = (z > 0).any(0) if fired is None else fired | (z > 0).any(0)
+    np.save(out, torch.cat(found).numpy())
+    assert fired is not None
+    return {"l0": active / len(held), "live": float(fired.float().mean())}
+
+
+def main() -> None:
+    """Answer commands: `step`, `memory`, `evaluate`."""
+    library, s = sys.argv[1], json.loads(sys.argv[2])
+    torch.set_num_threads(s["threads"])
+    rows = np.load(s["activations"])
+    train, held = rows[: len(rows) - s["held_out"]], rows[len(rows) - s["held_out"] :]
+    stream = batches(s, train)
+    sample = torch.from_numpy(train[:: max(1, len(train) // 8192)].copy())
+    steered = s["quality"] and s["architecture"] in ("relu", "gated") and library in ("dictionary_learning", "sae_lens")
+    importlib.import_module(MODULES[library])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here: without imports and data
+    before = memory("VmRSS")
+    trainer = LIBRARIES[library](s, sample)
+    print(json.dumps({}), flush=True)
+    for line in sys.stdin:
+        ask = json.loads(line)
+        answer: dict[str, Any] = {}
+        if ask["do"] == "step":
+            x = next(stream)
+            began = time.perf_counter()
+            trainer.step(x)
+            answer["seconds"] = time.perf_counter() - began
+            if steered:
+                steer(trainer, s["l0"])
+        elif ask["do"] == "figures":
+            answer["peak"] = memory("VmHWM") - before
+            answer["l0"] = trainer.l0() if library != "product" else None
+        elif ask["do"] == "evaluate":
+            answer |= evaluate(trainer, held, ask["out"])
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

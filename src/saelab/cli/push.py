@@ -1,0 +1,81 @@
+"""`saelab push`: an SAE to the hub (or a folder), with a complete model card."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saelab.cli.output import say, show_record
+
+if TYPE_CHECKING:
+    from saelab.saes.base import Sae
+
+
+def push(
+    source: str,
+    target: str,
+    *,
+    fact: list[str] | None = None,
+    incomplete: bool = False,
+    private: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """Write an SAE's native folder with a model card to a hub repository or a folder.
+
+    The card says language model, site, data and revision, tokens, L0, FVU, dead share, seed and versions. An SAE of a
+    run folder knows them; of another, state what its files do not say.
+
+    Parameters
+    ----------
+    source:
+        The SAE: a folder, path:..., hf:..., or a short name.
+    target:
+        hf:org/name[@branch][/folder], or path:folder.
+    fact:
+        NAME=VALUE of a fact that the files do not say (lm, site, data, data_revision, tokens, l0, fvu, dead_share,
+        seed, versions, license). May be given again.
+    incomplete:
+        Push although the card lacks facts; it then says which are not recorded.
+    private:
+        Make a new repository private.
+    dry_run:
+        Print the card, and push nothing.
+    json:
+        Print what was pushed as one JSON object.
+    """
+    from saelab.core.errors import UserError
+    from saelab.saes.card import card_of, written
+    from saelab.saes.formats import load_sae, save_sae, source_of
+    from saelab.saes.hub import upload
+    from saelab.study.published import known_about, known_lm
+
+    sae = load_sae(source)
+    card = card_of(sae, known_about(source_of(source).folder) | known_lm(sae.cfg.lm)).given(fact or [])
+    text = written(card, sae, target)
+    if dry_run:
+        say(text)
+        return 0
+    if card.missing and not incomplete:
+        raise UserError(
+            f"The model card would lack {', '.join(card.missing)}.",
+            hint=f"State them: --fact {card.missing[0]}=..., or push with --incomplete.",
+        )
+    with tempfile.TemporaryDirectory(prefix="saelab-push-") as made:
+        folder = Path(made)
+        save_sae(_with_claims(sae, card.facts), folder)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        place = upload(folder, target, private=private)
+    if json:
+        show_record({"place": place, "missing": card.missing, "facts": card.facts}, as_json=True)
+    else:
+        lacking = f" (not recorded: {', '.join(card.missing)})" if card.missing else ""
+        say(f"{place}: pushed, with its card{lacking}.")
+        say(f"Check it: saelab inspect {place} --lm {sae.cfg.lm or 'NAME'}")
+    return 0
+
+
+def _with_claims(sae: "Sae", facts: dict[str, Any]) -> "Sae":
+    """What the card says goes into the config too, so that whoever loads the SAE can prove it against its claims."""
+    claims = {n: facts[n] for n in ("data", "data_revision", "l0", "fvu", "dead_share") if facts.get(n) is not None}
+    about = {"lm": sae.cfg.lm or facts.get("lm"), "site": sae.cfg.site or facts.get("site")}
+    return type(sae)(sae.cfg.model_copy(update=about | {"metadata": sae.cfg.metadata | claims}), sae.weights())

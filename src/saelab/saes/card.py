@@ -1,0 +1,145 @@
+"""The model card of an SAE: what somebody needs to use it, and to judge it, without asking who made it.
+
+LM, site, data and their revision, tokens, L0, FVU, dead share, seed and versions are required; a fact that is not known
+is named as missing, never left out and never guessed. The head of the card is what the Hugging Face hub and SAELens
+read (base model, tags, library, metrics). Nothing is measured here, and no file is read.
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from saelab.core.errors import UserError, nearest
+from saelab.saes.base import Sae
+
+# fact -> what the card calls it
+REQUIRED = {
+    "lm": "language model",
+    "site": "site",
+    "data": "training data",
+    "data_revision": "revision of the data",
+    "tokens": "tokens trained on",
+    "l0": "L0",
+    "fvu": "FVU",
+    "dead_share": "dead share",
+    "seed": "seed",
+    "versions": "versions",
+}
+OPTIONAL = {"lm_weights": "weights of the language model", "measured_on": "measured on", "license": "licence"}
+NOT_RECORDED = "not recorded"
+_METRICS = {"l0": "L0", "fvu": "FVU", "dead_share": "Dead latents (share)", "ce_recovered": "CE recovered (mean)"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """Facts by name (REQUIRED, OPTIONAL) and whatever else was measured, `metrics`."""
+
+    facts: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[str]:
+        """Required facts that are not known."""
+        return [name for name in REQUIRED if self.facts.get(name) in (None, "", {})]
+
+    def given(self, pairs: list[str]) -> "Card":
+        """With facts that somebody states: `NAME=VALUE`."""
+        stated = dict(_stated(pair) for pair in pairs)
+        numbers = {n: float(v) for n, v in stated.items() if n in _METRICS}
+        return Card(self.facts | stated | numbers, self.metrics)
+
+
+def card_of(sae: Sae, run: dict[str, Any] | None = None) -> Card:
+    """What the SAE's own files say, and over it what the run that trained it knows (study/published.py)."""
+    cfg, said = sae.cfg, sae.cfg.metadata
+    facts = {
+        "lm": cfg.lm,
+        "site": cfg.site,
+        "data": said.get("dataset_path") or said.get("data"),
+        "data_revision": said.get("data_revision"),
+        "tokens": said.get("tokens_trained") or said.get("training_tokens"),
+        "l0": said.get("l0"),
+        "fvu": said.get("fvu"),
+        "dead_share": said.get("dead_share"),
+        "seed": said.get("seed"),
+        "versions": said.get("versions") or _library(said),
+    }
+    known = {k: v for k, v in (run or {}).items() if v is not None}
+    metrics = known.pop("metrics", {})
+    return Card(facts | known, metrics)
+
+
+def written(card: Card, sae: Sae, reference: str) -> str:
+    """The card as Markdown with its head in YAML. reference: where the SAE will lie."""
+    cfg, facts = sae.cfg, card.facts
+    lm = str(facts.get("lm") or "")
+    head = {
+        "library_name": "saelens",  # what the hub and SAELens find it by; the layout is theirs
+        "tags": ["sparse-autoencoder", "saelens", "saelab", "mechanistic-interpretability", cfg.architecture],
+        "base_model": lm.removeprefix("hf:").split("@")[0] if lm.startswith("hf:") else None,
+        "datasets": [_repository(facts["data"])] if str(facts.get("data")).startswith("hf:") else None,
+        "license": facts.get("license"),
+        "model-index": [_index(card, reference)],
+    }
+    # Every JSON value is a YAML value, and its quoting cannot be broken by a name.
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items() if value is not None), "---", ""]
+    lines += [f"# Sparse autoencoder: {cfg.architecture}, {cfg.d_sae} latents, {facts.get('site') or NOT_RECORDED}", ""]
+    lines += ["| | |", "|---|---|"]
+    rows = {label: facts.get(name) for name, label in (REQUIRED | OPTIONAL).items()}
+    rows = {label: value for label, value in rows.items() if value is not None or label not in OPTIONAL.values()}
+    rows |= {"architecture": cfg.architecture, "encodes as": sae.saelens_name} | ({"k": cfg.k} if cfg.k else {})
+    rows |= {"width of activations": cfg.d_in, "latents": cfg.d_sae, "unit of codes": "raw activations"}
+    rows |= {"b_dec subtracted from the input": cfg.subtract_b_dec}
+    lines += [f"| {label} | {_cell(value)} |" for label, value in rows.items()]
+    if card.metrics:
+        lines += ["", "## Measured", "", "| measure | value |", "|---|---|"]
+        lines += [f"| {name} | {_cell(value)} |" for name, value in card.metrics.items()]
+    if isinstance(training := cfg.metadata.get("training"), dict):
+        lines += ["", "## Training settings", "", "```json", json.dumps(training, indent=2), "```"]
+    lines += ["", "## Use", "", "```python", "import saelab", f"sae = saelab.load_sae({reference!r})"]
+    lines += ["codes = sae.encode(activations)", "```", ""]
+    lines += [f"Check it: `saelab inspect {reference} --lm {cfg.lm or 'NAME'}`. Written by saelab.", ""]
+    return "\n".join(lines)
+
+
+def _index(card: Card, reference: str) -> dict[str, Any]:
+    """The hub's `model-index`: what was measured, on what."""
+    values = {k: card.facts.get(k, card.metrics.get(k)) for k in _METRICS}
+    metrics = [{"type": k, "name": _METRICS[k], "value": v} for k, v in values.items() if isinstance(v, int | float)]
+    data = str(card.facts.get("measured_on") or card.facts.get("data") or NOT_RECORDED)
+    task = {"type": "feature-extraction", "name": "sparse coding of activations"}
+    result = {"task": task, "dataset": {"type": data, "name": data}, "metrics": metrics}
+    return {"name": reference.rsplit("/", 1)[-1], "results": [result]}
+
+
+def _stated(pair: str) -> tuple[str, Any]:
+    name, equals, value = pair.partition("=")
+    if not equals or name not in REQUIRED | OPTIONAL:
+        hint = f"NAME=VALUE. {nearest(name, REQUIRED | OPTIONAL)}"
+        raise UserError(f"{pair!r} is no fact of a model card.", hint=hint)
+    if name in _METRICS:
+        try:
+            float(value)
+        except ValueError:
+            raise UserError(f"{name} is a number; {value!r} is none.") from None
+    return name, value
+
+
+def _library(said: dict[str, Any]) -> dict[str, str] | None:
+    version = said.get("sae_lens_training_version")
+    return {"sae_lens": version} if version else None
+
+
+def _repository(reference: Any) -> str:
+    return str(reference).removeprefix("hf:").split("@")[0]
+
+
+def _cell(value: Any) -> str:
+    """One cell of a table: names come from elsewhere, so a bar or a line break must not break the table."""
+    if value is None or value == {}:
+        return NOT_RECORDED
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items())
+    return " ".join(str(value).replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,85 @@
+"""Transcoders: codes of one site that rebuild another, such as an MLP's output from its input (Dunefsky et al. 2024).
+
+    z = gate(x W_enc + b_enc),   ŷ = z W_dec + b_dec [+ x W_skip^T]
+
+They are read where an SAE format holds them, and are no `Sae`: what steers, splices, scores or matches at one site
+cannot take one by mistake. This file must never know a file format.
+"""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from saelab.core.config import Config
+from saelab.core.errors import ArtefactError, UserError
+
+Gate = Literal["relu", "jumprelu", "topk"]
+
+
+class TranscoderConfig(Config):
+    """What a transcoder is. `site`: where it reads; `site_out`: what it rebuilds."""
+
+    gate: Gate
+    d_in: int
+    d_out: int
+    d_sae: int
+    site: str | None = None
+    site_out: str | None = None
+    lm: str | None = None
+    k: int | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Transcoder(nn.Module):
+    """A transcoder for inference: frozen float32 weights. Weights: W_enc [D_in, F], b_enc, W_dec [F, D_out], b_dec, and
+    threshold [F] (jumprelu) and W_skip [D_out, D_in] where it has them."""
+
+    def __init__(self, cfg: TranscoderConfig, weights: dict[str, Tensor]):
+        super().__init__()
+        self.cfg = cfg
+        shapes = {"W_enc": (cfg.d_in, cfg.d_sae), "b_enc": (cfg.d_sae,), "W_dec": (cfg.d_sae, cfg.d_out)}
+        shapes |= {"b_dec": (cfg.d_out,)} | ({"threshold": (cfg.d_sae,)} if cfg.gate == "jumprelu" else {})
+        shapes |= {"W_skip": (cfg.d_out, cfg.d_in)} if "W_skip" in weights else {}
+        if cfg.gate == "topk" and not cfg.k:
+            raise UserError("A TopK transcoder needs its k.", hint="Declare it: k=...")
+        for name, shape in shapes.items():
+            if name not in weights or tuple(weights[name].shape) != shape:
+                found = tuple(weights[name].shape) if name in weights else "missing"
+                raise ArtefactError(f"{name} is {found}; a transcoder of this config has {shape}.")
+            self.register_buffer(name, weights[name].detach().to(torch.float32).contiguous())
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name."""
+        return {name: tensor for name, tensor in self.named_buffers()}
+
+    def encode(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... F"]:
+        """Codes z ≥ 0 of activations of the site that is read."""
+        if x.shape[-1] != self.cfg.d_in:
+            raise UserError(f"The transcoder reads vectors of width {self.cfg.d_in}, but got width {x.shape[-1]}.")
+        w = self.weights()
+        pre = x.to(torch.float32) @ w["W_enc"] + w["b_enc"]
+        if self.cfg.gate == "jumprelu":
+            return pre.clamp(min=0) * (pre > w["threshold"])
+        if self.cfg.gate == "topk":
+            top = pre.clamp(min=0).topk(self.cfg.k or 1, dim=-1)
+            return torch.zeros_like(pre).scatter_(-1, top.indices, top.values)
+        return pre.clamp(min=0)
+
+    def decode(self, codes: Float[Tensor, "... F"]) -> Float[Tensor, "... D"]:
+        """What the codes add to the other site; without the skip connection, which reads x itself."""
+        w = self.weights()
+        return codes.to(torch.float32) @ w["W_dec"] + w["b_dec"]
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
+        """The other site from this one."""
+        rebuilt, w = self.decode(self.encode(x)), self.weights()
+        return rebuilt + x.to(torch.float32) @ w["W_skip"].T if "W_skip" in w else rebuilt
+
+
+def transcoder(weights: dict[str, Tensor], **about: Any) -> Transcoder:
+    """A transcoder with the widths of its weights; `about` are the other fields of its config."""
+    (d_in, d_sae), d_out = weights["W_enc"].shape, weights["W_dec"].shape[1]
+    return Transcoder(TranscoderConfig.parse({"d_in": d_in, "d_sae": d_sae, "d_out": d_out} | about), weights)
