@@ -107,7 +107,7 @@ def test_death_inside_a_write(runs: Runs, tmp_path: Path, whole: dict[str, str],
     assert hashes(tmp_path) == whole
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_every_fault_point_and_random_kills(runs: Runs, tmp_path: Path, whole: dict[str, str]) -> None:
     for write in range(1, 100):
         folder = tmp_path / f"write{write}"
