@@ -76,7 +76,7 @@ def run(
     folded = [features_of(s, config.fold, activations=x) for s, x in zip(saes, rows, strict=True)]
     costs = costs_between(folded[0], folded[1], config.parts)
     # Classes are told by decoder directions alone: distance is 1 - cosine, whatever the fold.
-    directions = costs_between(*(features_of(s, "none") for s in saes), "decoder")
+    directions = costs_between(features_of(first, "none"), features_of(second, "none"), "decoder")
     classes = classed(directions, null_reject(directions, seed=config.seed))
     with torch.inference_mode():
         on = first.encode(rows[0]) > 0, second.encode(rows[1]) > 0
