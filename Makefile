@@ -3,11 +3,12 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test sweep check format clean
 
 help:
 	@echo "make demo    the whole question on a small real language model (about twelve minutes on 2 cores) -> demo/report.html"
 	@echo "make test    the test suite"
+	@echo "make sweep   the slow tests: processes killed at random moments, a Ray cluster that loses a machine, two ranks"
 	@echo "make check   ruff, pyright and the architecture test"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -23,6 +24,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(PY) -m pytest -n 2 --dist loadfile
+
+sweep: $(INSTALLED)
+	$(PY) -m pytest -m sweep
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff check .

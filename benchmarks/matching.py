@@ -83,12 +83,17 @@ def synthetic(n: int) -> tuple[Costs, np.ndarray]:
     return Costs(a, shuffled), truth
 
 
+def dense(costs: Costs) -> np.ndarray:
+    """The whole matrix, in float64, as the dense solvers want it."""
+    a, b = costs.a.double(), costs.b.double()
+    squares = a.square().sum(1)[:, None] + b.square().sum(1)[None]
+    return squares.addmm_(a, b.T, alpha=-2).numpy()
+
+
 def measure(method: str, costs: Costs, truth: np.ndarray | None) -> dict[str, Any]:
     """One solution and what it took."""
     found: dict[str, Any] = {}
-    if method in ("lapx", "scipy"):
-        dense = costs.a_square.double()[:, None] + costs.b_square.double()[None]
-        matrix = dense.addmm_(costs.a.double(), costs.b.double().T, alpha=-2).numpy()
+    matrix = dense(costs) if method in ("lapx", "scipy") else np.empty((0, 0))
     began, cpu = time.perf_counter(), time.process_time()
     if method == "saelab":
         result = assign(costs)
@@ -114,12 +119,11 @@ def measure(method: str, costs: Costs, truth: np.ndarray | None) -> dict[str, An
 def in_process(arguments: list[str], limit: float) -> dict[str, Any]:
     """`measure` in a new process; after `limit` seconds it is given up."""
     try:
-        done = subprocess.run(
-            [sys.executable, __file__, "one", *arguments], capture_output=True, text=True, timeout=limit, check=True
-        )
+        command = [sys.executable, __file__, "one", *arguments]
+        text = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit, check=True).stdout
     except subprocess.TimeoutExpired:
         return {"s": f"over {limit:.0f}"}
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(text.splitlines()[-1])
 
 
 def show(n: int, method: str, runs: list[dict[str, Any]]) -> None:

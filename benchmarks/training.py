@@ -6,12 +6,14 @@
 
 Each library runs in its own virtual environment (`pip install torch==2.13.0` first, then dictionary-learning==0.1.0 or
 sae-lens==6.54.12) as a worker process (training_worker.py) that does nothing until asked; they are asked in turns, one
-step each, so that whatever else the machine does falls on all of them. `--harvest` writes float32 activations of
+step each, so that whatever else the machine does falls on all of them. Processor time is given beside elapsed time: on
+a machine shared with other work only the former says what a step costs. `--harvest` writes float32 activations of
 SmolLM2-135M at resid_post.15 from the embedded corpus.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -35,8 +37,10 @@ class Worker:
         self.library = library
         place = folder / f"{library}.sae"
         command = [python, "-W", "ignore", str(WORKER), library, json.dumps(settings), str(place)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.seconds: list[float] = []
+        env = os.environ | {"OMP_WAIT_POLICY": "passive"}  # waiting is not work: it must not count as processor time
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.seconds: list[float] = []  # elapsed, per step
+        self.cpu: list[float] = []  # of processor time, on all threads
         self._answer()
 
     def ask(self, **what: Any) -> dict[str, Any]:
@@ -48,7 +52,9 @@ class Worker:
 
     def step(self) -> None:
         """One optimiser step."""
-        self.seconds.append(self.ask(do="step")["seconds"])
+        found = self.ask(do="step")
+        self.seconds.append(found["seconds"])
+        self.cpu.append(found["cpu"])
 
     def close(self) -> None:
         """End the process."""
@@ -65,9 +71,9 @@ class Worker:
         raise SystemExit(f"the worker of {self.library} ended")
 
 
-def median_of(workers: dict[str, Worker], name: str, *, whole: bool = False) -> float:
-    """Median seconds of a step over the second half of the run, or the whole."""
-    seconds = workers[name].seconds
+def median_of(worker: Worker, *, cpu: bool = False, whole: bool = False) -> float:
+    """Median seconds of a step over the second half of the run, or the whole; elapsed or of processor time."""
+    seconds = worker.cpu if cpu else worker.seconds
     return statistics.median(seconds if whole else seconds[len(seconds) // 2 :])
 
 
@@ -84,15 +90,13 @@ def speed(asked: argparse.Namespace, architecture: str) -> None:
     figures = {name: worker.ask(do="figures") for name, worker in workers.items()}
     for worker in workers.values():
         worker.close()
-    seconds = {name: median_of(workers, name) for name in workers}
-    peers = [p for p in PEERS if p in workers]
-    cells = [architecture, str(steps)] + [f"{1000 * seconds[name]:,.0f}" for name in workers]
-    for whole in (False, True):
-        own = median_of(workers, "saelab", whole=whole)
-        cells.append(f"{min(median_of(workers, p, whole=whole) for p in peers) / own:.2f}" if peers else "-")
-    cells.append(f"{seconds['saelab'] / seconds['product']:.2f}")
+    own, peers = workers["saelab"], [workers[p] for p in PEERS if p in workers]
+    cells = [architecture, str(steps)] + [f"{1000 * median_of(w, cpu=True):,.0f}" for w in workers.values()]
+    for how in ({"cpu": True}, {"cpu": True, "whole": True}, {}, {"whole": True}):
+        cells.append(f"{min(median_of(p, **how) for p in peers) / median_of(own, **how):.2f}" if peers else "-")
+    cells.append(f"{median_of(own, cpu=True) / median_of(workers['product'], cpu=True):.2f}")
     cells += [f"{figures[name]['peak']:,}" for name in workers if name != "product"]
-    lean = min((figures[p]["peak"] for p in peers), default=0)
+    lean = min((figures[p.library]["peak"] for p in peers), default=0)
     cells.append(f"{figures['saelab']['peak'] / lean:.0%}" if lean else "-")
     cells.append(f"{figures['saelab']['l0']:.0f}")
     print("| " + " | ".join(cells) + " |", flush=True)
@@ -230,10 +234,9 @@ def main() -> None:
     else:
         milliseconds = " | ".join(f"{n}, ms" for n in ("product", "saelab", *names))
         memory = " | ".join(f"{n}, MiB" for n in ("saelab", *names))
-        print(
-            f"| architecture | steps | {milliseconds} | ratio, 2nd half | ratio, all | saelab / product | {memory} |"
-            " of the leaner | L0 |"
-        )
+        ratios = "ratio | whole run | elapsed | elapsed, whole run | saelab / product"
+        print(f"| architecture | steps | {milliseconds} | {ratios} | {memory} | of the leaner | L0 |")
+        print("ms: median processor time of a step, second half; ratio: faster peer / saelab", file=sys.stderr)
     for architecture in asked.architectures:
         (quality if asked.quality else speed)(asked, architecture)
 

@@ -128,6 +128,7 @@ class SaeLens:
             total_training_samples=steps * s["batch"],
             train_batch_size_samples=s["batch"],
             lr_decay_steps=steps // 5,
+            lr_end=3e-5,
             logger=LoggingConfig(log_to_wandb=False),
         )
         self.trainer: Any = SAETrainer(config, sae, iter(()))
@@ -221,8 +222,9 @@ def main() -> None:
         answer: dict[str, Any] = {}
         if ask["do"] == "step":
             x = next(stream)
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             trainer.step(x)
+            answer["cpu"] = time.process_time() - cpu
             answer["seconds"] = time.perf_counter() - began
             if steered:
                 steer(trainer, s["l0"])

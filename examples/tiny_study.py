@@ -42,7 +42,7 @@ def describe(lm: saelab.LanguageModel, sae: torch.nn.Module, acts: torch.Tensor,
 
 def main() -> pl.DataFrame:
     """Train one SAE of each architecture, see which features move the model, steer with one, match two SAEs."""
-    lm = saelab.LanguageModel.load("smollm2-135m", dtype="bfloat16")
+    lm = saelab.LanguageModel.load("smollm2-135m", dtype="auto")
     acts, tokens = activations(lm, contexts=340)
     train, held_out = acts[:-4096], acts[-4096:]
     generator = torch.Generator().manual_seed(0)

@@ -3,6 +3,8 @@
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,53 @@ def test_an_honest_pickle_is_converted(tmp_path: Path) -> None:
     tensors, values = unpickle(tmp_path / "dl" / "ae.pt")
     assert "encoder.weight" in tensors
     assert values == {}
+
+
+ACTS = {
+    "import socket; socket.create_connection(('127.0.0.1', 9))": "PermissionError",
+    "import subprocess; subprocess.run(['touch', CANARY])": "PermissionError",
+    "import os; os.system('touch ' + CANARY)": "PermissionError",
+    "open(CANARY, 'w')": "PermissionError",
+    "open(FOLDER + '/../canary', 'w')": "PermissionError",
+    "open(FOLDER + '-beside', 'w')": "PermissionError",
+    "import pathlib; pathlib.Path(CANARY).write_text('x')": "PermissionError",
+    "x = bytearray(50_000_000_000)": "MemoryError",
+    "open(FOLDER + '/big', 'wb').write(b'0' * 30_000_000)": "OSError",
+    "open(FOLDER + '/small', 'wb').write(b'0' * 30)": "done",
+}
+
+
+def test_the_closed_process_would_hold_if_the_unpickler_had_a_hole(tmp_path: Path, canary: Path) -> None:
+    """The limits alone, around what an unpickler with a hole would run; the last act is what it may do."""
+    exec("import os; os.system('touch ' + CANARY)", {"CANARY": str(canary)})
+    assert canary.exists(), "control: without the limits it runs"
+    canary.unlink()
+    own = tmp_path / "own"
+    own.mkdir()
+    program = """
+import signal, sys
+import importlib
+u = importlib.import_module("saelab.saes.formats.unpickle")
+CANARY, FOLDER, acts = sys.argv[1], sys.argv[2], sys.argv[3:]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+u._lock(FOLDER, 1000)
+for act in acts:
+    try:
+        exec(act)
+        print("done")
+    except Exception as error:
+        print(next(k.__name__ for k in (PermissionError, MemoryError, OSError, Exception) if isinstance(error, k)))
+"""
+    command = [sys.executable, "-c", program, str(canary), str(own), *ACTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == list(ACTS.values()), done.stderr
+    assert not canary.exists()
+
+
+def test_a_manifest_cannot_name_a_file_outside(tmp_path: Path) -> None:
+    """A manifest that names a file outside is refused, whatever the name is spelled like."""
+    save_sae(random_sae("standard"), tmp_path / "x")
+    source = source_of(tmp_path / "x")
+    for name in ("checkpoints/../../secret", "C:\\secret", "/", "./../secret"):
+        with pytest.raises(ArtefactError, match="unsafe path"):
+            source.inside(name)

@@ -16,7 +16,7 @@ from saelab.study.spec import StudyConfig
 TOOL = Path(__file__).parents[2] / "tools" / "kill_study.py"
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_killed_and_gone_on_says_the_same(study: StudyConfig, tmp_path: Path) -> None:
     """Ten kills by hand: `python tools/kill_study.py studies/demo.yaml --kills 10 --out ...`."""
     path = tmp_path / "study.yaml"

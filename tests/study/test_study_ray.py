@@ -69,7 +69,7 @@ def working_under(raylet: int) -> bool:
     return False
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_three_machines_of_which_one_dies(
     study_data: dict[str, Any], cluster: Cluster, paid: PaidJudge, tmp_path: Path

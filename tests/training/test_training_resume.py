@@ -11,13 +11,19 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from planted import Stored, batches
 
-from saelab.core.errors import ResourceError
+from saelab.core.errors import ArtefactError, ResourceError
+from saelab.saes.catalogue import training_config
+from saelab.store import tensors
 from saelab.store.tables import read_table
 from saelab.training import checkpoint
 from saelab.training.checkpoint import latest
+from saelab.training.config import TrainingConfig
+from saelab.training.run import run, run_key
 
 SERVER = Path(__file__).with_name("train_once.py")
 
@@ -101,7 +107,7 @@ def test_death_inside_a_write(runs: Runs, tmp_path: Path, whole: dict[str, str],
     assert hashes(tmp_path) == whole
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_every_fault_point_and_random_kills(runs: Runs, tmp_path: Path, whole: dict[str, str]) -> None:
     for write in range(1, 100):
         folder = tmp_path / f"write{write}"
@@ -149,20 +155,41 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
     assert hashes(tmp_path) == whole
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from planted import Stored, batches
+def test_a_truncated_checkpoint_is_named(runs: Runs, tmp_path: Path, whole: dict[str, str]) -> None:
+    assert runs.finish(tmp_path, 22) == 137
+    folder = tmp_path / "training" / "checkpoints"
+    newest = checkpoint._finished(folder)[0]
+    with (newest / "jumprelu.safetensors").open("rb+") as handle:
+        handle.truncate(200)
+    with pytest.raises(ArtefactError, match=r"jumprelu.safetensors is damaged"):
+        checkpoint._read(newest)
+    assert runs.finish(tmp_path) == 0
+    assert hashes(tmp_path) == whole
 
-    from saelab.saes.catalogue import training_config
-    from saelab.store import tensors
-    from saelab.training.config import TrainingConfig
-    from saelab.training.run import run
 
-    def full(*_: object) -> None:
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(tensors, "save_file", full)
+def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full in the middle of the second checkpoint; with room again the same call ends with the same bytes."""
     configs = {"topk": training_config("topk", level=3, d_in=16, d_sae=48)}
-    config = TrainingConfig(steps=16, batch=64, checkpoint_seconds=0)
-    with pytest.raises(ResourceError, match="disk is full"):
-        run(config, configs, Stored(batches(5, 64, 16)), saes=tmp_path / "saes", folder=tmp_path / "t")
+    config = TrainingConfig(steps=24, batch=64, checkpoint_seconds=0)
+
+    def go(name: str) -> list[Path]:
+        source = Stored(batches(5, 64, 16))
+        return run(config, configs, source, saes=tmp_path / name / "saes", folder=tmp_path / name / "t")
+
+    go("whole")
+    left, save = [3], tensors.save_file
+
+    def until_full(*what: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(28, os.strerror(28))
+        save(*what)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "save_file", until_full)
+        with pytest.raises(ResourceError, match="disk is full"):
+            go("full")
+    found = latest(tmp_path / "full" / "t" / "checkpoints", run_key(config, configs, Stored(batches(5, 64, 16)), 0))
+    assert found is not None and found.step == 8
+    go("full")
+    assert hashes(tmp_path / "full") == hashes(tmp_path / "whole")

@@ -25,6 +25,19 @@ def test_learns_and_meets_its_l0(architecture: str) -> None:
     assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(128), atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "topk"])
+def test_l0_is_on_target_on_held_out_tokens(architecture: str) -> None:
+    """Within 5 % at an L0 of 24; right after the start, as a control, it is far off for those that search for it."""
+    data = batches(60, active=12)
+    cfg = training_config(architecture, level=24, d_in=32, d_sae=192)
+    held = torch.cat(data[50:])
+    (sae,) = train([cfg], data[:50], steps=400)
+    assert abs(float((sae.encode(held) > 0).sum(1).float().mean()) / 24 - 1) < 0.05
+    if "target_l0" in type(cfg).model_fields:
+        (early,) = train([cfg], data[:50], steps=5)
+        assert abs(float((early.encode(held) > 0).sum(1).float().mean()) / 24 - 1) > 0.2
+
+
 def fvu(sae: Sae, x: torch.Tensor) -> float:
     """FVU of the best multiple of the reconstruction: an L1 penalty shrinks codes, which is not what is asked here."""
     y, r = x - sae.b_dec, sae(x) - sae.b_dec

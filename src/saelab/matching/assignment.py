@@ -99,8 +99,8 @@ def _sparse(costs: Costs) -> tuple[Edges, Float[np.ndarray, " n"], Float[np.ndar
     """The edges to begin with, and prices near those of the optimum."""
     warm = hot_prices(costs)
     wide = candidates(costs, *warm)
-    rows, columns = (p.double().cpu().numpy() for p in warm)
-    u, v = cold_prices(wide, rows, columns, spread(costs))
+    u, v = (p.double().cpu().numpy() for p in warm)
+    u, v = cold_prices(wide, u, v, spread(costs))
     reduced = wide.weights - u[wide.i] - v[wide.j]
     kept = _smallest(wide.i, reduced, KEPT)
     order = wide.by_column

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
+from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.core.seeds import seed_of
@@ -125,16 +126,29 @@ def persistence(costs: Costs, rhos: Sequence[float]) -> Float[np.ndarray, " R"]:
 def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
     """The reject cost at which at most `rate` of the rows would find a partner in a dictionary without counterparts.
 
-    The null rotates b by a random orthogonal map, which keeps its geometry and breaks every correspondence; rho is the
-    `rate` quantile over rows (at most `NULL_ROWS` of them) of min_j c_ij / (|a_i|^2 + |b_j|^2).
+    The null keeps norms, mean and covariance of b and breaks every correspondence: m + C^1/2 R C^-1/2 (b - m) with a
+    random orthogonal R, rows scaled to the norms of b. (Dictionaries of neighbouring sites share their mean and their
+    leading directions; a plain rotation breaks these too.) rho is the `rate` quantile over rows, at most `NULL_ROWS` of
+    them, of min_j c_ij / (|a_i|^2 + |b_j|^2). With encoders and biases among the parts, features alike in bias alone
+    look alike, and the null can be too lax: decoder rows alone are the better question.
     """
-    width = costs.b.shape[1]
-    generator = torch.Generator().manual_seed(seed_of(seed, "matching", "null"))
-    rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
     some = -(-costs.shape[0] // NULL_ROWS)
-    null = Costs(costs.a[::some], costs.b @ rotation.to(costs.b))
+    null = Costs(costs.a[::some], _unrelated(costs.b, seed))
     least = []
     for part, block in null.blocks():
         block.div_(null.b_square + null.a_square[part, None])
         least.append(block.amin(dim=1))
     return float(torch.quantile(torch.cat(least).double(), rate))
+
+
+def _unrelated(b: Float[Tensor, "m p"], seed: int) -> Float[Tensor, "m p"]:
+    """Rows with the norms of b, and nearly its mean and covariance, and none of its features."""
+    generator = torch.Generator().manual_seed(seed_of(seed, "matching", "null"))
+    mean = b.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov((b - mean).T.cpu().double()))
+    kept = values > 1e-9 * values[-1].clamp_min(1e-300)
+    scales, vectors = values[kept].sqrt(), vectors[:, kept]
+    rotation, _ = torch.linalg.qr(torch.randn(len(scales), len(scales), generator=generator, dtype=torch.float64))
+    turn = (vectors / scales) @ rotation @ (vectors * scales).T
+    null = (b - mean) @ turn.to(b) + mean
+    return null * (b.norm(dim=1, keepdim=True) / null.norm(dim=1, keepdim=True).clamp_min(1e-30))

@@ -75,7 +75,9 @@ def run(
     saes = (first, second)
     folded = [features_of(s, config.fold, activations=x) for s, x in zip(saes, rows, strict=True)]
     costs = costs_between(folded[0], folded[1], config.parts)
-    classes = classed(costs, null_reject(costs, seed=config.seed))
+    # Classes are told by decoder directions alone: distance is 1 - cosine, whatever the fold.
+    directions = costs_between(features_of(first, "none"), features_of(second, "none"), "decoder")
+    classes = classed(directions, null_reject(directions, seed=config.seed))
     with torch.inference_mode():
         on = first.encode(rows[0]) > 0, second.encode(rows[1]) > 0
     scales = (folded[0].scale, folded[1].scale)
@@ -89,7 +91,7 @@ def run(
     quality |= _beside(folded, costs, found, config.seed)
     curve = [s * classes.rho for s in CURVE]
     quality["classes"] = classes.counts | {"rho": classes.rho, "strict": classes.strict}
-    quality["persistence"] = dict(zip(map(str, CURVE), persistence(costs, curve).tolist(), strict=True))
+    quality["persistence"] = dict(zip(map(str, CURVE), persistence(directions, curve).tolist(), strict=True))
     paths = [folder / "matching.parquet", folder / "quality.json"]
     if steps:
         path = _composed([s["b"].to_numpy() for s in steps])

@@ -137,7 +137,8 @@ def asked_for(concept: str) -> str:
 def descriptions(folder: Path, concepts: Sequence[axbench.Concept]) -> dict[int, Description]:
     """Each concept with the words of its training texts as terms, for judges that count words.
 
-    The others are its shared negatives and the texts of the other concepts, which the same writer wrote.
+    The others are its shared negatives and the texts of the other concepts, which the same writer wrote. A concept that
+    no word tells has no terms: a judge that counts them says that it cannot judge.
     """
     texts = {c.id: axbench.training_texts(folder, c) for c in concepts}
     shown = {i: [p.answer for p, k in zip(t.pairs, t.kinds, strict=True) if k == POSITIVE] for i, t in texts.items()}
@@ -145,7 +146,10 @@ def descriptions(folder: Path, concepts: Sequence[axbench.Concept]) -> dict[int,
     found = {}
     for c in concepts:
         foreign = [answer for i, answers in shown.items() if i != c.id for answer in answers]
-        found[c.id] = describe(c.text, shown[c.id], plain[c.id] + foreign)
+        try:
+            found[c.id] = describe(c.text, shown[c.id], plain[c.id] + foreign)
+        except UserError:
+            found[c.id] = Description(c.text)
     return found
 
 

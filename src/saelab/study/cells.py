@@ -19,7 +19,7 @@ REVISIONS: Mapping[str, int] = {
     "select": 1,
     "calibrate": 1,
     "steer": 1,
-    "match": 1,
+    "match": 2,
     "stats": 1,
 }
 

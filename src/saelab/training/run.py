@@ -24,6 +24,7 @@ import polars as pl
 import torch
 
 from saelab.core.config import digest_of
+from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import TrainConfig
 from saelab.saes.formats import save_sae
@@ -125,7 +126,14 @@ class _Session:
     def open(self) -> tuple[list[Trainee], Scaling, Any]:
         """Trainees and inputs at the last checkpoint, or at the start."""
         config, steps = self.config, self.config.steps
+        self.ranks.total(torch.zeros(1))  # what the first rank wrote is there before another reads
         found = latest(self.folder / "checkpoints", self.key)
+        at = self.ranks.gather(torch.tensor([found.step if found else 0])).unique()
+        if len(at) > 1:
+            raise UserError(
+                f"The processes see different checkpoints in {self.folder} (steps {at.tolist()}).",
+                hint="Give a folder that all of them share.",
+            )
         scaling = None
         if found is not None:
             stored = found.tensors["scaling"]

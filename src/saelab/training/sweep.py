@@ -99,7 +99,7 @@ def advance(
             done += len(group)
             tokens = group[0].shape[0] * ranks.size
             speed = tokens * len(group) * len(trainees) / max(1e-9, time.monotonic() - began)
-            task.advance(len(group) * len(trainees), tokens_per_s=round(speed), **_shown(figures, trainees))
+            task.advance(len(group) * len(trainees), **{"tokens/s": round(speed)}, **_shown(figures, trainees))
             if observe is not None:
                 observe(figures, tokens)
     if done < steps:

@@ -86,9 +86,11 @@ def _lock(folder: str, size: int) -> None:
         with suppress(ValueError, OSError):  # a system's own limit may be lower, and then holds
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
 
+    own = os.path.realpath(folder) + os.sep  # without the separator, and with "..", another folder would pass for it
+
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event == "open" and isinstance(arguments[1], str) and any(c in arguments[1] for c in "wax+")
-        elsewhere = writes and not str(arguments[0]).startswith(folder)
+        elsewhere = writes and not os.path.realpath(str(arguments[0])).startswith(own)
         if event.startswith(_REFUSED_EVENTS) or elsewhere:
             raise PermissionError(f"a file of weights tried {event}")
 
