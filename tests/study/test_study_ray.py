@@ -27,6 +27,7 @@ GIB = 2**30
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # its workers would step back behind everything else
     room = {"num_cpus": 1, "memory": 2 * GIB, "object_store_memory": 100 * 2**20}
     made = Cluster(initialize_head=True, head_node_args=room)
     for _ in range(2):
