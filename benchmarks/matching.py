@@ -1,7 +1,7 @@
 """Exact and partial matching beside lapx and scipy: the tables of docs/benchmarks.md.
 
-    python benchmarks/matching.py decoders --run demo --out DIR       TopK SAEs (k 32) at sites 15 and 16, from the
-                                                                      activations that `make demo` left
+    python benchmarks/matching.py decoders --run demo --out DIR [--batch 2048]  TopK SAEs (k 32) at sites 15 and 16, from the
+                                                        activations that `make demo` left
     python benchmarks/matching.py real --out DIR [--widths 2048 8192 16384] [--repeats 3]
     python benchmarks/matching.py synthetic [--n 65536]               a full matching of synthetic decoders, d 576
     python benchmarks/matching.py partial [--n 131072]                null-calibrated partial matching of such
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,19 @@ from saelab.training.config import TrainingConfig
 
 SITES = ("resid_post.15", "resid_post.16")
 WIDTHS = (2048, 8192, 16384)
-STEPS = 160  # of 2,048 tokens
+STEPS = 160
 D = 576
 REPLACED = 0.4  # share of synthetic features without a counterpart
 
 
-def decoders(run: Path, out: Path) -> None:
-    for width in WIDTHS:
+def decoders(run: Path, out: Path, widths: Sequence[int], batch: int) -> None:
+    for width in widths:
         for site in SITES:
             name = f"topk32.{width}.{site}"
             if (out / "saes" / name / "cfg.json").exists():
                 continue
             shards = ActivationShards(run / "activations" / "smollm2-135m" / site)
-            config = TrainingConfig(steps=STEPS, batch=2048)
+            config = TrainingConfig(steps=STEPS, batch=batch)
             saes = {name: training_config("topk", d_in=shards.d, d_sae=width, level=32)}
             folder = out / "training" / name
             seed = seed_of("benchmark", site)
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--n", type=int)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--batch", type=int, default=2048, help="tokens a step of the decoders' training")
     parser.add_argument("--methods", nargs="+", default=["saelab", "lapx", "scipy"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=float, default=3600)
@@ -148,7 +150,7 @@ def main() -> None:
     asked = parser.parse_args()
     threads = ["--threads", str(asked.threads)]
     if asked.what == "decoders":
-        decoders(asked.run, asked.out)
+        decoders(asked.run, asked.out, asked.widths, asked.batch)
     elif asked.what == "real":
         for width in asked.widths:
             for method in asked.methods:

@@ -14,15 +14,16 @@ from saelab.study.cells import Cell, in_order
 from saelab.study.sizes import BASE, size_of
 from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, check_widths, path_saes, saes_of
 
-# Rough seconds on two cores, for a 135M-parameter LM (sizes.py scales them): only progress bars and plans use them.
+# Rough seconds on two cores in float32, for a 135M-parameter LM (sizes.py scales them); native bfloat16 halves them.
+# Only progress bars and plans use them.
 SECONDS = {
-    "text": 8.0,
-    "harvest": 1 / 2500,  # per token
-    "train": 2e-11,  # per step, batch row, input width and feature
-    "interp": 6.0,
-    "select": 1 / 1000,  # per feature
-    "calibrate": 15.0,
-    "steer": 1 / 250,  # per generated token
+    "text": 12.0,
+    "harvest": 1 / 930,  # per token
+    "train": 4.5e-11,  # per step, batch row, input width and feature
+    "interp": 6.5,
+    "select": 1 / 370,  # per feature
+    "calibrate": 30.0,
+    "steer": 1 / 70,  # per generated token
     "match": 12.0,
     "stats": 5.0,
 }
