@@ -1,7 +1,7 @@
 """Exact and partial matching beside lapx and scipy: the tables of docs/benchmarks.md.
 
-    python benchmarks/matching.py decoders --run demo --out DIR [--batch 2048]  TopK SAEs (k 32) at sites 15 and 16, from the
-                                                        activations that `make demo` left
+    python benchmarks/matching.py decoders --run demo --out DIR [--widths 2048 8192 16384] [--batch 2048]
+                    TopK SAEs (k 32) at sites 15 and 16, from the activations that `make demo` left
     python benchmarks/matching.py real --out DIR [--widths 2048 8192 16384] [--repeats 3]
     python benchmarks/matching.py synthetic [--n 65536]               a full matching of synthetic decoders, d 576
     python benchmarks/matching.py partial [--n 131072]                null-calibrated partial matching of such
