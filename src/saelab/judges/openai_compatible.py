@@ -4,6 +4,7 @@ The judge's name is the model's id (and the endpoint's host where it is not Open
 When more than `max_missing` of all judgements so far are not ok, the run stops: scores of the rest would be biased.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -52,6 +53,7 @@ class OpenAIJudge:
         self._max_missing = max_missing
         self._parser: Parser = parser
         self._asked = 0
+        self._asking = threading.Lock()  # cells side by side may ask the same question: the second finds the reply
         self._failed: dict[str, int] = {}
         host = urlsplit(config.base_url).netloc if config.base_url else ""
         mode = "" if parser == "strict" else f"+{parser}-parser"
@@ -86,7 +88,9 @@ class OpenAIJudge:
         questions, unasked = questions_of(requests, self._name, together=self._together, parser=self._parser)
         asks = [Ask(q.prompt, q.template, q.sample, q.problem_of) for q in questions]
         found = {i: Judgement("missing", None, self._name, reason) for i, reason in unasked.items()}
-        for question, reply in zip(questions, self._client.ask(asks, progress=progress), strict=True):
+        with self._asking:
+            replies = self._client.ask(asks, progress=progress)
+        for question, reply in zip(questions, replies, strict=True):
             if reply.state == "ok" and reply.text is not None:
                 answers = question.read(reply.text)
             else:

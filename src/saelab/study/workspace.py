@@ -101,8 +101,8 @@ class Workspace:
 
     @cached_property
     def judge(self) -> Judge:
-        """The study's judge where it is not the lexical one."""
-        return self.asked or open_judge(self.study.judge, self.run)
+        """The study's judge where it is not the lexical one: one for all threads."""
+        return self.asked or self._keep("judge", self.study.judge.name, lambda: open_judge(self.study.judge, self.run))
 
     def close(self) -> None:
         """Close what holds a file open."""
