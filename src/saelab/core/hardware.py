@@ -4,9 +4,12 @@ torch is imported when asked, so that `stats` and `report` run without it.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+
+TURN = 2e-4  # seconds that a thread may keep the interpreter while others wait
 
 
 def multiplies_bfloat16(device: str = "cpu") -> bool:
@@ -37,9 +40,13 @@ def side_by_side(jobs: int) -> Iterator[ThreadPoolExecutor]:
     before = threads()
     workers = max(1, min(jobs, before, os.cpu_count() or 1))
     torch.set_num_threads(max(1, before // workers))
+    turn = sys.getswitchinterval()
+    # A thread that comes back from a product must not wait 5 ms (the default) for one that runs Python.
+    sys.setswitchinterval(TURN)
     pool = ThreadPoolExecutor(workers)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+        sys.setswitchinterval(turn)
         torch.set_num_threads(before)
