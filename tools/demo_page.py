@@ -96,7 +96,7 @@ def write(run: Path, page: Path) -> None:
     parts = [
         HEAD,
         table(["stage", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
-        f"Machine: {machine}.\n",
+        f"Machine: {machine}. Cells that run side by side count each, so the stages add up to more than `this_call`.\n",
         "## Did the SAEs learn something?\n",
         LEARNT,
         learnt(summary),

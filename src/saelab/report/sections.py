@@ -106,7 +106,8 @@ def what_was_run(material: Material) -> Section:
     if seconds:
         most = max(seconds.values()) or 1.0
         bars = tuple(Bar(words.label(k), f"{100 * s / most:.1f}", words.duration(s)) for k, s in seconds.items())
-        parts.append(Part("bars", Bars(f"Time by stage: {words.duration(sum(seconds.values()))} in all", bars)))
+        total = words.duration(sum(seconds.values()))
+        parts.append(Part("bars", Bars(f"Time by stage: {total} of work, some of it side by side", bars)))
     if material.states.height:
         parts.append(Part("table", tables.states(material.states)))
     lead = "What is needed to trace or repeat this page. A failed judgement is counted here and enters no mean."
@@ -310,7 +311,7 @@ def opening(material: Material) -> str:
     made = f" of {words.plural(len(kinds), 'architecture')} ({words.listing(kinds)})" if kinds else ""
     where = f" on {words.listing(lms)}" if lms else ""
     seconds = stage_seconds(summary)
-    took = f", in {words.duration(sum(seconds.values()))}" if seconds else ""
+    took = f", in {words.duration(sum(seconds.values()))} of work" if seconds else ""
     what = words.plural(count, "sparse autoencoder")
     return f"{what}{made}{where}: trained, interpreted, steered, compared and matched{took}."
 

@@ -152,6 +152,12 @@ def write_summary(
     return record
 
 
+def _dtype(study: StudyConfig, run: RunFolder, model: str) -> str:
+    """The number format that a model ran in, as its first SAE's fidelity recorded it."""
+    first = next(s for s in saes_of(study) if s.model.key == model)
+    return str(read_json(run.interp(first.name) / "fidelity.json")["lm_dtype"])
+
+
 def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     """What a finished study says: nothing in it depends on when, where or in how many pieces it was run."""
     return {
@@ -163,7 +169,7 @@ def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
         "seeds": {"study": study.seed, "training": sorted({s.seed for s in saes_of(study)})},
         "judge": study.judge.name,
         "text": _texts(study, run),
-        "lm": {m.key: {"reference": m.lm, "dtype": m.dtype} for m in study.models},
+        "lm": {m.key: {"reference": m.lm, "dtype": _dtype(study, run, m.key)} for m in study.models},
         "counts": _counts(study, run),
     }
 
