@@ -1,10 +1,13 @@
 """Writes docs/demo.md from a finished demo: `python tools/demo_page.py demo docs/demo.md`. No number is typed."""
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from saelab.stats.tables import DASH, TextTable
+from saelab.store.files import read_json, write_text
+from saelab.store.layout import RunFolder
 
 HEAD = """# The demo: what it did and what it found
 
@@ -36,13 +39,12 @@ than what one block changes.
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in rows]) + "\n"
+    return TextTable(tuple(head), tuple(tuple(r) for r in rows)).render()
 
 
 def num(value: float | None, digits: int = 3) -> str:
     """A number, or a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return DASH if value is None else f"{value:.{digits}f}"
 
 
 def span(row: dict[str, Any], name: str = "", digits: int = 2) -> str:
@@ -67,14 +69,19 @@ def ranks(summary: dict[str, Any]) -> str:
     """tau_b over all SAEs of every pair that was compared."""
     rows = [r for r in summary["agreement"] if r["mode"] == "overall"]
     return table(
-        ["interpretability against", "tau_b", "p (permutation)", "SAEs"],
-        [[r["y"], num(r["value"], 2) + span(r), num(r["p"]), str(r["n"])] for r in rows],
+        ["interpretability against", "tau_b", "p", "SAEs"],
+        [[r["y"], num(r["value"], 2) + span(r), _p(r), str(r["n"])] for r in rows],
     )
+
+
+def _p(row: dict[str, Any]) -> str:
+    """p with how it was permuted: plainly, or within language models."""
+    return DASH if row["p"] is None else f"{num(row['p'])} ({row['p_method']})"
 
 
 def selected(summary: dict[str, Any]) -> str:
     """Steering score by how the features were chosen."""
-    rows = [[r["criterion"], num(r["score"]) + span(r, "score_"), str(r["n"])] for r in summary["selection"]]
+    rows = [[r["criterion"], num(r["score"]) + span(r), str(r["n"])] for r in summary["selection"]]
     return table(["features chosen by", "steering score", "features"], rows)
 
 
@@ -83,13 +90,13 @@ def matched(summary: dict[str, Any]) -> str:
     rows = []
     for name, found in summary["matching"].items():
         flat = {k: v for k, v in found.items() if isinstance(v, int | float)}
-        rows.append([name, *(f"{flat[k]:.3g}" if k in flat else "–" for k in ("cost", "gap", "matching_score"))])
+        rows.append([name, *(f"{flat[k]:.3g}" if k in flat else DASH for k in ("cost", "gap", "matching_score"))])
     return table(["pair", "cost", "gap", "matching score"], rows)
 
 
 def write(run: Path, page: Path) -> None:
     """Write the page of a run."""
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_json(RunFolder(run).summary)
     seconds = summary["seconds"]
     machine = ", ".join(f"{k} {v}" for k, v in summary["machine"].items())
     text = next(iter(summary["text"].values()))
@@ -112,7 +119,7 @@ def write(run: Path, page: Path) -> None:
         "## What was left out and counted\n",
         "; ".join(f"{k}: {v}" for k, v in (text | summary["counts"]).items()) + ".\n",
     ]
-    page.write_text("\n".join(parts))
+    write_text(page, "\n".join(parts))
 
 
 if __name__ == "__main__":

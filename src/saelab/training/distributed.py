@@ -1,6 +1,4 @@
-"""Several processes, one SAE: data-parallel training under torchrun.
-
-    torchrun --nproc-per-node 2 -m saelab.cli train study.yaml        or, in a script started by torchrun:
+"""Several processes, one SAE: data-parallel training, in a script that torchrun starts.
 
     with joined() as ranks:
         saes = saelab.train(configs, batches, steps=..., ranks=ranks)
