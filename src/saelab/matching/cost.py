@@ -9,7 +9,7 @@ of the rows. Nothing here knows SAEs or solvers.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -30,10 +30,13 @@ EPSILON = 2.0**-24  # half a unit in the last place of float32
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs between the rows of `a` [n, p] and of `b` [m, p]."""
+    """The costs between the rows of `a` [n, p] and of `b` [m, p]. widths: of the tensors that the rows hold side by
+    side (none given: one tensor).
+    """
 
     a: Float[Tensor, "n p"]
     b: Float[Tensor, "m p"]
+    widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.a.shape[1] != self.b.shape[1]:
@@ -66,14 +69,14 @@ class Costs:
 
     def some_rows(self, start: int, every: int) -> "Costs":
         """The costs of every so many-th row."""
-        return self if every == 1 else Costs(self.a[start::every], self.b)
+        return self if every == 1 else replace(self, a=self.a[start::every])
 
     def some_columns(self, every: int) -> "Costs":
         """The costs of every so many-th column."""
-        return self if every == 1 else Costs(self.a, self.b[::every])
+        return self if every == 1 else replace(self, b=self.b[::every])
 
     def transposed(self) -> "Costs":
-        return Costs(self.b, self.a)
+        return Costs(self.b, self.a, self.widths)
 
     def blocks(
         self, *, rows: Float[Tensor, " n"] | None = None, columns: Float[Tensor, " m"] | None = None
@@ -133,10 +136,10 @@ def costs_between(
 ) -> Costs:
     """Costs between two SAEs' features. weights: of decoder, encoder and bias, used with parts="all"."""
     chosen = {"decoder": (1.0, 0.0, 0.0), "encoder": (0.0, 1.0, 0.0), "bias": (0.0, 0.0, 1.0), "all": weights}[parts]
-    return Costs(_rows(first, chosen), _rows(second, chosen))
+    one, other = (_tensors(f, chosen) for f in (first, second))
+    return Costs(torch.cat(one, dim=1), torch.cat(other, dim=1), tuple(t.shape[1] for t in one))
 
 
-def _rows(f: Features, weights: tuple[float, float, float]) -> Float[Tensor, "n p"]:
+def _tensors(f: Features, weights: tuple[float, float, float]) -> list[Float[Tensor, "n w"]]:
     tensors = (f.decoder, f.encoder, f.bias[:, None])
-    kept = [t.float() * w**0.5 for t, w in zip(tensors, weights, strict=True) if w > 0]
-    return torch.cat(kept, dim=1).contiguous()
+    return [t.float() * w**0.5 for t, w in zip(tensors, weights, strict=True) if w > 0]

@@ -126,14 +126,15 @@ def persistence(costs: Costs, rhos: Sequence[float]) -> Float[np.ndarray, " R"]:
 def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
     """The reject cost at which at most `rate` of the rows would find a partner in a dictionary without counterparts.
 
-    The null keeps norms, mean and covariance of b and breaks every correspondence: m + C^1/2 R C^-1/2 (b - m) with a
-    random orthogonal R, rows scaled to the norms of b. (Dictionaries of neighbouring sites share their mean and their
-    leading directions; a plain rotation breaks these too.) rho is the `rate` quantile over rows, at most `NULL_ROWS` of
-    them, of min_j c_ij / (|a_i|^2 + |b_j|^2). With encoders and biases among the parts, features alike in bias alone
-    look alike, and the null can be too lax: decoder rows alone are the better question.
+    The null keeps of every row of b the norm in each tensor (decoder, encoder, bias) and of each tensor the mean and the
+    covariance, and breaks every correspondence: m + C^1/2 R C^-1/2 (b - m) with one random orthogonal R for all tensors,
+    so that encoders stay as near to their decoders as they were. (Dictionaries of neighbouring sites share their mean
+    and their leading directions; a plain rotation breaks these too. Biases are one number a row and stay: features
+    alike in bias alone are no pair.) rho is the `rate` quantile over rows, at most `NULL_ROWS` of them, of min_j c_ij /
+    (|a_i|^2 + |b_j|^2).
     """
     some = -(-costs.shape[0] // NULL_ROWS)
-    null = Costs(costs.a[::some], _unrelated(costs.b, seed))
+    null = Costs(costs.a[::some], _unrelated(costs, seed))
     least = []
     for part, block in null.blocks():
         block.div_(null.b_square + null.a_square[part, None])
@@ -141,14 +142,21 @@ def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
     return float(torch.quantile(torch.cat(least).double(), rate))
 
 
-def _unrelated(b: Float[Tensor, "m p"], seed: int) -> Float[Tensor, "m p"]:
-    """Rows with the norms of b, and nearly its mean and covariance, and none of its features."""
+def _unrelated(costs: Costs, seed: int) -> Float[Tensor, "m p"]:
+    """Rows with the norms of b in every tensor, nearly its means and covariances, and none of its features."""
+    tensors = costs.b.split(list(costs.widths) or costs.b.shape[1], dim=1)
+    width = max(t.shape[1] for t in tensors)
     generator = torch.Generator().manual_seed(seed_of(seed, "matching", "null"))
+    rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))
+    return torch.cat([t if t.shape[1] == 1 else _turned(t, rotation) for t in tensors], dim=1)
+
+
+def _turned(b: Float[Tensor, "m w"], rotation: Float[Tensor, "w w"]) -> Float[Tensor, "m w"]:
     mean = b.mean(0)
     values, vectors = torch.linalg.eigh(torch.cov((b - mean).T.cpu().double()))
     kept = values > 1e-9 * values[-1].clamp_min(1e-300)
     scales, vectors = values[kept].sqrt(), vectors[:, kept]
-    rotation, _ = torch.linalg.qr(torch.randn(len(scales), len(scales), generator=generator, dtype=torch.float64))
-    turn = (vectors / scales) @ rotation @ (vectors * scales).T
+    left, _, right = torch.linalg.svd(vectors.T @ rotation @ vectors)  # orthogonal also where some directions are empty
+    turn = (vectors / scales) @ left @ right @ (vectors * scales).T
     null = (b - mean) @ turn.to(b) + mean
     return null * (b.norm(dim=1, keepdim=True) / null.norm(dim=1, keepdim=True).clamp_min(1e-30))
