@@ -69,8 +69,8 @@ def match(
     """
     import saelab
 
-    references = (first, second, *more)
-    saes = [saelab.load_sae(r) for r in references]
+    saes = [saelab.load_sae(r) for r in (first, second, *more)]
+    references = _names((first, second, *more))
     if lm is not None:
         return _evaluated(references, saes, _settings(fold, parts, reject, contexts), lm, _folder(out), json)
     if fold not in ("theta", "none"):
@@ -130,6 +130,12 @@ def _pairs(found: "Matching", step: int) -> pl.DataFrame:
     index = pl.int_range(len(found.permutation), eager=True)
     pairs = pl.DataFrame({"a": index, "b": found.permutation, "cost": found.pair_cost, "cosine": found.cosine})
     return pairs.with_columns(step=pl.lit(step)).fill_nan(None)
+
+
+def _names(references: Sequence[str]) -> list[str]:
+    """What the tables call the SAEs: the last part of each reference where that tells them apart."""
+    short = [r.rstrip("/").rpartition("/")[2] for r in references]
+    return short if len(set(short)) == len(set(references)) else list(references)
 
 
 def _settings(fold: Fold, parts: str, reject: str | None, contexts: int) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _scales(
         if theta is None or not bool((theta > 0).any()):
             raise UserError(
                 "fold='theta' needs thresholds, and this SAE has none.",
-                hint="Use fold='mean' with activations, or fold='none' (cosine).",
+                hint="Use fold='mean', which is measured on activations, or fold='none' (cosine).",
             )
         return theta
     if activations is None:
