@@ -103,9 +103,11 @@ def test_the_local_judge_reads_likelihoods() -> None:
         Request("detection", tokens=(" cat",), description=Description("cat")),
         Request("fluency", text="hello"),
         Request("detection", tokens=(" cat",)),
+        Request("comparison", text="dogs", description=Description("cats")),
     ]
     first = judge.judge(requests)
-    assert [a.state for a in first] == ["ok", "ok", "missing"]
+    assert [a.state for a in first] == ["ok", "ok", "missing", "ok"]
+    assert first[3].value in (1, 2, 3)
     assert 0 < (first[0].value or 0) < 1 and first[1].value in (0, 1, 2)
     one_by_one = [judge.judge([r])[0] for r in requests]
     assert one_by_one[1].value == first[1].value
@@ -116,4 +118,6 @@ def test_the_local_judge_reads_likelihoods() -> None:
 def test_likelihood_prompts_offer_all_values() -> None:
     prompt, answers = likelihood_prompt(Request("fluency", text="hello"))
     assert answers == ("0", "1", "2") and "hello" in prompt and "explain" not in prompt
+    prompt, answers = likelihood_prompt(Request("comparison", text="dogs", description=Description("cats")))
+    assert answers == ("1", "2", "3") and "cats" in prompt and "dogs" in prompt and "explain" not in prompt
     assert isinstance(Judgement("ok", 1.0, "j").value, float)

@@ -2,7 +2,7 @@
 
     p(answer) = exp(-NLL(answer | prompt)) / sum over the answers
 
-Detection: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2. Nothing can be refused or garbled, and the same
+Detection: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2; comparisons of 1, 2, 3. Nothing can be refused or garbled, and the same
 request gives the same value; whether a small model's values mean anything is for anchors and AUROC to show.
 """
 
@@ -13,8 +13,9 @@ import torch
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Judgement
-from saelab.judges import rubric
+from saelab.judges import comparison, rubric
 from saelab.judges.client import Request
+from saelab.judges.comparison import COMPARISON
 from saelab.judges.prompts import DETECTION
 from saelab.lm.model import LanguageModel
 
@@ -32,7 +33,7 @@ class LocalJudge:
         return f"local:{self._lm.name}"
 
     def judge(self, requests: Sequence[Request], *, progress: Progress = SILENT) -> list[Judgement]:
-        """One judgement per request: p(yes) for detection, 0 to 2 for a rubric."""
+        """One judgement per request: p(yes) for detection, 0 to 2 for a rubric, 1 to 3 for a comparison."""
         found: dict[int, Judgement] = {}
         prompts: list[tuple[int, list[int], tuple[str, ...]]] = []
         for i, request in enumerate(requests):
@@ -46,8 +47,8 @@ class LocalJudge:
             for start in range(0, len(prompts), TOGETHER):
                 part = prompts[start : start + TOGETHER]
                 for (i, _, answers), shares in zip(part, self._shares(part), strict=True):
-                    value = float(shares[1]) if requests[i].task == DETECTION else float(shares.argmax())
-                    assert len(answers) == len(shares)
+                    detected = requests[i].task == DETECTION
+                    value = float(shares[1]) if detected else float(answers[int(shares.argmax())])
                     found[i] = Judgement("ok", value, self.name)
                 task.advance(len(part))
         return [found[i] for i in range(len(requests))]
@@ -62,6 +63,9 @@ class LocalJudge:
 
 def likelihood_prompt(request: Request) -> tuple[str, tuple[str, ...]]:
     """The prompt and its possible answers, lowest value first; `UserError` where the request lacks what it reads."""
+    if request.task == COMPARISON and request.description is not None:
+        asked = comparison.prompt(request.description.text, request.text).rsplit("First explain", 1)[0]
+        return asked + "Answer with the number alone: 1, 2 or 3.", ("1", "2", "3")
     if request.task != DETECTION:
         asked = rubric.prompt(request).rsplit("First explain", 1)[0]
         return asked + "Answer with the rating alone: 0, 1 or 2.", ("0", "1", "2")
