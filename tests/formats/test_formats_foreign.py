@@ -90,6 +90,20 @@ def test_saelens_5_boolean_normalisation_needs_its_scale(tmp_path: Path) -> None
         load_sae(written(tmp_path / "b", files | {"cfg.json": OLD_CONFIG | {"mystery": 1}}))
 
 
+def test_saelens_5_of_a_centred_model_is_read_on_a_plain_one(tmp_path: Path) -> None:
+    """TransformerLens centres what a LayerNorm model writes: the SAE saw x - mean(x), and the mean passes it by."""
+    told = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    files = {"cfg.json": OLD_CONFIG | told, "sae_weights.safetensors": PLAIN}
+    sae = load_sae(written(tmp_path / "a", files))
+    mean = X.mean(1, keepdim=True)
+    codes = ((X - mean - B_DEC) @ W_ENC + B_ENC).clamp(min=0)
+    assert same(sae.encode(X)[:, :F], codes)
+    assert same(sae(X), codes @ W_DEC + B_DEC + mean)
+    rms = {"cfg.json": OLD_CONFIG | told | {"model_name": "gemma-2b"}, "sae_weights.safetensors": PLAIN}
+    plain = load_sae(written(tmp_path / "b", rms))
+    assert same(plain.encode(X), ((X - B_DEC) @ W_ENC + B_ENC).clamp(min=0)), "a model with RMSNorm is not centred"
+
+
 def test_what_is_no_sae_here_is_refused_with_its_reason(tmp_path: Path) -> None:
     config = {"architecture": "temporal", "d_in": D, "d_sae": F, "metadata": {}}
     with pytest.raises(UserError, match="'temporal': its codes depend on the tokens before"):
