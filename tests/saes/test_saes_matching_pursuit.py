@@ -10,7 +10,7 @@ from torch import Tensor
 from saelab.core.errors import UserError
 from saelab.saes.base import SaeConfig
 from saelab.saes.formats.conventions import with_bias_convention
-from saelab.saes.matching_pursuit import MatchingPursuitSae
+from saelab.saes.matching_pursuit import SETTINGS, MatchingPursuitSae
 
 D, F = 16, 30
 
@@ -60,5 +60,9 @@ def test_it_needs_its_settings_and_its_bias() -> None:
     bare = SaeConfig(architecture="matching_pursuit", d_in=D, d_sae=F)
     with pytest.raises(UserError, match="residual_threshold"):
         MatchingPursuitSae(bare, dict(pursuit(directions()).weights()))
+    for settings in ((-1.0, None, True), ("0.1", None, True), (0.1, 0, True), (0.1, None, 1)):
+        odd = bare.model_copy(update={"settings": dict(zip(SETTINGS, settings, strict=True))})
+        with pytest.raises(UserError, match="cannot end by"):
+            MatchingPursuitSae(odd, dict(pursuit(directions()).weights()))
     with pytest.raises(UserError, match="cannot be rewritten"):
         with_bias_convention(pursuit(directions()), subtract=False)

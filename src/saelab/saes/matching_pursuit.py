@@ -27,6 +27,11 @@ class MatchingPursuitSae(Sae):
         super().__init__(cfg, weights)
         if missing := [name for name in SETTINGS if name not in cfg.settings]:
             raise UserError(f"A matching pursuit SAE needs the settings {', '.join(missing)}.")
+        threshold, steps, stop = (cfg.settings[name] for name in SETTINGS)
+        ends = steps is None or (isinstance(steps, int) and steps > 0)
+        if not (isinstance(threshold, int | float) and threshold >= 0 and ends and isinstance(stop, bool)):
+            said = ", ".join(f"{name} {cfg.settings[name]!r}" for name in SETTINGS)
+            raise UserError(f"A matching pursuit cannot end by {said}: a number, a count or null, true or false.")
 
     def activate(self, pre: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
         """One step of the search: the largest positive entry alone."""
@@ -35,10 +40,9 @@ class MatchingPursuitSae(Sae):
 
     def encode(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... F"]:
         """The whole search, for every token until its own end."""
-        first = self.pre_activations(x)  # also checks the width
-        left = (x.to(torch.float32) - self.b_dec if self.cfg.subtract_b_dec else x.to(torch.float32)).reshape(
-            -1, self.cfg.d_in
-        )
+        first = self.pre_activations(x)  # for its shape, and it checks the width
+        left = x.to(torch.float32).reshape(-1, self.cfg.d_in)
+        left = left - self.b_dec if self.cfg.subtract_b_dec else left
         codes = torch.zeros_like(first).reshape(-1, self.cfg.d_sae)
         going = torch.arange(len(codes), device=codes.device)
         said = self.cfg.settings

@@ -60,7 +60,6 @@ KNOWN = frozenset(
         "use_sparse_activations",
         "finetuning_scaling_factor",
         "d_out",
-        *SETTINGS,
     ]
 )
 # Settings of training that an unfinished folder keeps; they do not change what is encoded.
@@ -157,7 +156,8 @@ def _read(source: Source) -> Sae | Transcoder:
     name = str(data["architecture"])
     if name in REFUSED:
         raise UserError(f"{source.name} holds an SAE of architecture {name!r}: {REFUSED[name]}.")
-    known_keys(data, KNOWN | TRAINING, where)
+    pursuit = name == MatchingPursuitSae.saelens_name
+    known_keys(data, KNOWN | TRAINING | (frozenset(SETTINGS) if pursuit else frozenset()), where)
     if name in TRANSCODERS:
         return _transcoder(data, name, source)
     encodes_as = ENCODES_AS.get(name, name)
@@ -198,7 +198,8 @@ def _config(
     data: dict[str, Any], name: str, source: Source, *, d_sae: int, settings: dict[str, Any] | None = None
 ) -> SaeConfig:
     metadata = dict(data.get("metadata") or {})
-    ours = metadata.pop("saelab", {})
+    ours = metadata.pop("saelab", None)
+    ours = ours if isinstance(ours, dict) else {}
     if name == "abstopk":
         metadata["signed_latents"] = data["d_sae"]  # latent F + j is the negative part of latent j
     k = data.get("k") or ours.get("k")
@@ -298,8 +299,9 @@ def _run_time(data: dict[str, Any], source: Source) -> str | None:
     kind = data.get("normalize_activations")
     metadata = data.get("metadata") or {}
     if kind in (None, "none", "expected_average_only_in", "covariance_whitening"):
-        asked = metadata.get("saelab", {}).get("normalise") == "centred"
-        told = (metadata.get(_KWARGS) or {}).get("center_writing_weights") is True
+        ours, kwargs = metadata.get("saelab"), metadata.get(_KWARGS)
+        asked = isinstance(ours, dict) and ours.get("normalise") == "centred"
+        told = isinstance(kwargs, dict) and kwargs.get("center_writing_weights") is True
         return "centred" if asked or (told and _LAYER_NORM.search(str(metadata.get("model_name")))) else None
     if kind not in CARRIED:
         raise UserError(
