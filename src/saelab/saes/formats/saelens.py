@@ -278,7 +278,7 @@ def _raw(weights: dict[str, Tensor], data: dict[str, Any], source: Source) -> tu
     kind = data.get("normalize_activations")
     if kind == "expected_average_only_in":
         scale = _scale(source)
-        if "residual_threshold" in settings:
+        if isinstance(settings.get("residual_threshold"), int | float):
             settings["residual_threshold"] /= scale
         return scaled_in(weights, scale), settings
     if kind == "covariance_whitening":
