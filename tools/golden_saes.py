@@ -3,6 +3,7 @@
     pip install torch==2.13.0 sae-lens==6.54.12                                      # library: saelens
     pip install torch==2.13.0 nnsight einops; pip install --no-deps dictionary-learning==0.1.0   # dictionary_learning
     pip install torch==2.13.0 eai-sparsify==1.3.3                                    # sparsify
+    github.com/openai/sparse_autoencoder at 764586a, its model.py on PYTHONPATH (torch only)                # openai
 
     python tools/golden_saes.py make LIBRARY tests/formats/golden     # writes LIBRARY/CASE/ with io.safetensors
     python tools/golden_saes.py read LIBRARY FOLDER                   # opens what saelab wrote there, compares to io
@@ -57,6 +58,19 @@ def make_saelens(out: Path) -> None:
         "jumprelu": (sl.JumpReLUSAE, sl.JumpReLUSAEConfig, {}),
         "topk": (sl.TopKSAE, sl.TopKSAEConfig, {"k": K}),
         "topk_rescaled": (sl.TopKSAE, sl.TopKSAEConfig, {"k": K, "rescale_acts_by_decoder_norm": True}),
+        "layer_norm_topk": (sl.TopKSAE, sl.TopKSAEConfig, {"k": K, "normalize_activations": "layer_norm"}),
+        "layer_norm_jumprelu": (sl.JumpReLUSAE, sl.JumpReLUSAEConfig, {"normalize_activations": "layer_norm"}),
+        "norm_rescaled_standard": (
+            sl.StandardSAE,
+            sl.StandardSAEConfig,
+            {"normalize_activations": "constant_norm_rescale"},
+        ),
+        "matching_pursuit": (sl.MatchingPursuitSAE, sl.MatchingPursuitSAEConfig, {"residual_threshold": 1.0}),
+        "matching_pursuit_long": (
+            sl.MatchingPursuitSAE,
+            sl.MatchingPursuitSAEConfig,
+            {"residual_threshold": 0.0, "max_iterations": 7, "stop_on_duplicate_support": False},
+        ),
     }
     for seed, (name, (kind, config, extra)) in enumerate(kinds.items()):
         for subtract in (True, False):
@@ -181,7 +195,32 @@ def read_sparsify(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return sparsify_outputs(SparseCoder.load_from_disk(folder, device="cpu"))
 
 
-MAKERS = {"saelens": make_saelens, "dictionary_learning": make_dictionary_learning, "sparsify": make_sparsify}
+# ---- openai/sparse_autoencoder --------------------------------------------------------------------------------------
+
+
+def make_openai(out: Path) -> None:
+    from sparse_autoencoder.model import Autoencoder, TopK
+
+    kinds = {"v4": {}, "v5_32k": {"activation": TopK(K), "normalize": True}}
+    for seed, (version, extra) in enumerate(kinds.items(), 70):
+        sae = Autoencoder(F, D, **extra)
+        lively(sae, seed)
+        folder = out / f"resid_post_mlp_{version}" / "autoencoders"
+        folder.mkdir(parents=True, exist_ok=True)
+        # its state_dict also writes "activation.k", which its own from_state_dict refuses
+        state = {key: value for key, value in sae.state_dict().items() if not key.startswith("activation.")}
+        torch.save(state, folder / "3.pt")
+        read = Autoencoder.from_state_dict(torch.load(folder / "3.pt", weights_only=True))
+        codes, moments = read.encode(inputs())
+        store(folder, codes, read.decode(codes, moments))
+
+
+MAKERS = {
+    "saelens": make_saelens,
+    "dictionary_learning": make_dictionary_learning,
+    "sparsify": make_sparsify,
+    "openai": make_openai,
+}
 READERS = {
     "saelens": read_saelens,
     "gemma_scope": read_gemma_scope,
@@ -205,7 +244,7 @@ def read_all(library: str, root: Path) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["make", "read"])
-    parser.add_argument("library", choices=sorted(READERS))
+    parser.add_argument("library", choices=sorted(MAKERS | READERS))
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
     with torch.no_grad():

@@ -9,6 +9,7 @@ here with random weights and opened by sae-lens' own loaders, the hub's download
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from golden_saes import D, F, K, inputs, sparsify_outputs, store
+from golden_saes import D, F, K, inputs, lively, sparsify_outputs, store
 from safetensors.torch import save_file
 
 STEPS, BATCH = 300, 64
@@ -58,6 +59,11 @@ def make_saelens(out: Path) -> None:
             sl.MatryoshkaBatchTopKTrainingSAEConfig,
             {"k": K, "matryoshka_widths": [16, F], "topk_threshold_lr": 0.05},
         ),
+        "matching_pursuit": (
+            sl.MatchingPursuitTrainingSAE,
+            sl.MatchingPursuitTrainingSAEConfig,
+            {"residual_threshold": 0.3, "max_iterations": K},
+        ),
     }
     for name, (kind, config, extra) in kinds.items():
         cfg = config(d_in=D, d_sae=F, dtype="float32", device="cpu", **extra)
@@ -79,8 +85,53 @@ def make_saelens(out: Path) -> None:
         unfinished = out / "saelens" / f"unfinished_{name}"
         sae.save_model(unfinished)
         store(unfinished, codes, read.decode(codes))
+    make_before_folding(out)
     for folder in ("gemma_scope", "gemma_scope_2", "llama_scope", "qwen_scope"):
         LAYOUTS[folder](out)
+
+
+def make_before_folding(out: Path) -> None:
+    """Folders of an unfinished training whose scale or whitening lies beside the weights, and what they finish as."""
+    import sae_lens as sl
+    from sae_lens.training.activation_scaler import ActivationScaler, ActivationWhitening
+
+    g = torch.Generator().manual_seed(17)
+    matrix = torch.randn(D, D, generator=g) + 4 * torch.eye(D)
+    whitening = ActivationWhitening(torch.randn(D, generator=g), matrix, torch.linalg.inv(matrix))
+    white, scaled = (
+        {"normalize_activations": "covariance_whitening"},
+        {"normalize_activations": "expected_average_only_in"},
+    )
+    plain = {"apply_b_dec_to_input": False}
+    cases: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+        "whitened_standard": (sl.StandardTrainingSAE, sl.StandardTrainingSAEConfig, white),
+        "whitened_gated_plain": (sl.GatedTrainingSAE, sl.GatedTrainingSAEConfig, white | plain),
+        "whitened_topk_plain": (sl.TopKTrainingSAE, sl.TopKTrainingSAEConfig, white | plain | {"k": K}),
+        "scaled_matching_pursuit": (
+            sl.MatchingPursuitTrainingSAE,
+            sl.MatchingPursuitTrainingSAEConfig,
+            scaled | {"residual_threshold": 1.0},
+        ),
+    }
+    for seed, (name, (kind, config, extra)) in enumerate(cases.items(), 80):
+        cfg = config(d_in=D, d_sae=F, dtype="float32", device="cpu", **extra)
+        cfg.metadata.hook_name, cfg.metadata.model_name = "blocks.3.hook_resid_post", "gpt2"
+        sae = kind(cfg)
+        lively(sae, seed)
+        folder = out / "saelens" / f"unfinished_{name}"
+        sae.save_model(folder)
+        with torch.no_grad():
+            if name.startswith("whitened"):
+                ActivationScaler(whitening=whitening).save(str(folder / "activation_scaler.json"))
+                sae.fold_activation_whitening(whitening.mean, whitening.matrix, whitening.inverse_matrix)
+            else:
+                ActivationScaler(scaling_factor=1.7).save(str(folder / "activation_scaler.json"))
+                sae.fold_activation_norm_scaling_factor(1.7)
+            with tempfile.TemporaryDirectory() as finished:
+                sae.save_inference_model(finished)
+                read = sl.SAE.load_from_disk(finished, device="cpu")
+            codes = read.encode(inputs())
+            store(folder, codes, read.decode(codes))
 
 
 def drawn(seed: int) -> dict[str, torch.Tensor]:

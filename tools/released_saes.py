@@ -3,9 +3,9 @@
     pip download --no-deps sae-lens==6.54.12 && unzip sae_lens-*.whl sae_lens/pretrained_saes.yaml     # MIT licence
     python tools/released_saes.py sae_lens/pretrained_saes.yaml src/saelab/saes/released.json
 
-Only names and places are taken: release, repository, folder, language model, and the training scale where the files do
-not hold it. Releases whose files saelab does not read are left out and listed. Regular sets of names are written with
-braces, `layer_{0,1,2}_width_{16k,262k}`, which takes a twentieth of the space.
+Only names and places are taken: release, repository, folder, language model, and the training scale or normalisation
+where the files do not hold it. Releases whose files saelab does not read are left out and listed. Regular sets of names
+are written with braces, `layer_{0,1,2}_width_{16k,262k}`, which takes a twentieth of the space.
 """
 
 import json
@@ -88,6 +88,11 @@ def entry(release: dict[str, Any]) -> dict[str, Any]:
     scales = {row["id"]: row["norm_scaling_factor"] for row in rows if row.get("norm_scaling_factor")}
     if scales and data.get("format") is None:
         data["input_scales"] = scales
+    overrides = release.get("config_overrides") or {}
+    if overrides.get("model_from_pretrained_kwargs", {}).get("center_writing_weights"):
+        data["normalise"] = "centred"
+    if kind := overrides.get("normalize_activations"):
+        data["normalise"] = kind
     return data
 
 

@@ -13,7 +13,7 @@ from saelab.core.errors import UserError
 from saelab.saes.formats import FORMATS, save_sae
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "formats"))
-from sample_saes import CASES, inputs, random_sae
+from sample_saes import CASES, inputs, own_codes, random_sae
 
 
 def main(out: Path) -> None:
@@ -31,7 +31,8 @@ def main(out: Path) -> None:
                     print(f"{name}: {error.message}")
                     continue
                 codes = sae.encode(x)
-                save_file({"x": x, "codes": codes, "rebuilt": sae.decode(codes)}, folder / "io.safetensors")
+                io = {"x": x, "codes": own_codes(sae, codes).contiguous(), "rebuilt": sae.decode(codes)}
+                save_file(io, folder / "io.safetensors")
 
 
 if __name__ == "__main__":

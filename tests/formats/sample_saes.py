@@ -5,6 +5,8 @@ from torch import Tensor
 
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.catalogue import MODULES
+from saelab.saes.matching_pursuit import SETTINGS
+from saelab.saes.normalised import NormalisedSae, normalised
 
 D, F, K, N = 16, 48, 5, 12
 
@@ -15,6 +17,8 @@ CASES = {
     "topk": ("topk", "topk"),
     "jumprelu": ("jumprelu", "jumprelu"),
     "batchtopk": ("jumprelu", "batchtopk"),
+    "matching_pursuit": ("matching_pursuit", "matching_pursuit"),
+    "layer_norm": ("topk", "topk"),  # tokens normalised at run time, around a TopK
 }
 
 
@@ -36,12 +40,24 @@ def random_sae(case: str, *, subtract: bool = True, seed: int = 0) -> Sae:
         architecture=architecture,
         d_in=D,
         d_sae=F,
-        k=K if case in ("topk", "batchtopk") else None,
+        k=K if case in ("topk", "batchtopk", "layer_norm") else None,
         subtract_b_dec=subtract,
         site="resid_post.3",
         lm="hf:gpt2",
     )
-    return module(cfg, {n: w[n] for n in module.weight_names()})
+    if case == "matching_pursuit":
+        w |= {"W_enc": w["W_dec"].T, "b_enc": torch.zeros(F)}
+        cfg = cfg.model_copy(update={"settings": dict(zip(SETTINGS, (0.5, None, True), strict=True))})
+    sae = module(cfg, {n: w[n] for n in module.weight_names()})
+    return normalised(sae, "layer_norm") if case == "layer_norm" else sae
+
+
+def own_codes(sae: Sae, codes: Tensor) -> Tensor:
+    """The codes in the peers' unit: theirs are of the normalised token, and what ours carry is out of sight."""
+    if not isinstance(sae, NormalisedSae):
+        return codes
+    n = sae.inner().cfg.d_sae
+    return codes[:, :n] / codes[:, n : n + 1]
 
 
 def inputs() -> Tensor:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from sample_saes import CASES, D, F, inputs, random_sae
+from sample_saes import CASES, D, inputs, random_sae
 
 from saelab.adapters import to_saebench, to_saelens
 from saelab.core.errors import MissingDependency, UserError
@@ -14,6 +14,7 @@ from saelab.core.errors import MissingDependency, UserError
 def test_saebench_contract(case: str) -> None:
     sae, x = random_sae(case), inputs()
     bench = to_saebench(sae)
+    F = sae.cfg.d_sae  # with what is carried
     assert (bench.W_enc.shape, bench.W_dec.shape) == ((D, F), (F, D))
     assert bench.W_dec.data is not None
     codes = bench.encode(x.view(3, 4, D))

@@ -90,10 +90,23 @@ def test_saelens_5_boolean_normalisation_needs_its_scale(tmp_path: Path) -> None
         load_sae(written(tmp_path / "b", files | {"cfg.json": OLD_CONFIG | {"mystery": 1}}))
 
 
-@pytest.mark.parametrize("architecture", ["temporal", "matching_pursuit"])
-def test_what_is_no_sae_here_is_refused_with_its_reason(tmp_path: Path, architecture: str) -> None:
-    config = {"architecture": architecture, "d_in": D, "d_sae": F, "metadata": {}}
-    with pytest.raises(UserError, match=architecture):
+def test_saelens_5_of_a_centred_model_is_read_on_a_plain_one(tmp_path: Path) -> None:
+    """TransformerLens centres what a LayerNorm model writes: the SAE saw x - mean(x), and the mean passes it by."""
+    told = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
+    files = {"cfg.json": OLD_CONFIG | told, "sae_weights.safetensors": PLAIN}
+    sae = load_sae(written(tmp_path / "a", files))
+    mean = X.mean(1, keepdim=True)
+    codes = ((X - mean - B_DEC) @ W_ENC + B_ENC).clamp(min=0)
+    assert same(sae.encode(X)[:, :F], codes)
+    assert same(sae(X), codes @ W_DEC + B_DEC + mean)
+    rms = {"cfg.json": OLD_CONFIG | told | {"model_name": "gemma-2b"}, "sae_weights.safetensors": PLAIN}
+    plain = load_sae(written(tmp_path / "b", rms))
+    assert same(plain.encode(X), ((X - B_DEC) @ W_ENC + B_ENC).clamp(min=0)), "a model with RMSNorm is not centred"
+
+
+def test_what_is_no_sae_here_is_refused_with_its_reason(tmp_path: Path) -> None:
+    config = {"architecture": "temporal", "d_in": D, "d_sae": F, "metadata": {}}
+    with pytest.raises(UserError, match="'temporal': its codes depend on the tokens before"):
         load_sae(written(tmp_path, {"cfg.json": config, "sae_weights.safetensors": PLAIN}))
 
 
@@ -231,7 +244,7 @@ def test_qwen_scope_transposes_both_and_reads_k_from_its_name(tmp_path: Path) ->
     assert (sae.cfg.site, sae.cfg.k) == ("resid_post.8", 5)
 
 
-def test_openai_relu_is_read_and_layer_norm_refused(tmp_path: Path) -> None:
+def test_openai_relu_and_topk_are_read_and_others_refused(tmp_path: Path) -> None:
     folder = tmp_path / "resid_post_mlp" / "autoencoders"
     folder.mkdir(parents=True)
     (folder / "6.pt").touch()
@@ -242,8 +255,17 @@ def test_openai_relu_is_read_and_layer_norm_refused(tmp_path: Path) -> None:
     assert isinstance(sae, Sae)
     assert same(sae.encode(X), ((X - B_DEC) @ W_ENC + B_ENC).clamp(min=0))
     assert sae.cfg.site == "resid_post.6"
-    with pytest.raises(UserError, match="normalises every token"):
+    said = {"activation": "TopK", "activation_state_dict/k": K, "activation_state_dict/postact_fn": "ReLU"}
+    sae = FORMATS["openai"].read(source, tensors, said)
+    mean, spread = X.mean(1, keepdim=True), X.std(1, keepdim=True)
+    codes = largest(((X - mean) / (spread + 1e-5) - B_DEC) @ W_ENC + B_ENC)
+    assert same(sae.encode(X)[:, :F], spread * codes)
+    assert same(sae(X), spread * (codes @ W_DEC + B_DEC) + mean)
+    assert not same(sae(X), spread * (codes @ W_DEC) + mean), "control: pre_bias is carried by the spread"
+    with pytest.raises(UserError, match="does not say its k"):
         FORMATS["openai"].read(source, tensors, {"activation": "TopK"})
+    with pytest.raises(UserError, match="Identity"):
+        FORMATS["openai"].read(source, tensors, said | {"activation_state_dict/postact_fn": "Identity"})
 
 
 def test_dictionary_learning_untracked_threshold_is_an_error_with_the_fix(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from saelab.core.errors import SaelabError, UserError
 from saelab.saes.base import Sae
 from saelab.saes.card import NOT_RECORDED, REQUIRED, card_of, written
 from saelab.saes.formats import FORMATS, load_sae, save_sae, source_of
+from saelab.saes.normalised import CARRIED, normalised
 from saelab.saes.released import names_in, released, releases
 from saelab.study.published import known_about, known_lm
 
@@ -136,6 +137,28 @@ def test_a_short_name_leads_to_its_files(hub: FakeHub, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mistral-7b-res-wg/blocks.8.hook_resid_pre", "constant_norm_rescale"),
+        ("gpt2-small-res-jb/blocks.8.hook_resid_pre", "centred"),
+    ],
+)
+def test_a_normalisation_that_the_registry_alone_knows(hub: FakeHub, tmp_path: Path, name: str, kind: str) -> None:
+    """Their own files say that nothing is normalised: read from the place itself, they are other functions."""
+    inner = random_sae("standard")
+    save_sae(inner, tmp_path / "a")
+    place = released(name)
+    repository = place.reference.removeprefix("hf:").rsplit("/", 1)[0]
+    folder = place.reference.removeprefix(f"hf:{repository}/")
+    hub.repos[repository] = {f"{folder}/{p.name}": p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    x = inputs() + 1
+    assert torch.equal(load_sae(name)(x), normalised(inner, kind)(x))
+    assert not torch.allclose(load_sae(name)(x), load_sae(place.reference)(x), atol=0.1)
+    with pytest.raises(UserError, match="There is no normalisation"):
+        load_sae(place.reference, normalise="layers")
+
+
+@pytest.mark.parametrize(
     ("name", "words"),
     [
         ("gema-scope-2b-pt-res/layer_12/width_16k/average_l0_82", "Did you mean gemma-scope-2b-pt-res"),
@@ -167,6 +190,7 @@ def test_the_registry_is_sound() -> None:
     assert len(known) > 100
     for release, data in known.items():
         assert data.get("format") in (None, *FORMATS), release
+        assert data.get("normalise") in (None, *CARRIED), release
         names = names_in(release)
         assert names, release
         for place in names.values():

@@ -12,9 +12,10 @@ from saelab.interp.proof import prove
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.base import Sae
-from saelab.saes.catalogue import BatchTopKConfig
+from saelab.saes.catalogue import BatchTopKConfig, TopKConfig
 from saelab.saes.formats import save_sae
 from saelab.saes.formats.conventions import with_bias_convention
+from saelab.saes.normalised import normalised
 from saelab.saes.relu import ReluSae
 from saelab.text.corpora import Document
 from saelab.text.pack import PackedText, pack
@@ -99,6 +100,22 @@ def test_a_lost_b_dec_is_named(lm: LanguageModel, sae: Sae, held_out: PackedText
     proof = prove(lm, lost, held_out)
     assert not proof.holds, proof
     assert "b_dec near the mean" in proof.verdict
+
+
+def test_a_lost_normalisation_is_named(lm: LanguageModel, held_out: PackedText) -> None:
+    text = packed(lm, 40, seed=0)
+    hidden = lm.run_to(text.tokens.long(), [SITE])[SITE][text.counts].float()
+    rows = torch.nn.functional.layer_norm(hidden, hidden.shape[1:])
+    g = torch.Generator().manual_seed(0)
+    batches = [rows[torch.randint(len(rows), (256,), generator=g)] for _ in range(100)]
+    (inner,) = train([TopKConfig(d_in=rows.shape[1], d_sae=96, k=6)], batches, steps=100)
+    inner.cfg = inner.cfg.model_copy(update={"site": SITE})
+    proof = prove(lm, normalised(inner, "layer_norm"), held_out)
+    assert proof.holds, proof
+    assert proof.declared.l0 == pytest.approx(8, abs=0.2), "6 latents, the mean and the spread"
+    lost = prove(lm, inner, held_out)
+    assert not lost.holds, lost
+    assert "every token is normalised (layer_norm)" in lost.verdict
 
 
 def test_width_and_site_are_asked_for(lm: LanguageModel, sae: Sae, held_out: PackedText) -> None:

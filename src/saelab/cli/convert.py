@@ -14,6 +14,7 @@ def convert(
     k: int | None = None,
     threshold: float | None = None,
     input_scale: float | None = None,
+    normalise: str | None = None,
     site: str | None = None,
     lm: str | None = None,
     json: bool = False,
@@ -36,6 +37,8 @@ def convert(
         One threshold for all latents, where the files hold none.
     input_scale:
         What activations were multiplied by before training, where the files do not say.
+    normalise:
+        How it normalises every token (layer_norm, constant_norm_rescale, centred), where the files do not say.
     site:
         Where the SAE reads (resid_post.12), where the files do not say.
     lm:
@@ -45,7 +48,8 @@ def convert(
     """
     from saelab.saes.formats import convert_sae
 
-    declared = {"k": k, "threshold": threshold, "input_scale": input_scale, "site": site, "lm": lm}
+    declared = {"k": k, "threshold": threshold, "input_scale": input_scale, "normalise": normalise}
+    declared |= {"site": site, "lm": lm}
     sae = convert_sae(source, folder, to=to, format=from_format, **declared)
     if json:
         record = {"folder": str(folder), "format": to, **sae.cfg.model_dump(exclude={"metadata"})}

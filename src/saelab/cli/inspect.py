@@ -90,6 +90,8 @@ def _described(sae: "Sae") -> dict[str, Any]:
         "unit of codes": "raw activations",
         "decoder norms": f"{float(norms.min()):.3g} to {float(norms.max()):.3g}",
     }
+    if cfg.settings:
+        record["settings"] = ", ".join(f"{k} {v}" for k, v in cfg.settings.items())
     if "threshold" in weights:
         theta = weights["threshold"]
         record["threshold"] = f"{float(theta.min()):.3g} to {float(theta.max()):.3g}, strict >"

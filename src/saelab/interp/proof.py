@@ -2,10 +2,11 @@
 
 A checkpoint's conventions are rarely written down, and a wrong one does not raise: it only reconstructs worse. So the
 SAE is measured as declared and under every single change that people get wrong: the site one block off (`hidden_states`
-counts from the embedding), b_dec subtracted or not or lost, a threshold that was lost, inputs that should be scaled. If
-one of these explains clearly more with as few latents, or alone has the claimed L0, that is what is wrong. A lost
-threshold cannot be seen in the error (without its threshold a BatchTopK SAE explains more, with five times the
-latents), only in L0 against the claim. This file must never know a file format, and never repairs anything: it names.
+counts from the embedding), b_dec subtracted or not or lost, a threshold that was lost, inputs that should be scaled or
+normalised. If one of these explains clearly more with as few latents, or alone has the claimed L0, that is what is
+wrong. A lost threshold cannot be seen in the error (without its threshold a BatchTopK SAE explains more, with five
+times the latents), only in L0 against the claim. This file must never know a file format, and never repairs anything:
+it names.
 
     FVU = sum ||x - xh||^2 / sum ||x - xbar||^2          (interp/fidelity.py)
 """
@@ -25,6 +26,8 @@ from saelab.lm.sites import Site, parse_site
 from saelab.saes.base import Sae, bound_for
 from saelab.saes.formats.conventions import scaled_in
 from saelab.saes.jump_relu import JumpReluSae
+from saelab.saes.matching_pursuit import MatchingPursuitSae
+from saelab.saes.normalised import INNER, NormalisedSae, normalised
 from saelab.saes.relu import ReluSae
 from saelab.text.pack import PackedText
 
@@ -116,11 +119,16 @@ def _other_gates(sae: Sae, rows: Float[Tensor, "M D"], l0: float | None) -> Iter
         flipped = kind(cfg.model_copy(update={"subtract_b_dec": not cfg.subtract_b_dec}), weights)
         yield f"b_dec {other} subtracted from the input (declared: it {said})", flipped
     yield "b_dec near the mean of the activations, lost or replaced", kind(cfg, weights | {"b_dec": _offset(sae, rows)})
-    root = cfg.d_in**0.5
-    norms = rows.norm(dim=1)
-    scales = {"a mean norm of sqrt(d)": root / norms.mean(), "a mean square of one": 1 / norms.square().mean().sqrt()}
-    for name, scale in scales.items():
-        yield f"inputs scaled to {name}", kind(cfg, scaled_in(weights, float(scale)))
+    if isinstance(sae, NormalisedSae):
+        yield "tokens are not normalised", sae.inner()
+    elif kind in INNER.values():
+        yield "every token is normalised (layer_norm)", normalised(sae, "layer_norm")
+    if not isinstance(sae, NormalisedSae | MatchingPursuitSae):  # whose scale is not in the weights alone
+        norms = rows.norm(dim=1)
+        root_mean_square = norms.square().mean().sqrt()
+        scales = {"a mean norm of sqrt(d)": cfg.d_in**0.5 / norms.mean(), "a mean square of one": 1 / root_mean_square}
+        for name, scale in scales.items():
+            yield f"inputs scaled to {name}", kind(cfg, scaled_in(weights, float(scale)))
     if isinstance(sae, ReluSae | JumpReluSae):
         plain = {n: weights[n] for n in ReluSae.weight_names()}
         pre = sae.pre_activations(rows[:SAMPLE])

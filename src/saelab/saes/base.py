@@ -34,6 +34,7 @@ class SaeConfig(Config):
     lm: str | None = None
     k: int | None = None
     subtract_b_dec: bool = True
+    settings: dict[str, Any] = Field(default_factory=dict)  # what else an encoder needs: normalisation, where it stops
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -7,6 +7,7 @@ from saelab.saes.base import Sae, TrainConfig
 from saelab.saes.batch_topk import BatchTopKConfig
 from saelab.saes.gated import GatedConfig, GatedSae
 from saelab.saes.jump_relu import JumpReluConfig, JumpReluSae
+from saelab.saes.matching_pursuit import MatchingPursuitSae
 from saelab.saes.matryoshka import MatryoshkaConfig
 from saelab.saes.relu import ReluConfig, ReluSae
 from saelab.saes.topk import TopKConfig, TopKSae
@@ -22,7 +23,9 @@ ARCHITECTURES: dict[str, type[TrainConfig]] = {
 }
 
 # what a finished SAE encodes with, by SAELens' name
-MODULES: dict[str, type[Sae]] = {m.saelens_name: m for m in (ReluSae, GatedSae, TopKSae, JumpReluSae)}
+MODULES: dict[str, type[Sae]] = {
+    m.saelens_name: m for m in (ReluSae, GatedSae, TopKSae, JumpReluSae, MatchingPursuitSae)
+}
 
 
 def training_config(architecture: str, *, level: int, **settings: Any) -> TrainConfig:

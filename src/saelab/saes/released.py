@@ -26,11 +26,12 @@ class Released:
     format: str | None = None
     lm: str | None = None
     input_scale: float | None = None
+    normalise: str | None = None
 
 
 @lru_cache(maxsize=1)
 def releases() -> dict[str, dict[str, Any]]:
-    """The registry: release -> repo, lm, format, folders (patterns), under, aliases, input_scales."""
+    """The registry: release -> repo, lm, format, folders (patterns), under, aliases, input_scales, normalise."""
     return json.loads((resources.files("saelab.saes") / "released.json").read_text())
 
 
@@ -54,7 +55,8 @@ def released(name: str) -> Released:
         raise UserError(f"The release {release} has {what}.", hint=_closest(release, inside, list(names)))
     data = known[release]
     scale = data.get("input_scales", {}).get(inside)
-    return Released(name, f"hf:{data['repo']}/{names[inside]}", data.get("format"), data.get("lm"), scale)
+    place = f"hf:{data['repo']}/{names[inside]}"
+    return Released(name, place, data.get("format"), data.get("lm"), scale, data.get("normalise"))
 
 
 def _closest(release: str, inside: str, names: list[str]) -> str:

@@ -21,6 +21,7 @@ from saelab.saes.formats import (
 from saelab.saes.formats.source import PICKLES, Declared, Format, Source
 from saelab.saes.formats.unpickle import unpickle
 from saelab.saes.hub import located, resolved
+from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
 
 _ALL = (
@@ -46,15 +47,15 @@ def load(reference: str | Path, *, format: str | None = None, **declared: Any) -
     kind = format_of(source, format)
     if kind.pickle is not None:
         raise _pickled(source.name, kind)
-    return kind.read(source)
+    return _read(kind, source)
 
 
 def load_sae(reference: str | Path, *, format: str | None = None, **declared: Any) -> Sae:
     """Open an SAE from a folder, a file or a reference, whatever format it is in.
 
     reference: a folder, `path:...`, `hf:org/name@revision/folder`, or a short name of the registry. format: the format,
-    where two could fit. declared: what the files do not say (k, threshold, input_scale, site, lm). Pickles are not
-    opened here. Raises `UserError` (unknown format, unreadable convention), `ArtefactError` (damaged files),
+    where two could fit. declared: what the files do not say (k, threshold, input_scale, normalise, site, lm). Pickles
+    are not opened here. Raises `UserError` (unknown format, unreadable convention), `ArtefactError` (damaged files),
     `FetchError`.
     """
     return _sae(load(reference, format=format, **declared), str(reference))
@@ -111,15 +112,26 @@ def open_any(source: Source, format: str | None = None) -> Sae | Transcoder:
     """Open a source of any format, a pickle in a process of its own."""
     kind = format_of(source, format)
     if kind.pickle is None:
-        return kind.read(source)
-    return kind.read(source, *unpickle(source.inside(kind.pickle(source))))
+        return _read(kind, source)
+    return _read(kind, source, *unpickle(source.inside(kind.pickle(source))))
+
+
+def _read(kind: Format, source: Source, *pickled: Any) -> Sae | Transcoder:
+    """What the files hold, and the normalisation that they do not mention where it was declared."""
+    found, declared = kind.read(source, *pickled), source.declared.normalise
+    if declared is None or (isinstance(found, NormalisedSae) and found.kind == declared):
+        return found
+    if isinstance(found, Transcoder | NormalisedSae):
+        held = f"normalises by {found.kind}" if isinstance(found, NormalisedSae) else "holds a transcoder"
+        raise UserError(f"{source.name} {held}; {declared} was declared.")
+    return normalised(found, declared)
 
 
 def source_of(reference: str | Path, *, pickles: bool = False, **declared: Any) -> Source:
     """The files of a reference; a reference to one file means its folder, with that file named."""
     known = resolved(str(reference))
     path = located(known.reference, pickles=pickles)
-    registered = {"lm": known.lm, "input_scale": known.input_scale}
+    registered = {"lm": known.lm, "input_scale": known.input_scale, "normalise": known.normalise}
     given = {key: value for key, value in declared.items() if value is not None}
     said = Declared.parse(registered | given, origin="What was declared")
     if path.is_file():

@@ -2,6 +2,7 @@
 
     b_dec in or out of the input:   (x - b_dec) W_enc + b = x W_enc + (b - b_dec W_enc)
     inputs scaled by s:             f(s x) / s with f's weights is W_enc, W_dec, b_enc / s, b_dec / s, θ / s, codes / s
+    inputs whitened, (x - μ) M:     W_enc is M W_enc, W_dec is W_dec M⁻¹, b_dec is b_dec M⁻¹ + μ
     gate on decoder norms n:        top_k(n pre) with W_dec / n is W_enc n, b_enc n, W_dec / n
     codes with a sign:              top_k(|pre|) is top_k of [pre, -pre] with [W_dec, -W_dec]
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.gated import GatedSae
+from saelab.saes.matching_pursuit import MatchingPursuitSae
 
 Weights = dict[str, Tensor]
 
@@ -83,6 +85,22 @@ def scaled_in(weights: Weights, scale: float, thresholds: tuple[str, ...] = ("th
     return {n: t / scale if n in divided else t for n, t in weights.items()}
 
 
+def whitened_in(weights: Weights, mean: Tensor, matrix: Tensor, inverse_matrix: Tensor, *, subtract: bool) -> Weights:
+    """Weights that read x, from weights that read (x - mean) M and reconstruct that."""
+    wide = {n: t.double() for n, t in weights.items()}
+    encoder = matrix.double() @ wide["W_enc"]
+    new = {
+        "W_enc": encoder,
+        "W_dec": wide["W_dec"] @ inverse_matrix.double(),
+        "b_dec": wide["b_dec"] @ inverse_matrix.double() + mean.double(),
+    }
+    if not subtract:  # b_dec, which now holds the mean, does not take it from the input
+        new["b_enc"] = wide["b_enc"] - mean.double() @ encoder
+        if "b_mag" in wide:
+            new["b_mag"] = wide["b_mag"] - (mean.double() @ encoder) * wide["r_mag"].exp()
+    return weights | {n: t.float() for n, t in new.items()}
+
+
 def decoder_norms_folded(weights: Weights) -> Weights:
     """Weights whose codes are n_j pre_j and whose decoder rows have unit norm."""
     norms = weights["W_dec"].norm(dim=1)
@@ -112,6 +130,8 @@ def with_bias_convention(sae: Sae, *, subtract: bool) -> Sae:
     """The same function with b_dec subtracted from the input, or not."""
     if sae.cfg.subtract_b_dec == subtract:
         return sae
+    if isinstance(sae, MatchingPursuitSae):
+        raise UserError("A matching pursuit is of x - b_dec or of x: one cannot be rewritten as the other.")
     weights = sae.weights()
     shift = weights["b_dec"].double() @ weights["W_enc"].double() * (1 if subtract else -1)
     weights["b_enc"] = (weights["b_enc"].double() + shift).float()

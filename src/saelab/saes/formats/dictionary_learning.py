@@ -192,6 +192,11 @@ def _class_for(sae: Sae) -> str:
         return "GatedAutoEncoder"
     if isinstance(sae, TopKSae):
         return "AutoEncoderTopK"
+    if not isinstance(sae, JumpReluSae):
+        raise UserError(
+            f"dictionary_learning holds no class that encodes as {sae.saelens_name}.",
+            hint="Write it with --to saelens.",
+        )
     tracked = sae.cfg.architecture in ("batchtopk", "matryoshka") and sae.cfg.k is not None
     return "BatchTopKSAE" if tracked and constant_threshold(sae) is not None else "JumpReluAutoEncoder"
 

@@ -76,7 +76,7 @@ def _write(sae: Sae, folder: Path) -> None:
     if not isinstance(sae, JumpReluSae | ReluSae):
         raise UserError(
             f"Gemma Scope holds JumpReLU SAEs; this one encodes as {sae.saelens_name}.",
-            hint="Write it with --to saelens, dictionary_learning or sparsify.",
+            hint="Write it with --to saelens, which holds every architecture.",
         )
     weights = with_bias_convention(sae, subtract=False).weights()
     arrays = {name: tensor.cpu().numpy() for name, tensor in weights.items()}

@@ -2,7 +2,7 @@
 
 Qwen-Scope `layer{n}.sae.pt`: W_enc [F, D], W_dec [D, F] (both transposed against ours), TopK, b_dec not subtracted; k
 stands in the repository's name (`...-L0_50`). OpenAI (Gao et al. 2024) `autoencoders/{layer}.pt`: pre_bias is
-subtracted, ReLU; the TopK releases normalise every token, which no weights can express, and are refused.
+subtracted, ReLU or TopK; the TopK releases are those that normalise every token (saes/normalised.py).
 """
 
 import re
@@ -14,6 +14,7 @@ from saelab.core.errors import UserError
 from saelab.saes.base import Sae
 from saelab.saes.formats.conventions import config_for, oriented
 from saelab.saes.formats.source import Format, Source, integer_after, take
+from saelab.saes.normalised import normalised
 from saelab.saes.relu import ReluSae
 from saelab.saes.topk import TopKSae
 
@@ -56,23 +57,23 @@ def _is_openai(source: Source) -> bool:
 
 
 def _read_openai(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) -> Sae:
-    gate = values.get("activation", "ReLU")
-    if gate != "ReLU":
-        raise UserError(
-            f"{source.name} normalises every token ({gate} release), which no weights can express.",
-            hint="Choose a release with ReLU activation (v4 and before).",
-        )
+    gate, after = values.get("activation", "ReLU"), values.get("activation_state_dict/postact_fn", "ReLU")
+    if gate not in ("ReLU", "TopK") or after != "ReLU":
+        raise UserError(f"{source.name} has the activation {gate} ({after}); ReLU, and TopK with ReLU, are read.")
+    k = source.declared.k or values.get("activation_state_dict/k")
+    if gate == "TopK" and not isinstance(k, int):
+        raise UserError(f"{source.name} does not say its k.", hint="Give k=... (--k).")
     names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": "latent_bias", "b_dec": "pre_bias"}
     weights = take(tensors, names, source.name, optional=_OPENAI_STATISTICS)
     weights |= {"W_enc": weights["W_enc"].T.contiguous(), "W_dec": weights["W_dec"].T.contiguous()}
     layer = integer_after(_file(source), r"(\d+)\.pt")
     places = [site for name, site in _OPENAI_SITES.items() if name in f"{source.name}/{source.folder}"]
     site = source.declared.site or (f"{places[0]}.{layer}" if places else None)
-    metadata = {"format": "openai"}
-    return ReluSae(
-        config_for(weights, "relu", site=site, lm=source.declared.lm or "hf:openai-community/gpt2", metadata=metadata),
-        weights,
-    )
+    lm = source.declared.lm or "hf:openai-community/gpt2"
+    about: dict[str, Any] = {"site": site, "lm": lm, "metadata": {"format": "openai"}}
+    if gate == "ReLU":
+        return ReluSae(config_for(weights, "relu", **about), weights)
+    return normalised(TopKSae(config_for(weights, "topk", k=k, **about), weights), "layer_norm")
 
 
 QWEN = Format("qwen_scope", "layer{n}.sae.pt", _is_qwen, _read_qwen, pickle=_file)

@@ -1,14 +1,14 @@
 """The native folder: SAELens v6 (`cfg.json`, `sae_weights.safetensors`), with metadata keys that SAELens ignores.
 
 Tensors: W_enc [D, F], W_dec [F, D], b_dec [D], b_enc [F] (gated: b_gate, b_mag, r_mag instead; jumprelu: and threshold
-[F], strict `>`). Architectures standard, gated, topk, jumprelu; a BatchTopK or Matryoshka SAE is written as jumprelu.
-Anything written here opens in SAELens with the same codes. Folders of SAELens 5 and earlier have a flat config with
-older names; saelens_v5.py renames them and this file does the rest. Folders of an unfinished training are read as what
-they would finish as, and AbsTopK's signed codes as twice as many non-negative ones. What would need more than a matrix
-product and a gate per token (run-time normalisation, codes from a search or from earlier tokens) is refused with its
-reason.
+[F], strict `>`; matching pursuit: W_dec and b_dec only). A BatchTopK or Matryoshka SAE is written as jumprelu. Anything
+written here opens in SAELens with the same codes (up to the token's spread where tokens are normalised). Folders of
+SAELens 5 and earlier have a flat config with older names; saelens_v5.py renames them and this file does the rest.
+Folders of an unfinished training are read as what they would finish as, and AbsTopK's signed codes as twice as many
+non-negative ones. Codes that depend on earlier tokens (temporal) are refused.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,18 @@ from torch import Tensor
 from saelab.core.errors import ArtefactError, UserError, nearest
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.catalogue import MODULES
-from saelab.saes.formats.conventions import decoder_norms_folded, hook_name, scaled_in, signs_split, site_of
+from saelab.saes.formats.conventions import (
+    decoder_norms_folded,
+    hook_name,
+    scaled_in,
+    signs_split,
+    site_of,
+    whitened_in,
+)
 from saelab.saes.formats.saelens_v5 import is_old, renamed
 from saelab.saes.formats.source import Format, Source, known_keys, take
+from saelab.saes.matching_pursuit import SETTINGS, MatchingPursuitSae
+from saelab.saes.normalised import CARRIED, NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder, transcoder
 from saelab.store.files import write_json
 from saelab.store.tensors import write_tensors
@@ -31,6 +40,9 @@ LAYOUT_VERSION = "6.0.0"  # the SAELens version whose layout this is
 HOUSE_NAMES = {"standard": "relu"}  # SAELens' name -> ours, where they differ
 # Tensor names that differ in a gated SAE: ours -> SAELens'.
 _GATED = {"b_enc": "b_gate"}
+_KWARGS = "model_from_pretrained_kwargs"  # what TransformerLens was told when the activations were read
+_LAYER_NORM = re.compile("gpt|pythia|gelu|solu|stories|opt-|bloom", re.IGNORECASE)
+_TIED = ("W_dec", "b_dec")  # all that a matching pursuit SAE stores
 
 KNOWN = frozenset(
     [
@@ -73,10 +85,7 @@ TRAINING = frozenset(
     ]
 )
 
-REFUSED = {
-    "temporal": "its codes depend on the tokens before, and everything here encodes token by token",
-    "matching_pursuit": "its codes come from a search, not from an encoder, so no feature has an encoder direction",
-}
+REFUSED = {"temporal": "its codes depend on the tokens before, and everything here encodes token by token"}
 # Folders of an unfinished training: the threshold of all latents is a number, and is a vector once it is finished.
 ENCODES_AS = {"batchtopk": "jumprelu", "matryoshka_batchtopk": "jumprelu", "abstopk": "topk"}
 TRANSCODERS = {
@@ -86,6 +95,7 @@ TRANSCODERS = {
     "jumprelu_skip_transcoder": "jumprelu",
 }
 SCALER = "activation_scaler.json"  # the training scale, beside the weights of an unfinished training
+WHITENING = "activation_whitening.safetensors"  # and its whitening
 
 
 def _recognises(source: Source) -> bool:
@@ -94,9 +104,17 @@ def _recognises(source: Source) -> bool:
 
 def _write(sae: Sae, folder: Path) -> None:
     """The weights first, so that a folder with a config is whole."""
+    kind = sae.kind if isinstance(sae, NormalisedSae) else "none"
+    sae = sae.inner() if isinstance(sae, NormalisedSae) else sae
+    cfg, weights = sae.cfg, sae.weights()
+    if isinstance(sae, MatchingPursuitSae):
+        if not cfg.subtract_b_dec and bool((weights["b_dec"] != 0).any()):
+            raise UserError(
+                "SAELens holds matching pursuit SAEs that subtract b_dec from the input; this one does not."
+            )
+        weights = {n: weights[n] for n in _TIED}
     names = _GATED if sae.saelens_name == "gated" else {}
-    write_tensors(folder / WEIGHTS, {names.get(n, n): t for n, t in sae.weights().items()})
-    cfg = sae.cfg
+    write_tensors(folder / WEIGHTS, {names.get(n, n): t.contiguous() for n, t in weights.items()})
     data: dict[str, Any] = {
         "architecture": sae.saelens_name,
         "d_in": cfg.d_in,
@@ -104,9 +122,9 @@ def _write(sae: Sae, folder: Path) -> None:
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": cfg.subtract_b_dec,
-        "normalize_activations": "none",
+        "normalize_activations": "none" if kind == "centred" else kind,
         "reshape_activations": "none",
-    }
+    } | cfg.settings
     if sae.saelens_name == "topk":
         data |= {"k": cfg.k, "rescale_acts_by_decoder_norm": False}
     metadata = dict(cfg.metadata) | {
@@ -115,6 +133,8 @@ def _write(sae: Sae, folder: Path) -> None:
         "model_name": cfg.lm,
         "hook_name": hook_name(cfg.site),
     }
+    if kind == "centred":
+        metadata |= {_KWARGS: {"center_writing_weights": True}}
     saelab = {
         "unit": "raw",
         "site": cfg.site,
@@ -122,6 +142,7 @@ def _write(sae: Sae, folder: Path) -> None:
         "k": cfg.k,
         "threshold_comparison": ">",
         "architecture": cfg.architecture,
+        "normalise": kind,
     }
     write_json(folder / CONFIG, data | {"metadata": metadata | {"saelab": saelab}})
 
@@ -135,7 +156,8 @@ def _read(source: Source) -> Sae | Transcoder:
     name = str(data["architecture"])
     if name in REFUSED:
         raise UserError(f"{source.name} holds an SAE of architecture {name!r}: {REFUSED[name]}.")
-    known_keys(data, KNOWN | TRAINING, where)
+    pursuit = name == MatchingPursuitSae.saelens_name
+    known_keys(data, KNOWN | TRAINING | (frozenset(SETTINGS) if pursuit else frozenset()), where)
     if name in TRANSCODERS:
         return _transcoder(data, name, source)
     encodes_as = ENCODES_AS.get(name, name)
@@ -143,12 +165,15 @@ def _read(source: Source) -> Sae | Transcoder:
         known = [*MODULES, *ENCODES_AS, *TRANSCODERS]
         raise UserError(f"{source.name} holds an SAE of architecture {name!r}.", hint=nearest(name, known))
     weights, rescaled = _weights(source, encodes_as, data)
-    weights = _without_normalisation(weights, data, source)
     if rescaled:
         weights = decoder_norms_folded(weights)
+    weights, settings = _raw(weights, data, source)
     if name == "abstopk":
         weights = signs_split(weights)
-    return MODULES[encodes_as](_config(data, name, source, d_sae=weights["W_enc"].shape[1]), weights)
+    cfg = _config(data, name, source, d_sae=weights["W_enc"].shape[1], settings=settings)
+    kind = _run_time(data, source)
+    sae = MODULES[encodes_as](cfg, weights)
+    return normalised(sae, kind) if kind else sae
 
 
 def _transcoder(data: dict[str, Any], name: str, source: Source) -> Transcoder:
@@ -169,9 +194,12 @@ def _transcoder(data: dict[str, Any], name: str, source: Source) -> Transcoder:
     )
 
 
-def _config(data: dict[str, Any], name: str, source: Source, *, d_sae: int) -> SaeConfig:
+def _config(
+    data: dict[str, Any], name: str, source: Source, *, d_sae: int, settings: dict[str, Any] | None = None
+) -> SaeConfig:
     metadata = dict(data.get("metadata") or {})
-    ours = metadata.pop("saelab", {})
+    ours = metadata.pop("saelab", None)
+    ours = ours if isinstance(ours, dict) else {}
     if name == "abstopk":
         metadata["signed_latents"] = data["d_sae"]  # latent F + j is the negative part of latent j
     k = data.get("k") or ours.get("k")
@@ -186,7 +214,8 @@ def _config(data: dict[str, Any], name: str, source: Source, *, d_sae: int) -> S
             "site": declared.site or ours.get("site") or site_of(metadata.get("hook_name")),
             "lm": declared.lm or ours.get("lm") or metadata.get("model_name"),
             "k": round(k) if k else None,  # a BatchTopK SAE may have been trained to 31.5 on average
-            "subtract_b_dec": data.get("apply_b_dec_to_input", True),
+            "subtract_b_dec": data.get("apply_b_dec_to_input", True) or name == MatchingPursuitSae.saelens_name,
+            "settings": settings or {},
             "metadata": metadata,
         },
         origin=str(source.folder / CONFIG),
@@ -202,8 +231,13 @@ def _weights(source: Source, name: str, data: dict[str, Any]) -> tuple[dict[str,
         found["threshold"] = _one_threshold(float(found.pop("topk_threshold")), len(found["b_enc"]), source)
     factor = found.pop("scaling_factor", None)
     names = _GATED if name == "gated" else {}
-    wanted = {n: names.get(n, n) for n in MODULES[name].weight_names()}
+    tied = name == MatchingPursuitSae.saelens_name
+    wanted = {n: names.get(n, n) for n in (_TIED if tied else MODULES[name].weight_names())}
     weights = take(found, wanted, f"{source.folder / WEIGHTS}")
+    if tied:
+        weights |= {"W_enc": weights["W_dec"].T.contiguous(), "b_enc": torch.zeros(len(weights["W_dec"]))}
+        if not data.get("apply_b_dec_to_input", True):
+            weights["b_dec"] = torch.zeros_like(weights["b_dec"])  # SAELens adds it only where it was subtracted
     if factor is not None and bool((factor != 1).any()):
         # The codes times a fine-tuned factor are only read by the decoder: it goes there, and codes keep their gate.
         if not data.get("finetuning_scaling_factor"):
@@ -225,25 +259,56 @@ def _one_threshold(value: float, d_sae: int, source: Source) -> Tensor:
     return torch.full((d_sae,), value)
 
 
-def _without_normalisation(weights: dict[str, Tensor], data: dict[str, Any], source: Source) -> dict[str, Tensor]:
-    """Weights in raw units. SAELens folds a scalar when it finishes training; files of before that need the scale."""
-    kind = data.get("normalize_activations", "none")
-    if kind in ("none", None):
-        return weights
+def _scale(source: Source) -> float:
+    """What activations were multiplied by in a training that has not folded it yet."""
+    found = source.json(SCALER).get("scaling_factor") if source.has(SCALER) else None
+    scale = source.declared.input_scale or found
+    if not isinstance(scale, int | float) or scale <= 0:
+        raise UserError(
+            f"{source.name} was trained on activations scaled to a mean norm of sqrt(d_in), and the scale is not "
+            "in its files.",
+            hint="Give it: input_scale=sqrt(d_in) / mean norm of the activations (--input-scale).",
+        )
+    return float(scale)
+
+
+def _raw(weights: dict[str, Tensor], data: dict[str, Any], source: Source) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and search settings in raw units: scale and whitening, which SAELens folds when it finishes, folded."""
+    settings = {n: data[n] for n in SETTINGS if n in data}
+    kind = data.get("normalize_activations")
     if kind == "expected_average_only_in":
-        found = source.json(SCALER).get("scaling_factor") if source.has(SCALER) else None
-        scale = source.declared.input_scale or found
-        if not isinstance(scale, int | float) or scale <= 0:
-            raise UserError(
-                f"{source.name} was trained on activations scaled to a mean norm of sqrt(d_in), and the scale is not "
-                "in its files.",
-                hint="Give it: input_scale=sqrt(d_in) / mean norm of the activations (--input-scale).",
-            )
-        return scaled_in(weights, float(scale))
-    raise UserError(
-        f"{source.name} normalises every token at run time ({kind}), which no weights can express.",
-        hint="Choose an SAE without run-time normalisation; layer_norm and constant_norm_rescale cannot be folded.",
-    )
+        scale = _scale(source)
+        if isinstance(settings.get("residual_threshold"), int | float):
+            settings["residual_threshold"] /= scale
+        return scaled_in(weights, scale), settings
+    if kind == "covariance_whitening":
+        if not source.has(WHITENING):
+            raise UserError(f"{source.name} was trained on whitened activations, and {WHITENING} is not beside it.")
+        names = {n: n for n in ("mean", "matrix", "inverse_matrix")}
+        maps = take(source.safetensors(WHITENING), names, f"{source.folder / WHITENING}")
+        return whitened_in(weights, **maps, subtract=data.get("apply_b_dec_to_input", True)), settings
+    return weights, settings
+
+
+def _run_time(data: dict[str, Any], source: Source) -> str | None:
+    """How tokens are normalised at run time, or None.
+
+    TransformerLens centres the writing weights of a model with LayerNorm if told to, and the SAE then never saw a
+    token's mean. No model here is changed so.
+    """
+    kind = data.get("normalize_activations")
+    metadata = data.get("metadata") or {}
+    if kind in (None, "none", "expected_average_only_in", "covariance_whitening"):
+        ours, kwargs = metadata.get("saelab"), metadata.get(_KWARGS)
+        asked = isinstance(ours, dict) and ours.get("normalise") == "centred"
+        told = isinstance(kwargs, dict) and kwargs.get("center_writing_weights") is True
+        return "centred" if asked or (told and _LAYER_NORM.search(str(metadata.get("model_name")))) else None
+    if kind not in CARRIED:
+        raise UserError(
+            f"{source.name} normalises activations in a way that saelab does not know ({kind}).",
+            hint=f"Known are {', '.join(CARRIED)}, expected_average_only_in and covariance_whitening.",
+        )
+    return str(kind)
 
 
 FORMAT = Format("saelens", f"{CONFIG} with {WEIGHTS}", _recognises, _read, _write)

@@ -38,6 +38,7 @@ class Declared(Config):
     k: int | None = None
     threshold: float | None = None
     input_scale: float | None = None
+    normalise: str | None = None  # of every token at run time: a key of normalised.CARRIED
     site: str | None = None
     lm: str | None = None
 

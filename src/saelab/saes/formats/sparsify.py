@@ -97,7 +97,7 @@ def _write(sae: Sae, folder: Path) -> None:
     if not isinstance(sae, TopKSae):
         raise UserError(
             f"sparsify holds TopK SAEs; this one encodes as {sae.saelens_name}.",
-            hint="Write it with --to saelens or dictionary_learning.",
+            hint="Write it with --to saelens, which holds every architecture.",
         )
     weights = with_bias_convention(sae, subtract=True).weights()
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
