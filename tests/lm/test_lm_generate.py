@@ -162,5 +162,9 @@ def test_bad_input_is_a_sentence(llama: LanguageModel) -> None:
         llama.generate_ids(PROMPTS, seed=[1, 2])
     with pytest.raises(UserError, match=r"vector has shape \[3, 32\].*4 rows"):
         llama.generate_ids(PROMPTS, edits=[Add("resid_post.1", draw(3, 32))])
+    with pytest.raises(UserError, match="temperature is 0"):
+        llama.generate_ids(PROMPTS, temperature=-1.0)
+    with pytest.raises(UserError, match="batch_size"):
+        llama.generate_ids(PROMPTS, batch_size=0)
     with pytest.raises(UserError, match="beyond the last block"):
         llama.generate_ids(PROMPTS, edits=[Add("resid_post.9", draw(32))])

@@ -155,6 +155,12 @@ def test_bad_input_gets_a_sentence() -> None:
         ({"positions": "first"}, "positions"),
         ({"criteria": ["kll"]}, "kl"),
         ({"criteria": ["concept_lift"]}, "concept"),
+        ({"alpha": float("nan")}, "finite"),
+        ({"k": 0}, "k counts tokens"),
+        ({"lens_tokens": 10**6}, "lens_tokens counts tokens"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"prefix": []}, "at least one prefix"),
+        ({"features": [3, F]}, f"Feature {F} does not exist"),
     ]:
         with pytest.raises(UserError, match=match):
             feature_effects(lm, sae, **arguments)

@@ -119,6 +119,10 @@ def generate_ids(
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise UserError(f"Prompt {i} has no tokens.", hint="Give it text, or a model with a BOS token.")
+    if not sampling.temperature >= 0:
+        raise UserError(f"The temperature is 0 (greedy) or more, not {sampling.temperature}.")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}.")
     width = decoder.config.hidden_size
     for edit in edits:
         check_site(check_edit(edit, rows=len(prompts), width=width), len(decoder.blocks))

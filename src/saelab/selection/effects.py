@@ -8,6 +8,7 @@ forward passes per feature give the same numbers, at a few dozen times the cost 
 Knows nothing of judges, labels or files; `run.py` writes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -68,9 +69,12 @@ def feature_effects(
     """
     place = _place(lm, sae, site)
     check_edit(edit)
+    if not math.isfinite(alpha):
+        raise UserError(f"alpha must be a finite number, not {alpha}.")
     scored = criteria_of([c for c in criteria if c not in LENS])
     wanted = list(range(sae.W_dec.shape[0])) if features is None else [int(f) for f in features]
     texts = [prefix] if isinstance(prefix, str) else list(prefix)
+    _check(texts, wanted, sae.W_dec.shape[0], batch_size, lm.vocab_size, k=k, lens_tokens=lens_tokens)
     starts = [_start(lm, place, text, positions) for text in texts]
     walk = _Walk(sae, starts, scored, edit, alpha, k)
     parts: list[dict[str, Tensor]] = []
@@ -144,6 +148,19 @@ class _Walk:
                 for criterion in self.criteria:
                     total[criterion.name][part] += criterion.score(seen) / len(self.starts)
         return total
+
+
+def _check(texts: list[str], wanted: list[int], d_sae: int, batch_size: int, vocabulary: int, **counts: int) -> None:
+    if not texts:
+        raise UserError("Effects need at least one prefix.")
+    for name, value in counts.items():
+        if not 1 <= value <= vocabulary:
+            raise UserError(f"{name} counts tokens, from 1 to {vocabulary}; {value} was given.")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}.")
+    strange = [f for f in wanted if not 0 <= f < d_sae]
+    if strange:
+        raise UserError(f"Feature {strange[0]} does not exist.", hint=f"The SAE has features 0 to {d_sae - 1}.")
 
 
 def _place(lm: LanguageModel, sae: Sae, site: str | None) -> Site:
