@@ -88,6 +88,7 @@ def steer(arguments: argparse.Namespace) -> None:
         max_new_tokens=arguments.new,
         temperature=0.0,
         batch_size=128,
+        chunk=128,
     )
     config = ConceptsConfig(
         site=arguments.site,

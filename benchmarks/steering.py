@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=16)
     parser.add_argument("--batches", default="1,10,32,64,128,256")
     parser.add_argument("--theirs", type=int, default=20, help="texts that transformers writes")
+    parser.add_argument("--ours", type=int, default=20, help="texts that saelab writes at each size, or one batch")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -51,7 +52,7 @@ def main() -> None:
     print(f"| transformers, hook | 10 | {len(asked)} | {base[0]:.0f} | {base[1]:.0f} | 1 |", flush=True)
     written: list[Written] = []
     for size in (int(b) for b in arguments.batches.split(",")):
-        part = all_jobs[: max(size, len(asked))]
+        part = all_jobs[: max(size, arguments.ours, len(asked))]
         written, wall, processor = clock(
             lambda part=part, size=size: write(lm, part, max_new_tokens=arguments.new, temperature=0.0, batch_size=size)
         )

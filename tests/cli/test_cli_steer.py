@@ -93,3 +93,20 @@ def test_select_takes_every_criterion(
     assert table["input_score"].is_null().sum() == F - 1 and 0 <= table["input_score"][3] <= 1
     assert main(["select", sae[0], "--by", "entropy_chnge", "--lm", "tiny"]) == 2
     assert "entropy_change" in capsys.readouterr().err
+
+
+def test_what_cannot_be_done_is_said_before_the_work(
+    sae: tuple[str, ReluSae], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentence and exit 2 or 3, and no language model is loaded for it."""
+    monkeypatch.setattr("saelab.lm.model.LanguageModel.load", lambda ref: pytest.fail("the model was loaded"))
+    for arguments, said in [
+        (("select", sae[0], "--by", "top_tokens"), "top_tokens"),
+        (("select", sae[0], "--by", "input_score"), "--contexts"),
+        (("select", sae[0], "--by", "concept_lift"), "concept_lift"),
+        (("select", sae[0], "--top", 0), "--top"),
+        (("select", sae[0], "--contexts", tmp_path / "none.parquet"), "missing"),
+        (("steer", sae[0], 3, "--prompt", "x", "--strength", "nan"), "finite"),
+    ]:
+        assert main([*map(str, arguments), "--lm", "tiny"]) in (2, 3)
+        assert said in capsys.readouterr().err

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.lm import generate
 from saelab.lm.edit import Add, Edit, Splice
 from saelab.lm.generate import choose
 from saelab.lm.model import LanguageModel
@@ -117,6 +118,35 @@ def test_generation_stops_at_eos_row_by_row(llama: LanguageModel) -> None:
     assert len({len(r) for r in rows}) > 1
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_enter_the_slots_of_ended_ones_and_change_nothing(
+    lm: LanguageModel, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of many lengths that end at many times: a small batch with its comings and goings is its rows alone."""
+    prompts = [[1 + (7 * i + j) % 250 for j in range(2 + i % 5)] for i in range(17)]
+    vectors, strengths = draw(17, lm.d_model), torch.linspace(-4, 4, 17)
+    settings = {"max_new_tokens": 16, "temperature": temperature}
+
+    def written(rows: list[int], batch_size: int) -> list[list[int]]:
+        edit = Add("resid_post.1", vectors[rows], strengths[rows])
+        return lm.generate_ids(
+            [prompts[i] for i in rows], edits=[edit], seed=[90 + i for i in rows], batch_size=batch_size, **settings
+        )
+
+    plain = [written([i], 1)[0] for i in range(17)]
+    ends = frozenset({row[5] for row in plain[::5]} | lm.stop_ids)
+    monkeypatch.setattr(LanguageModel, "stop_ids", property(lambda self: ends))
+    expected = [row[: next((j for j, t in enumerate(row) if t in ends), 16)] for row in plain]
+    assert len({len(row) for row in expected}) > 2, "control: rows do end at different times"
+    calls: list[str] = []
+    for name in ("put", "keep", "make_room"):
+        own = getattr(generate._Rows, name)
+        monkeypatch.setattr(generate._Rows, name, lambda self, *a, n=name, f=own: (calls.append(n), f(self, *a))[1])
+    for batch_size in (1, 3, 8, 32):
+        assert written(list(range(17)), batch_size) == expected, batch_size
+    assert {"put", "keep", "make_room"} <= set(calls), "control: rows came, went, and the cache was cut"
+
+
 def test_limits_and_order(llama: LanguageModel) -> None:
     assert llama.generate([], max_new_tokens=3) == []
     assert [len(r) for r in llama.generate_ids(["a", "b"], max_new_tokens=1)] == [1, 1]
@@ -132,5 +162,9 @@ def test_bad_input_is_a_sentence(llama: LanguageModel) -> None:
         llama.generate_ids(PROMPTS, seed=[1, 2])
     with pytest.raises(UserError, match=r"vector has shape \[3, 32\].*4 rows"):
         llama.generate_ids(PROMPTS, edits=[Add("resid_post.1", draw(3, 32))])
+    with pytest.raises(UserError, match="temperature is 0"):
+        llama.generate_ids(PROMPTS, temperature=-1.0)
+    with pytest.raises(UserError, match="batch_size"):
+        llama.generate_ids(PROMPTS, batch_size=0)
     with pytest.raises(UserError, match="beyond the last block"):
         llama.generate_ids(PROMPTS, edits=[Add("resid_post.9", draw(32))])

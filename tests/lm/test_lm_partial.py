@@ -29,6 +29,26 @@ def test_run_from_under_left_padding(lm: LanguageModel) -> None:
     torch.testing.assert_close(lm.run_from(hidden, "resid_post.1", mask=mask), lm.logits(tokens, mask=mask), **CLOSE)
 
 
+@pytest.mark.parametrize("site", SITES)
+def test_the_last_position_alone_is_the_last_of_all(lm: LanguageModel, site: str) -> None:
+    """With and without padding; the last block's MLP is spared the other positions (where it is above the site)."""
+    widths: list[int] = []
+    part = lm._decoder.part("mlp_out", lm.n_layers - 1)
+    handle = part.register_forward_hook(lambda module, inputs, output: widths.append(output.shape[1]))
+    try:
+        for texts in ([LONG], [LONG, "A short one."], ["A"]):
+            tokens, mask = pad_left(lm.tokenize(texts))
+            hidden = lm.run_to(tokens, [site], mask=mask)[site]
+            expected = lm.run_from(hidden, site, mask=mask)[:, -1:]
+            widths.clear()
+            torch.testing.assert_close(lm.run_from(hidden, site, mask=mask, last=True), expected, **CLOSE)
+            assert widths == ([] if site == "resid_post.3" else [1])
+            other = lm.run_from(hidden.flip(-1), site, mask=mask, last=True)
+            assert (other - expected).abs().max() > 1e-4, "control"
+    finally:
+        handle.remove()
+
+
 def test_run_from_does_not_run_the_blocks_below(lm: LanguageModel) -> None:
     tokens = torch.tensor(lm.tokenize([LONG]))
     broken = LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, reference="broken", name="broken")

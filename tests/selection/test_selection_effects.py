@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from saelab.core.errors import UserError
@@ -134,8 +135,13 @@ def test_the_batch_and_the_subset_change_nothing() -> None:
     np.testing.assert_allclose(some.select(DEFAULT), whole.select(DEFAULT).to_numpy()[[9, 3]], atol=1e-5)
 
 
-def test_top_tokens_are_the_lens() -> None:
+def test_lens_columns_and_top_tokens_are_the_lens() -> None:
+    """The moments are SciPy's of head(norm(v_f)), for every feature, whatever the slices."""
     lm, sae = tiny_lm(), plain_sae()
+    whole = feature_effects(lm, sae, criteria=LENS)
+    logits = lm.unembed(sae.W_dec).double().numpy()
+    for name, moments in (("spread", np.std), ("skew", stats.skew), ("kurtosis", stats.kurtosis)):
+        np.testing.assert_allclose(whole[f"lens_{name}"], moments(logits, axis=1), atol=1e-4)
     found = feature_effects(lm, sae, features=[5])
     best = torch.topk(lm.unembed(sae.W_dec[5]), 20).indices.tolist()
     assert found["top_tokens"][0].to_list() == lm.token_strings(best)
@@ -149,6 +155,12 @@ def test_bad_input_gets_a_sentence() -> None:
         ({"positions": "first"}, "positions"),
         ({"criteria": ["kll"]}, "kl"),
         ({"criteria": ["concept_lift"]}, "concept"),
+        ({"alpha": float("nan")}, "finite"),
+        ({"k": 0}, "k counts tokens"),
+        ({"lens_tokens": 10**6}, "lens_tokens counts tokens"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"prefix": []}, "at least one prefix"),
+        ({"features": [3, F]}, f"Feature {F} does not exist"),
     ]:
         with pytest.raises(UserError, match=match):
             feature_effects(lm, sae, **arguments)

@@ -62,6 +62,13 @@ def select(
     from saelab.selection.criteria.catalogue import DEFAULT, EFFECTS, LENS
     from saelab.selection.criteria.input_score import input_scores
 
+    usable = [*(c for c in EFFECTS if c != "concept_lift"), *LENS, *(["input_score"] if contexts is not None else [])]
+    if by not in usable:
+        hint = "Give --contexts." if by == "input_score" else nearest(by, usable)
+        raise UserError(f"Features cannot be ranked by {by!r} here.", hint=hint)
+    if top < 1:
+        raise UserError(f"--top is how many features are shown per direction, not {top}.")
+    seen = None if contexts is None else read_table(contexts, ["feature", "tokens", "peak"])
     wanted: list[str] = [c for c in EFFECTS if c != "concept_lift"] if all_criteria else list(DEFAULT)
     if by in EFFECTS and by not in wanted:
         wanted.append(by)
@@ -78,13 +85,8 @@ def select(
             criteria=[*wanted, *LENS],
             progress=progress,
         )
-    if contexts is not None:
-        table = input_scores(table, read_table(contexts, ["feature", "tokens", "peak"]))
-    if by not in table.columns:
-        raise UserError(
-            f"There is no criterion {by!r}.",
-            hint=nearest(by, [c for c in table.columns if c not in ("feature", "top_tokens")]),
-        )
+    if seen is not None:
+        table = input_scores(table, seen)
     if out is not None:
         write_table(out, table)
     ordered = table.sort(by, descending=True, nulls_last=True)

@@ -63,6 +63,8 @@ def steer(
     json:
         Print JSON.
     """
+    import math
+
     import torch
 
     import saelab
@@ -72,6 +74,8 @@ def steer(
 
     if export is not None and export.suffix not in (".safetensors", ".csv"):
         raise UserError(f"A direction is not exported as {export.suffix!r}.", hint="Name a .safetensors or .csv file.")
+    if not math.isfinite(strength):
+        raise UserError(f"--strength must be a finite number, not {strength}.")
     model, opened = saelab.LanguageModel.load(lm), saelab.load_sae(sae)
     if not 0 <= index < opened.cfg.d_sae:
         raise UserError(f"Feature {index} does not exist.", hint=f"The SAE has features 0 to {opened.cfg.d_sae - 1}.")

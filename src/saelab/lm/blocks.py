@@ -5,6 +5,7 @@ ours. The masks say what transformers' say (causal, sliding window, padding), so
 for bit when nothing is padded. This module knows nothing of texts, edits or SAEs.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,6 +48,20 @@ class KVCache:
         """Keep (or repeat) the given batch rows of every block."""
         self._store = {i: (k.index_select(0, rows), v.index_select(0, rows)) for i, (k, v) in self._store.items()}
 
+    def put(self, rows: Int[Tensor, " b"], other: "KVCache") -> None:
+        """Another batch's keys and values in place of the given rows', ending where the filled positions end."""
+        for i, new in other.items().items():
+            end = self._filled[i]
+            for mine, theirs in zip(self._store[i], new, strict=True):
+                mine[rows, :, end - theirs.shape[2] : end] = theirs
+
+    def drop(self, positions: int) -> None:
+        """Forget the first positions of every row."""
+        for i, pair in self._store.items():
+            for t in pair:
+                t[:, :, : self._filled[i] - positions] = t[:, :, positions : self._filled[i]].clone()
+            self._filled[i] -= positions
+
     def items(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Filled keys and values `[B, H, T, d]` by block."""
         return {i: (k[:, :, : self._filled[i]], v[:, :, : self._filled[i]]) for i, (k, v) in self._store.items()}
@@ -67,6 +82,22 @@ class SharedCache:
             return key, value
         keys, values = (t.expand(key.shape[0], -1, -1, -1) for t in self._items[layer])
         return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+
+
+class _Enough(Exception):
+    """Raised inside a block whose keys and values were all that was wanted."""
+
+
+class _KeysOnly:
+    """Takes the keys and values that a block's attention computes, and stops the block there."""
+
+    def __init__(self):
+        self.items: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keep them and go no further."""
+        self.items[layer] = (key, value)
+        raise _Enough
 
 
 @dataclass(frozen=True)
@@ -155,6 +186,13 @@ class Decoder:
             if visitor is not None:
                 hidden = visitor.visit("resid_post", i, hidden)
         return hidden
+
+    def keys(self, i: int, hidden: Float[Tensor, "B T D"], frame: Frame) -> dict[int, tuple[Tensor, Tensor]]:
+        """What block i's attention keeps of these positions; the rest of the block does not run."""
+        cache = _KeysOnly()
+        with suppress(_Enough):
+            self._block(i, hidden, frame, cache)
+        return cache.items
 
     def unembed(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """Final norm, head and (Gemma) the soft cap on logits: next-token logits in float32."""

@@ -1,12 +1,15 @@
 """Generation under edits: our own decode loop over the block loop.
 
 A batch of prompts is left-padded. Blocks below the first edited one run once per *distinct* prompt and are then
-repeated over the rows; each further token costs one position per row. Sampling: token = F^-1(u) with F the cumulative
+repeated over the rows; each further token costs one position per row. A row that has ended leaves its slot, and the
+next prompt enters it: its keys and values are put where those of the others end, on the right, and what lies before
+them is masked. Prompts come longest first, so that whoever enters fits. Sampling: token = F^-1(u) with F the cumulative
 softmax(logits / temperature) and u from a stream of the item's own, so a row's sample does not depend on its batch
 mates. This module knows nothing of SAEs.
 """
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError
-from saelab.core.progress import Progress
+from saelab.core.progress import Progress, Task
 from saelab.core.seeds import seed_of
 from saelab.lm.batching import pad_left, position_ids
 from saelab.lm.blocks import Decoder, KVCache
@@ -23,6 +26,10 @@ from saelab.lm.edit import Edit, check_edit
 from saelab.lm.passes import check_site
 from saelab.lm.sites import parse_site
 from saelab.lm.taps import Taps, touches
+
+# New rows enter once this share of the slots is free; when nobody waits, the batch shrinks when this share still runs.
+# Both copy keys and values, which costs about as much as a token.
+REFILL, SHRINK = 1 / 8, 3 / 4
 
 
 @dataclass(frozen=True)
@@ -37,19 +44,57 @@ class Sampling:
 
 @dataclass
 class _Rows:
-    """The rows of a batch still running: their numbers in the whole, cache, mask of real positions, lengths."""
+    """The slots of a batch: the number of the text in each, whether it still runs, its row of the cache and the mask of
+    real positions, its length, how many tokens it has, its stream of uniforms."""
 
     numbers: Tensor
     cache: KVCache
     mask: Tensor | None
     lengths: Tensor
     uniforms: Tensor | None
+    made: Tensor
+    alive: Tensor
+
+    def choose(self, logits: Tensor, sampling: Sampling, results: list[list[int]]) -> Tensor:
+        """The next token of each slot, written to `results`; rows that stop or are full are no longer alive."""
+        at = self.made.clamp_max(sampling.max_new_tokens - 1)[:, None]
+        uniform = None if self.uniforms is None else self.uniforms.gather(1, at)[:, 0]
+        chosen = choose(logits, sampling.temperature, uniform)
+        runs = self.alive & ~torch.isin(chosen, torch.tensor(sorted(sampling.stop_ids), device=chosen.device))
+        for i, token, run in zip(self.numbers.tolist(), chosen.tolist(), runs.tolist(), strict=True):
+            if run:
+                results[i].append(token)
+        self.made = self.made + 1
+        self.alive = runs & (self.made < sampling.max_new_tokens)
+        return chosen
 
     def keep(self, rows: Tensor) -> None:
+        """Drop all other slots."""
         self.numbers, self.lengths = self.numbers[rows], self.lengths[rows]
+        self.made, self.alive = self.made[rows], self.alive[rows]
         self.mask = None if self.mask is None else self.mask[rows]
         self.uniforms = None if self.uniforms is None else self.uniforms[rows]
         self.cache.select(rows)
+
+    def put(self, slots: Tensor, other: "_Rows") -> None:
+        """New rows in the slots of ended ones, their last positions where the others' are."""
+        end, width = self.cache.length, other.cache.length
+        if self.mask is None:
+            self.mask = torch.ones(len(self.numbers), end, dtype=torch.bool, device=slots.device)
+        self.mask[slots] = False
+        self.mask[slots, end - width :] = True if other.mask is None else other.mask
+        self.cache.put(slots, other.cache)
+        self.numbers[slots], self.lengths[slots] = other.numbers, other.lengths
+        self.made[slots], self.alive[slots] = other.made, other.alive
+        if self.uniforms is not None and other.uniforms is not None:
+            self.uniforms[slots] = other.uniforms
+
+    def make_room(self) -> None:
+        """Forget the leftmost positions, which no running row reads."""
+        if self.mask is not None:
+            first = int(self.mask[self.alive].any(0).int().argmax())
+            self.mask = self.mask[:, first:]
+            self.cache.drop(first)
 
 
 def item_seeds(seed: int | Sequence[int], n: int) -> tuple[int, ...]:
@@ -74,18 +119,21 @@ def generate_ids(
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise UserError(f"Prompt {i} has no tokens.", hint="Give it text, or a model with a BOS token.")
+    if not sampling.temperature >= 0:
+        raise UserError(f"The temperature is 0 (greedy) or more, not {sampling.temperature}.")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}.")
     width = decoder.config.hidden_size
     for edit in edits:
         check_site(check_edit(edit, rows=len(prompts), width=width), len(decoder.blocks))
     results: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), list(prompts[i])))
+    if sampling.max_new_tokens < 1:
+        return results
+    waiting = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), list(prompts[i])), reverse=True))
+    work = _Work(decoder, prompts, sampling, edits, waiting, results)
     with progress.task("generating", total=len(prompts), unit="texts") as task:
-        for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
-            began = time.perf_counter()
-            _generate_batch(decoder, prompts, numbers, sampling, edits, results)
-            made = sum(len(results[i]) for i in numbers)
-            task.advance(len(numbers), **{"tokens/s": made / (time.perf_counter() - began)})
+        while waiting:
+            work.run(batch_size, task)
     return results
 
 
@@ -98,65 +146,78 @@ def choose(logits: Float[Tensor, "B V"], temperature: float, uniform: Float[Tens
     return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_max(logits.shape[-1] - 1)
 
 
-def _generate_batch(
-    decoder: Decoder,
-    prompts: Sequence[Sequence[int]],
-    numbers: list[int],
-    sampling: Sampling,
-    edits: Sequence[Edit],
-    results: list[list[int]],
-) -> None:
-    rows, logits = _prefill(decoder, [prompts[i] for i in numbers], numbers, sampling, edits)
-    stop = torch.tensor(sorted(sampling.stop_ids), device=decoder.device)
-    for step in range(sampling.max_new_tokens):
-        uniform = None if rows.uniforms is None else rows.uniforms[:, step]
-        chosen = choose(logits, sampling.temperature, uniform)
-        running = ~torch.isin(chosen, stop)
-        for i, token, runs in zip(rows.numbers.tolist(), chosen.tolist(), running.tolist(), strict=True):
-            if runs:
-                results[i].append(token)
-        if step + 1 == sampling.max_new_tokens or not bool(running.any()):
-            return
-        if not bool(running.all()):
-            alive = running.nonzero().squeeze(1)
-            rows.keep(alive)
-            chosen = chosen[alive]
-        logits = _step(decoder, rows, chosen, edits)
+@dataclass(frozen=True)
+class _Work:
+    """What is to be written, who waits (longest first), and what is there."""
 
+    decoder: Decoder
+    prompts: Sequence[Sequence[int]]
+    sampling: Sampling
+    edits: Sequence[Edit]
+    waiting: deque[int]
+    results: list[list[int]]
 
-def _prefill(
-    decoder: Decoder, prompts: list[Sequence[int]], numbers: list[int], sampling: Sampling, edits: Sequence[Edit]
-) -> tuple[_Rows, Tensor]:
-    """Run the prompts: distinct ones through the shared blocks, then every row through the rest."""
-    distinct = {tuple(p): None for p in prompts}
-    which = {p: i for i, p in enumerate(distinct)}
-    inverse = torch.tensor([which[tuple(p)] for p in prompts], device=decoder.device)
-    tokens, mask = pad_left(list(distinct))
-    tokens = tokens.to(decoder.device)
-    mask = None if mask is None else mask.to(decoder.device)
-    edited = [parse_site(e.site).layer for e in edits if touches(e, "prompt")]
-    last = len(decoder.blocks)
-    split = min([last, *edited])
-    cache = KVCache(tokens.shape[1] + sampling.max_new_tokens)
-    places = position_ids(tokens, mask)
-    frame = decoder.frame(places, mask=mask)
-    hidden = decoder.run(decoder.embed(tokens, places), frame, start=0, stop=split, cache=cache)
-    row_numbers = torch.tensor(numbers, device=decoder.device)
-    if len(distinct) < len(prompts):
-        cache.select(inverse)
-        hidden = hidden[inverse]
-        mask = None if mask is None else mask[inverse]
-        frame = decoder.frame(places if mask is None else places[inverse], mask=mask) if split < last else frame
-    taps = Taps(edits, row_numbers, phase="prompt")
-    with taps.hooked(decoder):
-        hidden = decoder.run(hidden, frame, start=split, stop=last, cache=cache, visitor=taps)
-    lengths = torch.tensor([len(p) for p in prompts], device=decoder.device)
-    rows = _Rows(row_numbers, cache, mask, lengths, _uniforms(sampling, numbers, decoder.device))
-    return rows, decoder.unembed(hidden[:, -1])
+    def run(self, batch_size: int, task: Task) -> None:
+        """One batch, until none of its rows runs; who waits enters as slots become free."""
+        began, tokens, ended = time.perf_counter(), sum(map(len, self.results)), 0
+        rows, logits = self.prefill(batch_size, self.sampling.max_new_tokens)
+        entered = len(rows.numbers)
+        while True:
+            chosen = rows.choose(logits, self.sampling, self.results)
+            alive = rows.alive.nonzero().squeeze(1)
+            if (now := entered - len(alive)) > ended:
+                rate = (sum(map(len, self.results)) - tokens) / (time.perf_counter() - began)
+                task.advance(now - ended, **{"tokens/s": rate})
+                ended = now
+            if not len(alive):
+                return
+            if not self.waiting and len(alive) <= SHRINK * len(chosen):
+                rows.keep(alive)
+                chosen = chosen[alive]
+            logits = _step(self.decoder, rows, chosen, self.edits)
+            free = (~rows.alive).nonzero().squeeze(1)
+            if self.waiting and len(free) >= REFILL * len(chosen):
+                new, begun = self.prefill(len(free), 0)
+                slots = free[: len(new.numbers)]
+                rows.put(slots, new)
+                logits[slots] = begun
+                entered += len(slots)
+
+    def prefill(self, n: int, room: int) -> tuple[_Rows, Tensor]:
+        """Run the prompts of the next n: distinct ones through the shared blocks, then every row through the rest."""
+        numbers = [self.waiting.popleft() for _ in range(min(n, len(self.waiting)))]
+        prompts, decoder = [tuple(self.prompts[i]) for i in numbers], self.decoder
+        which = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
+        tokens, mask = pad_left(list(which))
+        tokens = tokens.to(decoder.device)
+        mask = None if mask is None else mask.to(decoder.device)
+        last = len(decoder.blocks)
+        split = min([last, *(parse_site(e.site).layer for e in self.edits if touches(e, "prompt"))])
+        cache = KVCache(tokens.shape[1] + room + (room // 2 if self.waiting else 0))
+        places = position_ids(tokens, mask)
+        frame = decoder.frame(places, mask=mask)
+        hidden = decoder.run(decoder.embed(tokens, places), frame, start=0, stop=split, cache=cache)
+        row_numbers = torch.tensor(numbers, device=decoder.device)
+        if len(which) < len(prompts):
+            inverse = torch.tensor([which[p] for p in prompts], device=decoder.device)
+            cache.select(inverse)
+            hidden = hidden[inverse]
+            mask = None if mask is None else mask[inverse]
+            frame = decoder.frame(places if mask is None else places[inverse], mask=mask) if split < last else frame
+        taps = Taps(self.edits, row_numbers, phase="prompt")
+        with taps.hooked(decoder):
+            hidden = decoder.run(hidden, frame, start=split, stop=last, cache=cache, visitor=taps)
+        lengths = torch.tensor([len(p) for p in prompts], device=decoder.device)
+        uniforms = _uniforms(self.sampling, numbers, decoder.device)
+        alive = torch.ones_like(lengths, dtype=torch.bool)
+        rows = _Rows(row_numbers, cache, mask, lengths, uniforms, torch.zeros_like(lengths), alive)
+        return rows, decoder.unembed(hidden[:, -1])
 
 
 def _step(decoder: Decoder, rows: _Rows, tokens: Tensor, edits: Sequence[Edit]) -> Float[Tensor, "B V"]:
-    """One position more for every row: logits after `tokens`."""
+    """One position more for every row: logits after `tokens`. What ended rows compute is not read."""
+    if rows.cache.length == rows.cache.capacity:
+        rows.make_room()
     past = rows.cache.length
     if rows.mask is not None:
         rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(tokens), 1)], dim=1)
@@ -166,7 +227,7 @@ def _step(decoder: Decoder, rows: _Rows, tokens: Tensor, edits: Sequence[Edit]) 
     with taps.hooked(decoder):
         hidden = decoder.embed(tokens[:, None], places)
         hidden = decoder.run(hidden, frame, start=0, stop=len(decoder.blocks), cache=rows.cache, visitor=taps)
-    rows.lengths = rows.lengths + 1
+    rows.lengths = rows.lengths + rows.alive
     return decoder.unembed(hidden[:, -1])
 
 

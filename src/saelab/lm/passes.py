@@ -86,9 +86,17 @@ def run_from(
     if width != decoder.config.hidden_size:
         raise UserError(f"The activations are {width} wide, but {site} is {decoder.config.hidden_size} wide.")
     tokens, mask = _placed(decoder, hidden.new_zeros(hidden.shape[:2], dtype=torch.long), mask)  # only their shape
-    frame = decoder.frame(position_ids(tokens, mask), mask=mask)
-    stream = decoder.run(hidden, frame, start=first_above(site), stop=len(decoder.blocks))
-    return decoder.unembed(stream[:, -1:] if last else stream)
+    places = position_ids(tokens, mask)
+    start, stop = first_above(site), len(decoder.blocks)
+    if not last or start == stop or tokens.shape[1] == 1:
+        stream = decoder.run(hidden, decoder.frame(places, mask=mask), start=start, stop=stop)
+        return decoder.unembed(stream[:, -1:] if last else stream)
+    stream = decoder.run(hidden, decoder.frame(places, mask=mask), start=start, stop=stop - 1)
+    # Of the other positions the last block needs keys and values only.
+    before = decoder.frame(places[:, :-1], mask=None if mask is None else mask[:, :-1])
+    cache = SharedCache(decoder.keys(stop - 1, stream[:, :-1], before))
+    frame = decoder.frame(places[:, -1:], past=tokens.shape[1] - 1, mask=mask)
+    return decoder.unembed(decoder.run(stream[:, -1:], frame, start=stop - 1, stop=stop, cache=cache))
 
 
 def prefill(decoder: Decoder, tokens: Sequence[int], site: Site) -> Prefix:

@@ -243,7 +243,7 @@ def feature_level(table: pl.DataFrame) -> Table:
     for row in table.iter_rows(named=True):
         kind = "τ" if row["statistic"] == "tau" else str(row["statistic"])
         value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
-        note = "" if low is None or high is None else words.interval(low, high)
+        note = "no interval" if low is None or high is None else words.interval(low, high)
         strip = BLANK if value is None else Cell("", kind="strip", strip=Strip(value, low, high))
         rows.append(
             Row((

@@ -8,6 +8,7 @@ forward passes per feature give the same numbers, at a few dozen times the cost 
 Knows nothing of judges, labels or files; `run.py` writes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ from saelab.selection.criteria.observation import Concept, NextToken, Observatio
 from saelab.selection.edits import check_edit, edited
 
 PREFIX = "From my experience,"
+# Features whose next-token distributions are held at a time: what a criterion makes of them stays in the processor's
+# cache instead of in fresh pages of memory, which cost as much as the arithmetic.
+SLICE = 16
 
 
 @torch.inference_mode()
@@ -65,9 +69,12 @@ def feature_effects(
     """
     place = _place(lm, sae, site)
     check_edit(edit)
+    if not math.isfinite(alpha):
+        raise UserError(f"alpha must be a finite number, not {alpha}.")
     scored = criteria_of([c for c in criteria if c not in LENS])
     wanted = list(range(sae.W_dec.shape[0])) if features is None else [int(f) for f in features]
     texts = [prefix] if isinstance(prefix, str) else list(prefix)
+    _check(texts, wanted, sae.W_dec.shape[0], batch_size, lm.vocab_size, k=k, lens_tokens=lens_tokens)
     starts = [_start(lm, place, text, positions) for text in texts]
     walk = _Walk(sae, starts, scored, edit, alpha, k)
     parts: list[dict[str, Tensor]] = []
@@ -79,7 +86,8 @@ def feature_effects(
             own = None if concept is None else concept.rows(first, first + len(rows))
             part = walk.scores(rows, top, own) | {"top": top}
             if any(c in LENS for c in criteria):
-                part |= {f"lens_{name}": value for name, value in lens_moments(lens)._asdict().items()}
+                moments = [lens_moments(some)._asdict() for some in lens.split(SLICE)]
+                part |= {f"lens_{name}": torch.cat([m[name] for m in moments]) for name in moments[0]}
             parts.append(part)
             task.advance(len(rows))
     columns = {name: torch.cat([p[name] for p in parts]).double().cpu().numpy() for name in criteria}
@@ -127,17 +135,32 @@ class _Walk:
 
     def scores(self, rows: Int[Tensor, "B"], top: Int[Tensor, "B L"], concept: Concept | None) -> dict[str, Tensor]:
         """Mean over prefixes of each criterion, one entry per feature of the batch."""
-        total: dict[str, Tensor] = {}
+        total = {criterion.name: torch.zeros(len(rows), device=top.device) for criterion in self.criteria}
         for start, codes in zip(self.starts, self.codes, strict=True):
             x = start.x.to(self.sae.W_dec.dtype)
             at_rows = x.new_zeros(len(rows), len(x)) if codes is None else codes[:, rows].T
             hidden = edited(x, at_rows, self.sae.W_dec[rows], self.sae.b_dec, edit=self.edit, alpha=self.alpha)
-            steered = NextToken(start.next_logits(hidden.to(start.x.dtype)))
-            seen = Observation(start.base, steered, top, self.k, concept)
-            for criterion in self.criteria:
-                value = criterion.score(seen) / len(self.starts)
-                total[criterion.name] = total[criterion.name] + value if criterion.name in total else value
+            logits = start.next_logits(hidden.to(start.x.dtype))
+            for first in range(0, len(rows), SLICE):
+                part = slice(first, first + SLICE)
+                own = None if concept is None else concept.rows(first, first + SLICE)
+                seen = Observation(start.base, NextToken(logits[part]), top[part], self.k, own)
+                for criterion in self.criteria:
+                    total[criterion.name][part] += criterion.score(seen) / len(self.starts)
         return total
+
+
+def _check(texts: list[str], wanted: list[int], d_sae: int, batch_size: int, vocabulary: int, **counts: int) -> None:
+    if not texts:
+        raise UserError("Effects need at least one prefix.")
+    for name, value in counts.items():
+        if not 1 <= value <= vocabulary:
+            raise UserError(f"{name} counts tokens, from 1 to {vocabulary}; {value} was given.")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}.")
+    strange = [f for f in wanted if not 0 <= f < d_sae]
+    if strange:
+        raise UserError(f"Feature {strange[0]} does not exist.", hint=f"The SAE has features 0 to {d_sae - 1}.")
 
 
 def _place(lm: LanguageModel, sae: Sae, site: str | None) -> Site:
