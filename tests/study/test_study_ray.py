@@ -115,6 +115,7 @@ def working_under(raylet: int) -> bool:
 
 
 @pytest.mark.sweep
+@pytest.mark.timeout(1500)
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_three_machines_of_which_one_dies(
     study_data: dict[str, Any], cluster: Cluster, paid: FakeEndpoint, tmp_path: Path
