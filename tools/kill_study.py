@@ -1,9 +1,12 @@
 """Kill a study at random moments, go on with it each time, and compare what it says with an uninterrupted run.
 
     python tools/kill_study.py studies/demo.yaml --kills 10 --out /tmp/killed
+    python tools/kill_study.py studies/demo.yaml --kills 10 --out /tmp/killed --whole runs/demo --threads 2
 
-Every run is `saelab run` in a process of its own, killed with SIGKILL: kill i of n falls into the cell that follows the
-first i / (n + 1) of the cells, at a random moment of it. Exit code 0 where `results.json` is the same, byte for byte.
+The uninterrupted run is made first, or given with --whole (a finished run folder of the same study, code and number of
+threads). Every run is `saelab run` in a process of its own, killed with SIGKILL: kill i of n falls into the cell that
+follows the first i / (n + 1) of the cells, at a random moment of it. Exit code 0 where `results.json` is the same, byte
+for byte.
 """
 
 import argparse
@@ -40,11 +43,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scale")
+    parser.add_argument("--whole", type=Path, help="an uninterrupted run that is there already")
     given = parser.parse_args()
     options = ["--threads", str(given.threads), *(["--scale", given.scale] if given.scale else [])]
     given.out.mkdir(parents=True, exist_ok=True)
-    whole, killed = RunFolder(given.out / "whole"), RunFolder(given.out / "killed")
-    if launch(given.study, whole.root, options).wait() != 0:
+    whole, killed = RunFolder(given.whole or given.out / "whole"), RunFolder(given.out / "killed")
+    if given.whole is None and launch(given.study, whole.root, options).wait() != 0:
         print(f"The uninterrupted run failed; see {given.out / 'stderr.txt'}.")
         return 1
     rows = Ledger(whole.ledger).rows()

@@ -34,6 +34,11 @@ def span(row: dict[str, Any]) -> str:
     return f"{number(row['value'], 2)} {interval}"
 
 
+def source(row: dict[str, Any]) -> str:
+    """Whose interval it is, or why there is none."""
+    return row["interval_method"] or row["note"] or "no interval"
+
+
 def verdict(row: dict[str, Any]) -> str:
     """What an interval says of zero."""
     if row["value"] is None or row["low"] is None:
@@ -78,21 +83,43 @@ class Page:
 
     def reading(self) -> str:
         """What one may say, by the intervals."""
-        lines = []
         names = {Y: "before selection", "mean |DeltaC|": "mean |DeltaC| of an SAE against its utility"}
-        for y in self.found:
-            for row in self.overall(y):
-                what = names.get(y, f"utility {y}" if y.startswith("after") else f"steering {y}")
-                lines.append(f"- {what}, {row['interval_method']}: tau_b {span(row)}; {verdict(row)}.")
+        named = {y: names.get(y, f"utility {y}" if y.startswith("after") else f"steering {y}") for y in self.found}
+        lines = [
+            f"- {named[y]} ({source(row)}): tau_b {span(row)}; {verdict(row)}."
+            for y in self.found
+            for row in self.overall(y)
+        ]
         lines += [self.change(c) for c in CRITERIA]
+        lines += [self.by_axis(y, named[y]) for y in (Y, *(f"after {c}" for c in CRITERIA))]
         lines += [self.confounded(given) for given in (["l0"], ["fvu"])]
         lines += self.architectures()
+        lines += [self.feature_level()]
         return "\n".join(lines) + "\n"
+
+    def by_axis(self, y: str, named: str) -> str:
+        """psi of the axes, and how many of their groups stand out."""
+        rows = self.found[y].filter(pl.col("mode") == "reported")
+        psis = rows.filter(pl.col("statistic") == "psi").to_dicts()
+        groups = rows.filter((pl.col("statistic") == "tau") & pl.col("axis").is_not_null())
+        clear = groups.filter(pl.col("p_holm") < 0.05).height
+        shown = "; ".join(f"{r['axis']} psi {span(r)}, p {number(r['p'])}" for r in psis)
+        return f"- {named}, by axis: {shown}. Groups with p < .05 after Holm: {clear} of {groups.height}."
+
+    def feature_level(self) -> str:
+        """Which scores of a feature go with how it steers, inside its SAE."""
+        rows = read_table(self.run.stats / "features.parquet").filter(pl.col("statistic") == "tau").to_dicts()
+        held = [r for r in rows if r["low"] is not None]
+        out = [f"{r['predictor']} {span(r)}" for r in held if not r["low"] <= 0 <= r["high"]]
+        return (
+            f"- features within their SAEs: of {len(held)} scores with an interval for their tau with the steering "
+            f"score, zero is outside for {', '.join(out) if out else 'none'} (no correction for their number)."
+        )
 
     def change(self, criterion: str) -> str:
         """Does selecting change the agreement? Paired over SAEs."""
         rows = tau_difference(self.saes, first=(X, f"after {criterion}"), second=(X, Y), cluster="lm", **self.draws)
-        shown = "; ".join(f"{r['interval_method']} {span(r)}" for r in rows.to_dicts())
+        shown = "; ".join(f"{span(r)} ({source(r)})" for r in rows.to_dicts())
         return f"- change of tau by selecting with {criterion}, paired: {shown}."
 
     def confounded(self, given: list[str]) -> str:

@@ -5,6 +5,7 @@ import pytest
 
 from saelab.core.config import Config
 from saelab.core.errors import UserError, nearest
+from saelab.core.hardware import limited, threads
 from saelab.core.records import Judgement
 from saelab.core.seeds import numpy_generator, seed_of
 
@@ -53,3 +54,13 @@ def test_a_failed_judgement_has_no_value() -> None:
     Judgement("missing", None, "lexical", "timeout")
     with pytest.raises(ValueError):
         Judgement("missing", 0.0, "lexical")
+
+
+def test_limited_threads_are_put_back() -> None:
+    before = threads()
+    with pytest.raises(ZeroDivisionError), limited(before + 1) as used:
+        assert used == threads() == before + 1
+        raise ZeroDivisionError
+    assert threads() == before
+    with limited(None) as used:
+        assert used == before

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_endpoint import FAULTS, FakeEndpoint
 
+from fake_endpoint import FAULTS, FakeEndpoint
 from saelab.core.errors import JudgeError, UserError
 from saelab.core.records import Description, Judgement
 from saelab.judges.cache import ReplyCache

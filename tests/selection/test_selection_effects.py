@@ -186,3 +186,18 @@ def test_the_stage_writes_its_table(tmp_path: Path) -> None:
     assert read_table(path).schema["alive"] == pl.Boolean
     with pytest.raises(UserError, match="3 features"):
         run(SelectionConfig(), lm, sae, tmp_path, alive=[True] * 3)
+
+
+def test_effects_of_the_tested_features_alone(tmp_path: Path) -> None:
+    lm, sae = tiny_lm(), plain_sae()
+    alive = [i > 2 for i in range(F)]
+    whole = read_table(run(SelectionConfig(positions="last"), lm, sae, tmp_path / "all", alive=alive)[0])
+    some = SelectionConfig(positions="last", features="tested")
+    part = read_table(run(some, lm, sae, tmp_path / "tested", alive=alive, tested=[7, 1, 4])[0])
+    same = whole.filter(pl.col("feature").is_in([1, 4, 7]))
+    assert part["feature"].to_list() == [1, 4, 7]
+    assert part.select("alive", "random", "top_tokens").equals(same.select("alive", "random", "top_tokens"))
+    for name in some.criteria:
+        assert part[name].to_numpy() == pytest.approx(same[name].to_numpy(), rel=1e-4, abs=1e-6)
+    with pytest.raises(UserError, match="was tested"):
+        run(some, lm, sae, tmp_path, alive=alive)

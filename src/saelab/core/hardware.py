@@ -29,6 +29,19 @@ def threads() -> int:
 
 
 @contextmanager
+def limited(count: int | None) -> Iterator[int]:
+    """torch uses `count` threads inside (None: as many as before); yields how many, and puts the former number back."""
+    import torch
+
+    before = threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def side_by_side(jobs: int) -> Iterator[ThreadPoolExecutor]:
     """A pool of as many threads as torch has (or jobs, if fewer), which share torch's own among them.
 

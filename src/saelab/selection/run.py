@@ -1,4 +1,4 @@
-"""The selection stage of one SAE: the effect of every feature, written to `effects.parquet`.
+"""The selection stage of one SAE: the effects of its features, written to `effects.parquet`.
 
 The only place of this package with files. Columns: feature, alive, one per criterion (edit, strength and prefix are in
 the config), random (the control criterion), top_tokens.
@@ -38,6 +38,11 @@ class SelectionConfig(Config):
         default="all", description="Edited positions; `last` is several times cheaper."
     )
     criteria: tuple[str, ...] = Field(default=DEFAULT + LENS, description="Scores to compute.")
+    features: Literal["all", "tested"] = Field(
+        default="all",
+        description="Features to compute them of; `tested`: those whose description was tested, the only ones that "
+        "the study steers with.",
+    )
     float32: bool = Field(
         default=True, description="Run in float32 whatever the model's dtype: bfloat16 changes who is in the tails."
     )
@@ -52,9 +57,22 @@ def run(
     folder: Path,
     *,
     alive: Sequence[bool] | None = None,
+    tested: Sequence[int] = (),
     progress: Progress = SILENT,
 ) -> list[Path]:
-    """Write `effects.parquet` into `folder`. `alive[i]`: feature i fired in the text; null where unknown."""
+    """Write `effects.parquet` into `folder`, one row per feature that the config asks for.
+
+    alive[i]: feature i fired in the text; null where unknown. tested: features whose description was tested.
+    """
+    width = len(sae.W_dec)
+    if alive is not None and len(alive) != width:
+        raise UserError(f"`alive` speaks of {len(alive)} features; the SAE has {width}.")
+    wanted = list(range(width)) if config.features == "all" else sorted(tested)
+    if not wanted:
+        raise UserError(
+            "No description of this SAE's features was tested, so no effect is wanted.",
+            hint="Set `interp: {n_scored: ...}` above 0, or `selection: {features: all}`.",
+        )
     effects = feature_effects(
         lm.to_dtype("float32") if config.float32 and lm.dtype != torch.float32 else lm,
         sae,
@@ -63,14 +81,13 @@ def run(
         k=config.k,
         edit=config.edit,
         positions=config.positions,
+        features=wanted,
         criteria=config.criteria,
         batch_size=config.batch_size,
         progress=progress,
     )
-    if alive is not None and len(alive) != effects.height:
-        raise UserError(f"`alive` speaks of {len(alive)} features; the SAE has {effects.height}.")
-    fired = pl.Series("alive", alive if alive is not None else [None] * effects.height, dtype=pl.Boolean)
-    scores = pl.Series("random", blind_score(effects.height, config.seed).numpy(), dtype=pl.Float64)
+    fired = pl.Series("alive", [None if alive is None else alive[f] for f in wanted], dtype=pl.Boolean)
+    scores = pl.Series("random", blind_score(width, config.seed).numpy()[wanted], dtype=pl.Float64)
     table = effects.select("feature", fired, *config.criteria, scores, pl.col("top_tokens").list.head(SHOWN_TOKENS))
     path = folder / "effects.parquet"
     write_table(path, table)

@@ -81,7 +81,8 @@ def _sae_cells(study: StudyConfig, sae: SaeSpec, text: Cell, train: Cell, calibr
     if not sae.steer:
         return [interp]
     settings = lm | study.selection.model_dump(mode="json")
-    select = Cell("select", sae.name, settings, (interp,), SECONDS["select"] * sae.d_sae * weight)
+    features = sae.d_sae if study.selection.features == "all" else min(study.interp.n_scored, sae.d_sae)
+    select = Cell("select", sae.name, settings, (interp,), SECONDS["select"] * features * weight)
     settings = _asked(sae.model) | study.steering.model_dump(mode="json") | {"instructions": study.instructions}
     settings |= study.judge.identity
     inputs = (interp, select, calibrate) if study.judge.lexical else (interp, select)

@@ -5,9 +5,8 @@ from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 
-import torch
-
 from saelab.core.errors import UserError
+from saelab.core.hardware import limited
 from saelab.core.progress import SILENT, Progress
 from saelab.store.files import write_text
 from saelab.store.layout import RunFolder
@@ -37,8 +36,9 @@ def run(
 
     stages: only these (with all that they need); None: all, and then the summary. on: `here`, `ray` (a Ray of this
     machine, or the one that is already connected) or `ray:ADDRESS` (a running cluster, which sees the same folder under
-    the same path). threads: of one cell; None leaves torch's own number here and asks for one core on Ray. Results are
-    the same bytes for the same number of threads on processors of one kind.
+    the same path). threads: here of the whole process (None: torch's own number), on Ray of one cell (None: one).
+    Cells, and the parts of those that run alone, compute with one thread each, so results are the same bytes for any
+    number of threads on processors of one kind; except that SAEs which are fewer than the threads share them all.
 
     Raises `UserError` where the folder holds a run of another study, or where `on` is none of these.
     """
@@ -51,17 +51,14 @@ def run(
     if stages is not None:
         cells = in_order(c for c in cells if c.stage in stages)
     if place is not None:
-        threads = place.threads
+        used = place.threads
         ran = run_on_ray(cells, study, folder, ledger, place, progress)
     else:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        threads = torch.get_num_threads()
         shown = Stoppable(progress)
-        with closing(Workspace(study, folder, shown)) as work:
+        with limited(threads) as used, closing(Workspace(study, folder, shown)) as work:
             ran = run_in_process(cells, lambda cell: do(cell, work), ledger, shown)
     if stages is None and (ran or not folder.results.exists() or not folder.summary.exists()):
-        write_summary(study, folder, ledger, {"this_call": time.perf_counter() - start}, threads)
+        write_summary(study, folder, ledger, {"this_call": time.perf_counter() - start}, used)
     return folder
 
 

@@ -97,13 +97,14 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
 
 def _select(cell: Cell, work: Workspace) -> list[Path]:
     spec = work.saes[cell.name]
-    features = read_table(work.run.interp(cell.name) / "features.parquet", ["feature", "density"])
-    alive = (features.sort("feature")["density"] > 0).to_list()
+    features = read_table(work.run.interp(cell.name) / "features.parquet", ["feature", "density", "state"])
+    features = features.sort("feature")
+    alive = (features["density"] > 0).to_list()
+    tested = features.filter(pl.col("state") == "ok")["feature"].to_list()
     folder = work.run.selection(cell.name)
     config = work.study.selection
-    return selection_stage.run(
-        config, work.lm(spec.model), work.sae(cell.name), folder, alive=alive, progress=work.progress
-    )
+    lm, sae = work.lm(spec.model), work.sae(cell.name)
+    return selection_stage.run(config, lm, sae, folder, alive=alive, tested=tested, progress=work.progress)
 
 
 def _calibrate(cell: Cell, work: Workspace) -> list[Path]:

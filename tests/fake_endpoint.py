@@ -1,7 +1,7 @@
 """A chat endpoint of our own that follows a fault plan: a judge can be tried against everything that goes wrong.
 
-Its truth is a function of the prompt: which excerpts hold the described word, or the number of exclamation marks as a
-rating. `plan(n, body)` names what happens to call n: "ok" or one of FAULTS.
+Its answer is a function of the prompt; by default the truth: which excerpts hold the described word, or the number of
+exclamation marks as a rating. `plan(n, body)` names what happens to call n: "ok" or one of FAULTS.
 """
 
 import json
@@ -35,12 +35,20 @@ def truth(prompt: str) -> str:
 
 
 class FakeEndpoint:
-    """Serves on a free port of this machine; `calls` holds the body of every call."""
+    """Serves on a free port of this machine; `calls` holds the body of each call. Calls wait while `open` is clear."""
 
-    def __init__(self, plan: Callable[[int, dict[str, Any]], str] = lambda n, body: "ok", *, model: str = "fake-1"):
-        self.plan, self.model = plan, model
+    def __init__(
+        self,
+        plan: Callable[[int, dict[str, Any]], str] = lambda n, body: "ok",
+        *,
+        model: str = "fake-1",
+        answer: Callable[[str], str] = truth,
+    ):
+        self.plan, self.model, self.answer = plan, model, answer
         self.calls: list[dict[str, Any]] = []
         self.faults: list[str] = []
+        self.open = threading.Event()
+        self.open.set()
         self._lock = threading.Lock()
         outer = self
 
@@ -54,6 +62,7 @@ class FakeEndpoint:
                     outer.calls.append(body)
                     what = outer.plan(len(outer.calls) - 1, body)
                     outer.faults.append(what)
+                outer.open.wait(300)
                 outer._answer(self, what, body)
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -68,11 +77,12 @@ class FakeEndpoint:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def close(self) -> None:
+        self.open.set()
         self._server.shutdown()
         self._server.server_close()
 
     def _answer(self, handler: BaseHTTPRequestHandler, what: str, body: dict[str, Any]) -> None:
-        reply = truth(body["messages"][0]["content"])
+        reply = self.answer(body["messages"][0]["content"])
         good = self._completion(reply)
         if what == "hang-up":
             handler.close_connection = True
