@@ -2,8 +2,8 @@
 
     p(answer) = exp(-NLL(answer | prompt)) / sum over the answers
 
-Detection: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2. Nothing can be refused or garbled, and the same
-request gives the same value; whether a small model's values mean anything is for anchors and AUROC to show.
+Detection and fuzzing: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2. Nothing can be refused or garbled,
+and the same request gives the same value; whether a small model's values mean anything, anchors and AUROC show.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Judgement
 from saelab.judges import rubric
 from saelab.judges.client import Request
+from saelab.judges.marks import FUZZING
 from saelab.judges.prompts import DETECTION
 from saelab.lm.model import LanguageModel
 
@@ -46,7 +47,7 @@ class LocalJudge:
             for start in range(0, len(prompts), TOGETHER):
                 part = prompts[start : start + TOGETHER]
                 for (i, _, answers), shares in zip(part, self._shares(part), strict=True):
-                    value = float(shares[1]) if requests[i].task == DETECTION else float(shares.argmax())
+                    value = float(shares[1]) if answers == ("No", "Yes") else float(shares.argmax())
                     assert len(answers) == len(shares)
                     found[i] = Judgement("ok", value, self.name)
                 task.advance(len(part))
@@ -62,13 +63,16 @@ class LocalJudge:
 
 def likelihood_prompt(request: Request) -> tuple[str, tuple[str, ...]]:
     """The prompt and its possible answers, lowest value first; `UserError` where the request lacks what it reads."""
-    if request.task != DETECTION:
+    if request.task not in (DETECTION, FUZZING):
         asked = rubric.prompt(request).rsplit("First explain", 1)[0]
         return asked + "Answer with the rating alone: 0, 1 or 2.", ("0", "1", "2")
     if request.description is None or not request.description.text:
         raise UserError("The request has no description.")
+    question = "Does the feature fire on this text?"
+    if request.task == FUZZING:
+        question = "Are the tokens in << >> those at which the feature fires?"
     return (
         f"A feature fires on texts that contain: {request.description.text}\n\n"
-        f"Text: {request.judged_text()}\n\nDoes the feature fire on this text? Answer Yes or No.",
+        f"Text: {request.judged_text()}\n\n{question} Answer Yes or No.",
         ("No", "Yes"),
     )
