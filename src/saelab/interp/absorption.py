@@ -51,7 +51,7 @@ class AbsorptionConfig(Config):
 
 PRESETS: Mapping[Preset, AbsorptionConfig] = {
     "paper": AbsorptionConfig(),
-    "small": AbsorptionConfig(words=2000, icl_examples=3, max_k_value=5, min_GT_probe_f1=0.3, min_feats_for_eval=5),
+    "small": AbsorptionConfig(words=1500, icl_examples=3, max_k_value=5, min_GT_probe_f1=0.3, min_feats_for_eval=5),
     "tiny": AbsorptionConfig(words=200, icl_examples=1, max_k_value=2, min_GT_probe_f1=0.05, min_feats_for_eval=2),
 }
 

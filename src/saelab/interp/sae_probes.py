@@ -64,7 +64,7 @@ class SaeProbesConfig(Config):
 
 PRESETS: Mapping[Preset, SaeProbesConfig] = {
     "paper": SaeProbesConfig(),
-    "small": SaeProbesConfig(dataset_names=SMALL, most_rows=320, most_train=160, context=128),
+    "small": SaeProbesConfig(dataset_names=SMALL, most_rows=230, most_train=130, context=128),
     "tiny": SaeProbesConfig(dataset_names=SMALL[5:7], most_rows=120, most_train=40, context=32, ks=(1, 2)),
 }
 
