@@ -73,15 +73,15 @@ def test_a_feature_that_writes_its_word_scores_and_another_description_does_not(
         return 0.0
 
     told = {0: Description("d", (Term("x", 1.0),))}
-    nothing = intervention.evaluate(lm, "resid_post.1", sae, told, {0: 1.0}, ScriptedJudge(note), config)
+    nothing = intervention.evaluate(lm, "resid_post.1", sae, told, {0: 1.0}, judge=ScriptedJudge(note), config=config)
     assert nothing.metrics["intervention"]["intervention_auroc"] == 0.5
     steered, plain = set(said[0]) | set(said[1]), set(said[2]) | set(said[3])
     own = sorted(steered - plain)
     assert own, "the edit changed nothing"
     told = {0: Description("d", tuple(Term(t, 1.0) for t in own))}
-    known = intervention.evaluate(lm, "resid_post.1", sae, told, {0: 1.0}, LexicalJudge(), config)
+    known = intervention.evaluate(lm, "resid_post.1", sae, told, {0: 1.0}, judge=LexicalJudge(), config=config)
     assert (known.metrics["intervention"]["intervention_auroc"] or 0) > 0.7
-    dead = intervention.evaluate(lm, "resid_post.1", sae, told, {0: 0.0}, LexicalJudge(), config)
+    dead = intervention.evaluate(lm, "resid_post.1", sae, told, {0: 0.0}, judge=LexicalJudge(), config=config)
     assert dead.metrics["intervention"]["intervention_auroc"] is None and dead.reason
 
 

@@ -54,6 +54,7 @@ def evaluate(
     sae: Sae,
     descriptions: Mapping[int, Description],
     largest: Mapping[int, float],
+    *,
     judge: Judge,
     config: InterventionConfig,
 ) -> Evaluation:

@@ -112,14 +112,15 @@ def evaluate(lm: Answering, site: str, facts: Facts, sae: Sae, config: RavelConf
     with torch.no_grad():  # not inference mode: gradients go through what is mixed of these codes
         at = facts.hidden[torch.arange(len(facts.position)), facts.position].float()
         codes = sae.encode(at) if len(at) else torch.zeros(0, sae.cfg.d_sae)
+    exchange = Exchange(lm, site, facts, sae, codes)
     for i, name in enumerate(config.attributes):
         pairs = pairs_of(facts, i, config.num_pairs_per_attribute, seed, config.entity)
         if len(pairs.base) < config.least_pairs or pairs.cause.all():
             continue
         cut = int(config.train_test_split * len(pairs.base))
         train, test = pairs.take(np.arange(cut)), pairs.take(np.arange(cut, len(pairs.base)))
-        chosen = train_mask(lm, site, facts, sae, codes, train, config)
-        right = _answers(lm, site, facts, sae, codes, test, chosen.float()) == torch.from_numpy(test.target)
+        chosen = train_mask(exchange, train, config)
+        right = exchange.answers(test, chosen.float()) == torch.from_numpy(test.target)
         cause = torch.from_numpy(test.cause)
         if bool(cause.any()) and not bool(cause.all()):
             scores = float(right[cause].float().mean()), float(right[~cause].float().mean())
@@ -139,44 +140,48 @@ def evaluate(lm: Answering, site: str, facts: Facts, sae: Sae, config: RavelConf
     return Evaluation(KIND, {KIND: metrics}, settings, unstructured={f"{config.entity}_results": rows}, reason=reason)
 
 
-def train_mask(
-    lm: Answering, site: str, facts: Facts, sae: Sae, codes: Tensor, pairs: Pairs, config: RavelConfig
-) -> Bool[Tensor, " F"]:
+@dataclass(frozen=True)
+class Exchange:
+    """One SAE on a site's facts: codes [N, F] at the entities, and what the model says when some are exchanged."""
+
+    lm: Answering
+    site: str
+    facts: Facts
+    sae: Sae
+    codes: Float[Tensor, "N F"]
+
+    def logits(self, pairs: Pairs, share: Float[Tensor, " F"]) -> Float[Tensor, "B V"]:
+        """Next-token logits of the base prompts with a share of each latent taken from the source."""
+        mixed = (1 - share) * self.codes[pairs.base] + share * self.codes[pairs.source]
+        hidden = self.facts.hidden[pairs.base].float()
+        where = torch.zeros(hidden.shape[:2], dtype=torch.bool)
+        where[torch.arange(len(hidden)), self.facts.position[pairs.base]] = True
+        changed = torch.where(where[..., None], self.sae.decode(mixed)[:, None], hidden)
+        return self.lm.run_from(changed, self.site, mask=self.facts.mask[pairs.base], last=True)[:, -1]
+
+    def answers(self, pairs: Pairs, share: Float[Tensor, " F"]) -> Int[Tensor, " P"]:
+        """The most likely tokens."""
+        with torch.no_grad():
+            rows = np.arange(len(pairs.base))
+            parts = [pairs.take(rows[start : start + 32]) for start in range(0, len(rows), 32)]
+            return torch.cat([self.logits(part, share).argmax(-1).cpu() for part in parts])
+
+
+def train_mask(exchange: Exchange, pairs: Pairs, config: RavelConfig) -> Bool[Tensor, " F"]:
     """The latents whose exchange carries the attribute."""
-    z = torch.zeros(sae.cfg.d_sae, requires_grad=True)
+    z = torch.zeros(exchange.codes.shape[1], requires_grad=True)
     optimiser = torch.optim.Adam([z], lr=config.learning_rate)
     rows, size = np.arange(len(pairs.base)), config.batch_size
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     temperatures = np.logspace(0, -4, len(batches) * config.num_epochs)
     for step, temperature in enumerate(temperatures):
         part = pairs.take(batches[step % len(batches)])
-        logits = _logits(lm, site, facts, sae, codes, part, torch.sigmoid(z / float(temperature)))
+        logits = exchange.logits(part, torch.sigmoid(z / float(temperature)))
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(part.target))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     return z.detach() > 0
-
-
-def _logits(
-    lm: Answering, site: str, facts: Facts, sae: Sae, codes: Tensor, pairs: Pairs, share: Tensor
-) -> Float[Tensor, "B V"]:
-    """Next-token logits of the base prompts with a share of each latent taken from the source."""
-    mixed = (1 - share) * codes[pairs.base] + share * codes[pairs.source]
-    hidden = facts.hidden[pairs.base].float()
-    where = torch.zeros(hidden.shape[:2], dtype=torch.bool)
-    where[torch.arange(len(hidden)), facts.position[pairs.base]] = True
-    changed = torch.where(where[..., None], sae.decode(mixed)[:, None], hidden)
-    return lm.run_from(changed, site, mask=facts.mask[pairs.base], last=True)[:, -1]
-
-
-def _answers(
-    lm: Answering, site: str, facts: Facts, sae: Sae, codes: Tensor, pairs: Pairs, share: Tensor
-) -> Int[Tensor, " P"]:
-    with torch.no_grad():
-        rows = np.arange(len(pairs.base))
-        parts = [pairs.take(rows[start : start + 32]) for start in range(0, len(rows), 32)]
-        return torch.cat([_logits(lm, site, facts, sae, codes, p, share).argmax(-1).cpu() for p in parts])
 
 
 def _drawn(facts: Facts, keep: np.ndarray, count: int, generator: np.random.Generator) -> Int[np.ndarray, "P 2"]:

@@ -241,7 +241,7 @@ def _fuzzing(site: SiteSuite, sae: Sae, features: pl.DataFrame, judge: Judge) ->
 def _intervention(site: SiteSuite, sae: Sae, features: pl.DataFrame, judge: Judge) -> Evaluation:
     largest = dict(features.select("feature", "max_activation").iter_rows())
     config, told = intervention.PRESETS[site.config.preset], described(features)
-    return intervention.evaluate(site.text.lm, site.text.reading.site, sae, told, largest, judge, config)
+    return intervention.evaluate(site.text.lm, site.text.reading.site, sae, told, largest, judge=judge, config=config)
 
 
 def _ravel(site: SiteSuite, sae: Sae) -> Evaluation:
