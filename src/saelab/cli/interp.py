@@ -1,40 +1,83 @@
-"""`saelab interp`: the SAEs of a study file trained and scored for fidelity and interpretability, no more."""
+"""`saelab interp`: the SAEs of a study scored for fidelity and interpretability, with SAEBench's suite where asked."""
 
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
-from saelab.cli.output import show_table
+from saelab.cli.output import say, show_table
 from saelab.cli.progress import shown
+from saelab.interp.result import HEADLINES
+from saelab.store.layout import RunFolder
+from saelab.store.tables import read_table
 
 
-def interp(study: Path, *, out: Path | None = None, json: bool = False) -> int:
-    """Score the SAEs of a study file (training them where that is not done). `saelab run` goes on from there.
+def interp(
+    study: Path,
+    *,
+    out: Path | None = None,
+    preset: Literal["paper", "small", "tiny"] | None = None,
+    only: list[str] | None = None,
+    ravel: str | None = None,
+    threads: int | None = None,
+    json: bool = False,
+) -> int:
+    """Score the SAEs of a study file or a run folder (training them where that is not done).
 
     Parameters
     ----------
     study:
-        The study file (YAML).
+        The study file (YAML), or the folder of a run.
     out:
-        Run folder; by default runs/NAME.
+        Run folder; by default runs/NAME, or the folder that was given.
+    preset:
+        Run SAEBench's evaluations as well, at this size.
+    only:
+        Of these, only the ones named, such as core or tpp.
+    ravel:
+        Folder of RAVEL's tables, such as path:ravel/data; without it there is no ravel.
+    threads:
+        Threads of one cell. The same number gives the same bytes.
     json:
         Print JSON.
     """
+    from saelab.interp.suite import SuiteConfig
+    from saelab.report.page import write_report
     from saelab.study.collect import fidelity_row
     from saelab.study.run import run
     from saelab.study.scales import read_study
     from saelab.study.spec import saes_of
 
-    config = read_study(study)
+    folder = RunFolder(study) if study.is_dir() else None
+    config = read_study(folder.study if folder else study)
+    if preset or only or ravel:
+        asked = {"preset": preset, "only": only, "ravel": ravel}
+        before = config.suite.model_dump() if config.suite else {}
+        suite = SuiteConfig.parse(before | {k: v for k, v in asked.items() if v}, origin="the command line")
+        config = config.model_copy(update={"suite": suite})
+    place = out or (study if folder else Path("runs") / study.stem)
+    stages = ("text", "harvest", "train", "interp", "read", "evaluate")
     with shown() as progress:
-        folder = run(
-            config,
-            out or Path("runs") / study.stem,
-            stages=("text", "harvest", "train", "interp"),
-            progress=progress,
-        )
-    rows = [fidelity_row(config, folder, spec) for spec in saes_of(config)]
+        run_folder = run(config, place, stages=stages, threads=threads, progress=progress)
+    rows = [fidelity_row(config, run_folder, spec) for spec in saes_of(config)]
     columns = ("sae", "l0", "fvu", "ce_recovered", "dead_share", "interpretability", "auroc", "n_scored")
     table = pl.DataFrame([{c: r[c] for c in columns} for r in rows])
-    show_table(table, as_json=json, title="judge: lexical")
+    if config.suite is not None:
+        table = table.join(_headlines(run_folder, table["sae"].to_list()), on="sae", how="left", maintain_order="left")
+    show_table(table, as_json=json, title=f"judge: {config.judge.name}")
+    if run_folder.report.exists():  # a finished run: its page shows what was added
+        path = write_report(run_folder)
+        if not json:
+            say(f"Report: {path}")
     return 0
+
+
+def _headlines(run: RunFolder, saes: list[str]) -> pl.DataFrame:
+    """The figure of each evaluation that papers quote, a column each."""
+    rows = []
+    for sae in saes:
+        table = read_table(run.evaluations(sae), ["kind", "metric", "value"])
+        found = {(kind, metric): value for kind, metric, value in table.select("kind", "metric", "value").iter_rows()}
+        shown = {title: (h.kind, h.metric) for title, h in HEADLINES.items() if (h.kind, h.metric) in found}
+        rows.append({"sae": sae} | {title: found[key] for title, key in shown.items()})
+    return pl.DataFrame(rows)

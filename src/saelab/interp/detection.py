@@ -47,14 +47,20 @@ class Detection:
 
 
 def detect(
-    trials: Sequence[Trial], judge: Judge, *, calibrated: bool = True, progress: Progress = SILENT
+    trials: Sequence[Trial],
+    judge: Judge,
+    *,
+    calibrated: bool = True,
+    task: str = TASK,
+    progress: Progress = SILENT,
 ) -> list[Detection]:
     """Judge all windows of all trials in one go and score each feature.
 
-    calibrated: set the cut on the calibration windows (graded judges); otherwise it is 0.5 and they are not asked.
+    task: what is asked of a window. calibrated: set the cut on the calibration windows (graded judges); otherwise it is
+    0.5 and they are not asked.
     """
     requests = [
-        Request(TASK, tokens=window, description=trial.description)
+        Request(task, tokens=window, description=trial.description)
         for trial in trials
         for window in ((*trial.calibrate, *trial.test) if calibrated else trial.test)
     ]

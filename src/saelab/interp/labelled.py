@@ -25,6 +25,11 @@ from saelab.text.unpack import open_unpacked
 # Groups of embedded sets that make one data set of several classes: class name -> (file, value of `target`).
 GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "ag_news": {"world": ("161_agnews_0", "1"), "sports": ("162_agnews_1", "1"), "business": ("163_agnews_2", "1")},
+    "news_class": {
+        "politics": ("139_news_class_Politics", "1"),
+        "technology": ("140_news_class_Technology", "1"),
+        "entertainment": ("141_news_class_Entertainment", "1"),
+    },
     "code_language": {"C": ("158_code_C", "1"), "Python": ("159_code_Python", "1"), "HTML": ("160_code_HTML", "1")},
 }
 
@@ -87,6 +92,15 @@ def load_labelled(name: str) -> LabelledTexts:
         return LabelledTexts(name, *columns)
     table = _embedded_table(name)
     return LabelledTexts(name, tuple(table["prompt"].to_list()), tuple(table["target"].to_list()))
+
+
+def binary_sets() -> tuple[str, ...]:
+    """File names of the embedded sets that the wheel's own list calls binary."""
+    folder = fetch(parse_reference(EMBEDDED))
+    with open_unpacked(folder.parent / "probing_datasets_MASTER.csv.zst") as handle:
+        table = pl.read_csv(io.BytesIO(handle.read()), infer_schema=False)
+    names = table.filter(pl.col("Data type") == "Binary Classification")["Dataset save name"]
+    return tuple(name.rpartition("/")[2].removesuffix(".csv") for name in names)
 
 
 def labelled_table(table: pl.DataFrame, name: str) -> LabelledTexts:

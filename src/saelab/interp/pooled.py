@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
+from saelab.lm.batching import pad_right
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 
@@ -41,33 +42,57 @@ def read_texts(
     batch_size: int = 32,
     progress: Progress = SILENT,
 ) -> TextActivations:
-    """Run the LM over texts cut to `context` tokens (BOS included), longest together so that little is padded.
+    """Run the LM over texts cut to `context` tokens (BOS included): the activations of all tokens at one site.
 
     Raises `UserError` for a text without a single token to count.
     """
-    ids = [row[:context] for row in lm.tokenize(texts)]
+    ids = lm.tokenize(texts)
+    return read_ids(lm, ids, [site], context=context, batch_size=batch_size, progress=progress)[site]
+
+
+def read_ids(
+    lm: LanguageModel,
+    ids: Sequence[Sequence[int]],
+    sites: Sequence[str],
+    *,
+    context: int = 128,
+    cut: Literal["right", "left"] = "right",
+    last: bool = False,
+    batch_size: int = 32,
+    progress: Progress = SILENT,
+) -> dict[str, TextActivations]:
+    """One pass of the LM over token ids, longest together so that little is padded: activations at every site.
+
+    cut: which end loses what is over `context` tokens (the first token, BOS, stays). last: keep each text's last
+    counted token only. Raises `UserError` for a text without a single token to count.
+    """
+    rows = [_cut(list(row), context, cut) for row in ids]
     special = torch.tensor(sorted(lm.special_ids))
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    found: list[Tensor] = [torch.empty(0)] * len(ids)
-    with progress.task(f"reading {len(ids)} texts", sum(map(len, ids)), "tokens") as task, torch.inference_mode():
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    found = {site: [torch.empty(0)] * len(rows) for site in sites}
+    with progress.task(f"reading {len(rows)} texts", sum(map(len, rows)), "tokens") as task, torch.inference_mode():
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            longest = max(len(ids[i]) for i in part)
             # padded on the right: causal attention never looks there, so no mask is needed
-            tokens = torch.full((len(part), longest), lm.bos_id if lm.bos_id is not None else 0)
-            counts = torch.zeros(tokens.shape, dtype=torch.bool)
+            hidden = lm.run_to(pad_right([rows[i] for i in part]), sites)
             for row, i in enumerate(part):
-                tokens[row, : len(ids[i])] = torch.tensor(ids[i])
-                counts[row, : len(ids[i])] = ~torch.isin(tokens[row, : len(ids[i])], special)
-            hidden = lm.run_to(tokens, [site])[site].cpu()
-            for row, i in enumerate(part):
-                found[i] = hidden[row][counts[row]].to(torch.bfloat16)
-            task.advance(sum(len(ids[i]) for i in part))
-    empty = [i for i, x in enumerate(found) if not len(x)]
-    if empty:
-        raise UserError(f"Text {empty[0]} ({texts[empty[0]][:40]!r}) has no token to count.", hint="Leave it out.")
-    lengths = torch.tensor([len(x) for x in found])
-    return TextActivations(torch.cat(found), torch.repeat_interleave(torch.arange(len(found)), lengths), len(found))
+                where = (~torch.isin(torch.tensor(rows[i]), special)).nonzero()[:, 0]
+                if not len(where):
+                    raise UserError(
+                        f"Text {i} ({lm.decode(rows[i])[:40]!r}) has no token to count.", hint="Leave it out."
+                    )
+                for site in sites:
+                    found[site][i] = hidden[site][row, where[-1:] if last else where].to("cpu", torch.bfloat16)
+            task.advance(sum(len(rows[i]) for i in part))
+    lengths = torch.tensor([len(x) for x in found[sites[0]]])
+    text = torch.repeat_interleave(torch.arange(len(rows)), lengths)
+    return {site: TextActivations(torch.cat(parts), text, len(rows)) for site, parts in found.items()}
+
+
+def _cut(row: list[int], context: int, end: str) -> list[int]:
+    if len(row) <= context:
+        return row
+    return row[:context] if end == "right" else [row[0], *row[len(row) - context + 1 :]]
 
 
 def pool_activations(read: TextActivations, pooling: Pooling = "mean") -> Float[Tensor, "N D"]:

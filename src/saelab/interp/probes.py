@@ -93,15 +93,62 @@ def fit_probe(x: Float[Tensor, "N D"], split: Split, config: ProbeConfig, *names
     return best
 
 
-def fit_logistic(x: Float[Tensor, "N D"], y: Bool[np.ndarray, " N"]) -> Probe:
-    """L2-regularised logistic regression (C = 1)."""
+def fit_logistic(x: Float[Tensor, "N D"], y: Bool[np.ndarray, " N"], *, balanced: bool = False) -> Probe:
+    """L2-regularised logistic regression (C = 1). balanced: classes weigh the same."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    weights = "balanced" if balanced else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a thousand steps are the specified effort
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(x.float().cpu().numpy(), y)
+        model = LogisticRegression(C=1.0, max_iter=1000, class_weight=weights).fit(x.float().cpu().numpy(), y)
     return Probe(torch.from_numpy(model.coef_[0]).float(), float(model.intercept_[0]))
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Several one-against-rest probes trained together: `weight` [C, D], `bias` [C]."""
+
+    weight: Float[Tensor, "C D"]
+    bias: Float[Tensor, " C"]
+
+    def scores(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N C"]:
+        """Logits; positive means yes."""
+        return x.float() @ self.weight.T + self.bias
+
+
+def fit_together(
+    x: Float[Tensor, "N D"],
+    y: Bool[Tensor, "N C"],
+    *names: str | int,
+    batch_size: int = 64,
+    epochs: int = 50,
+    l1: float = 0.0,
+    weight_decay: float = 1e-4,
+) -> Probes:
+    """C probes at once: BCE with the rare class weighted up, Adam from 0.01 to 1e-5 (exponential, per epoch).
+
+    As SAEBench's absorption trains its probes. A class without positives keeps a probe that says no.
+    """
+    generator = torch.Generator().manual_seed(seed_of("together", *names))
+    x, target, bound = x.float(), y.float(), 1 / x.shape[1] ** 0.5
+    weight = ((torch.rand(y.shape[1], x.shape[1], generator=generator) * 2 - 1) * bound).requires_grad_()
+    bias = ((torch.rand(y.shape[1], generator=generator) * 2 - 1) * bound).requires_grad_()
+    positive = target.sum(0)
+    raised = torch.where(positive > 0, (len(y) - positive) / positive.clamp_min(1), 1.0)
+    optimiser = torch.optim.Adam([weight, bias], lr=0.01, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, gamma=(1e-5 / 0.01) ** (1 / epochs))
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x), generator=generator).split(batch_size):
+            logits = x[rows] @ weight.T + bias
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, target[rows], pos_weight=raised)
+            if l1:
+                loss = loss + l1 * weight.abs().sum(1).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        schedule.step()
+    return Probes(weight.detach(), bias.detach())
 
 
 def mean_difference(x: Float[Tensor, "N D"], y: Bool[np.ndarray, " N"]) -> Float[Tensor, " D"]:

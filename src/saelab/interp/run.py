@@ -85,6 +85,7 @@ class SiteText:
     rows: Float[Tensor, "N D"]
     places: Int[np.ndarray, " N"]
     strings: Sequence[str]
+    special: frozenset[int] = frozenset()
     controls: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
 
     def control(self, d_sae: int, l0: float) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def prepare(
     passages = Passages(packed.tokens[:contexts].numpy(), packed.document_ids[:contexts].numpy())
     finder = WindowFinder.over(passages, config.windows)
     strings = lm.token_strings(range(lm.vocab_size))
-    return SiteText(config, lm, reading, spliced, baselines, finder, rows, places, strings)
+    return SiteText(config, lm, reading, spliced, baselines, finder, rows, places, strings, held_out.special_ids)
 
 
 def run(

@@ -16,18 +16,47 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.seeds import numpy_generator
 from saelab.interp.ablation import ablated, effects_on, strongest
 from saelab.interp.labelled import LabelledTexts
 from saelab.interp.probes import SHIFT_PROBE, Probe, Split, fit_probe, mean_difference
-from saelab.interp.result import Evaluation, Metrics, averaged
+from saelab.interp.result import Evaluation, Metrics, Preset, averaged
 
 KIND = "scr"
 ALL_N = (2, 5, 10, 20, 50, 100, 500)
 DEVIATIONS = ("rows of a quadrant drawn at random, not the first", "no leak from padded positions", "named generators")
+
+
+class PairConfig(Config):
+    """A crossed set with the two values of its label and of its attribute: a+b+ and a-b- are the confounded corners."""
+
+    data: str = Field(description="A crossed set (labelled.py) or path:table with columns text, label, attribute.")
+    concept: tuple[str, str] = Field(description="(a+, a-)")
+    attribute: tuple[str, str] = Field(description="(b+, b-)")
+
+
+class ScrConfig(Config):
+    """Pairs and sizes; sizes are of one quadrant (upstream's train_set_size // 4)."""
+
+    pairs: tuple[PairConfig, ...] = Field(min_length=1, description="What is confounded with what.")
+    n_train: int = Field(default=1000, ge=2, description="Train texts of a quadrant.")
+    n_test: int = Field(default=250, ge=2, description="Test texts of a quadrant.")
+    context_length: int = Field(default=128, ge=8, description="Tokens of a text that are read, BOS included.")
+    n_values: tuple[int, ...] = Field(default=ALL_N, description="Numbers of latents that are ablated.")
+
+
+ALIVE = PairConfig(data="alive_sex", concept=("True", "False"), attribute=("female", "male"))
+SWAPPED = PairConfig(data="alive_sex", concept=("True", "False"), attribute=("male", "female"))
+PRESETS: Mapping[Preset, ScrConfig] = {
+    "paper": ScrConfig(pairs=(ALIVE, SWAPPED), n_train=150, n_test=50),
+    "small": ScrConfig(pairs=(ALIVE,), n_train=64, n_test=32, context_length=64, n_values=(2, 5, 10, 20, 50)),
+    "tiny": ScrConfig(pairs=(ALIVE,), n_train=8, n_test=4, context_length=16, n_values=(2, 5)),
+}
 
 
 @dataclass(frozen=True)

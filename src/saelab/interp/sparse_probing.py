@@ -8,19 +8,45 @@ over classes, then over data sets. Chance is 0.5. Source: SAEBench `sparse_probi
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from saelab.core.config import Config
 from saelab.interp.labelled import Task
 from saelab.interp.probes import ProbeConfig, fit_probe, sparse_accuracy
-from saelab.interp.result import Evaluation, Metrics, averaged
+from saelab.interp.result import Evaluation, Metrics, Preset, averaged
 
 KIND = "sparse_probing"
 ALL_K = (1, 2, 5, 10, 20, 50, 100)
 DEVIATIONS = (
     "named generators per data set and class in place of the global one",
     "positions known, not told by zero rows",
+    "data sets made of those in the sae-probes wheel, in place of upstream's eight of the hub",
 )
+
+
+class SparseProbingConfig(Config):
+    """Data sets and sizes; a set's two sizes are totals of a balanced task, half of them positive."""
+
+    dataset_names: tuple[str, ...] = Field(min_length=1, description="Labelled sets (labelled.py).")
+    probe_train_set_size: int = Field(default=4000, ge=4, description="Texts to train a probe on.")
+    probe_test_set_size: int = Field(default=1000, ge=4, description="Texts to test it on.")
+    context_length: int = Field(default=128, ge=8, description="Tokens of a text that are read, BOS included.")
+    k_values: tuple[int, ...] = Field(default=(1, 2, 5), description="Latents of a sparse probe.")
+
+
+SETS = ("ag_news", "code_language", "news_class")
+PRESETS: Mapping[Preset, SparseProbingConfig] = {
+    "paper": SparseProbingConfig(dataset_names=SETS, probe_train_set_size=1600, probe_test_set_size=400),
+    "small": SparseProbingConfig(
+        dataset_names=SETS[:2], probe_train_set_size=256, probe_test_set_size=128, context_length=64
+    ),
+    "tiny": SparseProbingConfig(
+        dataset_names=SETS[:1], probe_train_set_size=32, probe_test_set_size=16, context_length=16, k_values=(1, 2)
+    ),
+}
 
 
 def probe_tasks(
@@ -29,8 +55,6 @@ def probe_tasks(
     """Accuracies of one representation, by class: `{prefix}_test_accuracy` and `{prefix}_top_{k}_test_accuracy`."""
     found: dict[str, Metrics] = {}
     for task in tasks:
-        import torch
-
         full = fit_probe(x, task.split, ProbeConfig(), *names, prefix, task.label)
         row: Metrics = {
             f"{prefix}_test_accuracy": full.accuracy(x[task.split.test].cpu(), torch.from_numpy(task.split.test_y))

@@ -15,17 +15,39 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
+from saelab.core.config import Config
 from saelab.interp.ablation import ablated, effects_on, strongest
 from saelab.interp.labelled import Task
 from saelab.interp.probes import SHIFT_PROBE, Probe, fit_probe, mean_difference
-from saelab.interp.result import Evaluation, Metrics, averaged
+from saelab.interp.result import Evaluation, Metrics, Preset, averaged
 
 KIND = "tpp"
 ALL_N = (2, 5, 10, 20, 50, 100, 500)
 PARTS = ("total_metric", "intended_diff_only", "unintended_diff_only")
 DEVIATIONS = ("the same negatives before and after ablation", "no leak from padded positions", "named generators")
+
+
+class TppConfig(Config):
+    """Data sets and sizes, as totals of a balanced task (half of them positive)."""
+
+    dataset_names: tuple[str, ...] = Field(min_length=1, description="Labelled sets of three classes or more.")
+    train_set_size: int = Field(default=4000, ge=4, description="Texts to train a probe on.")
+    test_set_size: int = Field(default=1000, ge=4, description="Texts to test it on.")
+    context_length: int = Field(default=128, ge=8, description="Tokens of a text that are read, BOS included.")
+    n_values: tuple[int, ...] = Field(default=ALL_N, description="Numbers of latents that are ablated.")
+
+
+SETS = ("ag_news", "code_language")
+PRESETS: Mapping[Preset, TppConfig] = {
+    "paper": TppConfig(dataset_names=SETS, train_set_size=1600, test_set_size=400),
+    "small": TppConfig(
+        dataset_names=SETS, train_set_size=256, test_set_size=128, context_length=64, n_values=(2, 5, 10, 20, 50)
+    ),
+    "tiny": TppConfig(dataset_names=SETS[:1], train_set_size=32, test_set_size=16, context_length=16, n_values=(2, 5)),
+}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ occurrences at which the feature fired, in the text the description was made fro
     score = 1 - prod_i (1 - w_i),    w_i = w(t_{i-1} t_i) where that bigram is a term, else w(t_i), else 0
 
 the probability that at least one position fires if positions fire independently. Where to cut the score into yes and
-no is the asker's to calibrate, on windows the description was made from. A description without terms cannot be judged
-here: its judgement is `missing`, not 0. Only detection is answered; the steering rubrics are in steering_lexical.py.
+no is the asker's to calibrate, on windows the description was made from. Fuzzing: the same over the marked tokens only.
+A description without terms cannot be judged here: its judgement is `missing`, not 0. The steering rubrics are in
+steering_lexical.py.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description, Judgement
 from saelab.judges.client import Request
+from saelab.judges.marks import FUZZING, unmarked
 
 NAME = "lexical"
 
@@ -27,7 +29,7 @@ class LexicalJudge:
         return NAME
 
     def judge(self, requests: Sequence[Request], *, progress: Progress = SILENT) -> list[Judgement]:
-        """Scores in [0, 1] for requests with task "detection", tokens, and a description with terms."""
+        """Scores in [0, 1] for detection and fuzzing requests with tokens and a description with terms."""
         del progress
         weights: dict[int, dict[str, float]] = {}
         answers = []
@@ -38,7 +40,8 @@ class LexicalJudge:
             key = id(request.description)
             if key not in weights:
                 weights[key] = term_weights(request.description)
-            answers.append(Judgement("ok", score_tokens(weights[key], request.tokens), NAME))
+            tokens, counted = unmarked(request.tokens) if request.task == FUZZING else (request.tokens, None)
+            answers.append(Judgement("ok", score_tokens(weights[key], tokens, counted), NAME))
         return answers
 
 
@@ -50,10 +53,13 @@ def term_weights(description: Description) -> dict[str, float]:
     return found
 
 
-def score_tokens(weights: dict[str, float], tokens: Sequence[str]) -> float:
-    """The noisy-or above, in [0, 1]."""
+def score_tokens(weights: dict[str, float], tokens: Sequence[str], counted: Sequence[bool] | None = None) -> float:
+    """The noisy-or above, in [0, 1], over the counted positions (None: all)."""
     silent, previous = 1.0, ""
-    for token in tokens:
+    for i, token in enumerate(tokens):
+        if counted is not None and not counted[i]:
+            previous = token
+            continue
         weight = weights.get(previous + token) if previous else None
         if weight is None:
             weight = weights.get(token, 0.0)
@@ -63,7 +69,7 @@ def score_tokens(weights: dict[str, float], tokens: Sequence[str]) -> float:
 
 
 def _unanswerable(request: Request) -> str | None:
-    if request.task != "detection":
+    if request.task not in ("detection", FUZZING):
         return f"the lexical detection judge does not answer {request.task!r}"
     if request.description is None or not request.description.terms:
         return "the description has no terms"

@@ -2,8 +2,9 @@
 
     p(answer) = exp(-NLL(answer | prompt)) / sum over the answers
 
-Detection: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2; comparisons of 1, 2, 3. Nothing can be refused or garbled, and the same
-request gives the same value; whether a small model's values mean anything is for anchors and AUROC to show.
+Detection and fuzzing: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2; comparisons: of 1, 2, 3. Nothing can be
+refused or garbled, and the same request gives the same value; whether a small model's values mean anything, anchors and
+AUROC show.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from saelab.core.records import Judgement
 from saelab.judges import comparison, rubric
 from saelab.judges.client import Request
 from saelab.judges.comparison import COMPARISON
+from saelab.judges.marks import FUZZING
 from saelab.judges.prompts import DETECTION
 from saelab.lm.model import LanguageModel
 
@@ -47,8 +49,8 @@ class LocalJudge:
             for start in range(0, len(prompts), TOGETHER):
                 part = prompts[start : start + TOGETHER]
                 for (i, _, answers), shares in zip(part, self._shares(part), strict=True):
-                    detected = requests[i].task == DETECTION
-                    value = float(shares[1]) if detected else float(answers[int(shares.argmax())])
+                    yes = answers == ("No", "Yes")
+                    value = float(shares[1]) if yes else float(answers[int(shares.argmax())])
                     found[i] = Judgement("ok", value, self.name)
                 task.advance(len(part))
         return [found[i] for i in range(len(requests))]
@@ -66,13 +68,16 @@ def likelihood_prompt(request: Request) -> tuple[str, tuple[str, ...]]:
     if request.task == COMPARISON and request.description is not None:
         asked = comparison.prompt(request.description.text, request.text).rsplit("First explain", 1)[0]
         return asked + "Answer with the number alone: 1, 2 or 3.", ("1", "2", "3")
-    if request.task != DETECTION:
+    if request.task not in (DETECTION, FUZZING):
         asked = rubric.prompt(request).rsplit("First explain", 1)[0]
         return asked + "Answer with the rating alone: 0, 1 or 2.", ("0", "1", "2")
     if request.description is None or not request.description.text:
         raise UserError("The request has no description.")
+    question = "Does the feature fire on this text?"
+    if request.task == FUZZING:
+        question = "Are the tokens in << >> those at which the feature fires?"
     return (
         f"A feature fires on texts that contain: {request.description.text}\n\n"
-        f"Text: {request.judged_text()}\n\nDoes the feature fire on this text? Answer Yes or No.",
+        f"Text: {request.judged_text()}\n\n{question} Answer Yes or No.",
         ("No", "Yes"),
     )

@@ -2,7 +2,7 @@
 
 Detection may put several windows of one description into one prompt (SAEBench asks 14 at a time); the rubrics of
 steering are asked one by one (rubric.py). A reply is read strictly: one final line of the agreed form with values that
-exist, or it is `unparsed`; a refusal is `refused`. TEMPLATE names the wording: change it when a prompt changes, so that
+exist, or it is `unparsed`; a refusal is `refused`. TEMPLATES name the wording: change it when a prompt changes, so that
 cached replies to other words are not used. Texts come from corpora and models: they are shown between marks and
 nothing in them is obeyed by this module.
 """
@@ -16,9 +16,17 @@ from saelab.core.records import Judgement
 from saelab.judges import comparison, rubric
 from saelab.judges.client import Request
 from saelab.judges.comparison import COMPARISON
+from saelab.judges.marks import FUZZING
 
-TEMPLATE = "detection/1"
 DETECTION = "detection"
+TEMPLATES = {DETECTION: "detection/1", FUZZING: "fuzzing/1"}
+ASKED = {
+    DETECTION: ("In which excerpts does the feature fire?", "if it fires in none of them"),
+    FUZZING: (
+        "In some excerpts the tokens in << >> are those at which the feature fires, in others not. In which are they?",
+        "if in none of them",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ def questions_of(
         rows = list(group)
         if task == COMPARISON and description is not None:
             questions += [_compared(i, description.text, request, judge) for i, request in rows]
-        elif task != DETECTION:
+        elif task not in TEMPLATES:
             for i, request in rows:
                 questions.append(_rated(i, request, judge, parser))
         elif description is None or not description.text:
@@ -63,8 +71,8 @@ def questions_of(
                 questions.append(
                     Question(
                         items=tuple(i for i, _ in part),
-                        prompt=detection_prompt(description.text, windows),
-                        template=TEMPLATE,
+                        prompt=detection_prompt(description.text, windows, task),
+                        template=TEMPLATES[task],
                         sample=sample,
                         read=lambda reply, n=n: read_detection(reply, n, judge),
                     )
@@ -72,15 +80,16 @@ def questions_of(
     return questions, unasked
 
 
-def detection_prompt(description: str, windows: Sequence[str]) -> str:
-    """Which of the numbered excerpts make the feature fire."""
+def detection_prompt(description: str, windows: Sequence[str], task: str = DETECTION) -> str:
+    """Which of the numbered excerpts make the feature fire, or (fuzzing) have it fire at the marked tokens."""
+    asked, none = ASKED[task]
     shown = "\n".join(f"[{i}] {window.replace(chr(10), '↵')}" for i, window in enumerate(windows, start=1))
     return (
         "A feature inside a language model fires on some texts and not on others.\n\n"
         f"[Description of when it fires]\n{description}\n[End of description]\n\n"
         f"[Excerpts, numbered 1 to {len(windows)}]\n{shown}\n[End of excerpts]\n\n"
-        "In which excerpts does the feature fire? End with one line of the form\n"
-        "Active: [[numbers separated by commas]]\nor, if it fires in none of them,\nActive: [[none]]"
+        f"{asked} End with one line of the form\n"
+        f"Active: [[numbers separated by commas]]\nor, {none},\nActive: [[none]]"
     )
 
 

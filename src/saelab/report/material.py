@@ -27,6 +27,7 @@ EFFECTS = ("feature", "delta_confidence", "output_score")
 PATHS = ("path", "site", "feature", "length")
 UTILITY = ("feature", "method", "factor", "test_score", "n_missing", "state")
 GENERATIONS = ("generation", "feature", "method", "factor", "instruction_id", "instruction", "split", "text")
+EVALUATIONS = ("kind", "metric", "value", "preset", "reason")
 JUDGEMENTS = ("generation", "rubric", "state", "value")
 
 
@@ -107,6 +108,7 @@ class Evidence:
 class Material:
     """The tables of a whole run; None where the artefact does not exist.
 
+    evaluations: one row per (SAE, metric) of SAEBench's suite.
     candidates: one row per scored or steered feature (sae, feature, description, balanced_accuracy, test_score, ...).
     states: (stage, state, reason, n), summed over the SAEs. judges: names of the judges that scored features.
     """
@@ -122,6 +124,7 @@ class Material:
     states: pl.DataFrame
     judges: tuple[str, ...]
     paths: tuple[Paths, ...] = ()
+    evaluations: pl.DataFrame | None = None
 
 
 def read_material(run: RunFolder) -> Material:
@@ -141,6 +144,7 @@ def read_material(run: RunFolder) -> Material:
         candidates=candidates,
         states=states,
         judges=judges,
+        evaluations=_evaluations(run, names),
     )
     if not material.summary and material.saes is None and material.training is None and not names:
         raise UserError(f"There is nothing to report in {run.root}.", hint="Run a study first: saelab run STUDY.yaml.")
@@ -176,6 +180,13 @@ def _training(run: RunFolder) -> pl.DataFrame | None:
     files = sorted(run.training("*").parent.glob(f"{run.training('*').name}/metrics.parquet"))
     frames = [read_table(f, TRAINING).pipe(_no_nan) for f in files]
     return pl.concat([f.select(TRAINING) for f in frames], how="vertical_relaxed") if frames else None
+
+
+def _evaluations(run: RunFolder, names: list[str]) -> pl.DataFrame | None:
+    """The results of the suite of all SAEs that have some, one row per metric."""
+    tables = {sae: _table(run.evaluations(sae), EVALUATIONS) for sae in names}
+    found = [t.select(pl.lit(sae).alias("sae"), *EVALUATIONS) for sae, t in tables.items() if t is not None]
+    return pl.concat(found) if found else None
 
 
 def _pairs(run: RunFolder) -> tuple[Pair, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from saelab.report import figures, flow, matching_tables, tables, words
+from saelab.report import evaluation_tables, figures, flow, matching_tables, tables, words
 from saelab.report.feature_card import Card
 from saelab.report.material import Material
 
@@ -90,6 +90,8 @@ GROUPS = (
 def sections(material: Material, cards: Sequence[Card]) -> list[Section]:
     """All sections in reading order."""
     makers: tuple[Callable[[Material], Section], ...] = (what_was_run, grid, scatter, agreement, selection)
+    if material.evaluations is not None:
+        makers = (what_was_run, grid, evaluations, scatter, agreement, selection)
     last = [matching(material, cards), training(material), feature_cards(cards)]
     return [make(material) for make in makers] + last
 
@@ -163,6 +165,19 @@ def grid(material: Material) -> Section:
     )
     parts = (Part("figure", figures.frontier(material.saes)), Part("table", tables.grid(material.saes)))
     return Section(name, title, lead, parts)
+
+
+def evaluations(material: Material) -> Section:
+    """SAEBench's suite, one row per SAE."""
+    table = material.evaluations
+    assert table is not None
+    presets = words.listing(sorted(set(table["preset"].to_list())))
+    lead = (
+        f"The evaluations of SAEBench on every SAE, at the preset {presets}. Files in SAEBench's own layout are in the "
+        "folder saebench; settings and deviations stand in each."
+    )
+    parts = (Part("table", evaluation_tables.suite(table, material.saes)),)
+    return Section("evaluations", "The SAEBench suite", lead, parts)
 
 
 def scatter(material: Material) -> Section:

@@ -6,7 +6,9 @@ run/
   tokens/                     packed text (tokens.safetensors, manifest.json)
   activations/<site>/         shards and their manifest
   saes/<sae>/                 native SAE folder; saes/<site>.training.parquet beside it
-  interp/<sae>/               fidelity.json  features.parquet  contexts.parquet  windows.parquet
+  interp/<sae>/               fidelity.json  features.parquet  contexts.parquet  evaluations.parquet
+  readings/<lm>/<reading>/    activations that the evaluations share, <site>.safetensors
+  saebench/<kind>/            results in SAEBench's layout, <sae>_custom_sae_eval_results.json
   selection/<sae>/            effects.parquet
   steering/<sae>/             generations.parquet  judgements.parquet  utility.parquet
   matching/<a>--<b>/          matching.parquet  quality.json  paths.parquet (end to end)
@@ -71,6 +73,17 @@ class RunFolder:
 
     def interp(self, sae: str) -> Path:
         return self.root / "interp" / sae
+
+    def evaluations(self, sae: str) -> Path:
+        """The table of an SAE's results in the suite."""
+        return self.interp(sae) / "evaluations.parquet"
+
+    def readings(self, lm: str) -> Path:
+        return self.root / "readings" / lm
+
+    @property
+    def saebench(self) -> Path:
+        return self.root / "saebench"
 
     def selection(self, sae: str) -> Path:
         return self.root / "selection" / sae

@@ -16,6 +16,8 @@ REVISIONS: Mapping[str, int] = {
     "harvest": 1,
     "train": 1,
     "interp": 1,
+    "read": 1,
+    "evaluate": 1,
     "select": 1,
     "calibrate": 1,
     "steer": 1,

@@ -21,7 +21,7 @@ from saelab.study.cells import Cell
 
 Work = Callable[[Cell], list[Path]]
 # Stages that keep all cores busy by themselves.
-ALONE = frozenset({"text", "harvest", "train", "stats"})
+ALONE = frozenset({"text", "harvest", "train", "read", "stats"})
 PATIENCE = 0.3  # seconds between two looks at what another process holds
 
 

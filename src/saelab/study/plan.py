@@ -21,6 +21,8 @@ SECONDS = {
     "harvest": 1 / 930,  # per token
     "train": 4.5e-11,  # per step, batch row, input width and feature
     "interp": 6.5,
+    "read": 60.0,
+    "evaluate": 40.0,
     "select": 1 / 370,  # per feature
     "calibrate": 30.0,
     "steer": 1 / 70,  # per generated token
@@ -35,7 +37,7 @@ def cells_of(study: StudyConfig) -> list[Cell]:
     for model in study.models:
         ends += _model_cells(study, model)
     settings = {"seed": study.seed, "resamples": study.resamples, "name": study.name}
-    return in_order([Cell("stats", study.name, settings, tuple(ends), SECONDS["stats"])])
+    return in_order([Cell("stats", study.name, settings, tuple(ends), SECONDS["stats"]), *_suite_cells(study, ends)])
 
 
 def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
@@ -87,6 +89,26 @@ def _sae_cells(study: StudyConfig, sae: SaeSpec, text: Cell, train: Cell, calibr
     settings |= study.judge.identity
     inputs = (interp, select, calibrate) if study.judge.lexical else (interp, select)
     return [Cell("steer", sae.name, settings, inputs, SECONDS["steer"] * _steered_tokens(study) * weight)]
+
+
+def _suite_cells(study: StudyConfig, ends: Sequence[Cell]) -> list[Cell]:
+    """For every model its readings, and for every SAE its evaluations: nothing else depends on them."""
+    if study.suite is None:
+        return []
+    interp = {c.name: c for c in in_order(ends) if c.stage == "interp"}
+    cells = []
+    for model in study.models:
+        saes = [s for s in saes_of(study) if s.model == model]
+        own = {"lm": model.lm, "dtype": model.dtype, "sites": list(dict.fromkeys(s.site for s in saes))}
+        own |= {"seed": study.suite.seed}
+        read = [
+            Cell("read", f"{model.key}.{r.key}", own | r.model_dump(mode="json"), (), SECONDS["read"] * _weight(model))
+            for r in study.suite.readings()
+        ]
+        settings = study.suite.model_dump(mode="json") | study.judge.identity
+        estimate = SECONDS["evaluate"] * _weight(model)
+        cells += [Cell("evaluate", s.name, settings, (interp[s.name], *read), estimate) for s in saes]
+    return cells
 
 
 def _asked(model: ModelConfig) -> dict[str, str]:

@@ -12,6 +12,7 @@ from saelab.activations.harvest import HarvestConfig
 from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.interp.run import InterpConfig
+from saelab.interp.suite import SuiteConfig
 from saelab.lm.sites import parse_site
 from saelab.matching.run import MatchConfig
 from saelab.selection.run import SelectionConfig
@@ -109,6 +110,9 @@ class StudyConfig(Config):
     harvest: HarvestConfig = HarvestConfig()
     training: TrainingConfig = TrainingConfig()
     interp: InterpConfig = InterpConfig()
+    suite: SuiteConfig | None = Field(
+        default=None, description="SAEBench's evaluations, run by `saelab interp`; none: only `interp`."
+    )
     selection: SelectionConfig = SelectionConfig()
     steering: UtilityConfig = UtilityConfig()
     judge: JudgeConfig = Field(default=JudgeConfig(), description="Who judges interpretability and steered texts.")

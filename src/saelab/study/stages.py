@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from saelab.activations.harvest import harvest
+from saelab.interp import evaluations as suite_stage
 from saelab.interp import run as interp_stage
 from saelab.judges.client import Judge
 from saelab.judges.lexical import LexicalJudge
@@ -91,6 +92,29 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
         work.sae(cell.name),
         work.run.interp(cell.name),
         judge=LexicalJudge() if work.study.judge.lexical else work.judge,
+        progress=work.progress,
+    )
+
+
+def _read(cell: Cell, work: Workspace) -> list[Path]:
+    model = next(m for m in work.study.models if cell.name.startswith(f"{m.key}."))
+    key = cell.name.removeprefix(f"{model.key}.")
+    reading = next(r for r in work.suite.readings() if r.key == key)
+    folder = work.run.readings(model.key) / key
+    return suite_stage.read(
+        reading, work.lm(model), cell.settings["sites"], folder, seed=cell.settings["seed"], progress=work.progress
+    )
+
+
+def _evaluate(cell: Cell, work: Workspace) -> list[Path]:
+    return suite_stage.run(
+        work.site_suite(work.saes[cell.name]),
+        work.sae(cell.name),
+        cell.name,
+        features=read_table(work.run.interp(cell.name) / "features.parquet"),
+        judge=LexicalJudge() if work.study.judge.lexical else work.judge,
+        table=work.run.evaluations(cell.name),
+        saebench=work.run.saebench,
         progress=work.progress,
     )
 
@@ -176,6 +200,8 @@ STAGES: dict[str, Callable[[Cell, Workspace], list[Path]]] = {
     "harvest": _harvest,
     "train": _train,
     "interp": _interp,
+    "read": _read,
+    "evaluate": _evaluate,
     "select": _select,
     "calibrate": _calibrate,
     "steer": _steer,

@@ -12,6 +12,7 @@ from typing import Any
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
+from saelab.interp import suite as suites
 from saelab.interp.run import SiteText, prepare
 from saelab.judges.client import Judge
 from saelab.judges.openai_compatible import OpenAIJudge
@@ -21,6 +22,7 @@ from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
+from saelab.store.tensors import read_tensors
 from saelab.study.judging import open_judge
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 from saelab.text.instructions import load_instructions
@@ -98,6 +100,25 @@ class Workspace:
             )
 
         return self._keep("site text", (spec.model.key, spec.site), read)
+
+    @property
+    def suite(self) -> suites.SuiteConfig:
+        """The study's suite of evaluations."""
+        if self.study.suite is None:
+            raise ArtefactError("This study has no suite of evaluations.")
+        return self.study.suite
+
+    def site_suite(self, spec: SaeSpec) -> suites.SiteSuite:
+        """What the evaluation of a site's SAEs shares."""
+        folder = self.run.readings(spec.model.key)
+
+        def prepared() -> suites.SiteSuite:
+            text = self.site_text(spec)
+            return suites.prepare(
+                self.suite, text, lambda key: read_tensors(folder / key / f"{spec.site}.safetensors"), self.progress
+            )
+
+        return self._keep("site suite", (spec.model.key, spec.site), prepared)
 
     @cached_property
     def judge(self) -> Judge:

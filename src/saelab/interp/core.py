@@ -1,0 +1,255 @@
+"""SAEBench's `core` (0.6.0): the LM under substitution, reconstruction, shrinkage, sparsity, densities, geometry.
+
+    ce_loss_score = (CE_zero - CE_sae) / (CE_zero - CE_clean)          kl_div_score = (KL_zero - KL_sae) / KL_zero
+
+CE in nats per token; KL of the changed next-token distribution from the clean one. As there: every position that is not
+special is spliced and counted, sinks and document ends included (fidelity.py leaves both out), and zero ablation
+strikes every position. `explained_variance` is 1 - E||x - xh||^2 / V with V = S - (S/d)^2, S = E||x||^2, which is no
+variance: the field is there for parity, `fraction_variance_explained` (1 - FVU) and `ce_loss_score_mean_ablation`
+stand beside it. A figure that does not exist is None here. Knows no file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from saelab.core.config import Config
+from saelab.interp.fidelity import Recode, Restartable, SiteReading
+from saelab.interp.result import Evaluation, Metrics, Preset
+from saelab.saes.base import Sae
+
+KIND = "core"
+DEVIATIONS = (
+    "text packed here: BOS, then documents with a separator",
+    "densities and frac_alive on the harvested text, everything else on held-out text",
+)
+
+
+class CoreConfig(Config):
+    """How much text; batches matter because `mse` is divided by the tokens of one."""
+
+    contexts: int = Field(default=64, ge=1, description="Held-out contexts.")
+    batch_size_prompts: int = Field(default=16, ge=1, description="Contexts of a batch in the sense of `mse`.")
+    details: bool = Field(default=True, description="Whether every latent gets its row.")
+
+
+PRESETS: Mapping[Preset, CoreConfig] = {
+    "paper": CoreConfig(contexts=3200),
+    "small": CoreConfig(contexts=64),
+    "tiny": CoreConfig(contexts=8, batch_size_prompts=4),
+}
+
+
+@dataclass(frozen=True)
+class CoreReading:
+    """What the SAEs of a site share: the activations, the positions that count, and what ablation does."""
+
+    site: str
+    tokens: Int[Tensor, "N T"]
+    hidden: Float[Tensor, "N T D"]
+    ordinary: Bool[Tensor, "N T"]
+    ce_clean: float
+    ce_zero: float
+    ce_mean: float
+    kl_zero: float
+
+
+@dataclass(frozen=True)
+class Densities:
+    """Rows of activations on which densities are counted, and the context of each."""
+
+    rows: Float[Tensor, "M D"]
+    contexts: Int[Tensor, " M"]
+
+
+def read_core(lm: Restartable, reading: SiteReading, special: frozenset[int], contexts: int) -> CoreReading:
+    """From a clean pass to the baselines of a site. special: ids that never count."""
+    tokens, hidden = reading.tokens[:contexts], reading.hidden[:contexts]
+    ordinary = ~torch.isin(tokens, torch.tensor(sorted(special)))
+    bare = CoreReading(reading.site, tokens, hidden, ordinary, 0.0, 0.0, 0.0, 0.0)
+    every = torch.ones_like(ordinary)
+    mean = hidden[ordinary].mean(0)
+    zero_ce, zero_kl, clean = substituted(lm, bare, torch.zeros_like, every)
+    mean_ce, _, _ = substituted(lm, bare, lambda x: mean.expand_as(x), ordinary)
+    return CoreReading(reading.site, tokens, hidden, ordinary, clean, zero_ce, mean_ce, zero_kl)
+
+
+def substituted(
+    lm: Restartable, core: CoreReading, recode: Recode, where: Bool[Tensor, "N T"]
+) -> tuple[float, float, float]:
+    """(CE, KL from the clean model, clean CE), means over ordinary positions, with `recode` applied at `where`."""
+    ce, kl, clean = [], [], []
+    with torch.inference_mode():
+        for start in range(0, len(core.tokens), 4):
+            rows = slice(start, start + 4)
+            hidden, ids, use = core.hidden[rows], core.tokens[rows], core.ordinary[rows]
+            changed = hidden.clone()
+            changed[where[rows]] = recode(hidden[where[rows]]).to(hidden.dtype)
+            before, after = lm.run_from(hidden, core.site), lm.run_from(changed, core.site)
+            for i in range(len(ids)):
+                p, q = before[i].float().log_softmax(-1).cpu(), after[i].float().log_softmax(-1).cpu()
+                kl.append((p.exp() * (p - q)).sum(-1)[use[i]])
+                counted = use[i, :-1]
+                ce.append(-q[:-1].gather(-1, ids[i, 1:, None])[:, 0][counted])
+                clean.append(-p[:-1].gather(-1, ids[i, 1:, None])[:, 0][counted])
+    return tuple(float(torch.cat(part).double().mean()) for part in (ce, kl, clean))  # type: ignore[return-value]
+
+
+def evaluate(
+    lm: Restartable, core: CoreReading, sae: Sae, config: CoreConfig, densities: Densities | None = None
+) -> Evaluation:
+    """All categories of one SAE. densities: None counts them on the same contexts."""
+    ce, kl, _ = substituted(lm, core, lambda x: sae.decode(sae.encode(x)), core.ordinary)
+    quality = reconstruction(sae, core, config.batch_size_prompts)
+    if densities is None:
+        where = torch.arange(len(core.tokens))[:, None].expand(core.tokens.shape)
+        densities = Densities(core.hidden[core.ordinary], where[core.ordinary])
+    density, consistent = counted_densities(sae, densities)
+    geometry = weight_geometry(sae)
+    n = core.tokens.numel()
+    metrics: dict[str, Metrics] = {
+        "model_behavior_preservation": {
+            "kl_div_score": _share(core.kl_zero - kl, core.kl_zero),
+            "kl_div_with_ablation": core.kl_zero,
+            "kl_div_with_sae": kl,
+        },
+        "model_performance_preservation": {
+            "ce_loss_score": _share(core.ce_zero - ce, core.ce_zero - core.ce_clean),
+            "ce_loss_with_ablation": core.ce_zero,
+            "ce_loss_with_sae": ce,
+            "ce_loss_without_sae": core.ce_clean,
+            "ce_loss_score_mean_ablation": _share(core.ce_mean - ce, core.ce_mean - core.ce_clean),
+            "ce_loss_increase": ce - core.ce_clean,
+        },
+        **quality,
+        "token_stats": {"total_tokens_eval_reconstruction": n, "total_tokens_eval_sparsity_variance": n},
+        "misc_metrics": _summary_of(density, geometry),
+    }
+    per_latent = {"feature_density": density, "consistent_activation_heuristic": consistent} | geometry
+    details = _details(per_latent) if config.details else []
+    own = {
+        "contexts": len(core.tokens),
+        "n_eval_reconstruction_batches": -(-len(core.tokens) // config.batch_size_prompts),
+    }
+    return Evaluation(KIND, metrics, config.model_dump() | own | {"deviations": list(DEVIATIONS)}, details)
+
+
+def reconstruction(sae: Sae, core: CoreReading, batch: int) -> dict[str, Metrics]:
+    """The categories reconstruction_quality, shrinkage and sparsity, as coded there, plus the true share explained."""
+    tokens: dict[str, list[Tensor]] = {}
+    batches: dict[str, list[float]] = {}
+    x_all = core.hidden[core.ordinary].double()
+    error_all, variance = 0.0, float((x_all - x_all.mean(0)).square().sum())
+    with torch.inference_mode():
+        for start in range(0, len(core.tokens), batch):
+            x = core.hidden[start : start + batch][core.ordinary[start : start + batch]]
+            f = sae.encode(x)
+            x, xh = x.double(), sae.decode(f).double()
+            error, norm, out = (x - xh).square().sum(-1), x.norm(dim=-1), xh.norm(dim=-1)
+            dot = (x * xh).sum(-1)
+            centred = (x - x.mean(0)).square().sum(-1)
+            row = {
+                "l0": (f != 0).sum(-1).double(),
+                "l1": f.double().sum(-1),
+                "l2_norm_in": norm,
+                "l2_norm_out": out,
+                "l2_ratio": out / torch.where(norm < 1e-4, 1.0, norm),
+                "mse": error / len(x),
+                "cossim": dot / (norm * out).clamp_min(1e-30),
+                "explained_variance_legacy": 1 - error / centred,
+            }
+            for name, values in row.items():
+                tokens.setdefault(name, []).append(values)
+            power = float(x.square().sum(-1).mean())
+            for name, value in (("error", float(error.mean())), ("power", power)):
+                batches.setdefault(name, []).append(value)
+            batches.setdefault("bias", []).append(float(out.square().mean() / dot.mean()))
+            error_all += float(error.sum())
+    mean = {name: float(torch.cat(values).mean()) for name, values in tokens.items()}
+    error, power, bias = (sum(v) / len(v) for v in (batches["error"], batches["power"], batches["bias"]))
+    as_coded = power - (power / core.hidden.shape[-1]) ** 2
+    return {
+        "reconstruction_quality": {
+            "explained_variance": _share(as_coded - error, as_coded),
+            "explained_variance_legacy": mean["explained_variance_legacy"],
+            "mse": mean["mse"],
+            "cossim": mean["cossim"],
+            "fraction_variance_explained": _share(variance - error_all, variance),
+        },
+        "shrinkage": {k: mean[k] for k in ("l2_norm_in", "l2_norm_out", "l2_ratio")}
+        | {"relative_reconstruction_bias": bias if abs(bias) < float("inf") else None},
+        "sparsity": {"l0": mean["l0"], "l1": mean["l1"]},
+    }
+
+
+def counted_densities(sae: Sae, text: Densities) -> tuple[list[float | None], list[float | None]]:
+    """Per latent: share of rows on which it is active, and active rows per context with any (None without one)."""
+    active, prompts = torch.zeros(sae.cfg.d_sae), torch.zeros(sae.cfg.d_sae)
+    bounds = torch.cat([torch.tensor([0]), (text.contexts.diff() != 0).nonzero()[:, 0] + 1])
+    # whole contexts at a time, so that a context is counted once
+    starts = [int(b) for b in bounds[::32]] + [len(text.rows)]
+    with torch.inference_mode():
+        for start, end in pairwise(starts):
+            on = (sae.encode(text.rows[start:end].float()) > 0).float()
+            active += on.sum(0)
+            _, which = text.contexts[start:end].unique_consecutive(return_inverse=True)
+            seen = torch.zeros(int(which.max()) + 1, on.shape[1]).index_add_(0, which, on)
+            prompts += (seen > 0).sum(0)
+    density = (active / len(text.rows)).tolist()
+    ratio = zip(active.tolist(), prompts.tolist(), strict=True)
+    return density, [a / p if p else None for a, p in ratio]
+
+
+def weight_geometry(sae: Sae, block: int = 512) -> dict[str, list[float]]:
+    """Per latent: encoder bias and norm, cosine of encoder and decoder, largest cosine with another of either."""
+    weights = sae.weights()
+    encoder, decoder = (torch.nn.functional.normalize(w, dim=1) for w in (sae.W_enc.T, sae.W_dec))
+
+    def nearest(unit: Tensor) -> list[float]:
+        found = []
+        for start in range(0, len(unit), block):
+            cosines = unit[start : start + block] @ unit.T
+            cosines[torch.arange(len(cosines)), torch.arange(start, start + len(cosines))] = -float("inf")
+            found.append(cosines.max(1).values)
+        return torch.cat(found).tolist()
+
+    return {
+        # a gated SAE's magnitude path stands in for its encoder bias
+        "encoder_bias": weights.get("b_mag", sae.b_enc).tolist(),
+        "encoder_norm": sae.W_enc.norm(dim=0).tolist(),
+        "encoder_decoder_cosine_sim": (encoder * decoder).sum(1).tolist(),
+        "max_decoder_cosine_sim": nearest(decoder),
+        "max_encoder_cosine_sim": nearest(encoder),
+    }
+
+
+def _summary_of(density: list[float | None], geometry: Mapping[str, list[float]]) -> Metrics:
+    d = torch.tensor([x or 0.0 for x in density], dtype=torch.float64)
+    total = float(d.sum())
+    found: Metrics = {}
+    for percent, bound in ((1, 0.01), (10, 0.1)):
+        found[f"freq_over_{percent}_percent"] = float((d > bound).double().mean())
+    for percent, bound in ((1, 0.01), (10, 0.1)):
+        found[f"normalized_freq_over_{percent}_percent"] = float(d[d > bound].sum()) / total if total else None
+    for side in ("encoder", "decoder"):
+        values = geometry[f"max_{side}_cosine_sim"]
+        found[f"average_max_{side}_cosine_sim"] = sum(values) / len(values)
+    return found | {"frac_alive": float((d > 0).double().mean())}
+
+
+def _details(per_latent: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    rows = zip(*per_latent.values(), strict=True)
+    return [
+        {"index": i} | {k: None if v is None else round(v, 10) for k, v in zip(per_latent, row, strict=True)}
+        for i, row in enumerate(rows)
+    ]
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if abs(whole) > 1e-12 else None

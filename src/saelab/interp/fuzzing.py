@@ -1,0 +1,91 @@
+"""Fuzzing: can a judge tell from a description at which tokens of a window the feature fires?
+
+Of every test window in which the feature is active a right version has the active tokens marked, a wrong one as many
+of its silent tokens, drawn at random. So only the place can tell them apart, which detection never asks. Scores are
+those of detection (balanced accuracy and AUROC, 0.5 by chance); the cut is set on the describing windows. Source:
+EleutherAI's automated interpretability, 2410.13928, section 4 (there the wrong marks stand in other texts).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from saelab.core.records import Description
+from saelab.core.seeds import numpy_generator
+from saelab.interp.codes import Codes
+from saelab.interp.contexts import values_at
+from saelab.interp.detection import Detection, Trial, detect
+from saelab.interp.result import Evaluation, Metrics
+from saelab.interp.windows import DESCRIBE, TEST, WindowFinder, window_places
+from saelab.judges.client import Judge
+from saelab.judges.marks import FUZZING, marked
+
+KIND = "fuzzing"
+Marked = tuple[tuple[str, ...], ...]
+
+
+def evaluate(
+    codes: Codes,
+    finder: WindowFinder,
+    strings: Sequence[str],
+    descriptions: Mapping[int, Description],
+    judge: Judge,
+    *,
+    calibrated: bool = True,
+    seed: int = 0,
+) -> Evaluation:
+    """The score of an SAE over the described features that have windows enough."""
+    trials = list(_trials(codes, finder, strings, descriptions, seed))
+    return evaluation(KIND, detect(trials, judge, calibrated=calibrated, task=FUZZING), {"judge": judge.name})
+
+
+def evaluation(kind: str, found: Sequence[Detection], config: Mapping[str, Any]) -> Evaluation:
+    """Means over the features that could be scored; `{kind}_balanced_accuracy`, `{kind}_auroc`, counts."""
+    scored = [d for d in found if d.auroc is not None]
+    metrics: Metrics = {
+        f"{kind}_balanced_accuracy": _mean([d.balanced_accuracy for d in scored]),
+        f"{kind}_auroc": _mean([d.auroc for d in scored]),
+        "n_latents": len(scored),
+        "n_missing": sum(d.n_missing for d in found),
+    }
+    rows = {str(d.feature): {"auroc": d.auroc, "balanced_accuracy": d.balanced_accuracy} for d in found}
+    reason = None if scored else "no latent could be tested"
+    return Evaluation(kind, {kind: metrics}, config, unstructured=rows, reason=reason)
+
+
+def _trials(
+    codes: Codes, finder: WindowFinder, strings: Sequence[str], descriptions: Mapping[int, Description], seed: int
+) -> Iterable[Trial]:
+    for feature, description in descriptions.items():
+        sides = [_versions(codes, finder, strings, feature, side, seed) for side in (DESCRIBE, TEST)]
+        if all(len(windows) >= 2 * finder.config.least_active for windows, _ in sides):
+            (shown, shown_right), (test, test_right) = sides
+            yield Trial(feature, description, shown, shown_right, test, test_right)
+
+
+def _versions(
+    codes: Codes, finder: WindowFinder, strings: Sequence[str], feature: int, side: int, seed: int
+) -> tuple[Marked, np.ndarray]:
+    """Every active window twice: marked where it fires, and elsewhere."""
+    windows = finder.find(codes, feature, side)
+    places = window_places(windows.centres[windows.active], finder.config.radius)
+    tokens = finder.passages.tokens.reshape(-1)[places]
+    fires = values_at(*codes.of(feature), places) > finder.threshold(codes, feature)
+    generator = numpy_generator(seed, "fuzzing", feature, side)
+    found: list[tuple[str, ...]] = []
+    for ids, right in zip(tokens.tolist(), fires, strict=True):
+        silent = generator.permutation(np.flatnonzero(~right))[: right.sum()]
+        if not right.any() or len(silent) < right.sum():
+            continue  # as many silent tokens as active ones do not exist
+        wrong = np.zeros(len(ids), bool)
+        wrong[silent] = True
+        texts = [strings[i] for i in ids]
+        found += [marked(texts, right.tolist()), marked(texts, wrong.tolist())]
+    return tuple(found), np.arange(len(found)) % 2 == 0
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return fmean(known) if known else None

@@ -1,0 +1,153 @@
+"""Unlearning on local texts: how much of one topic can clamping latents take away, and leave the rest?
+
+Latents are ranked by how often they fire on the topic among those that fire on at most a share of other text; at every
+token the chosen ones that fire are set to -m times their mean activation on the topic, the SAE's error kept:
+
+    x' = x - sum_f (f + m mean_f) W_dec[f]        over the chosen latents with f > 0
+    score = largest relative rise of the topic's cross-entropy with that of other text up by at most 1 %; at least 0
+
+Half of each text ranks, the other half is measured. This is the procedure of SAEBench's `unlearning` (Farrell et al.
+2410.19278) with cross-entropy for multiple-choice answers and clamps in units of the latent, because its data are gated
+and its model a large one: it is another measure, has another name and no SAEBench file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from saelab.core.config import Config
+from saelab.interp.fidelity import Recode, Restartable
+from saelab.interp.result import Evaluation, Metrics, Preset
+from saelab.saes.base import Sae
+
+KIND = "unlearning_local"
+ALLOWED = 0.01  # relative rise of the cross-entropy of other text
+
+
+class UnlearningConfig(Config):
+    """What is to be forgotten, and the settings that are tried."""
+
+    topic: tuple[str, str] = Field(default=("code_language", "Python"), description="Labelled set and class.")
+    contexts: int = Field(default=64, ge=2, description="Contexts of the topic; as many of other text at most.")
+    retain_thresholds: tuple[float, ...] = Field(default=(0.001, 0.01), description="Largest density elsewhere.")
+    n_features_list: tuple[int, ...] = Field(default=(10, 20), description="Latents that are clamped.")
+    multipliers: tuple[float, ...] = Field(default=(1.0, 2.0, 5.0, 10.0), description="m above.")
+
+
+PRESETS: Mapping[Preset, UnlearningConfig] = {
+    "paper": UnlearningConfig(),
+    "small": UnlearningConfig(contexts=12, retain_thresholds=(0.01,), multipliers=(2.0, 5.0)),
+    "tiny": UnlearningConfig(contexts=4, retain_thresholds=(0.1,), n_features_list=(4,), multipliers=(1.0,)),
+}
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Contexts of one kind at a site. kept: positions that are ordinary tokens; only they are clamped and counted."""
+
+    tokens: Int[Tensor, "N T"]
+    hidden: Float[Tensor, "N T D"]
+    kept: Bool[Tensor, "N T"]
+
+    def halves(self) -> tuple["Contexts", "Contexts"]:
+        """Every second context: those that rank, those that are measured."""
+        return self._part(0), self._part(1)
+
+    def _part(self, start: int) -> "Contexts":
+        return Contexts(self.tokens[start::2], self.hidden[start::2], self.kept[start::2])
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """The topic and other text, each in a ranking and a measured half, with clean cross-entropies of the latter."""
+
+    forget: tuple[Contexts, Contexts]
+    retain: tuple[Contexts, Contexts]
+    clean: tuple[float, float]
+
+
+def corpora(lm: Restartable, site: str, forget: Contexts, retain: Contexts) -> Corpora:
+    """What the SAEs of a site share."""
+    halves = forget.halves(), retain.halves()
+    clean = tuple(cross_entropy(lm, site, half[1], None) for half in halves)
+    return Corpora(*halves, clean=(clean[0], clean[1]))
+
+
+def evaluate(lm: Restartable, site: str, texts: Corpora, sae: Sae, config: UnlearningConfig) -> Evaluation:
+    """The best setting of one SAE, and every setting beside it."""
+    density, mean = _activity(sae, texts.forget[0])
+    elsewhere, _ = _activity(sae, texts.retain[0])
+    (forget, retain), details = texts.clean, []
+    for threshold in config.retain_thresholds:
+        for n in config.n_features_list:
+            latents = rank(density, elsewhere, threshold, n)
+            for m in config.multipliers if len(latents) else ():
+                recode = clamped(sae, latents, m * mean[latents])
+                after = [cross_entropy(lm, site, half[1], recode) for half in (texts.forget, texts.retain)]
+                details.append(
+                    {
+                        "retain_threshold": threshold,
+                        "n_features": len(latents),
+                        "multiplier": m,
+                        "forget_rise": after[0] / forget - 1,
+                        "retain_rise": after[1] / retain - 1,
+                    }
+                )
+    allowed = [row["forget_rise"] for row in details if row["retain_rise"] <= ALLOWED]
+    metrics: Metrics = {
+        "unlearning_local_score": max([0.0, *allowed]),
+        "largest_forget_rise": max((row["forget_rise"] for row in details), default=None),
+        "ce_forget": forget,
+        "ce_retain": retain,
+        "n_settings_allowed": len(allowed),
+    }
+    reason = None if details else "no latent fires on the topic and hardly elsewhere"
+    return Evaluation(KIND, {KIND: metrics}, config.model_dump(), details, reason=reason)
+
+
+def rank(density: Float[Tensor, " F"], elsewhere: Float[Tensor, " F"], threshold: float, n: int) -> Int[Tensor, " K"]:
+    """The n latents that fire most on the topic, of those that fire elsewhere below the threshold."""
+    counted = torch.where(elsewhere < threshold, density, 0.0)
+    order = counted.argsort(descending=True, stable=True)[:n]
+    return order[counted[order] > 0]
+
+
+def clamped(sae: Sae, latents: Int[Tensor, " K"], depth: Float[Tensor, " K"]) -> Recode:
+    """x with every chosen latent that fires set to minus its depth, the SAE's error kept."""
+
+    def recode(x: Tensor) -> Tensor:
+        codes = sae.encode(x)[:, latents]
+        return x - torch.where(codes > 0, codes + depth, 0.0) @ sae.W_dec[latents]
+
+    return recode
+
+
+def cross_entropy(lm: Restartable, site: str, texts: Contexts, recode: Recode | None) -> float:
+    """Mean nats per next token over kept positions."""
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(texts.tokens), 4):
+            rows = slice(start, start + 4)
+            hidden, ids, kept = texts.hidden[rows].float(), texts.tokens[rows], texts.kept[rows]
+            if recode is not None:
+                hidden = hidden.clone()
+                hidden[kept] = recode(hidden[kept])
+            for logits, row, use in zip(lm.run_from(hidden, site).cpu(), ids, kept, strict=True):
+                lost = torch.nn.functional.cross_entropy(logits[:-1].float(), row[1:], reduction="none")
+                found.append(lost[use[:-1]])
+    return float(torch.cat(found).double().mean())
+
+
+def _activity(sae: Sae, texts: Contexts) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+    """Share of kept tokens at which each latent fires, and its mean value there."""
+    count, total, rows = torch.zeros(sae.cfg.d_sae), torch.zeros(sae.cfg.d_sae), texts.hidden[texts.kept].float()
+    with torch.inference_mode():
+        for x in rows.split(4096):
+            codes = sae.encode(x)
+            count += (codes > 0).sum(0)
+            total += codes.sum(0)
+    return count / len(rows), total / count.clamp_min(1)

@@ -1,0 +1,54 @@
+"""The table of SAEBench's suite: a row per SAE, a column per evaluation, what is missing in words.
+
+Pure functions from polars frames to `cells.Table`. Reads nothing, draws nothing.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from saelab.interp.result import HEADLINES
+from saelab.report import words
+from saelab.report.cells import Cell, Column, Row, Table, figure, heading, text
+from saelab.report.tables import grid_order
+
+
+def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None) -> Table:
+    """evaluations: (sae, kind, metric, value, preset, reason); saes: the grid, which gives names and order."""
+    kinds = set(evaluations["kind"].to_list())
+    shown = {title: h for title, h in HEADLINES.items() if h.kind in kinds}
+    columns = [Column("SAE", kind="text")]
+    columns += [Column(title, f"{h.hint}, {'↑' if h.better == 'higher' else '↓'}") for title, h in shown.items()]
+    found = {
+        (row["sae"], row["kind"], row["metric"]): row
+        for row in evaluations.iter_rows(named=True)
+        if any((row["kind"], row["metric"]) == (h.kind, h.metric) for h in shown.values())
+    }
+    rows, place, known = [], None, set(evaluations["sae"].to_list())
+    for sae in _named(saes, known):
+        here = (sae.get("lm"), sae.get("site"))
+        if here != place and any(here):
+            place = here
+            rows.append(heading(f"{here[0]}, {here[1]}"))
+        cells = [_figure(found.get((sae["sae"], h.kind, h.metric))) for h in shown.values()]
+        rows.append(Row((_name(sae), *cells)))
+    return Table("SAEBench's evaluations of every SAE", tuple(columns), tuple(rows))
+
+
+def _named(saes: pl.DataFrame | None, known: set[str]) -> list[dict[str, Any]]:
+    """The SAEs with results, in the order of the grid where there is one."""
+    rows = [] if saes is None else [r for r in grid_order(saes).iter_rows(named=True) if r["sae"] in known]
+    return rows + [{"sae": name} for name in sorted(known - {r["sae"] for r in rows})]
+
+
+def _name(sae: dict[str, Any]) -> Cell:
+    if sae.get("architecture") is None:
+        return text(sae["sae"])
+    name = sae["architecture"]
+    return text(f"{words.architecture(name)} {sae['level']:g}", swatch=name, title=sae["sae"])
+
+
+def _figure(row: dict[str, Any] | None) -> Cell:
+    if row is None:
+        return figure(None, why="not evaluated")
+    return figure(row["value"], 3, why=row["reason"] or "no value was recorded")

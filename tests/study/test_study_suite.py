@@ -1,0 +1,70 @@
+"""The suite as cells: only where a study asks for it, on a finished run, once, and with the same bytes."""
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from saelab.cli import main
+from saelab.core.errors import UserError
+from saelab.report.material import read_material
+from saelab.report.sections import sections
+from saelab.store.files import write_text
+from saelab.store.layout import RunFolder
+from saelab.study.plan import cells_of
+from saelab.study.run import run
+from saelab.study.spec import StudyConfig, saes_of
+
+# What needs no text of the wheel.
+ONLY = ("core", "autointerp", "absorption_first_letter", "meta_structure_decoder_variance", "fuzzing", "intervention")
+
+
+@pytest.fixture
+def asked(study_data: dict[str, Any]) -> StudyConfig:
+    return StudyConfig.parse(study_data | {"suite": {"preset": "tiny", "only": list(ONLY)}})
+
+
+def test_a_study_without_a_suite_has_the_cells_it_had(study: StudyConfig, asked: StudyConfig) -> None:
+    plain, more = cells_of(study), cells_of(asked)
+    assert [c.key for c in plain] == [c.key for c in more[: len(plain)]]
+    assert [c.stage for c in more[len(plain) :]].count("evaluate") == len(saes_of(asked)) == 5
+    assert [c.stage for c in more].count("read") == 1  # the words, for both sites in one pass
+    with pytest.raises(UserError, match="suite"):
+        StudyConfig.parse({**study.model_dump(mode="json"), "suite": {"preset": "big"}})
+
+
+def test_the_suite_runs_on_a_run_folder_twice_alike(
+    study: StudyConfig, asked: StudyConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = ("text", "harvest", "train", "interp")
+    first = run(study, tmp_path / "one", stages=stages)
+    arguments = ["interp", str(tmp_path / "one"), "--preset", "tiny", "--json"]
+    for name in ONLY:
+        arguments += ["--only", name]
+    assert main(arguments) == 0 and "Meta-SAE" in capsys.readouterr().out
+    second = run(asked, tmp_path / "two", stages=(*stages, "read", "evaluate"))
+    for sae in saes_of(asked):
+        one, two = first.evaluations(sae.name), second.evaluations(sae.name)
+        assert one.read_bytes() == two.read_bytes()
+    files = [sorted(p.relative_to(r.root) for p in r.saebench.rglob("*.json")) for r in (first, second)]
+    assert files[0] == files[1] and len(files[0]) >= 3 * 5
+    assert all((first.root / f).read_bytes() == (second.root / f).read_bytes() for f in files[0])
+
+
+def test_the_report_has_a_section_only_with_results(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    metrics = ["ce_loss_score", "tpp_threshold_10_total_metric"]
+    rows = {"kind": ["core", "tpp"], "category": ["a", "b"], "metric": metrics, "value": [0.9, None],
+            "preset": ["small"] * 2, "reason": [None, "no probe"]}  # fmt: skip
+    folder.evaluations("relu").parent.mkdir(parents=True)
+    pl.DataFrame(rows).write_parquet(folder.evaluations("relu"))
+    write_text(folder.summary, "{}")
+    material = read_material(folder)
+    made = {s.name: s for s in sections(material, [])}
+    (part,) = made["evaluations"].parts
+    table = part.content
+    texts = [c.text + c.note for c in table.rows[-1].cells]
+    assert texts == ["relu", "0.900", "missing (1)no probe"]
+    folder.evaluations("relu").unlink()
+    assert "evaluations" not in {s.name for s in sections(read_material(folder), [])}
