@@ -2,9 +2,9 @@
 
     p(answer) = exp(-NLL(answer | prompt)) / sum over the answers
 
-Detection and fuzzing: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2; comparisons: of 1, 2, 3. Nothing can be
-refused or garbled, and the same request gives the same value; whether a small model's values mean anything, anchors and
-AUROC show.
+Detection and fuzzing: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2; comparisons: of 1, 2, 3. Nothing can
+be refused or garbled, and the same request gives the same value; whether a small model's values mean anything, anchors
+and AUROC show.
 """
 
 from collections.abc import Sequence
