@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,7 +53,7 @@ def spoiled(sae: Sae) -> Iterator[tuple[str, Sae, str | None, str]]:
         yield f"b_dec lost{here}", lost, None, "b_dec near the mean"
 
 
-def inspected(sae: Sae, site: str | None, lm: str, contexts: int) -> dict:
+def inspected(sae: Sae, site: str | None, lm: str, contexts: int) -> dict[str, Any]:
     """The command's own record."""
     with tempfile.TemporaryDirectory() as folder:
         save_sae(sae, folder)
