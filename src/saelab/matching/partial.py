@@ -130,8 +130,8 @@ def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
     the covariance, and breaks every correspondence: m + C^1/2 R C^-1/2 (b - m) with one random orthogonal R for all
     tensors, so that encoders stay as near to their decoders as they were. (Dictionaries of neighbouring sites share
     their mean and their leading directions; a plain rotation breaks these too. Biases are one number a row and stay:
-    features alike in bias alone are no pair.) rho is the `rate` quantile over rows, at most `NULL_ROWS` of them, of min_j c_ij /
-    (|a_i|^2 + |b_j|^2).
+    features alike in bias alone are no pair.) rho is the `rate` quantile over rows, at most `NULL_ROWS` of them, of
+    min_j c_ij / (|a_i|^2 + |b_j|^2).
     """
     some = -(-costs.shape[0] // NULL_ROWS)
     null = Costs(costs.a[::some], _unrelated(costs, seed))
