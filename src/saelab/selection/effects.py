@@ -48,7 +48,7 @@ def feature_effects(
     criteria: Sequence[str] = DEFAULT + LENS,
     concept: Concept | None = None,
     lens_tokens: int = 20,
-    batch_size: int = 256,
+    batch_size: int = 128,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
     """Effects of all features (or of `features`, in that order) on the next token after `prefix`.

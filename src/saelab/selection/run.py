@@ -46,7 +46,7 @@ class SelectionConfig(Config):
     float32: bool = Field(
         default=True, description="Run in float32 whatever the model's dtype: bfloat16 changes who is in the tails."
     )
-    batch_size: int = Field(default=256, ge=1, description="Features restarted together.")
+    batch_size: int = Field(default=128, ge=1, description="Features restarted together.")
     seed: int = Field(default=0, description="Names the control criterion's draw.")
 
 
