@@ -1,5 +1,6 @@
 """The suite as cells: only where a study asks for it, on a finished run, once, and with the same bytes."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def test_the_suite_runs_on_a_run_folder_twice_alike(
 ) -> None:
     stages = ("text", "harvest", "train", "interp")
     first = run(study, tmp_path / "one", stages=stages)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
     arguments = ["interp", str(tmp_path / "one"), "--preset", "tiny", "--json"]
     for name in ONLY:
         arguments += ["--only", name]
