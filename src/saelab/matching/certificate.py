@@ -4,52 +4,93 @@ For any prices v the sum of min_j (c_ij - v_j) over i plus the sum of v_j bounds
 below. Prices here come as (u, v) with u_i = c_i,pi(i) - v_pi(i) on a given matching; one blocked pass looks for pairs
 with r_ij = c_ij - u_i - v_j < 0. Float32 blocks only nominate: whatever could be negative within the rounding bound
 is computed again in float64 from differences, so the bound is rigorous for costs evaluated in float64.
+
+A reduced cost falls only where u_i or v_j rises. After a pass that listed all that was violated, and with no v risen,
+the next pass looks at the rows whose u rose and at the listed pairs; all others are no worse than they were.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from saelab.matching.cost import EPSILON, Costs
+from saelab.matching.cost import EPSILON, Costs, Edges
 
 MOST_PER_ROW = 64  # pairs of a row that are computed again in one pass
 
 
 @dataclass(frozen=True)
 class Pricing:
-    """Violated pairs (i, j) with r_ij < -tolerance, and the lower bound that the prices prove."""
+    """Violated pairs (i, j) with r_ij < -tolerance, and the lower bound that the prices (u, v) prove.
+
+    rest: for every row the least reduced cost, at most 0, of the pairs that are not listed. whole: every violated pair
+    is listed.
+    """
 
     i: Int[np.ndarray, " E"]
     j: Int[np.ndarray, " E"]
     lower_bound: float
+    u: Float[np.ndarray, " n"]
+    v: Float[np.ndarray, " m"]
+    rest: Float[np.ndarray, " n"]
+    whole: bool
 
 
-def price(costs: Costs, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"], *, tolerance: float = 0.0) -> Pricing:
-    """One pass over all pairs at prices (u, v). n <= m; where n < m, v must be <= 0."""
+def price(
+    costs: Costs,
+    u: Float[np.ndarray, " n"],
+    v: Float[np.ndarray, " m"],
+    *,
+    tolerance: float = 0.0,
+    before: Pricing | None = None,
+    edges: Edges | None = None,
+) -> Pricing:
+    """All pairs at prices (u, v). n <= m; where n < m, v must be <= 0.
+
+    before: an earlier pricing, and edges: pairs of known cost, all that it listed among them; then only rows whose u
+    has risen since are looked at again.
+    """
+    rows, rest = np.arange(costs.shape[0]), np.zeros(costs.shape[0])
+    if before is not None and edges is not None and before.whole and not (v > before.v).any():
+        rows, rest = np.flatnonzero(u > before.u), before.rest.copy()
+        rest[rows] = 0
+    everyone = len(rows) == len(u)
+    some = costs if everyone else replace(costs, a=costs.a[torch.from_numpy(rows).to(costs.a.device)])
+    i, j, r, loose = _violated(some, u[rows], v)
+    i = rows[i]
+    small = r >= -tolerance
+    np.minimum.at(rest, i[small], r[small])
+    least = rest.copy()
+    np.minimum.at(least, i, r)
+    if edges is not None:
+        np.minimum.at(least, edges.i, edges.weights - u[edges.i] - v[edges.j])
+    bound = float(u.sum() + v.sum() + least.sum()) - loose
+    return Pricing(i[~small], j[~small], bound, u, v, rest, loose == 0)
+
+
+def _violated(
+    costs: Costs, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]
+) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"], Float[np.ndarray, " E"], float]:
+    """Pairs with r < 0, their r, and by how much the sum of the rows' least r can be lower than what they say."""
     device = costs.a.device
     ut, vt = (torch.from_numpy(x).float().to(device) for x in (u, v))
-    slack = costs.rounding + 8 * EPSILON * float(np.abs(u).max() + np.abs(v).max())
-    found_i, found_j, found_r = [], [], []
+    # What an entry can be off by is a share of its row and one of its column, so it is taken off with the prices.
+    above = costs.rounding * costs.a_square + 8 * EPSILON * ut.abs()
+    beside = costs.rounding * costs.b_square + 8 * EPSILON * vt.abs()
+    most_beside = float(beside.max())
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     loose = 0.0
-    for part, block in costs.blocks(rows=-ut, columns=-vt):
-        rows, columns = (block < slack).nonzero(as_tuple=True)
-        most = MOST_PER_ROW * len(block)
-        if len(rows) > most and int((block < -slack).sum()) > most:  # poor prices: the worst of every row say enough
+    for part, block in costs.blocks(rows=-ut - above, columns=-vt - beside):
+        rows, columns = (block < 0).nonzero(as_tuple=True)
+        most, slack = MOST_PER_ROW * len(block), float(above[part].max()) + most_beside
+        if len(rows) > most and int((block < -2 * slack).sum()) > most:  # poor prices: the worst of a row say enough
             columns = block.topk(min(MOST_PER_ROW, block.shape[1]), dim=1, largest=False).indices
             rows = torch.arange(len(block), device=device).repeat_interleave(columns.shape[1])
             columns = columns.flatten()
             loose += 2 * slack * len(block)  # the least of what is left is no lower than the least listed, up to this
         i, j = rows.cpu().numpy() + part.start, columns.cpu().numpy()
         r = costs.edges(i, j) - u[i] - v[j]
-        negative = r < 0
-        found_i.append(i[negative])
-        found_j.append(j[negative])
-        found_r.append(r[negative])
-    i, j, r = np.concatenate(found_i), np.concatenate(found_j), np.concatenate(found_r)
-    worst = np.zeros(costs.shape[0])
-    np.minimum.at(worst, i, r)
-    bound = float(u.sum() + v.sum() + worst.sum()) - loose
-    kept = r < -tolerance
-    return Pricing(i[kept], j[kept], bound)
+        found.append((i[r < 0], j[r < 0], r[r < 0]))
+    i, j, r = (np.concatenate(x) for x in zip(*found, strict=True))
+    return i, j, r, loose

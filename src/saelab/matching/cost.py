@@ -61,11 +61,10 @@ class Costs:
 
     @cached_property
     def rounding(self) -> float:
-        """A bound on |computed - true| of an entry of `blocks` without offsets: the worst case, whatever the order in
-        which a product of this width is summed.
+        """A bound on |computed - true| of an entry of `blocks` without offsets, over |a_i|^2 + |b_j|^2: the worst case,
+        whatever the order in which a product of this width is summed.
         """
-        largest = float(self.a_square.max()) + float(self.b_square.max())
-        return (self.a.shape[1] + 8) * EPSILON * 1.01 * largest
+        return (self.a.shape[1] + 8) * EPSILON * 1.01
 
     def some_rows(self, start: int, every: int) -> "Costs":
         """The costs of every so many-th row."""

@@ -32,8 +32,9 @@ def admissible(costs: Costs, rho: float) -> Edges:
         raise UserError(f"The reject cost must be positive, not {rho}.")
     found_i, found_j = [], []
     count = 0
-    for part, block in costs.blocks(rows=-rho * costs.a_square, columns=-rho * costs.b_square):
-        rows, columns = (block <= costs.rounding * (1 + rho)).nonzero(as_tuple=True)
+    allowed = rho + costs.rounding * (1 + rho)
+    for part, block in costs.blocks(rows=-allowed * costs.a_square, columns=-allowed * costs.b_square):
+        rows, columns = (block <= 0).nonzero(as_tuple=True)
         count += len(rows)
         if count > MOST_EDGES_PER_ROW * costs.shape[0]:
             raise UserError(
