@@ -144,7 +144,8 @@ def test_rows_enter_the_slots_of_ended_ones_and_change_nothing(
         monkeypatch.setattr(generate._Rows, name, lambda self, *a, n=name, f=own: (calls.append(n), f(self, *a))[1])
     for batch_size in (1, 3, 8, 32):
         assert written(list(range(17)), batch_size) == expected, batch_size
-    assert {"put", "keep", "make_room"} <= set(calls), "control: rows came, went, and the cache was cut"
+    needed = {"put", "keep", "make_room"} if temperature else {"put", "keep"}  # greedy rows may end before it is full
+    assert needed <= set(calls), "control: rows came, went, and the cache was cut"
 
 
 def test_limits_and_order(llama: LanguageModel) -> None:
