@@ -1,7 +1,7 @@
 """The figures of SAE Match (arXiv 2410.07656) drawn from a finished `studies/layers.yaml`: docs/layers/.
 
     saelab run studies/layers.yaml --out layers
-    python tools/layer_story.py layers docs/layers
+    python tools/layer_story.py layers docs/layers          (needs the extra `paper`: matplotlib)
 
 numbers.csv: one row per point (figure, series, x, value); figures.png: a panel per figure, drawn from that table alone.
 What the study has written (folded matchings, put to work) is read; what the paper compares it with (unfolded matchings,

@@ -75,7 +75,8 @@ def _versions(
     fires = values_at(*codes.of(feature), places) > finder.threshold(codes, feature)
     generator = numpy_generator(seed, "fuzzing", feature, side)
     found: list[tuple[str, ...]] = []
-    for ids, right in zip(tokens.tolist(), fires, strict=True):
+    rows: list[list[int]] = tokens.tolist()
+    for ids, right in zip(rows, fires, strict=True):
         silent = generator.permutation(np.flatnonzero(~right))[: right.sum()]
         if not right.any() or len(silent) < right.sum():
             continue  # as many silent tokens as active ones do not exist

@@ -102,8 +102,8 @@ class SuiteConfig(Config):
             return _classes(t.dataset_names, t.train_set_size, t.test_set_size, t.context_length)
         if kind == "scr":
             s = scr.PRESETS[preset]
-            sizes = {"n_train": s.n_train, "n_test": s.n_test, "context": s.context_length}
-            return [PairReading(pair=pair, **sizes) for pair in s.pairs]
+            n, m, context = s.n_train, s.n_test, s.context_length
+            return [PairReading(pair=pair, n_train=n, n_test=m, context=context) for pair in s.pairs]
         if kind == "sparse_probing_sae_probes":
             return [SetsReading(config=sae_probes.PRESETS[preset])]
         if kind == "absorption_first_letter":

@@ -41,9 +41,9 @@ def vocabulary(strings: Sequence[str], count: int, seed: int) -> Vocabulary:
     found = [i for i, s in enumerate(strings) if s.isascii() and s.removeprefix(" ").isalpha()]
     if len(found) < 10:
         raise UserError(f"The vocabulary has {len(found)} words of plain letters; absorption needs many.")
-    drawn = numpy_generator(seed, "vocabulary").permutation(np.array(found))[:count]
+    drawn: list[int] = numpy_generator(seed, "vocabulary").permutation(np.array(found))[:count].tolist()
     texts = tuple(strings[i] for i in drawn)
-    return Vocabulary(drawn, texts, np.array([LETTERS.index(t.strip()[0].lower()) for t in texts]))
+    return Vocabulary(np.array(drawn), texts, np.array([LETTERS.index(t.strip()[0].lower()) for t in texts]))
 
 
 def read_words(
