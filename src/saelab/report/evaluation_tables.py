@@ -15,14 +15,14 @@ from saelab.report.tables import grid_order
 
 def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None) -> Table:
     """evaluations: (sae, kind, metric, value, preset, reason); saes: the grid, which gives names and order."""
-    kinds = set(evaluations["kind"].to_list())
-    shown = {title: h for title, h in HEADLINES.items() if h.kind in kinds}
+    there = set(evaluations.select("kind", "metric").iter_rows())
+    shown = {title: h for title, h in HEADLINES.items() if (h.kind, h.metric) in there}
     columns = [Column("SAE", kind="text")]
     columns += [Column(title, f"{h.hint}, {'↑' if h.better == 'higher' else '↓'}") for title, h in shown.items()]
     found = {
         (row["sae"], row["kind"], row["metric"]): row
         for row in evaluations.iter_rows(named=True)
-        if any((row["kind"], row["metric"]) == (h.kind, h.metric) for h in shown.values())
+        if (row["kind"], row["metric"]) in {(h.kind, h.metric) for h in shown.values()}
     }
     rows, place, known = [], None, set(evaluations["sae"].to_list())
     for sae in _named(saes, known):
