@@ -104,11 +104,11 @@ def evaluate(spelled: SpelledWords, sae: Sae, config: AbsorptionConfig, *names: 
         l1=config.k_sparse_probe_l1_decay,
         weight_decay=1e-6,
     )
-    details = []
+    details, said = [], spelled.probes.scores(words.test) > 0
     for c in good:
         yes = words.train_letters == c
         latents = letter_latents(chosen.weight[c], train, yes, test, words.test_letters == c, config)
-        hit = (words.test_letters == c) & (spelled.probes.scores(words.test)[:, c] > 0)
+        hit = (words.test_letters == c) & said[:, c]
         if bool(hit.any()):
             details.append(_letter(c, latents, spelled.probes.weight[c], words.again[hit], again[hit], sae.W_dec))
     reason = None if len(details) > 1 else "fewer than two letters have words to test"

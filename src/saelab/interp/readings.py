@@ -2,7 +2,7 @@
 
 A reading is a small config that names its data; `read` runs the LM over it and gives tensors by site, `TextActivations`
 and `Words` are rebuilt from them. Every SAE of every site then costs its own encoding alone. Which reading an
-evaluation needs is said by `needed`. This file must never know an SAE.
+evaluation needs is said by suite.py. This file must never know an SAE.
 """
 
 from collections.abc import Mapping, Sequence

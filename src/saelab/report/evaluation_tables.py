@@ -19,11 +19,7 @@ def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None) -> Table:
     shown = {title: h for title, h in HEADLINES.items() if (h.kind, h.metric) in there}
     columns = [Column("SAE", kind="text")]
     columns += [Column(title, f"{h.hint}, {'↑' if h.better == 'higher' else '↓'}") for title, h in shown.items()]
-    found = {
-        (row["sae"], row["kind"], row["metric"]): row
-        for row in evaluations.iter_rows(named=True)
-        if (row["kind"], row["metric"]) in {(h.kind, h.metric) for h in shown.values()}
-    }
+    found = {(row["sae"], row["kind"], row["metric"]): row for row in evaluations.iter_rows(named=True)}
     rows, place, known = [], None, set(evaluations["sae"].to_list())
     for sae in _named(saes, known):
         here = (sae.get("lm"), sae.get("site"))
