@@ -81,8 +81,7 @@ def _violated(
     most_beside = float(beside.max())
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     loose = 0.0
-    for part, block in costs.blocks(rows=-ut - above, columns=-vt - beside):
-        rows, columns = (block < 0).nonzero(as_tuple=True)
+    for part, block, rows, columns in costs.nominated(rows=-ut - above, columns=-vt - beside):
         most, slack = MOST_PER_ROW * len(block), float(above[part].max()) + most_beside
         if len(rows) > most and int((block < -2 * slack).sum()) > most:  # poor prices: the worst of a row say enough
             columns = block.topk(min(MOST_PER_ROW, block.shape[1]), dim=1, largest=False).indices

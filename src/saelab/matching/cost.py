@@ -80,14 +80,30 @@ class Costs:
     def blocks(
         self, *, rows: Float[Tensor, " n"] | None = None, columns: Float[Tensor, " m"] | None = None
     ) -> Iterator[tuple[slice, Float[Tensor, "r m"]]]:
-        """Row slices with their costs [r, m] plus the given offsets (float32). A block may be changed in place."""
+        """Row slices with their costs [r, m] plus the given offsets (float32).
+
+        A block may be changed in place, and the next one overwrites it: a new one each time leaves the heap in pieces.
+        """
         right = self.b.T
         beside = self.b_square if columns is None else self.b_square + columns
         above = self.a_square if rows is None else self.a_square + rows
-        height = max(LEAST_HEIGHT, BLOCK_ENTRIES // self.shape[1])
-        for start in range(0, self.shape[0], height):
-            part = slice(start, min(start + height, self.shape[0]))
-            yield part, torch.addmm(beside, self.a[part], right, alpha=-2).add_(above[part, None])
+        n, m = self.shape
+        height = max(LEAST_HEIGHT, BLOCK_ENTRIES // m)
+        memory = right.new_empty(min(height, n), m)
+        for start in range(0, n, height):
+            part = slice(start, min(start + height, n))
+            block = torch.addmm(beside, self.a[part], right, alpha=-2, out=memory[: part.stop - start])
+            yield part, block.add_(above[part, None])
+
+    def nominated(
+        self, *, rows: Float[Tensor, " n"], columns: Float[Tensor, " m"]
+    ) -> Iterator[tuple[slice, Float[Tensor, "r m"], Int[Tensor, " E"], Int[Tensor, " E"]]]:
+        """`blocks`, each with the places (row within the block, column) of its entries that are not positive."""
+        memory: Tensor | None = None
+        for part, block in self.blocks(rows=rows, columns=columns):
+            memory = torch.empty_like(block, dtype=torch.bool) if memory is None else memory
+            found = torch.le(block, 0, out=memory[: len(block)]).nonzero()
+            yield part, block, found[:, 0], found[:, 1]
 
     def edges(self, i: Int[np.ndarray, " E"], j: Int[np.ndarray, " E"]) -> Float[np.ndarray, " E"]:
         """Costs of pairs, from differences in float64."""

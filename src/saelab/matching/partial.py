@@ -33,8 +33,8 @@ def admissible(costs: Costs, rho: float) -> Edges:
     found_i, found_j = [], []
     count = 0
     allowed = rho + costs.rounding * (1 + rho)
-    for part, block in costs.blocks(rows=-allowed * costs.a_square, columns=-allowed * costs.b_square):
-        rows, columns = (block <= 0).nonzero(as_tuple=True)
+    offsets = {"rows": -allowed * costs.a_square, "columns": -allowed * costs.b_square}
+    for part, _, rows, columns in costs.nominated(**offsets):
         count += len(rows)
         if count > MOST_EDGES_PER_ROW * costs.shape[0]:
             raise UserError(

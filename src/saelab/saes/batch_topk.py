@@ -21,6 +21,7 @@ from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.sparse_ops import DenseEntries, SparseEntries, largest, listed_above
 
 UNTRACKED = -1.0
+MARGIN = 0.6  # of the smallest entry that the last step kept: what the next one lists
 
 
 class BatchTopKRule(Rule):
@@ -29,17 +30,18 @@ class BatchTopKRule(Rule):
     def __init__(self, k: int, momentum: float):
         self.k = k
         self.momentum = momentum
-        self.start = 0.0  # a guess at θ before it is tracked
+        self.start = 0.0  # a guess before the first step
 
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
-        weights.tracked["threshold"] = torch.full((), UNTRACKED)
+        weights.tracked |= {name: torch.full((), UNTRACKED) for name in ("threshold", "smallest")}
         some = sample[:: max(1, len(sample) // 256)]
         self.start = bound_for(some @ weights.encoder.T, float(self.k))
 
     def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries:
-        # A little below the tracked threshold lie all entries that can be kept, and few others.
-        theta = float(weights.tracked["threshold"])
-        return listed_above(pre, 0.85 * reach * (self.start if theta < 0 else theta))
+        # A little below what the last step kept lie all entries that can be kept, and few others. (θ lags behind while
+        # the weights learn fast; a bound that is too high costs a second product, one that is too low a longer list.)
+        last = float(weights.tracked["smallest"])
+        return listed_above(pre, MARGIN * reach * (self.start if last < 0 else last))
 
     def settle(self, entries: SparseEntries, n_rows: int, reach: float, ranks: Ranks = ALONE) -> SparseEntries | None:
         return largest(entries, self.k * n_rows * ranks.size, enough=reach == 0, ranks=ranks)
@@ -48,8 +50,9 @@ class BatchTopKRule(Rule):
         smallest = ranks.gather(entries.pre.min().view(1) if entries.pre.numel() else entries.pre)
         if not smallest.numel():
             return
-        theta = weights.tracked["threshold"]
-        theta.copy_(smallest.min() if float(theta) < 0 else theta.lerp(smallest.min(), 1 - self.momentum))
+        theta, last = weights.tracked["threshold"], weights.tracked["smallest"]
+        last.copy_(smallest.min())
+        theta.copy_(last if float(theta) < 0 else theta.lerp(last, 1 - self.momentum))
 
     def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:
         theta = weights.tracked["threshold"].clamp(min=0) * scale
