@@ -3,12 +3,14 @@
     python benchmarks/training.py --activations FILE.npy --dictionary-learning PYTHON --sae-lens PYTHON
         [--architectures topk batchtopk ...] [--steps 40] [--d-sae 16384] [--l0 80] [--threads 2] [--quality]
     python benchmarks/training.py --harvest 1024 --activations FILE.npy
+    python benchmarks/training.py --many 30 --activations RUN/activations/LM/SITE --d-sae 2048 --steps 40
 
 Each library runs in its own virtual environment (`pip install torch==2.13.0` first, then dictionary-learning==0.1.0 or
 sae-lens==6.54.12) as a worker process (training_worker.py) that does nothing until asked; they are asked in turns, one
 step each, so that whatever else the machine does falls on all of them. Processor time is given beside elapsed time: on
 a machine shared with other work only the former says what a step costs. `--harvest` writes float32 activations of
-SmolLM2-135M at resid_post.15 from the embedded corpus.
+SmolLM2-135M at resid_post.15 from the embedded corpus. `--many` trains so many SAEs side by side from a run's stored
+activations and says what share of the processor time goes to anything but their own steps.
 """
 
 import argparse
@@ -161,6 +163,41 @@ def spliced(lm: Any, tokens: torch.Tensor, kept: torch.Tensor, value: torch.Tens
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
 
 
+def many(asked: argparse.Namespace) -> None:
+    """SAEs of all architectures on one stream: reading, shuffling, scaling, metrics and writing beside their steps."""
+    from saelab.activations.shards import ActivationShards
+    from saelab.saes.catalogue import training_config
+    from saelab.training.config import TrainingConfig
+    from saelab.training.run import run
+    from saelab.training.step import Figures, Trainee
+
+    torch.set_num_threads(asked.threads)
+    spent: list[float] = []  # of each step, by the thread that takes it
+    step = Trainee.step
+
+    def timed(self: Trainee, x: torch.Tensor) -> Figures:
+        began = time.thread_time()
+        figures = step(self, x)
+        spent.append(time.thread_time() - began)
+        return figures
+
+    Trainee.step = timed
+    shards = ActivationShards(Path(asked.activations))
+    names = [ARCHITECTURES[i % len(ARCHITECTURES)] for i in range(asked.many)]
+    levels = [8 << (i // len(ARCHITECTURES)) for i in range(asked.many)]
+    shape = {"d_in": shards.d, "d_sae": asked.d_sae}
+    configs = {f"{n}.{k}": training_config(n, level=k, **shape) for n, k in zip(names, levels, strict=True)}
+    config = TrainingConfig(steps=asked.steps, batch=asked.batch, precision=asked.precision)
+    with tempfile.TemporaryDirectory() as folder:
+        began, cpu = time.monotonic(), time.process_time()
+        run(config, configs, shards, saes=Path(folder) / "saes", folder=Path(folder) / "training")
+        seconds, cpu = time.monotonic() - began, time.process_time() - cpu
+    print(
+        f"{len(configs)} SAEs, {asked.steps} steps of {asked.batch:,}: {seconds:.0f} s, {cpu:.0f} s of processor time,"
+    )
+    print(f"{sum(spent):.0f} s of it in steps: {cpu / sum(spent) - 1:.1%} beside them")
+
+
 def start(asked: argparse.Namespace, architecture: str, libraries: tuple[str, ...]) -> dict[str, Worker]:
     """The workers of the libraries that have a python."""
     settings = {
@@ -220,6 +257,7 @@ def main() -> None:
     parser.add_argument("--harvest", type=int, help="contexts of 128 tokens to harvest first")
     parser.add_argument("--tokens", help="the file --harvest writes beside the activations")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--many", type=int, help="SAEs to train side by side; --activations is a run's folder then")
     parser.add_argument("--minutes", type=float, default=1e9, help="most time for one architecture")
     for name, value in {"steps": 40, "d-sae": 16384, "l0": 80, "batch": 2048, "threads": 2, "held-out": 4096}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -228,6 +266,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.harvest:
         return harvest(asked)
+    if asked.many:
+        return many(asked)
     names = [p for p in PEERS if getattr(asked, p)]
     if asked.quality:
         print("| architecture | library | L0 | FVU | live latents |" + (" CE recovered |" if asked.tokens else ""))

@@ -45,7 +45,7 @@ class Saelab:
         cfg = training_config(s["architecture"], level=s["l0"], d_in=s["d_in"], d_sae=s["d_sae"], **extra)
         self.scaling = scaling_of([sample])
         dtype = resolve(s["precision"])
-        self.trainee = Trainee(cfg, self.scaling(sample), steps=s["steps"], seed=0, dtype=dtype)
+        self.trainee = Trainee(cfg, self.scaling(sample[: s["batch"]]), steps=s["steps"], seed=0, dtype=dtype)
 
     def step(self, x: torch.Tensor) -> None:
         self.figures = self.trainee.step(self.scaling(x))

@@ -207,9 +207,11 @@ def folded(
 
 
 def bound_for(pre: Float[Tensor, "B F"], l0: float) -> float:
-    """The value that `l0` entries per row exceed on average (0 if fewer than that are positive)."""
+    """The value that `l0` entries per row exceed on average (0 if fewer than that are positive). `pre` is reordered."""
     rank = min(pre.numel(), max(1, round(l0 * pre.shape[0])))
-    return max(0.0, float(torch.topk(pre.reshape(-1), rank, sorted=True).values[-1]))
+    flat = pre.cpu().numpy().reshape(-1)
+    flat.partition(-rank)  # in place: torch.topk would hold four times the matrix
+    return max(0.0, float(flat[-rank]))
 
 
 # Controlled architectures start with their gates set to this multiple of the target L0: every step is then a sparse
