@@ -18,7 +18,7 @@ from saelab.activations.shards import ActivationShards
 from saelab.lm.model import LanguageModel
 from saelab.text.corpora import CorpusConfig, Document, iter_documents
 from saelab.text.embedded import CODE_CHARACTERS, SETS
-from saelab.text.pack import PackedText, pack
+from saelab.text.pack import PackedText, pack_for
 
 SAMPLE = 100  # documents per set whose tokens are counted
 
@@ -96,15 +96,8 @@ def main() -> None:
     sites = [f"resid_post.{layer}" for layer in asked.sites]
     documents = corpus(lm)
     began = time.perf_counter()
-    packed = pack(
-        documents,
-        lambda texts: lm.tokenize(texts, bos=False),
-        context=128,
-        n_contexts=asked.contexts,
-        bos_id=lm.bos_id,
-        separator_id=lm.tokenizer.eos_token_id,
-        special_ids=lm.special_ids,
-    )
+    separator = lm.tokenizer.eos_token_id
+    packed = pack_for(lm, documents, context=128, n_contexts=asked.contexts, separator_id=separator)
     print(f"packed {packed.tokens.numel():,} tokens of {len(packed.documents)} documents", end=" ")
     print(f"in {time.perf_counter() - began:.1f} s; {packed.counts.float().mean():.1%} count")
     bfloat16_effect(lm, packed, sites)

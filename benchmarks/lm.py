@@ -16,7 +16,7 @@ from torch import Tensor
 from saelab.lm.edit import Add
 from saelab.lm.model import LanguageModel
 from saelab.text.corpora import CorpusConfig, iter_documents
-from saelab.text.pack import pack
+from saelab.text.pack import pack_for
 
 SITE = "resid_post.15"
 ROWS, NEW = 32, 32
@@ -82,9 +82,7 @@ def main() -> None:
     lm = LanguageModel.load("smollm2-135m")
     low = lm.to_dtype("bfloat16")
     documents = islice(iter_documents(CorpusConfig()), 400)
-    packed = pack(
-        documents, lambda texts: lm.tokenize(list(texts), bos=False), context=128, n_contexts=64, bos_id=lm.bos_id
-    )
+    packed = pack_for(lm, documents, context=128, n_contexts=64)
     contexts = packed.tokens.long()
     rounding(lm, low, contexts)
     for name, model in (("float32", lm), ("bfloat16", low)):

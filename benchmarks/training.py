@@ -220,19 +220,12 @@ def harvest(asked: argparse.Namespace) -> None:
     from saelab.activations.harvest import harvest as harvested
     from saelab.lm.model import LanguageModel
     from saelab.text.corpora import CorpusConfig, iter_documents
-    from saelab.text.pack import pack
+    from saelab.text.pack import pack_for
 
     torch.set_num_threads(asked.threads)
     lm = LanguageModel.load("smollm2-135m")
-    packed = pack(
-        iter_documents(CorpusConfig()),
-        lambda texts: lm.tokenize(texts, bos=False),
-        context=128,
-        n_contexts=asked.harvest,
-        bos_id=lm.bos_id,
-        separator_id=lm.tokenizer.eos_token_id,
-        special_ids=lm.special_ids,
-    )
+    documents, separator = iter_documents(CorpusConfig()), lm.tokenizer.eos_token_id
+    packed = pack_for(lm, documents, context=128, n_contexts=asked.harvest, separator_id=separator)
     with tempfile.TemporaryDirectory() as folder:
         config = HarvestConfig(dtype="float32")
         shards = harvested(lm, packed, ["resid_post.15"], folder, config=config)["resid_post.15"]

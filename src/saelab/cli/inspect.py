@@ -106,17 +106,11 @@ def _described(sae: "Sae") -> dict[str, Any]:
 def _packed(lm: Any, text: str | None, contexts: int, context: int) -> Any:
     """Text of the corpus in contexts of tokens."""
     from saelab.text.corpora import CorpusConfig, iter_documents
-    from saelab.text.pack import pack
+    from saelab.text.pack import pack_for
 
     source = text if text is None or ":" in text or not Path(text).exists() else f"path:{text}"
-    return pack(
-        iter_documents(CorpusConfig(source=source or "embedded")),
-        lambda texts: lm.tokenize(texts, bos=False),
-        context=context,
-        n_contexts=contexts,
-        bos_id=lm.bos_id,
-        special_ids=lm.special_ids,
-    )
+    documents = iter_documents(CorpusConfig(source=source or "embedded"))
+    return pack_for(lm, documents, context=context, n_contexts=contexts)
 
 
 def _show(proof: "Proof") -> None:

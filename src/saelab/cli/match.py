@@ -150,7 +150,7 @@ def _evaluated(
     from saelab.lm.model import LanguageModel
     from saelab.matching import run as stage
     from saelab.text.corpora import CorpusConfig, iter_documents
-    from saelab.text.pack import pack
+    from saelab.text.pack import pack_for
 
     sites = [str(site) for s in saes if (site := s.cfg.site)]
     if len(sites) != len(saes):
@@ -159,10 +159,8 @@ def _evaluated(
     rows = []
     with shown() as progress:
         model = LanguageModel.load(lm)
-        text = pack(
-            iter_documents(CorpusConfig()), lambda texts: model.tokenize(texts, bos=False), context=CONTEXT,
-            n_contexts=config.contexts, bos_id=model.bos_id, special_ids=model.special_ids, progress=progress,
-        )  # fmt: skip
+        documents = iter_documents(CorpusConfig())
+        text = pack_for(model, documents, context=CONTEXT, n_contexts=config.contexts, progress=progress)
         spans = list(pairwise(range(len(saes)))) + ([(0, len(saes) - 1)] if len(saes) > 2 else [])
         for i, j in spans:
             steps = [read_table(out / f"{k}-{k + 1}" / "matching.parquet") for k in range(i, j)] if j - i > 1 else []

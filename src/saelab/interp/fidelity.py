@@ -22,6 +22,7 @@ from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.core.seeds import seed_of
+from saelab.lm.score import nll_from
 from saelab.text.pack import PackedText
 
 SINK_FACTOR = 10.0
@@ -128,19 +129,8 @@ def spliced_nll(lm: Restartable, reading: SiteReading, recode: Recode | None) ->
             if recode is not None:
                 hidden = hidden.clone()
                 hidden[kept] = recode(hidden[kept]).to(hidden.dtype)
-            logits = lm.run_from(hidden, reading.site)
-            targets = reading.tokens[rows].to(logits.device)
-            found += [
-                _nll(one, ids)[which[:-1].to(logits.device)].cpu()
-                for one, ids, which in zip(logits, targets, scored, strict=True)
-            ]
+            found.append(nll_from(lm, hidden, reading.site, reading.tokens[rows], scored))
     return torch.cat(found)
-
-
-def _nll(logits: Float[Tensor, "T V"], tokens: Int[Tensor, " T"]) -> Float[Tensor, " _"]:
-    """-log p(next token), one sequence at a time: a batch of log-probabilities would not fit the cache."""
-    logits = logits[:-1].float()
-    return logits.logsumexp(-1) - logits.gather(-1, tokens[1:, None])[:, 0]
 
 
 def baselines_of(lm: Restartable, reading: SiteReading) -> Baselines:

@@ -24,7 +24,7 @@ from saelab.interp.unlearning_local import Contexts
 from saelab.interp.words import read_words
 from saelab.lm.model import LanguageModel
 from saelab.text.corpora import Document
-from saelab.text.pack import pack
+from saelab.text.pack import pack_for
 
 Tensors = dict[str, Tensor]
 
@@ -142,14 +142,8 @@ class TopicReading(Config):
         del progress
         data = load_labelled(self.topic[0])
         rows = numpy_generator(seed, "topic", *self.topic).permutation(data.rows(self.topic[1]))
-        packed = pack(
-            [Document(str(i), data.texts[i]) for i in rows.tolist()],
-            lambda texts: lm.tokenize(texts, bos=False),
-            context=self.context,
-            n_contexts=self.contexts,
-            bos_id=lm.bos_id,
-            special_ids=lm.special_ids,
-        )
+        documents = [Document(str(i), data.texts[i]) for i in rows.tolist()]
+        packed = pack_for(lm, documents, context=self.context, n_contexts=self.contexts)
         tokens = packed.tokens.long()
         with torch.inference_mode():
             parts = [lm.run_to(batch, sites) for batch in tokens.split(8)]

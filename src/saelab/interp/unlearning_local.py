@@ -22,6 +22,7 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.interp.fidelity import Recode, Restartable
 from saelab.interp.result import Evaluation, Metrics, Preset
+from saelab.lm.score import nll_from
 from saelab.saes.base import Sae
 
 KIND = "unlearning_local"
@@ -136,9 +137,7 @@ def cross_entropy(lm: Restartable, site: str, texts: Contexts, recode: Recode | 
             if recode is not None:
                 hidden = hidden.clone()
                 hidden[kept] = recode(hidden[kept])
-            for logits, row, use in zip(lm.run_from(hidden, site).cpu(), ids, kept, strict=True):
-                lost = torch.nn.functional.cross_entropy(logits[:-1].float(), row[1:], reduction="none")
-                found.append(lost[use[:-1]])
+            found.append(nll_from(lm, hidden, site, ids, kept))
     return float(torch.cat(found).double().mean())
 
 

@@ -2,13 +2,14 @@
 
 Used unedited: as the fluency (perplexity) and relatedness yardstick of steered text. A prefix that several rows share
 is run once and its keys and values are read by all of them. Rows are right-padded, which changes nothing for a causal
-model, and the head runs at scored positions only.
+model, and the head runs at scored positions only. `nll_from` scores a text whose states at a site were replaced.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError
@@ -44,6 +45,34 @@ def nll(
         if len(numbers) > 1:
             found.update(_after_shared(decoder, prefix, numbers, continuations))
     return [found[i] for i in range(len(prefixes))]
+
+
+class Continues(Protocol):
+    """A language model that goes on from the states of a site."""
+
+    def run_from(self, hidden: Float[Tensor, "B T D"], site: str) -> Float[Tensor, "B T V"]: ...
+
+
+def nll_from(
+    lm: Continues,
+    hidden: Float[Tensor, "B T D"],
+    site: str,
+    tokens: Int[Tensor, "B T"],
+    scored: Bool[Tensor, "B T"],
+) -> Float[Tensor, " M"]:
+    """NLLs of the tokens that follow the scored positions, in a pass that goes on from `hidden` at the site.
+
+    The last position has no successor and is never scored.
+    """
+    logits = lm.run_from(hidden, site)
+    device = logits.device
+    rows = zip(logits, tokens.to(device), scored.to(device), strict=True)
+    # One sequence at a time: a batch of log-probabilities would not fit the cache.
+    return torch.cat([_following(of[:-1].float(), ids[1:])[which[:-1]].cpu() for of, ids, which in rows])
+
+
+def _following(logits: Float[Tensor, "T V"], ids: Int[Tensor, " T"]) -> Float[Tensor, " T"]:
+    return logits.logsumexp(-1) - logits.gather(-1, ids[:, None])[:, 0]
 
 
 def _after_shared(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
+from saelab.lm.score import nll_from
 from saelab.matching.fold import Features, HasFeatures
 from saelab.text.pack import PackedText
 
@@ -179,13 +180,9 @@ def _cross_entropy(lm: LanguageModel, reading: Reading, site: str, rebuilt: Tens
     hidden = reading.second.clone()
     if rebuilt is not None:
         hidden[reading.kept] = rebuilt.to(hidden.dtype)
-    total, count = 0.0, 0
+    found = []
     for start in range(0, len(hidden), BATCH):
         part = slice(start, start + BATCH)
-        scored = reading.kept[part, :-1]
-        logits = lm.run_from(hidden[part].to(lm.dtype), site)[:, :-1][scored]
-        targets = reading.tokens[part, 1:][scored].long()
-        for rows, wanted in zip(logits.split(512), targets.split(512), strict=True):
-            total += float(torch.nn.functional.cross_entropy(rows.float(), wanted, reduction="sum"))
-        count += int(scored.sum())
-    return total / count
+        tokens = reading.tokens[part].long()
+        found.append(nll_from(lm, hidden[part].to(lm.dtype), site, tokens, reading.kept[part]))
+    return float(torch.cat(found).double().mean())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -117,6 +118,37 @@ def pack(
             if n_contexts is not None and packer.n_contexts >= n_contexts:
                 break
     return packer.finish(n_contexts, special_ids)
+
+
+class Tokenising(Protocol):
+    """The part of a language model that packing needs."""
+
+    bos_id: int | None
+    special_ids: frozenset[int]
+
+    def tokenize(self, texts: Sequence[str], *, bos: bool = True) -> list[list[int]]: ...
+
+
+def pack_for(
+    lm: Tokenising,
+    documents: Iterable[Document],
+    *,
+    context: int,
+    n_contexts: int | None = None,
+    separator_id: int | None = None,
+    progress: Progress = SILENT,
+) -> PackedText:
+    """`pack` with a language model's own tokens."""
+    return pack(
+        documents,
+        lambda texts: lm.tokenize(texts, bos=False),
+        context=context,
+        n_contexts=n_contexts,
+        bos_id=lm.bos_id,
+        separator_id=separator_id,
+        special_ids=lm.special_ids,
+        progress=progress,
+    )
 
 
 def pack_split(
