@@ -6,7 +6,7 @@ model, and the head runs at scored positions only. `nll_from` scores a text whos
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,6 +47,7 @@ def nll(
     return [found[i] for i in range(len(prefixes))]
 
 
+@runtime_checkable
 class Continues(Protocol):
     """A language model that goes on from the states of a site."""
 

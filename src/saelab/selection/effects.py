@@ -77,22 +77,26 @@ def feature_effects(
     _check(texts, wanted, sae.W_dec.shape[0], batch_size, lm.vocab_size, k=k, lens_tokens=lens_tokens)
     starts = [_start(lm, place, text, positions) for text in texts]
     walk = _Walk(sae, starts, scored, edit, alpha, k)
-    parts: list[dict[str, Tensor]] = []
+    # Room for the results is taken before the walk: small tensors that outlive a batch would leave the heap in pieces.
+    columns = {name: torch.empty(len(wanted), dtype=torch.float64) for name in criteria}
+    promoted = torch.empty(len(wanted), lens_tokens, dtype=torch.int64)
     with progress.task("feature effects", total=len(wanted), unit="features") as task:
         for first in range(0, len(wanted), batch_size):
-            rows = torch.tensor(wanted[first : first + batch_size], device=sae.W_dec.device)
+            part = slice(first, first + batch_size)
+            rows = torch.tensor(wanted[part], device=sae.W_dec.device)
             lens = lm.unembed(sae.W_dec[rows].to(lm.dtype)).float()
             top = torch.topk(lens, lens_tokens, dim=-1).indices
             own = None if concept is None else concept.rows(first, first + len(rows))
-            part = walk.scores(rows, top, own) | {"top": top}
+            found = walk.scores(rows, top, own)
             if any(c in LENS for c in criteria):
                 moments = [lens_moments(some)._asdict() for some in lens.split(SLICE)]
-                part |= {f"lens_{name}": torch.cat([m[name] for m in moments]) for name in moments[0]}
-            parts.append(part)
+                found |= {f"lens_{name}": torch.cat([m[name] for m in moments]) for name in moments[0]}
+            for name, column in columns.items():
+                column[part] = found[name]
+            promoted[part] = top
             task.advance(len(rows))
-    columns = {name: torch.cat([p[name] for p in parts]).double().cpu().numpy() for name in criteria}
-    shown = [lm.token_strings(row) for part in parts for row in part["top"].tolist()]
-    return pl.DataFrame({"feature": wanted, **columns, "top_tokens": shown})
+    shown = [lm.token_strings(row) for row in promoted.tolist()]
+    return pl.DataFrame({"feature": wanted, **{n: c.numpy() for n, c in columns.items()}, "top_tokens": shown})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -120,6 +120,7 @@ def pack(
     return packer.finish(n_contexts, special_ids)
 
 
+@runtime_checkable
 class Tokenising(Protocol):
     """The part of a language model that packing needs."""
 
