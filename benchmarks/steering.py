@@ -1,6 +1,6 @@
 """Steered tokens per second: saelab's batches against transformers' `generate` with a hook at batch 10.
 
-    python benchmarks/steering.py                                        (two quiet cores: about three minutes)
+    python benchmarks/steering.py                                        (two quiet cores: about ten minutes)
     python benchmarks/steering.py --new 32 --threads 1 --theirs 10 --batches 10,128                      (less)
 
 The work is AxBench's: instructions x features x factors, every text with a direction and a strength of its own, added

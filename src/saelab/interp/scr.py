@@ -53,8 +53,9 @@ class ScrConfig(Config):
 ALIVE = PairConfig(data="alive_sex", concept=("True", "False"), attribute=("female", "male"))
 SWAPPED = PairConfig(data="alive_sex", concept=("True", "False"), attribute=("male", "female"))
 PRESETS: Mapping[Preset, ScrConfig] = {
-    "paper": ScrConfig(pairs=(ALIVE, SWAPPED), n_train=150, n_test=50),
-    "small": ScrConfig(pairs=(ALIVE,), n_train=64, n_test=32, context_length=64, n_values=(2, 5, 10, 20, 50)),
+    # The rarest corner has 95 texts, of which `SWAPPED` needs twice what it asks for.
+    "paper": ScrConfig(pairs=(ALIVE, SWAPPED), n_train=35, n_test=12),
+    "small": ScrConfig(pairs=(ALIVE,), n_train=63, n_test=32, context_length=64, n_values=(2, 5, 10, 20, 50)),
     "tiny": ScrConfig(pairs=(ALIVE,), n_train=8, n_test=4, context_length=16, n_values=(2, 5)),
 }
 

@@ -10,10 +10,13 @@
 At the end the matching is feasible, the prices are dual feasible and complementary, so the gap is rounding. Small
 problems take all pairs as candidates; a dense solver was measured to be slower from 2,048 rows on. Core-oriented
 assignment is Volgenant 1996; nothing here knows SAEs.
+
+Where one side has more features, all of the smaller side are matched. No price of the larger side is then positive, and
+that of a feature left over is zero.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lap
 import numpy as np
@@ -37,7 +40,7 @@ MOST_ROUNDS = 60
 
 @dataclass(frozen=True)
 class Assignment:
-    """permutation[i] = j. cost - lower_bound = gap, proved over all pairs by the prices (u, v)."""
+    """permutation[i] = j (-1: left over). cost - lower_bound = gap, proved over all pairs by the prices (u, v)."""
 
     permutation: Int[np.ndarray, " n"]
     cost: float
@@ -47,7 +50,7 @@ class Assignment:
     seconds: float
     method: str
     u: Float[np.ndarray, " n"]
-    v: Float[np.ndarray, " n"]
+    v: Float[np.ndarray, " m"]
 
     @property
     def gap(self) -> float:
@@ -56,15 +59,21 @@ class Assignment:
 
 
 def assign(costs: Costs, *, progress: Progress = SILENT) -> Assignment:
-    """The matching of least total cost between equally many rows and columns, with its lower bound."""
+    """The matching of least total cost that leaves no row, or no column where they are fewer, unmatched."""
     n, m = costs.shape
-    if n != m:
-        raise UserError(f"A full matching needs equally many features, not {n} and {m}.", hint="Give a reject cost.")
+    if not min(n, m):
+        raise UserError("There are no features to match.")
+    if n > m:
+        turned = assign(costs.transposed(), progress=progress)
+        permutation = np.full(n, -1)
+        permutation[turned.permutation] = np.arange(m)
+        return replace(turned, permutation=permutation, u=turned.v, v=turned.u)
     start = time.perf_counter()
     everyone = np.arange(n)
+    small = n * m <= DENSE_BELOW**2
     pricing = None
     with progress.task("matching", unit="rounds") as task:
-        edges, u, v = _all_pairs(costs) if n <= DENSE_BELOW else _sparse(costs)
+        edges, u, v = _all_pairs(costs) if small else _sparse(costs)
         for rounds in range(1, MOST_ROUNDS + 1):
             permutation = sparse_assignment(edges, u, v)
             u, v = fitted_prices(edges, permutation, v)
@@ -77,7 +86,7 @@ def assign(costs: Costs, *, progress: Progress = SILENT) -> Assignment:
                 edges = edges.with_pairs(pricing.i, pricing.j, costs)
             if len(edges) == before:
                 seconds = time.perf_counter() - start
-                method = "dense" if n <= DENSE_BELOW else "blocked"
+                method = "dense" if small else "blocked"
                 bound = pricing.lower_bound
                 return Assignment(permutation, cost, bound, rounds, before / n, seconds, method, u, v)
     raise SaelabError(f"The matching of {n} features did not close in {MOST_ROUNDS} rounds.")
@@ -85,20 +94,21 @@ def assign(costs: Costs, *, progress: Progress = SILENT) -> Assignment:
 
 def score(costs: Costs, permutation: Int[np.ndarray, " n"], optimum: Assignment | None = None) -> tuple[float, float]:
     """(cost, proved bound on cost - least cost) of any full matching. optimum: where it is known already."""
-    n = costs.shape[0]
-    if not np.array_equal(np.sort(permutation), np.arange(n)):
-        raise UserError("Only a full matching, each column once, can be scored.")
+    n, m = costs.shape
+    columns = np.unique(permutation)
+    if len(permutation) != n or len(columns) < n or columns[0] < 0 or columns[-1] >= m:
+        raise UserError("Only a matching of all rows, no column more than once, can be scored.")
     cost = float(costs.edges(np.arange(n), permutation).sum())
     return cost, cost - (optimum or assign(costs)).lower_bound
 
 
-def _all_pairs(costs: Costs) -> tuple[Edges, Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    n = costs.shape[0]
-    i, j = np.divmod(np.arange(n * n), n)
-    return Edges(i, j, costs.edges(i, j)), np.zeros(n), np.zeros(n)
+def _all_pairs(costs: Costs) -> tuple[Edges, Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
+    n, m = costs.shape
+    i, j = np.divmod(np.arange(n * m), m)
+    return Edges(i, j, costs.edges(i, j)), np.zeros(n), np.zeros(m)
 
 
-def _sparse(costs: Costs) -> tuple[Edges, Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def _sparse(costs: Costs) -> tuple[Edges, Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
     """The edges to begin with, and prices near those of the optimum."""
     warm = hot_prices(costs)
     wide = candidates(costs, *warm)
@@ -109,7 +119,7 @@ def _sparse(costs: Costs) -> tuple[Edges, Float[np.ndarray, " n"], Float[np.ndar
     order = wide.by_column
     kept[order] |= _smallest(wide.j[order], reduced[order], KEPT)
     narrow = wide.kept(kept)
-    full = greedy_full(narrow.i, narrow.j, reduced[kept], len(u))
+    full = greedy_full(narrow.i, narrow.j, reduced[kept], costs.shape)
     edges = Edges(narrow.i, narrow.j, costs.edges(narrow.i, narrow.j)).with_pairs(*full, costs)
     return edges, u, v
 
@@ -153,35 +163,60 @@ def _thresholds(sample: Costs, rows: Float[Tensor, " n"], columns: Float[Tensor,
 
 
 def greedy_full(
-    i: Int[np.ndarray, " E"], j: Int[np.ndarray, " E"], weights: Float[np.ndarray, " E"], n: int
+    i: Int[np.ndarray, " E"], j: Int[np.ndarray, " E"], weights: Float[np.ndarray, " E"], shape: tuple[int, int]
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """A full matching: edges taken by weight, what is left over paired in order."""
+    """A matching of all rows (no more than columns): edges taken by weight, what is left over paired in order."""
+    n, m = shape
     partner = np.full(n, -1)
-    taken = np.zeros(n, bool)
+    taken = np.zeros(m, bool)
     for e in np.argsort(weights, kind="stable"):
         if partner[i[e]] < 0 and not taken[j[e]]:
             partner[i[e]] = j[e]
             taken[j[e]] = True
-    partner[partner < 0] = np.flatnonzero(~taken)
+    alone = partner < 0
+    partner[alone] = np.flatnonzero(~taken)[: alone.sum()]
     return np.arange(n), partner
 
 
-def sparse_assignment(edges: Edges, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The cheapest full matching on the edges (LAPMOD; scipy's sparse solver can hang on ties).
+def sparse_assignment(edges: Edges, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:
+    """The cheapest matching of all rows on the edges (LAPMOD; scipy's sparse solver can hang on ties).
 
     It is given reduced costs, which have the same optimum and leave little to do where the prices are good.
     """
-    n = len(u)
-    starts = np.r_[0, np.cumsum(np.bincount(edges.i, minlength=n))].astype(np.int32)
-    reduced = edges.weights - u[edges.i] - v[edges.j]
-    partner = lap.lapmod(n, reduced - reduced.min(), starts, edges.j.astype(np.int32))[1]
-    return np.asarray(partner).astype(np.int64)
+    n, m = len(u), len(v)
+    i, j, reduced = edges.i, edges.j, edges.weights - u[edges.i] - v[edges.j]
+    if n < m:
+        i, j, reduced = _squared(i, j, reduced, v, n)
+    size = n if n == m else n + m
+    starts = np.r_[0, np.cumsum(np.bincount(i, minlength=size))].astype(np.int32)
+    partner = lap.lapmod(size, reduced - reduced.min(), starts, j.astype(np.int32))[1]
+    return np.asarray(partner)[:n].astype(np.int64)
+
+
+def _squared(
+    i: Int[np.ndarray, " E"],
+    j: Int[np.ndarray, " E"],
+    reduced: Float[np.ndarray, " E"],
+    v: Float[np.ndarray, " m"],
+    n: int,
+) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"], Float[np.ndarray, " K"]]:
+    """The same choice as a square one: column j may stay with a row n + j of its own, for free; where it is taken by
+    row i instead, that row takes a column m + i of the row's own.
+    """
+    m = len(v)
+    own = np.arange(m)
+    rows, columns = np.concatenate([i, n + own, n + j]), np.concatenate([j, own, m + i])
+    order = np.lexsort((columns, rows))
+    weights = np.concatenate([reduced, -v, np.zeros(len(i))])
+    return rows[order], columns[order], weights[order]
 
 
 def fitted_prices(
-    edges: Edges, permutation: Int[np.ndarray, " n"], v: Float[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The greatest prices v <= v_old with r_ij >= 0 on all edges and 0 on the matching, and their u."""
+    edges: Edges, permutation: Int[np.ndarray, " n"], v: Float[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
+    """The greatest prices v <= v_old (<= 0 where columns are left over) with r_ij >= 0 on all edges and 0 on the
+    matching, and their u.
+    """
     order = edges.by_column
     i, j, weights = edges.i[order], edges.j[order], edges.weights[order]
     own = np.empty(len(permutation))
@@ -190,7 +225,7 @@ def fitted_prices(
     extra, source = weights - own[i], permutation[i]
     starts = starts_of(j)
     heads = j[starts]
-    v = v.copy()
+    v = v.copy() if len(permutation) == len(v) else np.zeros(len(v))
     changed = np.ones(len(v), bool)
     for _ in range(20 * len(v)):
         if not changed.any():

@@ -40,7 +40,7 @@ def mutual_nearest(costs: Costs) -> Int[np.ndarray, " n"]:
 def greedy(costs: Costs) -> Int[np.ndarray, " n"]:
     """A full matching taken pair by pair from about the 64 cheapest of every row and column."""
     edges = candidates(costs, torch.zeros(costs.shape[0]), torch.zeros(costs.shape[1]))
-    return greedy_full(edges.i, edges.j, edges.weights, costs.shape[0])[1]
+    return greedy_full(edges.i, edges.j, edges.weights, costs.shape)[1]
 
 
 def top_cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[np.ndarray, " n"]:

@@ -68,7 +68,8 @@ def match(
     thresholds needs another. parts: which tensors are compared. reject: None for a full matching; rho for a partial
     one (admissible where the cost is at most rho times the sum of squared norms); "null" takes the rho at which 1 %
     of features would match a rotated, unrelated dictionary. activations: of each SAE's site, for the folds that are
-    measured. Raises `UserError` for different widths, or different numbers of features without `reject`.
+    measured. A full matching of SAEs with different numbers of features leaves none of the smaller one's unmatched.
+    Raises `UserError` for SAEs of different input widths.
     """
     if sae_a.W_dec.shape[1] != sae_b.W_dec.shape[1]:
         raise UserError(f"SAEs of width {sae_a.W_dec.shape[1]} and {sae_b.W_dec.shape[1]} cannot be matched.")

@@ -4,7 +4,8 @@
 
 While eps is high the sums are smooth: blocked steps see a sample of the rows only. The last blocked step sees all rows;
 from there on few pairs matter, and the cold steps run on the candidate edges alone. Prices only say which pairs are
-worth solving over; that nothing was missed is for certificate.py to show.
+worth solving over; that nothing was missed is for certificate.py to show. With more columns than rows (never fewer)
+columns may be left over, and v stays at most 0.
 """
 
 import numpy as np
@@ -49,6 +50,8 @@ def hot_prices(
                 u[part] = (-epsilon * (top + mass.log()))[:, 0]
             sums += (1 / mass)[:, 0] @ block
         v -= epsilon * (sums * (n / len(seen.a))).clamp_min(1e-6).log()
+        if n < m:
+            v.clamp_(max=0)
     return u, v
 
 
@@ -68,6 +71,8 @@ def cold_prices(
     for epsilon in unit * np.geomspace(*schedule):
         u[rows] = _soft_minimum(edges.weights - v[edges.j], row_starts, epsilon)
         v[columns] = _soft_minimum(weights - u[back], column_starts, epsilon)
+        if len(u) < len(v):
+            v[columns] = np.minimum(v[columns], 0)
     return u, v
 
 
