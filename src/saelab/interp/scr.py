@@ -125,12 +125,23 @@ def confound(
 def probe_confounded(x: Float[Tensor, "N D"], tasks: Confounded, *names: str | int) -> BiasedProbes:
     """Train the three probes on pooled activations."""
     splits = {"concept": tasks.concept, "attribute": tasks.attribute, "both": tasks.both}
-    probes = {k: fit_probe(x, split, SHIFT_PROBE, *names, "scr", tasks.name, k) for k, split in splits.items()}
+    concept, attribute, both = (
+        fit_probe(x, split, SHIFT_PROBE, *names, "scr", tasks.name, key) for key, split in splits.items()
+    )
+    return with_probes(x, tasks, concept, attribute, both)
+
+
+def with_probes(
+    x: Float[Tensor, "N D"], tasks: Confounded, concept: Probe, attribute: Probe, both: Probe
+) -> BiasedProbes:
+    """The tasks with given probes, and the accuracies that SCR compares with."""
     return BiasedProbes(
         tasks,
-        **{("biased" if k == "both" else k): probe for k, probe in probes.items()},
-        biased_at=(_accuracy(probes["both"], x, tasks.concept), _accuracy(probes["both"], x, tasks.attribute)),
-        oracle=(_accuracy(probes["concept"], x, tasks.concept), _accuracy(probes["attribute"], x, tasks.attribute)),
+        concept=concept,
+        attribute=attribute,
+        biased=both,
+        biased_at=(_accuracy(both, x, tasks.concept), _accuracy(both, x, tasks.attribute)),
+        oracle=(_accuracy(concept, x, tasks.concept), _accuracy(attribute, x, tasks.attribute)),
     )
 
 

@@ -61,9 +61,14 @@ class ProbedTasks:
 
 def probe_classes(x: Float[Tensor, "N D"], tasks: Sequence[Task], *names: str | int) -> ProbedTasks:
     """Train the probes on pooled activations."""
-    probes = tuple(fit_probe(x, task.split, SHIFT_PROBE, *names, "tpp", task.label) for task in tasks)
+    probes = [fit_probe(x, task.split, SHIFT_PROBE, *names, "tpp", task.label) for task in tasks]
+    return with_probes(x, tasks, probes)
+
+
+def with_probes(x: Float[Tensor, "N D"], tasks: Sequence[Task], probes: Sequence[Probe]) -> ProbedTasks:
+    """The tasks with given probes and their clean accuracies."""
     clean = tuple(_accuracy(probe, x, task) for probe, task in zip(probes, tasks, strict=True))
-    return ProbedTasks(tuple(tasks), probes, clean)
+    return ProbedTasks(tuple(tasks), tuple(probes), clean)
 
 
 def perturb(
