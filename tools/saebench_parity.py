@@ -219,14 +219,17 @@ def scr_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
             same = scr.with_probes(part.x, tasks, *(as_ours(probes[n]) for n in (names[1], names[0], names[2])))
             mine = scr.remove(same, part.x, pool_codes(sae, part.read), sae.W_dec, config.n_values)
             clean = bench.get_probe_test_accuracy(probes, names, pooled[1], 500, True)
-            effects = bench.get_all_node_effects_for_one_sae(theirs, probes, names, True, tokens, 64)
-            after = bench.perform_feature_ablations(
-                probes, theirs, 64, test_tokens, effects, list(config.n_values), names, 500, True
-            )
-            found = bench.get_scr_plotting_dict(after, clean)
-        for n in config.n_values:
-            key = f"scr_metric_threshold_{n}"
-            yield "scr", f"{reading.pair.data} {key}", _number(mine.get(key)), found.get(key)
+            results = {}
+            for how, encoder in {"": theirs, ", nothing of padded positions": unpadded(theirs)}.items():
+                effects = bench.get_all_node_effects_for_one_sae(encoder, probes, names, True, tokens, 64)
+                after = bench.perform_feature_ablations(
+                    probes, encoder, 64, test_tokens, effects, list(config.n_values), names, 500, True
+                )
+                results[how] = bench.get_scr_plotting_dict(after, clean)
+        for how, found in results.items():
+            for n in config.n_values:
+                key = f"scr_metric_threshold_{n}"
+                yield "scr", f"{reading.pair.data} {key}{how}", _number(mine.get(key)), found.get(key)
 
 
 def absorption_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
@@ -322,6 +325,15 @@ def trained(bench: Any, train: dict, test: dict, names: list[str], *, scr: bool 
             early_stopping_patience=20, l1_penalty=1e-3,
         )  # fmt: skip
     return probes, clean
+
+
+def unpadded(sae: Any) -> Any:
+    """Their SAE with no codes where a row is zero: their ablation takes latents out of padded positions too."""
+    return SimpleNamespace(
+        W_dec=sae.W_dec,
+        decode=sae.decode,
+        encode=lambda x: sae.encode(x) * (x != 0).any(-1, keepdim=True),
+    )
 
 
 def as_ours(probe: Any) -> Probe:
