@@ -8,7 +8,7 @@
                else add the violated pairs
 
 At the end the matching is feasible, the prices are dual feasible and complementary, so the gap is rounding. Small
-problems take all pairs as candidates; a dense solver was measured to be slower from 2,048 rows on. Core-oriented
+problems take all pairs as candidates; dense solvers were measured to be no faster from 2,048 rows on. Core-oriented
 assignment is Volgenant 1996; nothing here knows SAEs.
 
 Where one side has more features, all of the smaller side are matched. No price of the larger side is then positive, and
