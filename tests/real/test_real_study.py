@@ -1,6 +1,5 @@
 """A cut of the study on SmolLM2-135M-Instruct: real weights, real text, every stage, in a few minutes."""
 
-import runpy
 from pathlib import Path
 
 import pytest
@@ -80,10 +79,3 @@ def test_the_report_holds_every_section(folder: RunFolder) -> None:
     for word in ("topk.l0_32.resid_post.15", "tau", "unsteered", "random direction", "output score", "lexical"):
         assert word in page.lower(), word
     assert "http://" not in page.split("<body", 1)[1].split("<script", 1)[0]
-
-
-def test_the_example_runs() -> None:
-    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "tiny_study.py"))
-    table = example["main"]()
-    assert table.height == 3
-    assert table["fvu"].max() < 0.6
