@@ -5,8 +5,12 @@ import torch
 from planted import batches
 
 from saelab.core.errors import UserError
+from saelab.saes import batch_topk
 from saelab.saes.base import Sae
+from saelab.saes.batch_topk import BatchTopKRule
 from saelab.saes.catalogue import ARCHITECTURES, training_config
+from saelab.saes.ranks import Ranks
+from saelab.saes.sparse_ops import SparseEntries
 from saelab.training.sweep import train
 
 
@@ -69,3 +73,23 @@ def test_bad_input_is_a_sentence() -> None:
         train([cfg], bad, steps=3)
     with pytest.raises(UserError, match="topk"):
         training_config("topkk", level=4, d_in=32, d_sae=64)
+
+
+def test_batchtopk_lists_enough_at_the_first_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second go takes the encoder's product again. The bound follows the last step, also while the weights race."""
+    goes: list[float] = []
+    settle = BatchTopKRule.settle
+
+    def counted(self: BatchTopKRule, entries: SparseEntries, n_rows: int, reach: float, ranks: Ranks) -> object:
+        goes.append(reach)
+        return settle(self, entries, n_rows, reach, ranks)
+
+    monkeypatch.setattr(BatchTopKRule, "settle", counted)
+    data = batches(40, 256)
+    config = training_config("batchtopk", level=4, d_in=32, d_sae=128, lr=0.01)
+    train([config], data, steps=40)
+    first = len(goes)
+    monkeypatch.setattr(batch_topk, "MARGIN", 1.2)
+    train([config], data, steps=40)
+    assert first <= 42
+    assert len(goes) - first > 60, "control: a bound above the last threshold lists too few"
