@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -119,8 +120,9 @@ class FakeEndpoint:
             handler.send_header("retry-after", formatdate(time.time(), usegmt=True))
         handler.send_header("content-type", "text/html" if what == "html" else "application/json")
         handler.send_header("content-length", str(len(text.encode())))
-        handler.end_headers()
-        handler.wfile.write(text.encode())
+        with suppress(BrokenPipeError):  # who waited too long has gone
+            handler.end_headers()
+            handler.wfile.write(text.encode())
 
     def _completion(self, text: str | None, *, model: str | None = None) -> str:
         message = {"role": "assistant", "content": text, "reasoning_content": "Rating: [[1]] Active: [[1]]"}
