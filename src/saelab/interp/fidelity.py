@@ -22,7 +22,7 @@ from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.core.seeds import seed_of
-from saelab.lm.score import nll_from
+from saelab.lm.score import Continues, nll_from
 from saelab.text.pack import PackedText
 
 SINK_FACTOR = 10.0
@@ -30,11 +30,10 @@ Recode = Callable[[Tensor], Tensor]
 
 
 @runtime_checkable
-class Restartable(Protocol):
+class Restartable(Continues, Protocol):
     """The part of a language model that fidelity needs: the pass up to a site, and the pass from it on."""
 
     def run_to(self, tokens: Int[Tensor, "B T"], sites: Sequence[str]) -> Mapping[str, Float[Tensor, "B T D"]]: ...
-    def run_from(self, hidden: Float[Tensor, "B T D"], site: str) -> Float[Tensor, "B T V"]: ...
 
 
 @dataclass(frozen=True)

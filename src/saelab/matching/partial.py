@@ -33,8 +33,8 @@ def admissible(costs: Costs, rho: float) -> Edges:
     found_i, found_j = [], []
     count = 0
     allowed = rho + costs.rounding * (1 + rho)
-    offsets = {"rows": -allowed * costs.a_square, "columns": -allowed * costs.b_square}
-    for part, _, rows, columns in costs.nominated(**offsets):
+    above, beside = -allowed * costs.a_square, -allowed * costs.b_square
+    for part, _, rows, columns in costs.nominated(rows=above, columns=beside):
         count += len(rows)
         if count > MOST_EDGES_PER_ROW * costs.shape[0]:
             raise UserError(

@@ -30,18 +30,16 @@ class BatchTopKRule(Rule):
     def __init__(self, k: int, momentum: float):
         self.k = k
         self.momentum = momentum
-        self.start = 0.0  # a guess before the first step
 
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
-        weights.tracked |= {name: torch.full((), UNTRACKED) for name in ("threshold", "smallest")}
         some = sample[:: max(1, len(sample) // 256)]
-        self.start = bound_for(some @ weights.encoder.T, float(self.k))
+        guess = bound_for(some @ weights.encoder.T, float(self.k))
+        weights.tracked |= {"threshold": torch.full((), UNTRACKED), "smallest": torch.full((), guess)}
 
     def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries:
         # A little below what the last step kept lie all entries that can be kept, and few others. (θ lags behind while
         # the weights learn fast; a bound that is too high costs a second product, one that is too low a longer list.)
-        last = float(weights.tracked["smallest"])
-        return listed_above(pre, MARGIN * reach * (self.start if last < 0 else last))
+        return listed_above(pre, MARGIN * reach * float(weights.tracked["smallest"]))
 
     def settle(self, entries: SparseEntries, n_rows: int, reach: float, ranks: Ranks = ALONE) -> SparseEntries | None:
         return largest(entries, self.k * n_rows * ranks.size, enough=reach == 0, ranks=ranks)
