@@ -9,7 +9,7 @@ Each library runs in its own virtual environment (`pip install torch==2.13.0` fi
 sae-lens==6.54.12) as a worker process (training_worker.py) that does nothing until asked; they are asked in turns, one
 step each, so that whatever else the machine does falls on all of them. Processor time is given beside elapsed time: on
 a machine shared with other work only the former says what a step costs. `--harvest` writes float32 activations of
-SmolLM2-135M at resid_post.15 from the embedded corpus. `--many` trains so many SAEs side by side from a run's stored
+SmolLM2-135M at `--site` from the embedded corpus. `--many` trains so many SAEs side by side from a run's stored
 activations and says what share of the processor time goes to anything but their own steps.
 """
 
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -127,40 +128,22 @@ def quality(asked: argparse.Namespace, architecture: str) -> None:
 def recovered(asked: argparse.Namespace, reconstruction: Path) -> float:
     """Share of the cross-entropy that ablating the site to its mean costs and the reconstruction gives back."""
     from saelab.lm.model import LanguageModel
+    from saelab.lm.score import nll_from
 
     stored = torch.load(asked.tokens, weights_only=True)
-    tokens, counts, mean = stored["tokens"], stored["counts"], stored["mean"]
+    tokens, kept, site = stored["tokens"].long(), stored["counts"], stored["site"]
+    rows = torch.from_numpy(np.load(reconstruction)).split(kept.sum(1).tolist())
     lm = LanguageModel.load("smollm2-135m")
-    rows = torch.from_numpy(np.load(reconstruction))
-    losses = torch.zeros(3, dtype=torch.float64)
-    at = 0
-    for part, kept in zip(tokens.split(16), counts.split(16), strict=True):
-        n = int(kept.sum())
-        for i, value in enumerate((None, mean.expand(n, -1), rows[at : at + n])):
-            losses[i] += spliced(lm, part, kept, value)
-        at += n
-    clean, ablated, spliced_in = losses.tolist()
-    return (ablated - spliced_in) / (ablated - clean)
-
-
-def spliced(lm: Any, tokens: torch.Tensor, kept: torch.Tensor, value: torch.Tensor | None) -> float:
-    """Summed cross-entropy with the counted positions of resid_post.15 replaced."""
-
-    def replace(_: Any, __: Any, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        if value is not None:
-            hidden = hidden.clone()
-            hidden[kept] = value.to(hidden.dtype)
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    hook = lm.model.model.layers[15].register_forward_hook(replace)
-    try:
-        with torch.no_grad():
-            logits = lm.model(tokens.long()).logits[:, :-1].float()
-    finally:
-        hook.remove()
-    targets = tokens[:, 1:].long()
-    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
+    losses = torch.zeros(3, dtype=torch.float64)  # clean, ablated, spliced
+    with torch.inference_mode():
+        for ids, where, rebuilt in zip(tokens, kept, rows, strict=True):
+            ids, clean = ids[None], lm.run_to(ids[None], [site])[site]
+            for i, values in enumerate((clean[0, where], stored["mean"], rebuilt)):
+                hidden = clean.clone()
+                hidden[0, where] = values.to(hidden.dtype)
+                losses[i] += float(nll_from(lm, hidden, site, ids, where[None]).sum())
+    clean, ablated, spliced = losses.tolist()
+    return (ablated - spliced) / (ablated - clean)
 
 
 def many(asked: argparse.Namespace) -> None:
@@ -204,9 +187,12 @@ def start(asked: argparse.Namespace, architecture: str, libraries: tuple[str, ..
         "architecture": architecture,
         "activations": str(asked.activations),
         "held_out": asked.held_out,
-        "d_in": 576,
+        "d_in": int(np.load(asked.activations, mmap_mode="r").shape[1]),
         "quality": asked.quality,
-        **{name: getattr(asked, name) for name in ("d_sae", "l0", "batch", "steps", "threads", "precision", "sparse")},
+        **{
+            name: getattr(asked, name)
+            for name in ("d_sae", "l0", "batch", "steps", "threads", "precision", "device", "sparse")
+        },
     }
     pythons = {"saelab": sys.executable, "product": sys.executable}
     pythons |= {name: getattr(asked, name) for name in PEERS if getattr(asked, name)}
@@ -218,6 +204,7 @@ def harvest(asked: argparse.Namespace) -> None:
     """Write float32 activations, and the tokens of the held-out rows (the last) for the cross-entropy."""
     from saelab.activations.harvest import HarvestConfig
     from saelab.activations.harvest import harvest as harvested
+    from saelab.cli.progress import JsonLines
     from saelab.lm.model import LanguageModel
     from saelab.text.corpora import CorpusConfig, iter_documents
     from saelab.text.pack import pack_for
@@ -226,18 +213,26 @@ def harvest(asked: argparse.Namespace) -> None:
     lm = LanguageModel.load("smollm2-135m")
     documents, separator = iter_documents(CorpusConfig()), lm.tokenizer.eos_token_id
     packed = pack_for(lm, documents, context=128, n_contexts=asked.harvest, separator_id=separator)
-    with tempfile.TemporaryDirectory() as folder:
-        config = HarvestConfig(dtype="float32")
-        shards = harvested(lm, packed, ["resid_post.15"], folder, config=config)["resid_post.15"]
-        rows = torch.cat([shards.read(k).rows for k in range(len(shards.manifest.shards))])
-        index, mean = shards.index, shards.moments.mean
-    np.save(asked.activations, rows.numpy())
+    folder = Path(asked.activations).with_suffix(".shards")  # stays where the harvest is killed, which then goes on
+    config, progress = HarvestConfig(dtype="float32"), JsonLines(sys.stderr)
+    shards = harvested(lm, packed, [asked.site], folder, config=config, progress=progress)[asked.site]
+    index, mean = shards.index, shards.moments.mean
+    # Shard by shard into the file: two million rows would be held twice.
+    rows = np.lib.format.open_memmap(asked.activations, "w+", np.float32, (len(index), shards.d))
+    at = 0
+    for k in range(len(shards.manifest.shards)):
+        part = shards.read(k).rows.numpy()
+        rows[at : at + len(part)] = part
+        at += len(part)
+    rows.flush()
+    rmtree(folder)
     first = int(index[len(rows) - asked.held_out, 0]) + 1  # the held-out rows from the next whole context on
     held = index[:, 0] >= first
     counts = torch.zeros_like(packed.tokens, dtype=torch.bool)
     counts[index[held, 0].long(), index[held, 1].long()] = True
     out = Path(asked.activations).with_suffix(".tokens.pt")
-    torch.save({"tokens": packed.tokens[first:], "counts": counts[first:], "mean": mean.float()}, out)
+    kept = {"tokens": packed.tokens[first:], "counts": counts[first:], "mean": mean.float(), "site": asked.site}
+    torch.save(kept, out)
     print(f"{len(rows):,} rows; give --held-out {int(held.sum())} --tokens {out}")
 
 
@@ -248,8 +243,10 @@ def main() -> None:
     parser.add_argument("--sae-lens", help="python of its virtual environment")
     parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES)
     parser.add_argument("--harvest", type=int, help="contexts of 128 tokens to harvest first")
+    parser.add_argument("--site", default="resid_post.15", help="to harvest")
     parser.add_argument("--tokens", help="the file --harvest writes beside the activations")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; peak memory is then the device's")
     parser.add_argument("--many", type=int, help="SAEs to train side by side; --activations is a run's folder then")
     parser.add_argument("--minutes", type=float, default=1e9, help="most time for one architecture")
     for name, value in {"steps": 40, "d-sae": 16384, "l0": 80, "batch": 2048, "threads": 2, "held-out": 4096}.items():

@@ -25,8 +25,10 @@ class Product:
     """The encoder product alone: the yardstick."""
 
     def __init__(self, s: Settings, sample: torch.Tensor):
-        self.weights, self.bias = torch.randn(s["d_sae"], s["d_in"]), torch.zeros(s["d_sae"])
-        self.out = torch.empty(s["batch"], s["d_sae"])
+        place = sample.device
+        self.weights = torch.randn(s["d_sae"], s["d_in"], device=place)
+        self.bias = torch.zeros(s["d_sae"], device=place)
+        self.out = torch.empty(s["batch"], s["d_sae"], device=place)
 
     def step(self, x: torch.Tensor) -> None:
         torch.addmm(self.bias, x, self.weights.T, out=self.out)
@@ -43,8 +45,8 @@ class Saelab:
 
         extra = {} if s["quality"] else {"dead_tokens": DEAD_TOKENS}
         cfg = training_config(s["architecture"], level=s["l0"], d_in=s["d_in"], d_sae=s["d_sae"], **extra)
-        self.scaling = scaling_of([sample])
-        dtype = resolve(s["precision"])
+        self.scaling = scaling_of([sample])  # on the sample's device, and so are the weights
+        dtype = resolve(s["precision"], s["device"])
         self.trainee = Trainee(cfg, self.scaling(sample[: s["batch"]]), steps=s["steps"], seed=0, dtype=dtype)
 
     def step(self, x: torch.Tensor) -> None:
@@ -57,7 +59,7 @@ class Saelab:
         self.sae = self.trainee.finish(self.scaling)
 
     def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z = self.sae.encode(x)
+        z = self.sae.encode(x.cpu())
         return z, self.sae.decode(z)
 
 
@@ -69,7 +71,12 @@ class DictionaryLearning:
 
         steps, l0 = s["steps"], s["l0"]
         common = {"steps": steps, "activation_dim": s["d_in"], "dict_size": s["d_sae"], "layer": 15, "lm_name": "x"}
-        common |= {"device": "cpu", "warmup_steps": max(1, steps // 20), "decay_start": int(0.8 * steps), "seed": 0}
+        common |= {
+            "device": s["device"],
+            "warmup_steps": max(1, steps // 20),
+            "decay_start": int(0.8 * steps),
+            "seed": 0,
+        }
         ramp = {"sparsity_warmup_steps": max(1, steps // 10)}
         kept = {"k": l0, "threshold_start_step": steps // 2}
         groups = {"group_fractions": [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]}
@@ -111,7 +118,7 @@ class SaeLens:
         from sae_lens.training.sae_trainer import SAETrainer
 
         steps, width = s["steps"], s["d_sae"]
-        shape = {"d_in": s["d_in"], "d_sae": width, "device": "cpu", "dtype": "float32"}
+        shape = {"d_in": s["d_in"], "d_sae": width, "device": s["device"], "dtype": "float32"}
         shape |= {"normalize_activations": "expected_average_only_in"}
         widths = [width // n for n in (16, 8, 4, 2, 1)]
         l0 = {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": float(s["l0"])}
@@ -129,6 +136,7 @@ class SaeLens:
             train_batch_size_samples=s["batch"],
             lr_decay_steps=steps // 5,
             lr_end=3e-5,
+            device=s["device"],
             logger=LoggingConfig(log_to_wandb=False),
         )
         self.trainer: Any = SAETrainer(config, sae, iter(()))
@@ -179,6 +187,12 @@ def memory(field: str) -> int:
     return int(line.split()[1]) >> 10
 
 
+def wait(device: str) -> None:
+    """Until what was asked of an accelerator is done."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
 def batches(s: Settings, rows: np.ndarray) -> Any:
     """The same batches for every library: pass after pass in seeded order."""
     generator, order = np.random.default_rng(0), np.empty(0, dtype=np.int64)
@@ -189,13 +203,13 @@ def batches(s: Settings, rows: np.ndarray) -> Any:
         yield torch.from_numpy(rows[taken])
 
 
-def evaluate(trainer: Any, held: np.ndarray, out: str) -> dict[str, float]:
+def evaluate(trainer: Any, held: np.ndarray, out: str, device: str) -> dict[str, float]:
     """Reconstruct held-out rows to `out`; L0 and the share of latents that fire on them."""
     trainer.finish()
     found, active, fired = [], 0, None
-    for part in torch.from_numpy(held).split(1024):
+    for part in torch.from_numpy(held.copy()).to(device).split(1024):
         z, y = trainer.codes(part)
-        found.append(y.detach().float())
+        found.append(y.detach().float().cpu())
         active += int((z > 0).sum())
         fired = (z > 0).any(0) if fired is None else fired | (z > 0).any(0)
     np.save(out, torch.cat(found).numpy())
@@ -207,10 +221,12 @@ def main() -> None:
     """Answer commands: `step`, `memory`, `evaluate`."""
     library, s = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(s["threads"])
-    rows = np.load(s["activations"])
+    # Two million rows stay in the file; where memory is measured they are read before the measurement begins.
+    rows = np.load(s["activations"], mmap_mode="r" if s["quality"] else None)
     train, held = rows[: len(rows) - s["held_out"]], rows[len(rows) - s["held_out"] :]
     stream = batches(s, train)
-    sample = torch.from_numpy(train[:: max(1, len(train) // 8192)].copy())
+    device = s["device"]
+    sample = torch.from_numpy(train[:: max(1, len(train) // 8192)].copy()).to(device)
     steered = s["quality"] and s["architecture"] in ("relu", "gated") and library in ("dictionary_learning", "sae_lens")
     importlib.import_module(MODULES[library])
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here: without imports and data
@@ -221,18 +237,21 @@ def main() -> None:
         ask = json.loads(line)
         answer: dict[str, Any] = {}
         if ask["do"] == "step":
-            x = next(stream)
+            x = next(stream).to(device)
+            wait(device)
             began, cpu = time.perf_counter(), time.process_time()
             trainer.step(x)
+            wait(device)
             answer["cpu"] = time.process_time() - cpu
             answer["seconds"] = time.perf_counter() - began
             if steered:
                 steer(trainer, s["l0"])
         elif ask["do"] == "figures":
-            answer["peak"] = memory("VmHWM") - before
+            on_device = torch.cuda.max_memory_allocated() >> 20 if device != "cpu" else None
+            answer["peak"] = memory("VmHWM") - before if on_device is None else on_device
             answer["l0"] = trainer.l0() if library != "product" else None
         elif ask["do"] == "evaluate":
-            answer |= evaluate(trainer, held, ask["out"])
+            answer |= evaluate(trainer, held, ask["out"], device)
         print(json.dumps(answer), flush=True)
 
 

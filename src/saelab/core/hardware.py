@@ -4,10 +4,17 @@ torch is imported when asked, so that `stats` and `report` run without it.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from saelab.core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import torch
 
 TURN = 2e-4  # seconds that a thread may keep the interpreter while others wait
 
@@ -19,6 +26,18 @@ def multiplies_bfloat16(device: str = "cpu") -> bool:
     if torch.device(device).type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def device_of(name: str) -> "torch.device":
+    """The device called so: cpu, cuda or cuda:1. Raises `UserError` for other names and where this machine has none."""
+    import torch
+
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"{name!r} is not a device; say cpu, cuda or cuda:1.", hint=nearest(name, ["cpu", "cuda"]))
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"There is no device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here.")
+    return device
 
 
 def threads() -> int:

@@ -106,6 +106,12 @@ class Weights:
     extra: dict[str, Tensor] = field(default_factory=dict)
     tracked: dict[str, Tensor] = field(default_factory=dict)
 
+    def to(self, device: torch.device) -> "Weights":
+        """The same weights on a device."""
+        extra, tracked = ({n: t.to(device) for n, t in own.items()} for own in (self.extra, self.tracked))
+        main = (t.to(device) for t in (self.encoder, self.decoder, self.b_enc, self.b_dec))
+        return Weights(*main, extra=extra, tracked=tracked)
+
     def trained(self) -> dict[str, Tensor]:
         """The trained tensors by name."""
         own = {"encoder": self.encoder, "decoder": self.decoder, "b_enc": self.b_enc, "b_dec": self.b_dec}

@@ -175,7 +175,7 @@ def row_top_k(pre: Float[Tensor, "B F"], k: int, group: int = 8) -> tuple[Float[
     """
     n_rows, n_latents = pre.shape
     n_groups = n_latents // group
-    if pre.is_cuda or n_latents % group or n_groups <= 2 * k:
+    if pre.device.type != "cpu" or n_latents % group or n_groups <= 2 * k:
         return torch.topk(pre, k, dim=1, sorted=False)
     maxima = pre.view(n_rows, group, n_groups).amax(1)
     best = torch.topk(maxima, k, dim=1, sorted=False).indices
@@ -224,7 +224,7 @@ def stacked(blocks: Sequence[SparseEntries]) -> SparseEntries:
 
 def in_levels(entries: SparseEntries, widths: tuple[int, ...]) -> SparseEntries:
     """Give every nested block of latents rows of its own: entry (r, f) of block l moves to row l * R + r."""
-    bounds = torch.tensor(widths[:-1], dtype=torch.int32, device=entries.columns.device)
+    bounds = torch.tensor(widths[:-1], dtype=torch.int32).to(entries.columns.device)
     level = torch.bucketize(entries.columns, bounds, right=True, out_int32=True)
     rows = level * entries.n_rows + entries.rows
     order = _stable_order(rows, entries.n_rows * len(widths))
@@ -249,27 +249,27 @@ def _offsets(sorted_or_not: Int[Tensor, " N"], n: int) -> Int[Tensor, " R1"]:
 
 def _stable_order(keys: Int[Tensor, " N"], n: int) -> Int[Tensor, " N"]:
     """The order that sorts small integer keys, stable."""
-    if keys.is_cuda or n > 1 << 16:
+    if keys.device.type != "cpu" or n > 1 << 16:
         return torch.argsort(keys, stable=True)
     # NumPy's radix sort of 16-bit keys takes a third of torch's time.
     return torch.from_numpy(keys.numpy().astype("uint16").argsort(kind="stable"))
 
 
 def _flat_nonzero(mask: Bool[Tensor, "B F"]) -> Int[Tensor, " N"]:
-    if mask.is_cuda:
+    if mask.device.type != "cpu":
         return mask.reshape(-1).nonzero().squeeze(1)
     # NumPy lists a sparse mask in a third of torch's time, on one thread.
     return torch.from_numpy(mask.numpy().reshape(-1).nonzero()[0])
 
 
 def _greater(pre: Float[Tensor, "B F"], bound: Float[Tensor, " F"] | float) -> Bool[Tensor, "B F"]:
-    if pre.is_cuda:
+    if pre.device.type != "cpu":
         return pre > bound
     return torch.from_numpy(pre.numpy() > (bound.numpy() if isinstance(bound, Tensor) else bound))
 
 
 def _count(mask: Bool[Tensor, "B F"]) -> int:
-    if mask.is_cuda:
+    if mask.device.type != "cpu":
         return int(mask.sum())
     from numpy import count_nonzero
 

@@ -17,6 +17,7 @@ class TrainingConfig(Config):
     precision: Precision = Field(
         default="auto", description="Of the encoder product; auto: bfloat16 where it is native."
     )
+    device: str = Field(default="cpu", description="Where the SAEs are trained: cpu, cuda or cuda:1.")
     metrics_every: int = Field(
         default=10, ge=1, description="Steps per row of the metrics table (the last step has one too)."
     )

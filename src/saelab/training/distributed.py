@@ -52,14 +52,21 @@ def launched() -> bool:
 
 
 @contextmanager
-def joined(backend: str = "gloo") -> Iterator[Ranks]:
-    """The ranks that torchrun started; one process on its own where it did not."""
+def joined(backend: str | None = None) -> Iterator[Ranks]:
+    """The ranks that torchrun started; one process on its own where it did not.
+
+    `backend`: torch.distributed's; by default gloo, with NCCL for what lies on CUDA devices, of which each process on a
+    machine then takes its own.
+    """
     if not launched():
         yield ALONE
         return
     if not dist.is_available():
         raise UserError("This torch was built without torch.distributed, which training on several processes needs.")
-    dist.init_process_group(backend)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = backend or "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend or "gloo")
     try:
         yield Processes()
     finally:

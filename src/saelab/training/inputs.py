@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.hardware import device_of
 
 SAMPLE_BATCHES = 8  # batches that m and s are estimated from when the source does not know them
 
@@ -31,8 +32,12 @@ class Scaling:
     scale: float
 
     def __call__(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """x' = (x - m) / s in float32."""
-        return (x.to(torch.float32) - self.mean) / self.scale
+        """x' = (x - m) / s in float32, on the device of the mean."""
+        return (x.to(self.mean.device, torch.float32) - self.mean) / self.scale
+
+    def to(self, device: torch.device) -> "Scaling":
+        """The same scaling, of inputs that then lie on a device."""
+        return Scaling(self.mean.to(device), self.scale)
 
 
 @runtime_checkable
@@ -79,8 +84,13 @@ def open_inputs(
     batch: int = 2048,
     start: int = 0,
     scaling: Scaling | None = None,
+    device: str = "cpu",
 ) -> Inputs:
-    """Open a source at step `start`. A list or DataLoader shorter than `steps` is gone through again and again."""
+    """Open a source at step `start`. A list or DataLoader shorter than `steps` is gone through again and again.
+
+    Scaled batches lie on `device`; a `UserError` where this machine has no such device.
+    """
+    place = device_of(device)
     if isinstance(source, ActivationSource):
         moments = source.moments
         if scaling is None:
@@ -95,7 +105,7 @@ def open_inputs(
     first = next(stream, None)
     if scaling is None or first is None:
         raise UserError("There are no activations to train on: the source of batches is empty.")
-    return Inputs(scaling, first, chain([first], stream))
+    return Inputs(scaling.to(place), first, chain([first], stream))
 
 
 def _repeated(source: Iterable[Tensor]) -> Iterator[Tensor]:

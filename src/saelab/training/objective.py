@@ -96,7 +96,7 @@ def _summed(
     """Sum gradients (in place) and figures over the ranks."""
     for name, grad in grads.items():
         grads[name] = ranks.total(grad)
-    figures = ranks.total(torch.tensor([loss, fvu, l0], dtype=torch.float64))
+    figures = ranks.total(torch.tensor([loss, fvu, l0], dtype=torch.float64, device=fired.device))
     return float(figures[0]), float(figures[1]), float(figures[2]), ranks.total(fired)
 
 

@@ -97,7 +97,8 @@ def run_key(
         "saes": {name: c.model_dump(mode="json") for name, c in configs.items()},
         "steps": config.steps,
         "batch": config.batch,
-        "precision": str(resolve(config.precision)),
+        "device": config.device,
+        "precision": str(resolve(config.precision, config.device)),
         "seed": seed,
         "moments": [float(moments.mean_square), float(moments.mean.double().sum())],
     }
@@ -142,7 +143,13 @@ class _Session:
         # A finished run that was killed before its SAEs were written has no batch left; it still needs one for shapes.
         start = min(self.done, steps - 1)
         inputs = open_inputs(
-            self.activations, steps=steps, seed=self.seed, batch=config.batch, start=start, scaling=scaling
+            self.activations,
+            steps=steps,
+            seed=self.seed,
+            batch=config.batch,
+            start=start,
+            scaling=scaling,
+            device=config.device,
         )
         configs = list(self.configs.values())
         self.trainees = enrol(

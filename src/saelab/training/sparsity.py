@@ -47,7 +47,7 @@ class SparsityController:
         shape; `tokens` of all ranks.
         """
         heights = codes[codes > 0]
-        height, count = ranks.total(torch.stack([heights.sum(), torch.tensor(float(heights.numel()))])).tolist()
+        height, count = ranks.total(torch.stack([heights.sum(), heights.new_full((), heights.numel())])).tolist()
         if not count:
             return 0.0
         near = 0.2 * height / count

@@ -38,7 +38,9 @@ class Figures:
 
 
 class Trainee:
-    """One SAE being trained, the same on all ranks; `steps` is the length of the whole run, `sample` a whole batch."""
+    """One SAE being trained, the same on all ranks; `steps` is the length of the whole run, `sample` a whole batch,
+    on the device where it is trained.
+    """
 
     def __init__(
         self,
@@ -52,11 +54,11 @@ class Trainee:
     ):
         self.cfg, self.steps, self.dtype, self.ranks = cfg, steps, dtype, ranks
         self.rule = cfg.rule(dtype)
-        self.weights = initial_weights(cfg, seed)
+        self.weights = initial_weights(cfg, seed).to(sample.device)
         self.rule.initial(self.weights, sample)
         self.parameters = {name: nn.Parameter(tensor) for name, tensor in self.weights.trained().items()}
         self.adam = torch.optim.Adam(self.parameters.values(), lr=cfg.lr, betas=(cfg.beta1, 0.999), fused=True)
-        self.silent = torch.zeros(cfg.d_sae, dtype=torch.int64)
+        self.silent = torch.zeros(cfg.d_sae, dtype=torch.int64, device=sample.device)
         self.dead_tokens = cfg.dead_tokens or min(DEAD_TOKENS, max(1, steps * sample.shape[0] // 20))
         target = self.rule.target_l0
         start = log(self.rule.first_coefficient) if target else 0.0
@@ -136,15 +138,16 @@ class Trainee:
             keys = ("step", "exp_avg", "exp_avg_sq")
             found = {key: tensors[f"adam.{name}.{key}"] for key in keys if f"adam.{name}.{key}" in tensors}
             if found:
-                self.adam.state[parameter] = {key: value.clone() for key, value in found.items()}
-        self.silent = tensors["silent"].clone()
+                place = parameter.device
+                self.adam.state[parameter] = {key: value.to(place, copy=True) for key, value in found.items()}
+        self.silent.copy_(tensors["silent"])
         self.done = int(numbers["done"] or 0)
         self.l0 = numbers["l0"]
         if self.controller is not None and numbers["log_c"] is not None:
             self.controller.log_c = float(numbers["log_c"])
 
     def finish(self, scaling: Scaling, **about: object) -> Sae:
-        """The finished SAE in raw activation units; `about` goes to its metadata, `site` and `lm` to its config."""
+        """The finished SAE in raw units, on the CPU; `about` goes to its metadata, `site` and `lm` to its config."""
         cfg = self.cfg
         about = {"training": cfg.model_dump(mode="json"), "steps": self.done, **about}
         site, lm = about.pop("site", None), about.pop("lm", None)
@@ -159,7 +162,7 @@ class Trainee:
                 "metadata": about,
             }
         )
-        return self.rule.module(self.weights, scaling.scale, scaling.mean, final)
+        return self.rule.module(self.weights, scaling.scale, scaling.mean, final).cpu()
 
 
 def remove_along(grad: Float[Tensor, "F D"], directions: Float[Tensor, "F D"]) -> None:

@@ -32,6 +32,7 @@ def train(
     seed: int = 0,
     batch: int = 2048,
     precision: Precision = "auto",
+    device: str = "cpu",
     progress: Progress = SILENT,
     ranks: Ranks = ALONE,
 ) -> list[Sae]:
@@ -40,10 +41,11 @@ def train(
     `batches`: any iterable of tensors (gone through again when shorter than `steps`, unless it is a generator), or
     stored activations (`batch` tokens at a time). `precision` is that of the encoder product and of dense products;
     "auto" takes bfloat16 where the processor multiplies it natively. Everything else is float32. `ranks`: the processes
-    that share each batch (training.distributed); every one is given the same configs and batches.
+    that share each batch (training.distributed); every one is given the same configs and batches. `device`: where the
+    weights and each batch are while they are trained; the SAEs come back on the CPU.
     """
     check(configs, steps)
-    inputs = open_inputs(batches, steps=steps, seed=seed, batch=batch)
+    inputs = open_inputs(batches, steps=steps, seed=seed, batch=batch, device=device)
     trainees = enrol(configs, inputs, steps=steps, seed=seed, precision=precision, ranks=ranks)
     advance(trainees, inputs, progress=progress)
     return [t.finish(inputs.scaling, seed=seed) for t in trainees]
@@ -74,7 +76,8 @@ def enrol(
         raise UserError(
             f"The activations have width {inputs.first.shape[1]}, but the configs say d_in = {configs[0].d_in}."
         )
-    sample, dtype = inputs.scaling(inputs.first), resolve(precision)
+    sample = inputs.scaling(inputs.first)
+    dtype = resolve(precision, str(sample.device))
     return [Trainee(c, sample, steps=steps, seed=seed, dtype=dtype, ranks=ranks) for c in configs]
 
 
@@ -122,8 +125,8 @@ def _shown(figures: list[list[Figures]], trainees: Sequence[Trainee]) -> dict[st
     return {"fvu": mean_fvu, "l0 off by": max(off), "dead": max(f.dead for f in last)}
 
 
-def resolve(precision: Precision) -> torch.dtype:
+def resolve(precision: Precision, device: str = "cpu") -> torch.dtype:
     """The dtype of the large products."""
     if precision == "auto":
-        precision = "bfloat16" if multiplies_bfloat16() else "float32"
+        precision = "bfloat16" if multiplies_bfloat16(device) else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]

@@ -1,0 +1,69 @@
+"""An accelerator pretended on a machine without one: its tensors say `pretended:0`, the CPU computes their numbers.
+
+As on a real one, an operation on tensors of two devices is an error (scalars without dimensions and index tensors may
+lie on the CPU), NumPy cannot read a tensor, and what an operation makes lies where its inputs lie. What a real
+accelerator's own kernels compute, and how fast, cannot be seen here.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+_setup_privateuseone_for_python_backend("pretended")
+PLACE = torch.device("pretended", 0)
+MIXES = ("aten::copy_", "aten::_to_copy", "aten::index", "aten::index_put_")
+
+
+class There(torch.Tensor):
+    """A tensor on the pretended device; `held` has its numbers."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> "There":
+        strides = held.stride() if held.layout == torch.strided else None
+        made = torch.Tensor._make_wrapper_subclass(cls, held.shape, strides=strides, dtype=held.dtype, device=PLACE)
+        made.held = held
+        return made
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        return f"There({self.held!r})"
+
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    def numpy(self, *, force: bool = False) -> Any:
+        raise TypeError("can't convert pretended device type tensor to numpy. Use Tensor.cpu() first.")
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """One operation as the machine with the device would do it."""
+    tensors = [t for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)]
+    there = [t for t in tensors if isinstance(t, There)]
+    name = func._schema.name
+    here = [t for t in tensors if not isinstance(t, There) and t.dim()]
+    if there and here and name not in MIXES:
+        raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got pretended:0 and cpu.")
+    asked = kwargs.get("device")
+    if asked is not None:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    held = tree_map(lambda t: t.held if isinstance(t, There) else t, (args, kwargs))
+    found = func(*held[0], **held[1])
+    if name.endswith("_") and not name.endswith("__") and isinstance(args[0], torch.Tensor):
+        return args[0]
+    on = torch.device(asked) == PLACE if asked is not None else bool(there)
+    return tree_map(lambda t: There(t) if on and type(t) is torch.Tensor else t, found)
+
+
+class Pretended(TorchDispatchMode):
+    """While open, the device exists."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, args, kwargs or {})
