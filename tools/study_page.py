@@ -94,7 +94,7 @@ class Page:
         lines += [self.by_axis(y, named[y]) for y in (Y, *(f"after {c}" for c in CRITERIA))]
         lines += [self.confounded(given) for given in (["l0"], ["fvu"])]
         lines += self.architectures()
-        lines += [self.feature_level()]
+        lines += [self.feature_level(), self.floor()]
         return "\n".join(lines) + "\n"
 
     def by_axis(self, y: str, named: str) -> str:
@@ -105,6 +105,19 @@ class Page:
         clear = groups.filter(pl.col("p_holm") < 0.05).height
         shown = "; ".join(f"{r['axis']} psi {span(r)}, p {number(r['p'])}" for r in psis)
         return f"- {named}, by axis: {shown}. Groups with p < .05 after Holm: {clear} of {groups.height}."
+
+    def floor(self) -> str:
+        """Does steering move the score at all? Texts written without any steering are judged like the others."""
+        rows = selection_lift(self.steered, criterion="criterion", baseline="unsteered", **self.draws).to_dicts()
+        apart = [r for r in rows if r["statistic"] == "difference" and r["against"] == "unsteered"]
+        shown = "; ".join(
+            f"{r['criterion']} {number(r['value'], 3)} [{number(r['low'], 3)}, {number(r['high'], 3)}]" for r in apart
+        )
+        clear = [r["criterion"] for r in apart if r["p_holm"] is not None and r["p_holm"] < 0.05]
+        return (
+            f"- steering score of the selected features less that of texts without steering, means over SAEs: {shown}. "
+            f"Told from no steering after Holm's correction: {', '.join(clear) if clear else 'none'}."
+        )
 
     def feature_level(self) -> str:
         """Which scores of a feature go with how it steers, inside its SAE."""
@@ -160,7 +173,8 @@ class Page:
             f"{sorted(self.saes['width'].unique())}; {study.training.steps} steps of {study.training.batch} tokens.",
             f"- judge: {s['judge']}; seeds: {s['seeds']}; {s['counts'].get('generations', 0):,} texts written, "
             f"judgements by state: {s['counts'].get('judgements')}.",
-            f"- machine: {machine}; {sum(stages.values()) / 60:.0f} minutes summed over the cells ("
+            f"- machine: {machine}; {s['seconds']['this_call'] / 60:.0f} minutes by the clock in the last call, "
+            f"{sum(stages.values()) / 60:.0f} summed over the cells, of which some run side by side ("
             + ", ".join(f"{k} {v / 60:.1f}" for k, v in stages.items()) + ").",
             "- versions: " + ", ".join(f"{k} {v}" for k, v in s["versions"].items()) + ".",
         ]  # fmt: skip
