@@ -9,7 +9,7 @@ from report_run import ARCHITECTURES, LEVELS, build_run
 from saelab.report import tables
 from saelab.report.cells import Table
 from saelab.report.material import Material, read_material
-from saelab.report.sections import frank
+from saelab.report.sections import floor, frank
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,16 @@ def test_a_missing_estimate_keeps_its_reason(material: Material) -> None:
     pooled, single = tables.selections(material.selection)
     assert not any(c.kind == "missing" for r in pooled.rows for c in r.cells)
     assert any(c.note == "no judged generation" for r in single.rows for c in r.cells)
+
+
+def test_a_score_that_no_steering_reaches_too_is_said_to_show_nothing() -> None:
+    """The floor is named; the control, a score well above that of unsteered texts, is not."""
+
+    def selection(unsteered: float | None, low: float | None = 0.03) -> pl.DataFrame:
+        rows = [("none", 0.05, low, 0.07), ("unsteered", unsteered, None, None)]
+        return pl.DataFrame(
+            [dict(zip(("sae", "criterion", "score", "low", "high"), ("all", *row), strict=True)) for row in rows]
+        )
+
+    assert "not show that steering does anything" in floor(selection(0.04))
+    assert floor(selection(0.01)) == floor(selection(None)) == floor(selection(0.04, None)) == ""

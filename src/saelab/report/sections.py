@@ -266,8 +266,24 @@ def selection(material: Material) -> Section:
         "taken without selection and two controls that any real effect has to beat."
     )
     made = tables.selections(table)
+    if said := floor(table):
+        lead = f"{lead} {said}"
     parts = (Part("figure", figures.lifts(table)), *(Part("table", t) for t in made))
     return Section(name, title, lead, parts)
+
+
+def floor(table: pl.DataFrame) -> str:
+    """Whether unsteered texts score what texts steered without selection do; nothing where they score less."""
+    pooled = {r["criterion"]: r for r in table.filter(pl.col("sae") == "all").iter_rows(named=True)}
+    steered, plain = (words.finite(pooled.get(name, {}).get("score")) for name in ("none", "unsteered"))
+    low, high = (words.finite(pooled.get("none", {}).get(end)) for end in ("low", "high"))
+    if steered is None or plain is None or low is None or high is None or plain < low:
+        return ""
+    return (
+        f"Texts without any steering score {words.number(plain)}, those of features taken without selection "
+        f"{words.number(steered)} {words.interval(low, high)}: these scores do not show that steering does anything, "
+        "so no ranking by them can be trusted."
+    )
 
 
 def matching(material: Material, cards: Sequence[Card] = ()) -> Section:
@@ -350,7 +366,10 @@ def tiles(material: Material) -> list[Tile]:
                 None,
             )
             if row is not None and "none" in base:
-                note = f"steering score {words.number(base['none'])} → {words.number(row['score'])}"
+                ends = [words.finite(row.get(end)) for end in ("lift_low", "lift_high")]
+                span = ", ".join(words.percent(e, signed=True) for e in ends if e is not None)
+                note = f"95 % interval [{span}]" if None not in ends else "no interval"
+                note += f", steering score {words.number(base['none'])} → {words.number(row['score'])}"
                 found.append(Tile(f"Lift by {words.criterion(name)}", words.percent(row["lift"], signed=True), note))
     scores = [
         (p.label, s)
