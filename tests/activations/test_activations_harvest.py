@@ -17,7 +17,7 @@ from saelab.core.errors import ArtefactError, ResourceError, UserError
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.text.corpora import Document
-from saelab.text.pack import PackedText, pack
+from saelab.text.pack import PackedText, pack_for
 
 SITES = ["resid_post.0", "resid_post.1"]
 CONFIG = HarvestConfig(batch_contexts=3, shard_contexts=8, dtype="float32")
@@ -37,15 +37,7 @@ def packed_for(lm: LanguageModel) -> PackedText:
     documents = [
         Document(f"d/{i}", f"The {i}th text tells of {i * i} things, and of {i + 7} more. " * 3) for i in range(40)
     ]
-    return pack(
-        documents,
-        lambda texts: lm.tokenize(texts, bos=False),
-        context=16,
-        n_contexts=30,
-        bos_id=lm.bos_id,
-        separator_id=257,
-        special_ids=lm.special_ids,
-    )
+    return pack_for(lm, documents, context=16, n_contexts=30, separator_id=257)
 
 
 class Altered:

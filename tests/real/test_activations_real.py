@@ -24,14 +24,12 @@ def lm() -> LanguageModel:
 @pytest.fixture(scope="module")
 def texts(lm: LanguageModel) -> tuple[PackedText, PackedText]:
     return pack_split(
+        lm,
         iter_documents(CorpusConfig()),
-        lambda texts: lm.tokenize(texts, bos=False),
         context=128,
         n_contexts=96,
         n_held_out=8,
-        bos_id=lm.bos_id,
         separator_id=lm.tokenizer.eos_token_id,
-        special_ids=lm.special_ids,
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from saelab.interp.fidelity import RandomDictionary, baselines_of, read_site, reconstruction_of, spliced_nll
 from saelab.lm.model import LanguageModel
 from saelab.text.corpora import Document
-from saelab.text.pack import PackedText, pack
+from saelab.text.pack import PackedText, pack_for
 
 SITE = "resid_post.15"
 TEXTS = (
@@ -20,14 +20,8 @@ TEXTS = (
 
 @pytest.fixture(scope="module")
 def text(smollm: LanguageModel) -> PackedText:
-    return pack(
-        [Document(str(i), t * 3) for i, t in enumerate(TEXTS)],
-        lambda x: smollm.tokenize(x, bos=False),
-        context=64,
-        bos_id=smollm.bos_id,
-        separator_id=smollm.tokenizer.eos_token_id,
-        special_ids=smollm.special_ids,
-    )
+    documents = [Document(str(i), t * 3) for i, t in enumerate(TEXTS)]
+    return pack_for(smollm, documents, context=64, separator_id=smollm.tokenizer.eos_token_id)
 
 
 @pytest.mark.real

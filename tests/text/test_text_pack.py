@@ -1,6 +1,7 @@
 """Packing: the stream of documents is kept whole and in order, BOS stands first, held-out documents stay apart."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,9 +73,8 @@ def test_a_shorter_packing_is_a_prefix(sizes: list[int], context: int) -> None:
 @settings(deadline=None, max_examples=30)
 def test_no_context_crosses_into_the_held_out_split(offset: int, share: float) -> None:
     documents = [Document(f"doc/{offset + i}", chr(65 + i % 26) * (5 + i % 17)) for i in range(600)]
-    train, held = pack_split(
-        documents, encode, context=16, n_contexts=20, n_held_out=10, share=share, bos_id=BOS, separator_id=END
-    )
+    lm = SimpleNamespace(bos_id=BOS, special_ids=frozenset(), tokenize=lambda texts, bos: encode(texts))
+    train, held = pack_split(lm, documents, context=16, n_contexts=20, n_held_out=10, share=share, separator_id=END)
     assert not set(train.documents) & set(held.documents)
     assert not any(held_out(name, share) for name in train.documents)
     assert all(held_out(name, share) for name in held.documents)

@@ -39,15 +39,12 @@ def do(cell: Cell, work: Workspace) -> list[Path]:
 
 def _text(cell: Cell, work: Workspace) -> list[Path]:
     model, config = work.models[cell.name], work.study.text
-    lm = work.lm(model)
     parts = pack_split(
+        work.lm(model),
         iter_documents(config.corpus),
-        lambda texts: lm.tokenize(texts, bos=False),
         context=config.context,
         n_contexts=config.train_contexts,
         n_held_out=config.held_out_contexts,
-        bos_id=lm.bos_id,
-        special_ids=lm.special_ids,
         progress=work.progress,
     )
     folder = work.run.tokens(cell.name)

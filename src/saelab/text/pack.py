@@ -153,32 +153,30 @@ def pack_for(
 
 
 def pack_split(
+    lm: Tokenising,
     documents: Iterable[Document],
-    encode: Encode,
     *,
     context: int,
     n_contexts: int,
     n_held_out: int,
     share: float = 0.1,
-    bos_id: int | None,
     separator_id: int | None = None,
-    special_ids: frozenset[int] = frozenset(),
     progress: Progress = SILENT,
 ) -> tuple[PackedText, PackedText]:
     """Pack a training text and a held-out text from one pass over the documents, each document into one of them.
 
-    share: expected share of documents that are held out, decided by `corpora.held_out`. The rest as for `pack`.
+    share: expected share of documents that are held out, decided by `corpora.held_out`. The rest as for `pack_for`.
     """
-    made = [Packer(context=context, bos_id=bos_id, separator_id=separator_id) for _ in range(2)]
+    made = [Packer(context=context, bos_id=lm.bos_id, separator_id=separator_id) for _ in range(2)]
     wanted = (n_contexts, n_held_out)
     with progress.task("packing", sum(wanted), "contexts") as task:
-        for name, ids in _encoded(documents, encode, bos_id):
+        for name, ids in _encoded(documents, lambda texts: lm.tokenize(texts, bos=False), lm.bos_id):
             which = int(held_out(name, share))
             if made[which].n_contexts < wanted[which]:
                 task.advance(made[which].add(name, ids))
             if all(p.n_contexts >= w for p, w in zip(made, wanted, strict=True)):
                 break
-    return made[0].finish(n_contexts, special_ids), made[1].finish(n_held_out, special_ids)
+    return made[0].finish(n_contexts, lm.special_ids), made[1].finish(n_held_out, lm.special_ids)
 
 
 class Packer:
