@@ -191,7 +191,7 @@ def start(asked: argparse.Namespace, architecture: str, libraries: tuple[str, ..
         "quality": asked.quality,
         **{
             name: getattr(asked, name)
-            for name in ("d_sae", "l0", "batch", "steps", "threads", "precision", "device", "sparse")
+            for name in ("d_sae", "l0", "batch", "steps", "threads", "precision", "device", "sparse", "peer_lr")
         },
     }
     pythons = {"saelab": sys.executable, "product": sys.executable}
@@ -252,6 +252,7 @@ def main() -> None:
     for name, value in {"steps": 40, "d-sae": 16384, "l0": 80, "batch": 2048, "threads": 2, "held-out": 4096}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--quality", action="store_true")
+    parser.add_argument("--peer-lr", type=float, help="the peers' learning rate; by default each one's own")
     parser.add_argument("--sparse", action="store_true", help="sae-lens' own sparse activations (TopK only)")
     asked = parser.parse_args()
     if asked.harvest:

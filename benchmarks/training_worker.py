@@ -77,6 +77,7 @@ class DictionaryLearning:
             "decay_start": int(0.8 * steps),
             "seed": 0,
         }
+        common |= {"lr": s["peer_lr"]} if s["peer_lr"] else {}
         ramp = {"sparsity_warmup_steps": max(1, steps // 10)}
         kept = {"k": l0, "threshold_start_step": steps // 2}
         groups = {"group_fractions": [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]}
@@ -135,7 +136,8 @@ class SaeLens:
             total_training_samples=steps * s["batch"],
             train_batch_size_samples=s["batch"],
             lr_decay_steps=steps // 5,
-            lr_end=3e-5,
+            lr=s["peer_lr"] or 3e-4,
+            lr_end=(s["peer_lr"] or 3e-4) / 10,
             device=s["device"],
             logger=LoggingConfig(log_to_wandb=False),
         )
