@@ -118,7 +118,7 @@ class SaeLens:
         from sae_lens.config import LoggingConfig, SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
-        steps, width = s["steps"], s["d_sae"]
+        steps, width, lr = s["steps"], s["d_sae"], s["peer_lr"] or 3e-4
         shape = {"d_in": s["d_in"], "d_sae": width, "device": s["device"], "dtype": "float32"}
         shape |= {"normalize_activations": "expected_average_only_in"}
         widths = [width // n for n in (16, 8, 4, 2, 1)]
@@ -136,8 +136,8 @@ class SaeLens:
             total_training_samples=steps * s["batch"],
             train_batch_size_samples=s["batch"],
             lr_decay_steps=steps // 5,
-            lr=s["peer_lr"] or 3e-4,
-            lr_end=(s["peer_lr"] or 3e-4) / 10,
+            lr=lr,
+            lr_end=lr / 10,
             device=s["device"],
             logger=LoggingConfig(log_to_wandb=False),
         )

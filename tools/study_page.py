@@ -26,12 +26,12 @@ AXES = {"architecture": "architecture", "level": "level", "lm": "lm"}
 CRITERIA = ("delta_confidence", "output_score")
 
 
-def span(row: dict[str, Any]) -> str:
+def span(row: dict[str, Any], digits: int = 2) -> str:
     """`0.12 [−0.10, 0.34]`, or why there is no number."""
     if row["value"] is None:
         return f"no value ({row['state']})"
-    interval = "no interval" if row["low"] is None else f"[{number(row['low'], 2)}, {number(row['high'], 2)}]"
-    return f"{number(row['value'], 2)} {interval}"
+    interval = "no interval" if row["low"] is None else f"[{number(row['low'], digits)}, {number(row['high'], digits)}]"
+    return f"{number(row['value'], digits)} {interval}"
 
 
 def source(row: dict[str, Any]) -> str:
@@ -110,9 +110,7 @@ class Page:
         """Does steering move the score at all? Texts written without any steering are judged like the others."""
         rows = selection_lift(self.steered, criterion="criterion", baseline="unsteered", **self.draws).to_dicts()
         apart = [r for r in rows if r["statistic"] == "difference" and r["against"] == "unsteered"]
-        shown = "; ".join(
-            f"{r['criterion']} {number(r['value'], 3)} [{number(r['low'], 3)}, {number(r['high'], 3)}]" for r in apart
-        )
+        shown = "; ".join(f"{r['criterion']} {span(r, 3)}" for r in apart)
         clear = [r["criterion"] for r in apart if r["p_holm"] is not None and r["p_holm"] < 0.05]
         return (
             f"- steering score of the selected features less that of texts without steering, means over SAEs: {shown}. "
@@ -199,7 +197,11 @@ class Page:
 def kept(page: Path) -> list[str]:
     """The section `## Reading` of a page, if there is one."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
-    return ["## Reading" + text.split("## Reading", 1)[1].split("\n## ", 1)[0] + "\n"] if "## Reading" in text else []
+    return (
+        ["## Reading" + text.split("## Reading", 1)[1].split("\n## ", 1)[0].rstrip() + "\n"]
+        if "## Reading" in text
+        else []
+    )
 
 
 if __name__ == "__main__":

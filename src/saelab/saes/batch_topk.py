@@ -34,10 +34,8 @@ class BatchTopKRule(Rule):
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
         some = sample[:: max(1, len(sample) // 256)]
         guess = bound_for(some @ weights.encoder.T, float(self.k))
-        weights.tracked |= {
-            name: torch.full((), value, device=sample.device)
-            for name, value in (("threshold", UNTRACKED), ("smallest", guess))
-        }
+        weights.tracked["threshold"] = torch.full((), UNTRACKED, device=sample.device)
+        weights.tracked["smallest"] = torch.full((), guess, device=sample.device)
 
     def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries:
         # A little below what the last step kept lie all entries that can be kept, and few others. (θ lags behind while
