@@ -119,7 +119,8 @@ def quality(asked: argparse.Namespace, architecture: str) -> None:
         found = worker.ask(do="evaluate", out=str(out))
         worker.close()
         error = (torch.from_numpy(np.load(out)) - held).square().sum()
-        cells = [architecture, name, f"{found['l0']:.1f}", f"{float(error / variance):.4f}", f"{found['live']:.1%}"]
+        cells = [architecture, name, f"{found['l0']:.1f}", f"{float(error / variance):.4f}"]
+        cells += [f"{found['live']:.1%}", f"{found['often']:.1%}"]
         if asked.tokens is not None:
             cells.append(f"{recovered(asked, out):.4f}")
         print("| " + " | ".join(cells) + " |", flush=True)
@@ -261,7 +262,10 @@ def main() -> None:
         return many(asked)
     names = [p for p in PEERS if getattr(asked, p)]
     if asked.quality:
-        print("| architecture | library | L0 | FVU | live latents |" + (" CE recovered |" if asked.tokens else ""))
+        print(
+            "| architecture | library | L0 | FVU | live | live on the held-out |"
+            + (" CE recovered |" if asked.tokens else "")
+        )
     else:
         milliseconds = " | ".join(f"{n}, ms" for n in ("product", "saelab", *names))
         memory = " | ".join(f"{n}, MiB" for n in ("saelab", *names))

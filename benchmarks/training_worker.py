@@ -19,6 +19,7 @@ import torch
 
 Settings = dict[str, Any]
 DEAD_TOKENS = 10_000_000  # dictionary_learning's dead window
+LIVE_TOKENS = 200_000  # of the training stream, on which a latent that is not dead fires
 
 
 class Product:
@@ -205,18 +206,20 @@ def batches(s: Settings, rows: np.ndarray) -> Any:
         yield torch.from_numpy(rows[taken])
 
 
-def evaluate(trainer: Any, held: np.ndarray, out: str, device: str) -> dict[str, float]:
-    """Reconstruct held-out rows to `out`; L0 and the share of latents that fire on them."""
+def evaluate(trainer: Any, train: np.ndarray, held: np.ndarray, out: str, device: str) -> dict[str, float]:
+    """Reconstruct held-out rows to `out`; L0, and the share of latents that fire on them or on `LIVE_TOKENS` more."""
     trainer.finish()
-    found, active, fired = [], 0, None
-    for part in torch.from_numpy(held.copy()).to(device).split(1024):
-        z, y = trainer.codes(part)
+    found, counts = [], torch.zeros((), dtype=torch.int64)
+    for rows in np.array_split(held, range(1024, len(held), 1024)):
+        z, y = trainer.codes(torch.from_numpy(rows.copy()).to(device))
         found.append(y.detach().float().cpu())
-        active += int((z > 0).sum())
-        fired = (z > 0).any(0) if fired is None else fired | (z > 0).any(0)
+        counts = counts + (z > 0).sum(0).cpu()
     np.save(out, torch.cat(found).numpy())
-    assert fired is not None
-    return {"l0": active / len(held), "live": float(fired.float().mean())}
+    often, l0 = float((counts > 0).float().mean()), float(counts.sum()) / len(held)
+    more = train[-LIVE_TOKENS:]
+    for rows in np.array_split(more, range(1024, len(more), 1024)):
+        counts = counts + (trainer.codes(torch.from_numpy(rows.copy()).to(device))[0] > 0).sum(0).cpu()
+    return {"l0": l0, "often": often, "live": float((counts > 0).float().mean())}
 
 
 def main() -> None:
@@ -253,7 +256,7 @@ def main() -> None:
             answer["peak"] = memory("VmHWM") - before if on_device is None else on_device
             answer["l0"] = trainer.l0() if library != "product" else None
         elif ask["do"] == "evaluate":
-            answer |= evaluate(trainer, held, ask["out"], device)
+            answer |= evaluate(trainer, train, held, ask["out"], device)
         print(json.dumps(answer), flush=True)
 
 

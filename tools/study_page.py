@@ -108,10 +108,11 @@ class Page:
 
     def floor(self) -> str:
         """Does steering move the score at all? Texts written without any steering are judged like the others."""
-        rows = selection_lift(self.steered, criterion="criterion", baseline="unsteered", **self.draws).to_dicts()
-        apart = [r for r in rows if r["statistic"] == "difference" and r["against"] == "unsteered"]
-        shown = "; ".join(f"{r['criterion']} {span(r, 3)}" for r in apart)
-        clear = [r["criterion"] for r in apart if r["p_holm"] is not None and r["p_holm"] < 0.05]
+        pooled = read_table(self.run.stats / "selection.parquet").filter(sae="all").drop_nulls("over")
+        names = {"value": "over", "low": "over_low", "high": "over_high", "p": "over_p"}
+        rows = pooled.select("criterion", "state", **names).to_dicts()
+        shown = "; ".join(f"{r['criterion']} {span(r, 3)}" for r in rows)
+        clear = [r["criterion"] for r in rows if r["p"] is not None and r["p"] < 0.05]
         return (
             f"- steering score of the selected features less that of texts without steering, means over SAEs: {shown}. "
             f"Told from no steering after Holm's correction: {', '.join(clear) if clear else 'none'}."

@@ -236,18 +236,22 @@ def _agreement() -> pl.DataFrame:
 def _selection(names: list[str]) -> pl.DataFrame:
     rows = []
     means = {"none": 0.33, "delta_confidence": 0.46, "output_score": 0.52, "random_direction": 0.09, "unsteered": 0.04}
+    spread = {"over": 0.0, "over_low": -0.05, "over_high": 0.05}
     for name in ["all", *names]:
         rng = numpy_generator("report fixture selection", name)
         for criterion, mean in means.items():
             wide = 0.06 if name == "all" else 0.16
             score = mean if name == "all" else float(max(0.0, mean + rng.normal(0, 0.1)))
             lost = name.startswith("relu.l0_64")
+            versus = name == "all" and criterion != "unsteered"
             rows.append({
                 "sae": name, "criterion": criterion, "score": None if lost else score,
                 "low": None if lost else max(0.0, score - wide), "high": None if lost else score + wide,
                 "lift": None if lost or criterion == "none" else score / means["none"] - 1,
                 "lift_low": score / means["none"] - 1.3 if name == "all" and criterion != "none" else None,
                 "lift_high": score / means["none"] - 0.7 if name == "all" and criterion != "none" else None,
+                **({k: mean - means["unsteered"] + d for k, d in spread.items()} if versus else {}),
+                "over_p": 0.001 if versus else None,
                 "n": 0 if lost else STEERED * (16 if name == "all" else 1), "coverage": 0.0 if lost else 0.97,
                 "state": "no judged generation" if lost else "ok",
             })  # fmt: skip

@@ -95,13 +95,12 @@ def test_a_missing_estimate_keeps_its_reason(material: Material) -> None:
 
 
 def test_a_score_that_no_steering_reaches_too_is_said_to_show_nothing() -> None:
-    """The floor is named; the control, a score well above that of unsteered texts, is not."""
+    """Said of no difference and of one that goes the wrong way; of the controls, a clear one and none at all, not."""
 
-    def selection(unsteered: float | None, low: float | None = 0.03) -> pl.DataFrame:
-        rows = [("none", 0.05, low, 0.07), ("unsteered", unsteered, None, None)]
-        return pl.DataFrame(
-            [dict(zip(("sae", "criterion", "score", "low", "high"), ("all", *row), strict=True)) for row in rows]
-        )
+    def selection(over: float | None, p: float | None) -> pl.DataFrame:
+        row = {"sae": "all", "criterion": "none", "over": over, "over_low": over, "over_high": over, "over_p": p}
+        return pl.DataFrame([row])
 
-    assert "not show that steering does anything" in floor(selection(0.04))
-    assert floor(selection(0.01)) == floor(selection(None)) == floor(selection(0.04, None)) == ""
+    for over, p in ((0.02, 0.3), (-0.3, 0.001)):
+        assert "not show that steering does anything" in floor(selection(over, p))
+    assert floor(selection(0.3, 0.001)) == floor(selection(None, None)) == floor(pl.DataFrame(schema=["sae"])) == ""

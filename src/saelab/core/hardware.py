@@ -33,7 +33,7 @@ def device_of(name: str) -> "torch.device":
     import torch
 
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"{name!r} is not a device; say cpu, cuda or cuda:1.", hint=nearest(name, ["cpu", "cuda"]))
+        raise UserError(f"{name!r} is not a device.", hint=nearest(name, ["cpu", "cuda", "cuda:1"]))
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"There is no device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here.")

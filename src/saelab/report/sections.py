@@ -273,16 +273,18 @@ def selection(material: Material) -> Section:
 
 
 def floor(table: pl.DataFrame) -> str:
-    """Whether unsteered texts score what texts steered without selection do; nothing where they score less."""
+    """Said where texts steered without selection cannot be told from texts without any steering (paired over SAEs)."""
     pooled = {r["criterion"]: r for r in table.filter(pl.col("sae") == "all").iter_rows(named=True)}
-    steered, plain = (words.finite(pooled.get(name, {}).get("score")) for name in ("none", "unsteered"))
-    low, high = (words.finite(pooled.get("none", {}).get(end)) for end in ("low", "high"))
-    if steered is None or plain is None or low is None or high is None or plain < low:
+    row = pooled.get("none", {})
+    over, p = words.finite(row.get("over")), words.finite(row.get("over_p"))
+    if over is None or p is None or (over > 0 and p < 0.05):
         return ""
+    low, high = words.finite(row["over_low"]), words.finite(row["over_high"])
+    span = "" if low is None or high is None else f" {words.interval(low, high, 3)}"
     return (
-        f"Texts without any steering score {words.number(plain)}, those of features taken without selection "
-        f"{words.number(steered)} {words.interval(low, high)}: these scores do not show that steering does anything, "
-        "so no ranking by them can be trusted."
+        "Steering with features taken without selection changes the score by "
+        f"{words.number(over, 3, signed=True)}{span} against texts without any steering (p {words.p_value(p)} after "
+        "Holm): these scores do not show that steering does anything, so no ranking by them can be trusted."
     )
 
 

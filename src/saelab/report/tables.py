@@ -275,29 +275,30 @@ def selections(selection: pl.DataFrame) -> list[Table]:
     each = selection.filter(pl.col("sae") != "all")
     tables = []
     if pooled.height:
-        tables.append(_selection("Steering score by criterion, all SAEs", pooled, first="criterion"))
+        tables.append(_selection("Steering score by criterion, all SAEs", pooled, pooled=True))
     if each.height:
-        tables.append(_selection("Steering score by criterion, SAE by SAE", each, first="sae", folded=True))
+        tables.append(_selection("Steering score by criterion, SAE by SAE", each, pooled=False))
     return tables
 
 
-def _selection(caption: str, table: pl.DataFrame, *, first: str, folded: bool = False) -> Table:
+def _selection(caption: str, table: pl.DataFrame, *, pooled: bool) -> Table:
     columns = (
         Column("Features chosen by", kind="text"),
         Column("Steering score", "95 % interval", room=12),
         Column("Lift", "over no selection", room=14),
+        *([Column("Above unsteered", "paired over SAEs", room=14)] if pooled else []),
         Column("n", "features"),
         Column("Coverage", "of judgements"),
     )
     rows = []
-    for (name,), part in table.group_by(first if first == "sae" else "sae", maintain_order=True):
-        if first == "sae":
+    for (name,), part in table.group_by("sae", maintain_order=True):
+        if not pooled:
             rows.append(heading(str(name)))
-        rows += [Row(tuple(_selection_cells(r))) for r in part.iter_rows(named=True)]
-    return Table(caption, columns, tuple(rows), folded=folded)
+        rows += [Row(tuple(_selection_cells(r, pooled))) for r in part.iter_rows(named=True)]
+    return Table(caption, columns, tuple(rows), folded=not pooled)
 
 
-def _selection_cells(row: dict[str, Any]) -> Iterable[Cell]:
+def _selection_cells(row: dict[str, Any], pooled: bool) -> Iterable[Cell]:
     why = words.reason(row["state"], "features")
     low, high = words.finite(row["low"]), words.finite(row["high"])
     yield text(words.upper(words.criterion(row["criterion"])))
@@ -307,6 +308,8 @@ def _selection_cells(row: dict[str, Any]) -> Iterable[Cell]:
     ends = [words.finite(row.get(c)) for c in ("lift_low", "lift_high")]
     span = "" if None in ends else "[" + ", ".join(words.percent(e, signed=True) for e in ends if e is not None) + "]"
     yield BLANK if row["criterion"] == "none" else percentage(row["lift"], signed=True, note=span, why=why)
+    if pooled:
+        yield BLANK if row.get("over") is None else estimate(row, "over", why=why)
     yield figure(row["n"], 0)
     yield percentage(row.get("coverage"), why=why)
 

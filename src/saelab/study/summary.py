@@ -18,6 +18,7 @@ from saelab.stats.agreement import agreement
 from saelab.stats.features import feature_agreement
 from saelab.stats.lift import selection_lift, steering_gains
 from saelab.stats.means import mean_estimate
+from saelab.steering.plan import UNSTEERED
 from saelab.store.files import read_json, write_json
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
@@ -70,8 +71,14 @@ def _agreement(study: StudyConfig, saes: pl.DataFrame, features: pl.DataFrame) -
 
 
 def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
-    """Score and lift of every criterion and control, pooled over SAEs (`sae` = "all") and per SAE."""
-    pooled = selection_lift(features, criterion="criterion", baseline="none", seed=study.seed, draws=study.resamples)
+    """Score and lift of every criterion and control, pooled over SAEs (`sae` = "all") and per SAE.
+
+    over: the pooled score less that of texts without any steering, paired over SAEs, with its p after Holm.
+    """
+    asked: dict[str, Any] = {"criterion": "criterion", "seed": study.seed, "draws": study.resamples}
+    pooled = selection_lift(features, baseline="none", **asked)
+    plain = selection_lift(features, baseline=UNSTEERED, **asked)
+    over = plain.filter((pl.col("statistic") == "difference") & (pl.col("against") == UNSTEERED))
     counts = features.group_by("criterion", maintain_order=True).agg(
         n=pl.col("test_score").count(), coverage=pl.col("test_score").count() / pl.len()
     )
@@ -80,6 +87,11 @@ def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
     everything = (
         scores.select("criterion", "low", "high", "state", score="value")
         .join(lifts.select("criterion", lift="value", lift_low="low", lift_high="high"), on="criterion", how="left")
+        .join(
+            over.select("criterion", over="value", over_low="low", over_high="high", over_p="p_holm"),
+            on="criterion",
+            how="left",
+        )
         .join(counts, on="criterion", how="left")
         .with_columns(sae=pl.lit("all"))
     )
@@ -92,8 +104,9 @@ def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
     gains = steering_gains(features, criterion="criterion", baseline="none").select("sae", "criterion", lift="gain")
     single = single.join(gains, on=["sae", "criterion"], how="left").with_columns(state=state)
     return pl.concat([everything, single], how="diagonal").select(
-        "sae", "criterion", "score", "low", "high", "lift", "lift_low", "lift_high", "n", "coverage", "state"
-    )
+        "sae", "criterion", "score", "low", "high", "lift", "lift_low", "lift_high",
+        "over", "over_low", "over_high", "over_p", "n", "coverage", "state",
+    )  # fmt: skip
 
 
 def _features(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
