@@ -11,6 +11,7 @@ from saelab.saes.batch_topk import BatchTopKRule
 from saelab.saes.catalogue import ARCHITECTURES, training_config
 from saelab.saes.ranks import Ranks
 from saelab.saes.sparse_ops import SparseEntries
+from saelab.training import sparsity
 from saelab.training.sweep import train
 
 
@@ -40,6 +41,22 @@ def test_l0_is_on_target_on_held_out_tokens(architecture: str) -> None:
     if "target_l0" in type(cfg).model_fields:
         (early,) = train([cfg], data[:50], steps=5)
         assert abs(float((early.encode(held) > 0).sum(1).float().mean()) / 24 - 1) > 0.2
+
+
+@pytest.mark.parametrize("architecture", ["relu", "gated", "jumprelu"])
+def test_a_short_run_ends_on_its_l0_too(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 3 % after a hundred steps; with timid steps in the last ten, as a control, it is not."""
+    data = batches(60, active=12)
+    cfg = training_config(architecture, level=16, d_in=32, d_sae=192, lr=6e-3)
+    held = torch.cat(data[50:])
+
+    def off() -> float:
+        (sae,) = train([cfg], data[:50], steps=100)
+        return abs(float((sae.encode(held) > 0).sum(1).float().mean()) / 16 - 1)
+
+    assert off() < 0.03
+    monkeypatch.setattr(sparsity, "DAMPING", 0.1)
+    assert off() > 0.05
 
 
 def fvu(sae: Sae, x: torch.Tensor) -> float:

@@ -19,7 +19,7 @@ from saelab.saes.ranks import ALONE, Ranks
 
 PIN_SHARE = 0.1  # share of the run in which L0 is pinned
 GAIN = 8.0  # integral gain per unit of learning rate
-DAMPING = 0.1  # share of a Newton step taken
+DAMPING = 0.5  # share of a Newton step taken: of less, short runs end with what the last updates took from L0
 
 
 @dataclass
