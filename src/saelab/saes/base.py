@@ -225,7 +225,9 @@ def bound_for(pre: Float[Tensor, "B F"], l0: float) -> float:
 START_L0 = 2.0
 
 # 2510.03659, section 4 (dictionary_learning's demo settings): spec/study.md 1.
-PAPER: dict[str, Any] = {"lr": 3e-4, "lr_warmup": 1000.0, "sparsity_warmup": 5000.0, "lr_decay": 0.2, "beta1": 0.9}
+PAPER: dict[str, Any] = {
+    "lr": 3e-4, "lr_warmup": 1000.0, "sparsity_warmup": 5000.0, "lr_decay": 0.2, "beta1": 0.9, "fitted_start": False,
+}  # fmt: skip
 
 
 class TrainConfig(Config):
@@ -243,6 +245,7 @@ class TrainConfig(Config):
     clip: float | None = Field(default=1.0, gt=0)
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     dead_tokens: int | None = Field(default=None, ge=1)
+    fitted_start: bool = Field(default=False, description="Shorten the first encoder where its x̂ would overshoot.")
 
     paper: ClassVar[dict[str, Any]] = {}
 

@@ -63,6 +63,7 @@ class BatchTopKConfig(TrainConfig):
 
     architecture: Literal["batchtopk"] = "batchtopk"
     k: int = Field(ge=1)
+    fitted_start: bool = True
     threshold_momentum: float = Field(default=0.9, ge=0, lt=1)
 
     paper: ClassVar[dict[str, Any]] = {"threshold_momentum": 0.999}

@@ -22,6 +22,7 @@ class MatryoshkaConfig(TrainConfig):
 
     architecture: Literal["matryoshka"] = "matryoshka"
     k: int = Field(ge=1)
+    fitted_start: bool = True
     widths: tuple[int, ...] = ()
     threshold_momentum: float = Field(default=0.9, ge=0, lt=1)
 

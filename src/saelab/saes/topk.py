@@ -48,6 +48,7 @@ class TopKConfig(TrainConfig):
 
     architecture: Literal["topk"] = "topk"
     k: int = Field(ge=1)
+    fitted_start: bool = True
 
     paper: ClassVar[dict[str, Any]] = {}
 

@@ -135,6 +135,16 @@ def select(
         reach = reach / 2 if reach > 1e-3 else 0.0
 
 
+def fitted_length(weights: Weights, rule: Rule, x: Float[Tensor, "B D"], dtype: torch.dtype) -> float:
+    """The multiple of the codes that reconstructs x best (least squares); below 1 where x̂ overshoots. b_dec counts
+    as zero.
+    """
+    entries, _ = select(weights, rule, x, dtype)
+    x_hat = entries.decode(rule.codes(entries, weights), weights.decoder)
+    square = float(x_hat.square().sum())
+    return float((x_hat * x).sum()) / square if square > 0 else 1.0
+
+
 def _pre_activations(
     x: Float[Tensor, "B D"], encoder: Float[Tensor, "D F"], bias: Float[Tensor, " F"]
 ) -> Float[Tensor, "B F"]:

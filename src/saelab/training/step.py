@@ -17,7 +17,7 @@ from saelab.saes.base import Sae, SaeConfig, TrainConfig, Weights
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.training.dead import silence
 from saelab.training.inputs import Scaling
-from saelab.training.objective import Outcome, gradients
+from saelab.training.objective import Outcome, fitted_length, gradients
 from saelab.training.schedule import learning_rate, ramp
 from saelab.training.sparsity import PIN_SHARE, SparsityController
 
@@ -55,7 +55,7 @@ class Trainee:
         self.cfg, self.steps, self.dtype, self.ranks = cfg, steps, dtype, ranks
         self.rule = cfg.rule(dtype)
         self.weights = initial_weights(cfg, seed).to(sample.device)
-        self.rule.initial(self.weights, sample)
+        self._begin(sample)
         self.parameters = {name: nn.Parameter(tensor) for name, tensor in self.weights.trained().items()}
         self.adam = torch.optim.Adam(self.parameters.values(), lr=cfg.lr, betas=(cfg.beta1, 0.999), fused=True)
         self.silent = torch.zeros(cfg.d_sae, dtype=torch.int64, device=sample.device)
@@ -65,6 +65,18 @@ class Trainee:
         self.controller = SparsityController(target, start) if target else None
         self.l0: float | None = None
         self.done = 0
+
+    @torch.no_grad()
+    def _begin(self, sample: Float[Tensor, "B D"]) -> None:
+        """Set biases and thresholds, with a shorter encoder where the first reconstruction overshoots: the first
+        updates would answer that by closing gates, and many latents would never open again.
+        """
+        self.rule.initial(self.weights, sample)
+        length = fitted_length(self.weights, self.rule, sample, self.dtype) if self.cfg.fitted_start else 1.0
+        if length < 1:
+            self.weights.encoder *= length
+            self.weights.b_enc.zero_()
+            self.rule.initial(self.weights, sample)
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"]) -> Figures:
