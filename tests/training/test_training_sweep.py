@@ -47,21 +47,21 @@ def test_l0_is_on_target_on_held_out_tokens(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["relu", "gated", "jumprelu"])
 def test_a_short_run_ends_on_its_l0_too(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within 3 % after a hundred steps; from a start that overshoots, with timid steps in the last ten, it is not."""
+    """Within 3 % after a hundred steps; with timid steps in the last ten, as a control, it is not."""
     data = batches(60, active=12)
+    cfg = training_config(architecture, level=16, d_in=32, d_sae=192, lr=6e-3)
     held = torch.cat(data[50:])
 
-    def off(**start: bool) -> float:
-        cfg = training_config(architecture, level=16, d_in=32, d_sae=192, lr=6e-3, **start)
+    def off() -> float:
         (sae,) = train([cfg], data[:50], steps=100)
         return abs(float((sae.encode(held) > 0).sum(1).float().mean()) / 16 - 1)
 
     assert off() < 0.03
     monkeypatch.setattr(sparsity, "DAMPING", 0.1)
-    assert off(fitted_start=False) > 0.05
+    assert off() > 0.05
 
 
-@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a not in ("relu", "gated")])
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk", "matryoshka"])
 def test_the_first_reconstruction_does_not_overshoot(architecture: str) -> None:
     """No shorter multiple of it fits better; with an encoder of full length, as a control, one half as long does."""
     x = batches(1, active=12)[0]

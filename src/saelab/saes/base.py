@@ -245,7 +245,7 @@ class TrainConfig(Config):
     clip: float | None = Field(default=1.0, gt=0)
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     dead_tokens: int | None = Field(default=None, ge=1)
-    fitted_start: bool = Field(default=False, description="Shorten the first encoder where its x̂ would overshoot.")
+    fitted_start: bool = Field(default=False, description="Shorten the first encoder if its x̂ overshoots.")
 
     paper: ClassVar[dict[str, Any]] = {}
 

@@ -100,7 +100,6 @@ class JumpReluConfig(TrainConfig):
     target_l0: int = Field(ge=1)
     threshold: float | None = Field(default=None, gt=0)
     bandwidth: float = Field(default=0.1, gt=0)
-    fitted_start: bool = True
 
     paper: ClassVar[dict[str, Any]] = {"threshold": 0.001, "bandwidth": 0.001, "aux_coefficient": 0.0}
 

@@ -68,9 +68,7 @@ class Trainee:
 
     @torch.no_grad()
     def _begin(self, sample: Float[Tensor, "B D"]) -> None:
-        """Set biases and thresholds, with a shorter encoder where the first reconstruction overshoots: the first
-        updates would answer that by closing gates, and many latents would never open again.
-        """
+        """Set biases and thresholds; where it is asked for, with a shorter encoder if the first x̂ overshoots."""
         self.rule.initial(self.weights, sample)
         length = fitted_length(self.weights, self.rule, sample, self.dtype) if self.cfg.fitted_start else 1.0
         if length < 1:
