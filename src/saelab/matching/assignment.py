@@ -144,11 +144,15 @@ def candidates(costs: Costs, u: Float[Tensor, " n"], v: Float[Tensor, " m"], k: 
     by_row = _thresholds(costs.some_columns(every), -u, -v[::every])
     by_column = _thresholds(costs.transposed().some_columns(every), -v, -u[::every])
     rows, columns, weights = [], [], []
+    memory: Tensor | None = None  # for all blocks: new masks for each would leave the heap in pieces
     for part, block in costs.blocks(rows=-u, columns=-v):
-        small = (block <= by_column).logical_or_(block <= by_row[part, None])
+        memory = block.new_empty(2, *block.shape, dtype=torch.bool) if memory is None else memory
+        small, other = memory[:, : len(block)]
+        torch.le(block, by_column, out=small)
+        small |= torch.le(block, by_row[part, None], out=other)
         if int(small.sum()) > 16 * k * len(block):  # ties
             at = block.topk(min(k, block.shape[1]), dim=1, largest=False, sorted=False).indices
-            small = torch.zeros_like(small).scatter_(1, at, True)
+            small.zero_().scatter_(1, at, True)
         i, j = small.nonzero(as_tuple=True)
         weights.append((block[i, j] + u[part][i] + v[j]).double().cpu().numpy())
         rows.append(i.cpu().numpy() + part.start)
