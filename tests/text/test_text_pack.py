@@ -79,8 +79,8 @@ def test_no_context_crosses_into_the_held_out_split(offset: int, share: float) -
     assert not any(held_out(name, share) for name in train.documents)
     assert all(held_out(name, share) for name in held.documents)
     assert (train.n_contexts, held.n_contexts) == (20, 10)
-    # Control: without the split, contexts do hold documents of both kinds.
-    mixed = pack(documents, encode, context=16, n_contexts=20, bos_id=BOS)
+    # Control: without the split, contexts do hold documents of both kinds (few of them may by chance hold one).
+    mixed = pack(documents, encode, context=16, n_contexts=300, bos_id=BOS)
     kinds = {held_out(name, share) for name in mixed.documents}
     assert kinds == {True, False}
 
