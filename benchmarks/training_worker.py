@@ -11,6 +11,7 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,6 @@ class Saelab:
     def finish(self) -> None:
         self.sae = self.trainee.finish(self.scaling)
 
-    def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z = self.sae.encode(x.cpu())
-        return z, self.sae.decode(z)
-
 
 class DictionaryLearning:
     """dictionary_learning's trainers, inputs divided by their root mean square as its training loop does."""
@@ -103,12 +100,8 @@ class DictionaryLearning:
             return float((self.trainer.ae.encode(self.x[:256]) > 0).sum(1).float().mean())
 
     def finish(self) -> None:
-        self.trainer.ae.scale_biases(self.norm)
-
-    @torch.no_grad()
-    def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z = self.trainer.ae.encode(x)
-        return z, self.trainer.ae.decode(z)
+        self.sae = self.trainer.ae.cpu()
+        self.sae.scale_biases(self.norm)
 
 
 class SaeLens:
@@ -161,11 +154,6 @@ class SaeLens:
         sae.save_inference_model(folder)
         self.sae = SAE.load_from_disk(folder)
 
-    @torch.no_grad()
-    def codes(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        z = self.sae.encode(x)
-        return z, self.sae.decode(z)
-
 
 MODULES = {"saelab": "saelab.training.sweep", "sae_lens": "sae_lens.training.sae_trainer"}
 MODULES |= {"dictionary_learning": "dictionary_learning.trainers.batch_top_k", "product": "torch"}
@@ -206,20 +194,29 @@ def batches(s: Settings, rows: np.ndarray) -> Any:
         yield torch.from_numpy(rows[taken])
 
 
-def evaluate(trainer: Any, train: np.ndarray, held: np.ndarray, out: str, device: str) -> dict[str, float]:
-    """Reconstruct held-out rows to `out`; L0, and the share of latents that fire on them or on `LIVE_TOKENS` more."""
+@torch.no_grad()
+def evaluate(trainer: Any, train: np.ndarray, held: np.ndarray, out: str) -> dict[str, float]:
+    """Reconstruct held-out rows to `out`; L0, and the share of latents that fire on them or on `LIVE_TOKENS` more.
+
+    On the CPU: `finish` leaves every library's SAE there, as `sae`.
+    """
     trainer.finish()
     found, counts = [], torch.zeros((), dtype=torch.int64)
-    for rows in np.array_split(held, range(1024, len(held), 1024)):
-        z, y = trainer.codes(torch.from_numpy(rows.copy()).to(device))
-        found.append(y.detach().float().cpu())
-        counts = counts + (z > 0).sum(0).cpu()
+    for x in parts(held):
+        z = trainer.sae.encode(x)
+        found.append(trainer.sae.decode(z).float())
+        counts = counts + (z > 0).sum(0)
     np.save(out, torch.cat(found).numpy())
     often, l0 = float((counts > 0).float().mean()), float(counts.sum()) / len(held)
-    more = train[-LIVE_TOKENS:]
-    for rows in np.array_split(more, range(1024, len(more), 1024)):
-        counts = counts + (trainer.codes(torch.from_numpy(rows.copy()).to(device))[0] > 0).sum(0).cpu()
+    for x in parts(train[-LIVE_TOKENS:]):
+        counts = counts + (trainer.sae.encode(x) > 0).sum(0)
     return {"l0": l0, "often": often, "live": float((counts > 0).float().mean())}
+
+
+def parts(rows: np.ndarray) -> Iterator[torch.Tensor]:
+    """Rows, 1,024 at a time."""
+    for start in range(0, len(rows), 1024):
+        yield torch.from_numpy(rows[start : start + 1024].copy())
 
 
 def main() -> None:
@@ -256,7 +253,7 @@ def main() -> None:
             answer["peak"] = memory("VmHWM") - before if on_device is None else on_device
             answer["l0"] = trainer.l0() if library != "product" else None
         elif ask["do"] == "evaluate":
-            answer |= evaluate(trainer, train, held, ask["out"], device)
+            answer |= evaluate(trainer, train, held, ask["out"])
         print(json.dumps(answer), flush=True)
 
 

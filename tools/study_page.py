@@ -198,11 +198,8 @@ class Page:
 def kept(page: Path) -> list[str]:
     """The section `## Reading` of a page, if there is one."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
-    return (
-        ["## Reading" + text.split("## Reading", 1)[1].split("\n## ", 1)[0].rstrip() + "\n"]
-        if "## Reading" in text
-        else []
-    )
+    _, heading, rest = text.partition("## Reading")
+    return [heading + rest.split("\n## ", 1)[0].rstrip() + "\n"] if heading else []
 
 
 if __name__ == "__main__":
