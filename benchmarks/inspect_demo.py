@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from saelab.cli import main as saelab
-from saelab.lm.sites import Site, parse_site
+from saelab.core.sites import Site, parse_site
+from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae, save_sae
 from saelab.saes.formats.conventions import with_bias_convention
-from saelab.saes.relu import ReluSae
 
 RIGHT = "Does what it says"
 

@@ -26,8 +26,8 @@ from scipy.stats import spearmanr
 from saelab.core.hardware import multiplies_bfloat16
 from saelab.core.seeds import seed_of
 from saelab.lm.model import LanguageModel
+from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
-from saelab.saes.relu import ReluSae
 from saelab.selection.criteria.catalogue import DEFAULT, criteria_of
 from saelab.selection.criteria.observation import NextToken, Observation
 from saelab.selection.effects import PREFIX, feature_effects

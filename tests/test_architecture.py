@@ -18,7 +18,7 @@ LAYERS = [
     {"selection"},
     {"steering", "interp", "matching", "stats"},
     {"study"},
-    {"report"},
+    {"report", "publish"},
     {"cli"},
 ]
 RANK = {name: i for i, row in enumerate(LAYERS) for name in row}

@@ -1,7 +1,7 @@
-"""Writes src/saelab/saes/released.json, the short names of released SAEs, from the registry that sae-lens ships.
+"""Writes src/saelab/saes/formats/released.json, short names of released SAEs, from the registry that sae-lens ships.
 
     pip download --no-deps sae-lens==6.54.12 && unzip sae_lens-*.whl sae_lens/pretrained_saes.yaml     # MIT licence
-    python tools/released_saes.py sae_lens/pretrained_saes.yaml src/saelab/saes/released.json
+    python tools/released_saes.py sae_lens/pretrained_saes.yaml src/saelab/saes/formats/released.json
 
 Only names and places are taken: release, repository, folder, language model, and the training scale or normalisation
 where the files do not hold it. Releases whose files saelab does not read are left out and listed. Regular sets of names

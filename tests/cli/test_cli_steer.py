@@ -10,9 +10,9 @@ import torch
 
 from saelab.cli import main
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
 from saelab.saes.formats import save_sae
-from saelab.saes.relu import ReluSae
 from saelab.steering.export import load_directions
 
 D, F, SITE = 32, 12, "resid_post.1"

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from saelab.saes.architectures.matching_pursuit import SETTINGS
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.catalogue import MODULES
-from saelab.saes.matching_pursuit import SETTINGS
 from saelab.saes.normalised import NormalisedSae, normalised
 
 D, F, K, N = 16, 48, 5, 12

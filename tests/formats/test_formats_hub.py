@@ -17,12 +17,12 @@ from sample_saes import inputs, random_sae
 
 from saelab.cli import main
 from saelab.core.errors import SaelabError, UserError
+from saelab.publish.card import NOT_RECORDED, REQUIRED, card_of, written
+from saelab.publish.run_facts import known_about, known_lm
 from saelab.saes.base import Sae
-from saelab.saes.card import NOT_RECORDED, REQUIRED, card_of, written
 from saelab.saes.formats import FORMATS, load_sae, save_sae, source_of
+from saelab.saes.formats.released import names_in, released, releases
 from saelab.saes.normalised import CARRIED, normalised
-from saelab.saes.released import names_in, released, releases
-from saelab.study.published import known_about, known_lm
 
 FACTS = {"data": "hf:org/text@abc", "data_revision": "abc", "tokens_trained": 4000, "l0": 5.0, "fvu": 0.25}
 FACTS |= {"dead_share": 0.125, "seed": 7, "versions": {"saelab": "0.1.0", "torch": "2.13.0"}}

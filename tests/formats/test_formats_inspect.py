@@ -11,12 +11,12 @@ from saelab.core.errors import UserError
 from saelab.interp.proof import prove
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import Sae
 from saelab.saes.catalogue import BatchTopKConfig, TopKConfig
 from saelab.saes.formats import save_sae
 from saelab.saes.formats.conventions import with_bias_convention
 from saelab.saes.normalised import normalised
-from saelab.saes.relu import ReluSae
 from saelab.text.corpora import Document
 from saelab.text.pack import PackedText, pack
 from saelab.training.sweep import train

@@ -11,8 +11,8 @@ from saelab.interp.absorption import AbsorptionConfig, Words, absorbed, letter_l
 from saelab.interp.saebench_json import lacking, record
 from saelab.interp.words import read_words, vocabulary
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
-from saelab.saes.topk import TopKSae
 
 LETTERS_N, WORDS_N, D = 4, 6, 40  # every letter has six words of its own
 CONFIG = AbsorptionConfig(

@@ -15,8 +15,8 @@ from saelab.interp.result import Evaluation
 from saelab.interp.saebench_json import lacking, record, write_saebench
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
-from saelab.saes.topk import TopKSae
 from saelab.text.corpora import Document
 from saelab.text.pack import pack
 

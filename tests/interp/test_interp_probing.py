@@ -15,8 +15,8 @@ from saelab.interp.labelled import LabelledTexts, Task, labelled_table, load_lab
 from saelab.interp.pooled import pool_activations, pool_codes, read_texts
 from saelab.interp.probes import Probe, ProbeConfig, Split, fit_logistic, fit_probe, sparse_accuracy, top_coordinates
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
-from saelab.saes.topk import TopKSae
 
 D = 24
 EYE = torch.eye(D)

@@ -13,8 +13,8 @@ from saelab.interp.run import FEATURES, InterpConfig, SiteText, prepare, run, sc
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.scripted import always
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
-from saelab.saes.topk import TopKSae
 from saelab.text.corpora import Document
 from saelab.text.pack import PackedText, pack
 

@@ -10,8 +10,8 @@ import torch
 
 from saelab.lm.tiny import tiny_lm
 from saelab.matching.run import MatchConfig, run
+from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.base import SaeConfig
-from saelab.saes.jump_relu import JumpReluSae
 from saelab.store.files import read_json
 from saelab.text.pack import PackedText
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from saelab.lm.model import LanguageModel
+from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
-from saelab.saes.relu import ReluSae
 from saelab.selection.criteria.catalogue import EFFECTS
 from saelab.selection.criteria.observation import Concept, NextToken, Observation
 from saelab.selection.effects import PREFIX, feature_effects

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.saes.architectures.matching_pursuit import SETTINGS, MatchingPursuitSae
 from saelab.saes.base import SaeConfig
 from saelab.saes.formats.conventions import with_bias_convention
-from saelab.saes.matching_pursuit import SETTINGS, MatchingPursuitSae
 
 D, F = 16, 30
 

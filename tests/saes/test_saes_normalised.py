@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.saes.architectures.gated import GatedSae
+from saelab.saes.architectures.jump_relu import JumpReluSae
+from saelab.saes.architectures.relu import ReluSae
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
-from saelab.saes.gated import GatedSae
-from saelab.saes.jump_relu import JumpReluSae
 from saelab.saes.normalised import CARRIED, moments, normalised
-from saelab.saes.relu import ReluSae
-from saelab.saes.topk import TopKSae
 
 D, F, K = 12, 40, 4
 kinds = pytest.mark.parametrize("kind", CARRIED)

@@ -7,9 +7,9 @@ from torch import Tensor
 from saelab.core.errors import UserError
 from saelab.lm.edit import Splice
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.architectures.relu import ReluSae
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
-from saelab.saes.relu import ReluSae
-from saelab.saes.topk import TopKSae
 from saelab.steering import plan
 from saelab.steering.batch import Job, write
 from saelab.steering.config import UtilityConfig

@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from saelab.core.errors import ArtefactError, UserError
 from saelab.judges.scripted import ScriptedJudge
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
-from saelab.saes.relu import ReluSae
 from saelab.steering import axbench
 from saelab.steering.concepts import ConceptInputs, ConceptsConfig, run
 from saelab.steering.config import UtilityConfig

@@ -11,8 +11,8 @@ from torch import Tensor
 from saelab.core.errors import UserError
 from saelab.lm.edit import Splice
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
-from saelab.saes.relu import ReluSae
 from saelab.steering.detection import bag_of_words, detect, direction_scores
 from saelab.steering.direction import Direction, unit
 from saelab.steering.directions.catalogue import METHODS, method_of

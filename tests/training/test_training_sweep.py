@@ -5,9 +5,9 @@ import torch
 from planted import batches
 
 from saelab.core.errors import UserError
-from saelab.saes import batch_topk
+from saelab.saes.architectures import batch_topk
+from saelab.saes.architectures.batch_topk import BatchTopKRule
 from saelab.saes.base import Sae
-from saelab.saes.batch_topk import BatchTopKRule
 from saelab.saes.catalogue import ARCHITECTURES, training_config
 from saelab.saes.ranks import Ranks
 from saelab.saes.sparse_ops import SparseEntries

@@ -23,7 +23,7 @@ from saelab.core.config import Config, digest_of
 from saelab.core.errors import ArtefactError, UserError
 from saelab.core.hardware import side_by_side
 from saelab.core.progress import SILENT, Progress, Task
-from saelab.lm.sites import parse_site
+from saelab.core.sites import parse_site
 from saelab.store.files import sha256_of
 from saelab.store.tensors import write_tensors
 from saelab.text.pack import PackedText

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saelab.core.errors import UserError
+from saelab.core.sites import hook_name
 from saelab.saes.base import Sae
-from saelab.saes.formats.conventions import hook_name
 
 
 @dataclass

@@ -44,10 +44,10 @@ def push(
         Print what was pushed as one JSON object.
     """
     from saelab.core.errors import UserError
-    from saelab.saes.card import card_of, written
+    from saelab.publish.card import card_of, written
+    from saelab.publish.run_facts import known_about, known_lm
+    from saelab.publish.upload import upload
     from saelab.saes.formats import load_sae, save_sae, source_of
-    from saelab.saes.hub import upload
-    from saelab.study.published import known_about, known_lm
 
     sae = load_sae(source)
     card = card_of(sae, known_about(source_of(source).folder) | known_lm(sae.cfg.lm)).given(fact or [])

@@ -20,15 +20,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.sites import Site, parse_site
 from saelab.interp.fidelity import SiteReading, baselines_of, read_site, reconstruction_of, spliced_nll
 from saelab.lm.model import LanguageModel
-from saelab.lm.sites import Site, parse_site
+from saelab.saes.architectures.jump_relu import JumpReluSae
+from saelab.saes.architectures.matching_pursuit import MatchingPursuitSae
+from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import Sae, bound_for
 from saelab.saes.formats.conventions import scaled_in
-from saelab.saes.jump_relu import JumpReluSae
-from saelab.saes.matching_pursuit import MatchingPursuitSae
 from saelab.saes.normalised import INNER, NormalisedSae, normalised
-from saelab.saes.relu import ReluSae
 from saelab.text.pack import PackedText
 
 # Another reading is believed only if it leaves less than this share of the declared reading's error: neighbouring sites

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from saelab.core.config import digest_of
+from saelab.core.sites import hook_name
 from saelab.interp.result import Evaluation
 from saelab.saes.base import Sae
-from saelab.saes.formats.conventions import hook_name
 from saelab.store.files import write_json
 
 # Kind -> folder, as upstream recommends. Kinds that only saelab has stand under their own names.

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saelab.core.sites import Kind
 from saelab.lm.families import Family, family_of
-from saelab.lm.sites import Kind
 
 FULL = "full_attention"
 

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.sites import Site
 from saelab.lm.batching import by_length, pad_right
 from saelab.lm.blocks import Decoder
 from saelab.lm.passes import run, stop_after
-from saelab.lm.sites import Site
 
 _TOKENS = 16384
 

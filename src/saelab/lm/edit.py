@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError
-from saelab.lm.sites import Site, parse_site
+from saelab.core.sites import Site, parse_site
 
 Positions = Literal["all", "prompt", "generated", "last"]
 Vector = Float[Tensor, " D"] | Float[Tensor, "B D"]

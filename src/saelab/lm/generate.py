@@ -20,11 +20,11 @@ from torch import Tensor
 from saelab.core.errors import UserError
 from saelab.core.progress import Progress, Task
 from saelab.core.seeds import seed_of
+from saelab.core.sites import parse_site
 from saelab.lm.batching import pad_left, position_ids
 from saelab.lm.blocks import Decoder, KVCache
 from saelab.lm.edit import Edit, check_edit
 from saelab.lm.passes import check_site
-from saelab.lm.sites import parse_site
 from saelab.lm.taps import Taps, touches
 
 # New rows enter once this share of the slots is free; when nobody waits, the batch shrinks when this share still runs.

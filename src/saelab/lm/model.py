@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saelab.core.progress import SILENT, Progress
+from saelab.core.sites import Site
 from saelab.lm import capture, generate, passes, score
 from saelab.lm.blocks import Decoder
 from saelab.lm.edit import Edit
 from saelab.lm.loading import dtype_of, open_model
 from saelab.lm.passes import Prefix
-from saelab.lm.sites import Site
 from saelab.lm.sources import locate
 from saelab.lm.tokens import Tokens
 

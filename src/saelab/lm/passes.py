@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError, nearest
+from saelab.core.sites import Site, parse_site
 from saelab.lm.batching import position_ids
 from saelab.lm.blocks import Decoder, KVCache, SharedCache
 from saelab.lm.edit import Edit, check_edit
-from saelab.lm.sites import Site, parse_site
 from saelab.lm.taps import Taps
 
 

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from saelab.core.sites import Kind, Site, parse_site
 from saelab.lm.blocks import Decoder
 from saelab.lm.edit import Edit
-from saelab.lm.sites import Kind, Site, parse_site
 
 Phase = Literal["prompt", "generated"]
 

@@ -3,14 +3,14 @@
 from typing import Any
 
 from saelab.core.errors import UserError, nearest
+from saelab.saes.architectures.batch_topk import BatchTopKConfig
+from saelab.saes.architectures.gated import GatedConfig, GatedSae
+from saelab.saes.architectures.jump_relu import JumpReluConfig, JumpReluSae
+from saelab.saes.architectures.matching_pursuit import MatchingPursuitSae
+from saelab.saes.architectures.matryoshka import MatryoshkaConfig
+from saelab.saes.architectures.relu import ReluConfig, ReluSae
+from saelab.saes.architectures.topk import TopKConfig, TopKSae
 from saelab.saes.base import Sae, TrainConfig
-from saelab.saes.batch_topk import BatchTopKConfig
-from saelab.saes.gated import GatedConfig, GatedSae
-from saelab.saes.jump_relu import JumpReluConfig, JumpReluSae
-from saelab.saes.matching_pursuit import MatchingPursuitSae
-from saelab.saes.matryoshka import MatryoshkaConfig
-from saelab.saes.relu import ReluConfig, ReluSae
-from saelab.saes.topk import TopKConfig, TopKSae
 
 # name in studies and configs -> training config
 ARCHITECTURES: dict[str, type[TrainConfig]] = {

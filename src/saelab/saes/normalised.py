@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.core.errors import UserError, nearest
+from saelab.saes.architectures.jump_relu import JumpReluSae
+from saelab.saes.architectures.relu import ReluSae
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
-from saelab.saes.jump_relu import JumpReluSae
-from saelab.saes.relu import ReluSae
 from saelab.saes.sparse_ops import row_top_k
-from saelab.saes.topk import TopKSae
 
 # kind -> what is carried behind the latents
 CARRIED: dict[str, tuple[str, ...]] = {

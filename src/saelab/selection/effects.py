@@ -19,8 +19,8 @@ from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
+from saelab.core.sites import Site
 from saelab.lm.model import LanguageModel
-from saelab.lm.sites import Site
 from saelab.saes.base import Sae
 from saelab.selection.criteria.catalogue import DEFAULT, LENS, Criterion, criteria_of
 from saelab.selection.criteria.lens_moments import lens_moments

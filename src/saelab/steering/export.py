@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saelab.core.errors import ArtefactError, UserError
-from saelab.lm.sites import parse_site
+from saelab.core.sites import parse_site
 from saelab.steering.direction import Direction
 from saelab.store.files import write_text
 from saelab.store.tensors import read_metadata, read_tensors, write_tensors

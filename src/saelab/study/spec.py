@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from saelab.activations.harvest import HarvestConfig
 from saelab.core.config import Config
 from saelab.core.errors import UserError
+from saelab.core.sites import parse_site
 from saelab.interp.run import InterpConfig
 from saelab.interp.suite import SuiteConfig
-from saelab.lm.sites import parse_site
 from saelab.matching.run import MatchConfig
 from saelab.selection.run import SelectionConfig
 from saelab.steering.config import UtilityConfig

@@ -18,9 +18,9 @@ from saelab.saes.formats import (
     saelens,
     sparsify,
 )
+from saelab.saes.formats.hub import located, resolved
 from saelab.saes.formats.source import PICKLES, Declared, Format, Source
 from saelab.saes.formats.unpickle import unpickle
-from saelab.saes.hub import located, resolved
 from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
 

@@ -9,21 +9,17 @@
 No file is read here and no format is known.
 """
 
-import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from saelab.core.errors import ArtefactError, UserError
+from saelab.saes.architectures.gated import GatedSae
+from saelab.saes.architectures.matching_pursuit import MatchingPursuitSae
 from saelab.saes.base import Sae, SaeConfig
-from saelab.saes.gated import GatedSae
-from saelab.saes.matching_pursuit import MatchingPursuitSae
 
 Weights = dict[str, Tensor]
-
-_HOOK = re.compile(r"blocks\.(\d+)\.hook_(resid_pre|resid_post|mlp_out|attn_out)")
-_MODULE = re.compile(r"(?:(?:model|transformer|gpt_neox|language_model)\.)*(?:layers|h)\.(\d+)(?:\.output)?")
 
 
 @dataclass(frozen=True)
@@ -32,23 +28,6 @@ class Shape:
 
     d_in: int
     d_sae: int
-
-
-def site_of(name: str | None) -> str | None:
-    """A hook or module name as the house writes it, `resid_post.12`; one that is no known site stays as it is."""
-    if not name:
-        return None
-    if match := _HOOK.fullmatch(name):
-        return f"{match[2]}.{match[1]}"
-    if match := _MODULE.fullmatch(name):
-        return f"resid_post.{match[1]}"
-    return name
-
-
-def hook_name(site: str | None) -> str | None:
-    """`resid_post.12` as SAELens writes it, `blocks.12.hook_resid_post`; anything else as it is."""
-    kind, _, layer = (site or "").rpartition(".")
-    return f"blocks.{layer}.hook_{kind}" if kind and layer.isdigit() else site
 
 
 def oriented(tensor: Tensor, rows: int, columns: int, name: str, *, declared: bool = False) -> Tensor:

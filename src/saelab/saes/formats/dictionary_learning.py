@@ -13,7 +13,6 @@ written. A run that was interrupted leaves a file of another layout under the sa
 norm_factor}, with weights that are not scaled yet; it is recognised and scaled.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,11 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import ArtefactError, UserError, nearest
+from saelab.core.sites import house_name
+from saelab.saes.architectures.gated import GatedSae
+from saelab.saes.architectures.jump_relu import JumpReluSae
+from saelab.saes.architectures.relu import ReluSae
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
 from saelab.saes.formats.conventions import (
     config_for,
@@ -31,10 +35,6 @@ from saelab.saes.formats.conventions import (
     with_bias_convention,
 )
 from saelab.saes.formats.source import Format, Source, take
-from saelab.saes.gated import GatedSae
-from saelab.saes.jump_relu import JumpReluSae
-from saelab.saes.relu import ReluSae
-from saelab.saes.topk import TopKSae
 from saelab.store.files import replacing, write_json
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
@@ -90,7 +90,7 @@ def _read(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) ->
         architecture,
         k=source.declared.k or k,
         subtract_b_dec=subtract,
-        site=source.declared.site or _site_of(trainer),
+        site=source.declared.site or house_name(trainer.get("submodule_name")),
         lm=source.declared.lm or trainer.get("lm_name"),
         metadata=_metadata(source, trainer, name),
     )
@@ -134,11 +134,6 @@ def _input_scale(source: Source, values: dict[str, Any]) -> float:
             hint="Give input_scale=1 / sqrt(mean squared norm of the activations), or 1 if they were not normalised.",
         )
     return 1 / float(factor)
-
-
-def _site_of(trainer: dict[str, Any]) -> str | None:
-    match = re.fullmatch(r"(resid_post|mlp_out|attention_out|attn_out)_layer_(\d+)", str(trainer.get("submodule_name")))
-    return f"{match[1].replace('attention', 'attn')}.{match[2]}" if match else None
 
 
 def _metadata(source: Source, trainer: dict[str, Any], name: str) -> dict[str, Any]:

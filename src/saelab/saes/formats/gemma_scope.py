@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from saelab.core.errors import UserError
+from saelab.saes.architectures.jump_relu import JumpReluSae
+from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import Sae
 from saelab.saes.formats.conventions import config_for, with_bias_convention
 from saelab.saes.formats.source import Format, Source, integer_after, take
-from saelab.saes.jump_relu import JumpReluSae
-from saelab.saes.relu import ReluSae
 from saelab.saes.transcoder import Transcoder, transcoder
 from saelab.store.files import replacing
 

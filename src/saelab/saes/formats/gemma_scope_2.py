@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.sites import house_name
+from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.base import Sae
-from saelab.saes.formats.conventions import config_for, site_of
+from saelab.saes.formats.conventions import config_for
 from saelab.saes.formats.source import Format, Source, known_keys, take
-from saelab.saes.jump_relu import JumpReluSae
 from saelab.saes.transcoder import Transcoder, transcoder
 
 CONFIG, WEIGHTS = "config.json", "params.safetensors"
@@ -61,7 +62,7 @@ def _read(source: Source) -> Sae | Transcoder:
     ):
         return _transcoder(source, found, config, place["layer"] if place else None)
     weights = take(found, _NAMES, str(source.folder / WEIGHTS))
-    site = site_of(hook_in)
+    site = house_name(hook_in)
     if place and place["kind"] in ("resid_post", "mlp_out"):
         site = f"{place['kind']}.{place['layer']}"
     lm = config.get("model_name")

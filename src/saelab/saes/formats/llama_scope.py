@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import ArtefactError, UserError
+from saelab.core.sites import house_name
+from saelab.saes.architectures.jump_relu import JumpReluSae
+from saelab.saes.architectures.relu import ReluSae
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
-from saelab.saes.formats.conventions import config_for, oriented, scaled_in, site_of
+from saelab.saes.formats.conventions import config_for, oriented, scaled_in
 from saelab.saes.formats.source import Format, Source
-from saelab.saes.jump_relu import JumpReluSae
-from saelab.saes.relu import ReluSae
-from saelab.saes.topk import TopKSae
 from saelab.saes.transcoder import Transcoder, transcoder
 
 OLD, OLD_WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
@@ -147,7 +148,11 @@ def _built(
     metadata = {"format": "llama_scope", "input_scale": scale}
     if out != hook:
         weights = _to_other_units(weights, scale, scale_out)
-        sites = {"site": site_of(hook), "site_out": site_of(out), "lm": source.declared.lm or config.get("model_name")}
+        sites = {
+            "site": house_name(hook),
+            "site_out": house_name(out),
+            "lm": source.declared.lm or config.get("model_name"),
+        }
         return transcoder(weights, gate=architecture, k=k, metadata=metadata, **sites)
     raw = scaled_in(weights, scale)
     cfg = config_for(
@@ -155,7 +160,7 @@ def _built(
         architecture,
         k=k,
         subtract_b_dec=bool(config.get("apply_decoder_bias_to_pre_encoder", False)),
-        site=source.declared.site or site_of(hook),
+        site=source.declared.site or house_name(hook),
         lm=source.declared.lm or config.get("model_name"),
         metadata=metadata,
     )

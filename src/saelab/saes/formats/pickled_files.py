@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.saes.architectures.relu import ReluSae
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
 from saelab.saes.formats.conventions import config_for, oriented
 from saelab.saes.formats.source import Format, Source, integer_after, take
 from saelab.saes.normalised import normalised
-from saelab.saes.relu import ReluSae
-from saelab.saes.topk import TopKSae
 
 _QWEN = re.compile(r"layer(\d+)\.sae\.pt")
 # mlp_post_act (the MLP's inner activations) and resid_post_attn (the stream between the halves) are no sites here

@@ -16,19 +16,18 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import ArtefactError, UserError, nearest
+from saelab.core.sites import hook_name, house_name
+from saelab.saes.architectures.matching_pursuit import SETTINGS, MatchingPursuitSae
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.catalogue import MODULES
 from saelab.saes.formats.conventions import (
     decoder_norms_folded,
-    hook_name,
     scaled_in,
     signs_split,
-    site_of,
     whitened_in,
 )
 from saelab.saes.formats.saelens_v5 import is_old, renamed
 from saelab.saes.formats.source import Format, Source, known_keys, take
-from saelab.saes.matching_pursuit import SETTINGS, MatchingPursuitSae
 from saelab.saes.normalised import CARRIED, NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder, transcoder
 from saelab.store.files import write_json
@@ -187,8 +186,8 @@ def _transcoder(data: dict[str, Any], name: str, source: Source) -> Transcoder:
     return transcoder(
         weights,
         gate=TRANSCODERS[name],
-        site=source.declared.site or site_of(metadata.get("hook_name")),
-        site_out=site_of(metadata.get("hook_name_out")),
+        site=source.declared.site or house_name(metadata.get("hook_name")),
+        site_out=house_name(metadata.get("hook_name_out")),
         lm=source.declared.lm or metadata.get("model_name"),
         metadata=metadata,
     )
@@ -211,7 +210,7 @@ def _config(
             "architecture": str(ours.get("architecture") or HOUSE_NAMES.get(name, name)),
             "d_in": data["d_in"],
             "d_sae": d_sae if name == "abstopk" else data["d_sae"],
-            "site": declared.site or ours.get("site") or site_of(metadata.get("hook_name")),
+            "site": declared.site or ours.get("site") or house_name(metadata.get("hook_name")),
             "lm": declared.lm or ours.get("lm") or metadata.get("model_name"),
             "k": round(k) if k else None,  # a BatchTopK SAE may have been trained to 31.5 on average
             "subtract_b_dec": data.get("apply_b_dec_to_input", True) or name == MatchingPursuitSae.saelens_name,

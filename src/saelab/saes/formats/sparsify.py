@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from saelab.core.errors import ArtefactError, UserError
+from saelab.core.sites import find_site
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
-from saelab.saes.formats.conventions import config_for, matrix, oriented, signs_split, site_of, with_bias_convention
+from saelab.saes.formats.conventions import config_for, matrix, oriented, signs_split, with_bias_convention
 from saelab.saes.formats.source import Format, Source, known_keys, take
-from saelab.saes.topk import TopKSae
 from saelab.saes.transcoder import Transcoder, transcoder
 from saelab.store.files import write_json
 from saelab.store.tensors import write_tensors
@@ -89,8 +90,8 @@ def _weights(source: Source) -> dict[str, Tensor]:
 def _site_from(source: Source) -> str | None:
     """The hook point is the folder's path: `.../layers.10`."""
     last = source.name.replace(":", "/").rstrip("/").rsplit("/", 1)[-1]
-    site = site_of(last)
-    return site if site != last else None
+    site = find_site(last)
+    return str(site) if site else None
 
 
 def _write(sae: Sae, folder: Path) -> None:

@@ -18,8 +18,10 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _SHORT = re.compile(r"(?P<kind>[a-z_]+)\.(?P<layer>\d+)")
 _HOOK = re.compile(r"blocks\.(?P<layer>\d+)\.hook_(?P<kind>[a-z_]+)")
 _MODULE = re.compile(
-    r"(?:(?:model|transformer|gpt_neox|language_model)\.)*(?:layers|h)\.(?P<layer>\d+)(?:\.(?P<part>\w+))?"
+    r"(?:(?:model|transformer|gpt_neox|language_model)\.)*(?:layers|h)\.(?P<layer>\d+)"
+    r"(?:\.(?P<part>mlp|self_attn|attn|attention))?(?:\.output)?"
 )
+_LISTED = re.compile(r"(?P<kind>[a-z_]+)_layer_(?P<layer>\d+)")  # dictionary_learning
 _PARTS: dict[str | None, Kind] = {
     None: "resid_post",
     "mlp": "mlp_out",
@@ -27,6 +29,7 @@ _PARTS: dict[str | None, Kind] = {
     "attn": "attn_out",
     "attention": "attn_out",
 }
+_ALIASES = {"attention_out": "attn_out"}
 
 
 @dataclass(frozen=True, order=True)
@@ -44,21 +47,39 @@ class Site:
         return f"blocks.{self.layer}.hook_{self.kind}"
 
 
+def find_site(name: str) -> Site | None:
+    """The site that a name means in any accepted spelling (see `parse_site`), or None."""
+    if match := _MODULE.fullmatch(name):
+        return Site(_PARTS[match["part"]], int(match["layer"]))
+    if match := _HOOK.fullmatch(name) or _LISTED.fullmatch(name) or _SHORT.fullmatch(name):
+        named = _ALIASES.get(match["kind"], match["kind"])
+        return next((Site(kind, int(match["layer"])) for kind in KINDS if kind == named), None)
+    return None
+
+
 def parse_site(name: str | Site) -> Site:
-    """Parse `resid_post.12`, `blocks.12.hook_resid_post`, `model.layers.12`, `layers.12`, `transformer.h.12` or
-    `model.layers.12.mlp`; a `Site` is returned as it is. Anything else is a `UserError` with the nearest names.
+    """Parse `resid_post.12`, `blocks.12.hook_resid_post`, `model.layers.12`, `layers.12`, `transformer.h.12`,
+    `model.layers.12.mlp` or `resid_post_layer_12`; a `Site` is returned as it is. Anything else is a `UserError` with
+    the nearest names.
     """
     if isinstance(name, Site):
         return name
-    if match := _MODULE.fullmatch(name):
-        if match["part"] in _PARTS:
-            return Site(_PARTS[match["part"]], int(match["layer"]))
-    elif match := _HOOK.fullmatch(name) or _SHORT.fullmatch(name):
-        for kind in KINDS:
-            if match["kind"] == kind:
-                return Site(kind, int(match["layer"]))
+    if found := find_site(name):
+        return found
     number = next(iter(re.findall(r"\d+", name)), "0")
     raise UserError(
         f"{name!r} is not a site.",
         hint=nearest(name, [f"{k}.{number}" for k in KINDS] + [f"blocks.{number}.hook_resid_post", f"layers.{number}"]),
     )
+
+
+def house_name(name: str | None) -> str | None:
+    """A site's name as it is written here, `resid_post.12`; a place that is no site keeps the name it came with."""
+    found = find_site(name) if name else None
+    return str(found) if found else name or None
+
+
+def hook_name(name: str | None) -> str | None:
+    """A site's TransformerLens name, `blocks.12.hook_resid_post`; a place that is no site keeps its name."""
+    found = find_site(name) if name else None
+    return found.hook_name() if found else name

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, bound_for, folded
-from saelab.saes.jump_relu import JumpReluSae
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.sparse_ops import DenseEntries, SparseEntries, largest, listed_above
 

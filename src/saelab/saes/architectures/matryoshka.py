@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 
+from saelab.saes.architectures.batch_topk import BatchTopKRule
 from saelab.saes.base import TrainConfig
-from saelab.saes.batch_topk import BatchTopKRule
 
 
 class MatryoshkaConfig(TrainConfig):

@@ -1,7 +1,6 @@
-"""Where SAEs come from and go to: folders, hub repositories, and short names of released ones.
+"""Where SAEs go to: the files of a folder, as they are, into a hub repository or another folder.
 
-From a hub, safetensors, npz and the small text files beside them are fetched, never a pickle (an explicit `convert`
-fetches that too). To a hub goes a folder as it is. This file must never know what is inside a format.
+This file must never know what is inside a format.
 """
 
 import os
@@ -9,28 +8,7 @@ import shutil
 from pathlib import Path
 
 from saelab.core.errors import FetchError, UserError
-from saelab.saes.released import Released, released
-from saelab.store.references import fetch, hub_library, parse_reference
-
-SAFE = ["*.safetensors", "*.npz", "*.json", "*.yaml", "*.yml", "README.md"]
-PICKLED = ["*.pt", "*.pth"]
-_KINDS = ("hf:", "path:", "pypi:")
-
-
-def resolved(reference: str) -> Released:
-    """The reference itself, or what the registry knows under that short name."""
-    if Path(reference).exists() or reference.startswith(_KINDS):
-        return Released(reference, reference)
-    if reference.startswith((".", "/", "~")):
-        raise UserError(f"There is no folder {reference}.", hint="Give the folder that holds the SAE's files.")
-    return released(reference)
-
-
-def located(reference: str, *, pickles: bool = False) -> Path:
-    """The local folder or file of a reference; hub references are fetched once, without pickles unless asked."""
-    if Path(reference).exists():
-        return Path(reference)
-    return fetch(reference, patterns=SAFE + (PICKLED if pickles else []))
+from saelab.store.references import hub_library, parse_reference
 
 
 def upload(folder: Path, target: str, *, private: bool = False) -> str:

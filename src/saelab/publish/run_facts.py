@@ -25,7 +25,7 @@ def run_of(folder: Path) -> RunFolder | None:
 
 
 def known_about(folder: Path) -> dict[str, Any]:
-    """Facts of saes/card.py that the run knows; empty where the folder belongs to none."""
+    """Facts of publish/card.py that the run knows; empty where the folder belongs to none."""
     run = run_of(folder)
     if run is None:
         return {}

@@ -3,11 +3,21 @@
 import pytest
 
 from saelab.core.errors import UserError
-from saelab.lm.sites import KINDS, Site, parse_site
+from saelab.core.sites import KINDS, Site, hook_name, house_name, parse_site
 
 
 @pytest.mark.parametrize(
-    "name", ["resid_post.12", "blocks.12.hook_resid_post", "model.layers.12", "layers.12", "transformer.h.12", "h.12"]
+    "name",
+    [
+        "resid_post.12",
+        "blocks.12.hook_resid_post",
+        "model.layers.12",
+        "layers.12",
+        "transformer.h.12",
+        "h.12",
+        "model.layers.12.output",
+        "resid_post_layer_12",
+    ],
 )
 def test_spellings_of_a_block_output(name: str) -> None:
     assert parse_site(name) == Site("resid_post", 12)
@@ -37,3 +47,10 @@ def test_other_names_are_refused(name: str) -> None:
 def test_the_nearest_name_is_offered() -> None:
     with pytest.raises(UserError, match=r"Did you mean resid_post\.4"):
         parse_site("resid_pots.4")
+
+
+def test_a_place_that_is_no_site_keeps_its_name() -> None:
+    assert house_name("blocks.4.hook_z") == hook_name("blocks.4.hook_z") == "blocks.4.hook_z"
+    assert (house_name("blocks.4.hook_mlp_out"), hook_name("mlp_out.4")) == ("mlp_out.4", "blocks.4.hook_mlp_out")
+    assert house_name("attention_out_layer_4") == "attn_out.4"
+    assert house_name("") is house_name(None) is None

@@ -32,7 +32,7 @@ class Released:
 @lru_cache(maxsize=1)
 def releases() -> dict[str, dict[str, Any]]:
     """The registry: release -> repo, lm, format, folders (patterns), under, aliases, input_scales, normalise."""
-    return json.loads((resources.files("saelab.saes") / "released.json").read_text())
+    return json.loads((resources.files("saelab.saes.formats") / "released.json").read_text())
 
 
 def names_in(release: str) -> dict[str, str]:
