@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from saelab.core.config import Config
 from saelab.core.errors import ArtefactError, UserError
+from saelab.saes.directions import Directions, site_in
 
 Gate = Literal["relu", "jumprelu", "topk"]
 
@@ -31,6 +32,24 @@ class TranscoderConfig(Config):
     lm: str | None = None
     k: int | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+def gated(
+    pre: Float[Tensor, "... F"],
+    gate: Gate,
+    *,
+    threshold: Float[Tensor, "..."] | None = None,
+    k: int | None = None,
+    gain: Float[Tensor, "..."] | None = None,
+) -> Float[Tensor, "... F"]:
+    """Codes from pre-activations. gain: what a TopK multiplies by before it compares (decoder norms)."""
+    positive = pre.clamp(min=0)
+    if gate == "jumprelu" and threshold is not None:
+        return positive * (pre > threshold)
+    if gate == "topk" and k is not None:
+        top = (positive if gain is None else positive * gain).topk(k, dim=-1).indices
+        return torch.zeros_like(pre).scatter_(-1, top, positive.gather(-1, top))
+    return positive
 
 
 class Transcoder(nn.Module):
@@ -61,12 +80,7 @@ class Transcoder(nn.Module):
             raise UserError(f"The transcoder reads vectors of width {self.cfg.d_in}, but got width {x.shape[-1]}.")
         w = self.weights()
         pre = x.to(torch.float32) @ w["W_enc"] + w["b_enc"]
-        if self.cfg.gate == "jumprelu":
-            return pre.clamp(min=0) * (pre > w["threshold"])
-        if self.cfg.gate == "topk":
-            top = pre.clamp(min=0).topk(self.cfg.k or 1, dim=-1)
-            return torch.zeros_like(pre).scatter_(-1, top.indices, top.values)
-        return pre.clamp(min=0)
+        return gated(pre, self.cfg.gate, threshold=w.get("threshold"), k=self.cfg.k)
 
     def decode(self, codes: Float[Tensor, "... F"]) -> Float[Tensor, "... D"]:
         """What the codes add to the other site; without the skip connection, which reads x itself."""
@@ -77,6 +91,12 @@ class Transcoder(nn.Module):
         """The other site from this one."""
         rebuilt, w = self.decode(self.encode(x)), self.weights()
         return rebuilt + x.to(torch.float32) @ w["W_skip"].T if "W_skip" in w else rebuilt
+
+    def directions(self, site: str | None = None) -> Directions:
+        """The decoder rows, which write to `site_out`."""
+        out = self.cfg.site_out or "an unnamed site"
+        site_in((out,), site)
+        return Directions(self.weights()["W_dec"], out, torch.arange(self.cfg.d_sae))
 
 
 def transcoder(weights: dict[str, Tensor], **about: Any) -> Transcoder:

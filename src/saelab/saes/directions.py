@@ -1,0 +1,31 @@
+"""Decoder rows of one site: what can be matched or steered with where there is no autoencoder of that site.
+
+A transcoder, a crosscoder and a cross-layer transcoder write to sites without reading them back, so the rows are all
+that they share with an SAE of such a site. This file must never know where the rows come from.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saelab.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What latents write to one site. `latents[i]`: the number, in its dictionary, of the latent behind row i."""
+
+    W_dec: Float[Tensor, "N D"]
+    site: str
+    latents: Int[Tensor, " N"]
+
+
+def site_in(sites: tuple[str, ...], wanted: str | None) -> int:
+    """The place of a site among those that a dictionary writes; without one, there must be only one to choose."""
+    if wanted is None and len(sites) == 1:
+        return 0
+    if wanted in sites:
+        return sites.index(wanted)
+    asked = f"not {wanted}" if wanted else "one of them must be named"
+    raise UserError(f"It writes to {', '.join(sites)}, and {asked}.", hint=f"Name one: REFERENCE#{sites[0]}")
