@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from saelab.adapters.saebench import to_saebench
-from saelab.interp import absorption, core, scr, sparse_probing, tpp
-from saelab.interp.pooled import TextActivations, pool_codes
-from saelab.interp.probes import Probe
-from saelab.interp.readings import ClassReading, PairReading
-from saelab.interp.suite import SiteSuite
+from saelab.interp.suite import absorption, core, scr, sparse_probing, tpp
+from saelab.interp.suite.pooled import TextActivations, pool_codes
+from saelab.interp.suite.probes import Probe
+from saelab.interp.suite.readings import ClassReading, PairReading
+from saelab.interp.suite.site import SiteSuite
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.store.layout import RunFolder

@@ -6,10 +6,10 @@ from saebench_fields import problems
 from test_interp_core import drawn
 from torch import Tensor
 
-from saelab.interp import absorption
-from saelab.interp.absorption import AbsorptionConfig, Words, absorbed, letter_latents, probe_letters
-from saelab.interp.saebench_json import lacking, record
-from saelab.interp.words import read_words, vocabulary
+from saelab.interp.suite import absorption
+from saelab.interp.suite.absorption import AbsorptionConfig, Words, absorbed, letter_latents, probe_letters
+from saelab.interp.suite.saebench_json import lacking, record
+from saelab.interp.suite.words import read_words, vocabulary
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig

@@ -9,10 +9,10 @@ import torch
 from saebench_fields import problems
 from torch import Tensor
 
-from saelab.interp import core, meta_structure
-from saelab.interp.fidelity import read_site
-from saelab.interp.result import Evaluation
-from saelab.interp.saebench_json import lacking, record, write_saebench
+from saelab.interp.fidelity.measures import read_site
+from saelab.interp.suite import core, meta_structure
+from saelab.interp.suite.result import Evaluation
+from saelab.interp.suite.saebench_json import lacking, record, write_saebench
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.topk import TopKSae

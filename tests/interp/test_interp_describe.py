@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from saelab.interp.codes import Codes, encode_codes
-from saelab.interp.describe import DescribeConfig, DescribingText, describe, quoted
-from saelab.interp.detection import Trial, detect
-from saelab.interp.windows import DESCRIBE, TEST, Passages, WindowConfig, WindowFinder, window_strings
+from saelab.interp.features.codes import Codes, encode_codes
+from saelab.interp.features.describe import DescribeConfig, DescribingText, describe, quoted
+from saelab.interp.features.detection import Trial, detect
+from saelab.interp.features.windows import DESCRIBE, TEST, Passages, WindowConfig, WindowFinder, window_strings
 from saelab.judges.lexical import LexicalJudge
 
 STRINGS = [f" w{i}" for i in range(200)]

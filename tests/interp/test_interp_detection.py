@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saelab.core.records import Description, Judgement
-from saelab.interp.detection import Trial, auroc, best_cut, detect
+from saelab.interp.features.detection import Trial, auroc, best_cut, detect
 from saelab.judges.client import Request
 from saelab.judges.scripted import ScriptedJudge, always
 

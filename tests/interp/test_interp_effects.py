@@ -8,10 +8,11 @@ from test_interp_core import drawn, sae_of
 from torch import Tensor
 
 from saelab.core.records import Description, Term
-from saelab.interp import fuzzing, intervention, unlearning_local
-from saelab.interp.codes import Codes, gather_codes
-from saelab.interp.unlearning_local import Contexts, UnlearningConfig, clamped, corpora, rank
-from saelab.interp.windows import Passages, WindowConfig, WindowFinder
+from saelab.interp.features import fuzzing, intervention
+from saelab.interp.features.codes import Codes, gather_codes
+from saelab.interp.features.windows import Passages, WindowConfig, WindowFinder
+from saelab.interp.suite import unlearning
+from saelab.interp.suite.unlearning import Contexts, UnlearningConfig, clamped, corpora, rank
 from saelab.judges.client import Request
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.marks import FUZZING, marked, unmarked
@@ -110,11 +111,11 @@ def test_unlearning_takes_the_topic_and_leaves_the_rest() -> None:
     forget, retain = topics()
     lm, config = Linear(), UnlearningConfig(n_features_list=(16,), multipliers=(1.0,), retain_thresholds=(0.01,))
     texts = corpora(lm, "s", forget, retain)
-    oracle = unlearning_local.evaluate(lm, "s", texts, sae_of(torch.eye(D), k=4), config).metrics["unlearning_local"]
+    oracle = unlearning.evaluate(lm, "s", texts, sae_of(torch.eye(D), k=4), config).metrics["unlearning_local"]
     assert (oracle["unlearning_local_score"] or 0) > 1 and oracle["n_settings_allowed"] == 1
     # latents that mix the two topics fire on both and are not allowed
     mixed = torch.nn.functional.normalize(torch.eye(D) + torch.eye(D).roll(16, 0), dim=1)
-    poor = unlearning_local.evaluate(lm, "s", texts, sae_of(mixed, k=D), config)
+    poor = unlearning.evaluate(lm, "s", texts, sae_of(mixed, k=D), config)
     assert poor.metrics["unlearning_local"]["unlearning_local_score"] == 0 and poor.reason
     assert poor.metrics["unlearning_local"]["largest_forget_rise"] is None
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import UserError
-from saelab.interp.fidelity import (
+from saelab.interp.fidelity.measures import (
     RandomDictionary,
     baselines_of,
     control_k,
@@ -159,6 +159,6 @@ def test_control_k_is_the_nearest_half_octave() -> None:
 
 
 def test_recovered_is_none_where_ablation_does_no_harm() -> None:
-    from saelab.interp.fidelity import Baselines
+    from saelab.interp.fidelity.measures import Baselines
 
     assert Baselines(1.0, 1.0, 2.0).recovered(1.5) == (None, 0.5)

@@ -9,11 +9,19 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import UserError
-from saelab.interp import scr, sparse_probing, tpp
-from saelab.interp.ablation import ablated, effects_on, strongest
-from saelab.interp.labelled import LabelledTexts, Task, labelled_table, load_labelled, one_against_rest
-from saelab.interp.pooled import pool_activations, pool_codes, read_texts
-from saelab.interp.probes import Probe, ProbeConfig, Split, fit_logistic, fit_probe, sparse_accuracy, top_coordinates
+from saelab.interp.suite import scr, sparse_probing, tpp
+from saelab.interp.suite.ablation import ablated, effects_on, strongest
+from saelab.interp.suite.labelled import LabelledTexts, Task, labelled_table, load_labelled, one_against_rest
+from saelab.interp.suite.pooled import pool_activations, pool_codes, read_texts
+from saelab.interp.suite.probes import (
+    Probe,
+    ProbeConfig,
+    Split,
+    fit_logistic,
+    fit_probe,
+    sparse_accuracy,
+    top_coordinates,
+)
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig

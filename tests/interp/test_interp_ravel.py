@@ -11,10 +11,10 @@ from test_interp_core import D, drawn, sae_of
 from torch import Tensor
 
 from saelab.core.errors import UserError
-from saelab.interp import ravel
-from saelab.interp.facts import prompts_of, read_facts
-from saelab.interp.ravel import Facts, RavelConfig, pairs_of
-from saelab.interp.saebench_json import record
+from saelab.interp.suite import ravel
+from saelab.interp.suite.facts import prompts_of, read_facts
+from saelab.interp.suite.ravel import Facts, RavelConfig, pairs_of
+from saelab.interp.suite.saebench_json import record
 from saelab.lm.tiny import tiny_lm
 
 CONFIG = RavelConfig(attributes=("Country", "Language"), num_pairs_per_attribute=80, num_epochs=4, batch_size=16)

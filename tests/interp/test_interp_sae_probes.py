@@ -6,9 +6,9 @@ import torch
 from saebench_fields import problems
 from test_interp_core import drawn, identity
 
-from saelab.interp import sae_probes
-from saelab.interp.labelled import LabelledTexts
-from saelab.interp.saebench_json import record
+from saelab.interp.suite import sae_probes
+from saelab.interp.suite.labelled import LabelledTexts
+from saelab.interp.suite.saebench_json import record
 
 CONFIG = sae_probes.SaeProbesConfig(dataset_names=("a",), most_rows=400, most_train=120, ks=(1, 2))
 

@@ -13,13 +13,13 @@ from test_interp_run import CONFIG, SITE, packed_text, random_sae
 from torch import Tensor
 
 from saelab.activations.harvest import HarvestConfig, harvest
-from saelab.interp import readings
-from saelab.interp.evaluations import COLUMNS, read, run
-from saelab.interp.labelled import LabelledTexts
-from saelab.interp.result import HEADLINES
 from saelab.interp.run import prepare as prepare_text
 from saelab.interp.run import run as run_interp
-from saelab.interp.suite import KINDS, SiteSuite, SuiteConfig, prepare
+from saelab.interp.suite import readings
+from saelab.interp.suite.labelled import LabelledTexts
+from saelab.interp.suite.result import HEADLINES
+from saelab.interp.suite.run import COLUMNS, read, run
+from saelab.interp.suite.site import KINDS, SiteSuite, SuiteConfig, prepare
 from saelab.judges.lexical import LexicalJudge
 from saelab.lm.tiny import tiny_lm
 from saelab.store.tensors import read_tensors
@@ -139,7 +139,7 @@ def test_presets_are_three_and_share_readings() -> None:
 
 
 def test_long_texts_lose_their_beginning_but_not_their_bos() -> None:
-    from saelab.interp.pooled import read_ids
+    from saelab.interp.suite.pooled import read_ids
 
     lm = tiny_lm()
     ids = lm.tokenize(["abcdefghij", "xyz"])

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from saelab.core.errors import ArtefactError
-from saelab.interp.codes import Codes, encode_codes, gather_codes
-from saelab.interp.contexts import contexts_table, values_at
-from saelab.interp.windows import (
+from saelab.interp.features.codes import Codes, encode_codes, gather_codes
+from saelab.interp.features.contexts import contexts_table, values_at
+from saelab.interp.features.windows import (
     DESCRIBE,
     TEST,
     Passages,

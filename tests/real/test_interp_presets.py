@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from saelab.core.errors import UserError
-from saelab.interp import scr
-from saelab.interp.labelled import load_labelled
-from saelab.interp.readings import ClassReading, PairReading, SetsReading, TopicReading
-from saelab.interp.suite import SuiteConfig
+from saelab.interp.suite import scr
+from saelab.interp.suite.labelled import load_labelled
+from saelab.interp.suite.readings import ClassReading, PairReading, SetsReading, TopicReading
+from saelab.interp.suite.site import SuiteConfig
 
 
 @pytest.mark.real

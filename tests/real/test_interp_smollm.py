@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saelab.interp.fidelity import RandomDictionary, baselines_of, read_site, reconstruction_of, spliced_nll
+from saelab.interp.fidelity.measures import RandomDictionary, baselines_of, read_site, reconstruction_of, spliced_nll
 from saelab.lm.model import LanguageModel
 from saelab.text.corpora import Document
 from saelab.text.pack import PackedText, pack_for

@@ -7,7 +7,7 @@ import polars as pl
 
 from saelab.cli.output import say, show_table
 from saelab.cli.progress import shown
-from saelab.interp.result import HEADLINES
+from saelab.interp.suite.result import HEADLINES
 from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
 
@@ -41,7 +41,7 @@ def interp(
     json:
         Print JSON.
     """
-    from saelab.interp.suite import SuiteConfig
+    from saelab.interp.suite.site import SuiteConfig
     from saelab.report.page import write_report
     from saelab.study.collect import fidelity_row
     from saelab.study.run import run

@@ -8,7 +8,7 @@ wrong. A lost threshold cannot be seen in the error (without its threshold a Bat
 times the latents), only in L0 against the claim. This file must never know a file format, and never repairs anything:
 it names.
 
-    FVU = sum ||x - xh||^2 / sum ||x - xbar||^2          (interp/fidelity.py)
+    FVU = sum ||x - xh||^2 / sum ||x - xbar||^2          (fidelity/measures.py)
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.core.sites import Site, parse_site
-from saelab.interp.fidelity import SiteReading, baselines_of, read_site, reconstruction_of, spliced_nll
+from saelab.interp.fidelity.measures import SiteReading, baselines_of, read_site, reconstruction_of, spliced_nll
 from saelab.lm.model import LanguageModel
 from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.architectures.matching_pursuit import MatchingPursuitSae

@@ -23,12 +23,12 @@ from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description
 from saelab.core.seeds import numpy_generator
-from saelab.interp import fidelity as fid
-from saelab.interp.codes import Codes, encode_codes
-from saelab.interp.contexts import contexts_table
-from saelab.interp.describe import DescribeConfig, DescribingText, describe
-from saelab.interp.detection import Detection, Trial, detect
-from saelab.interp.windows import DESCRIBE, TEST, Passages, WindowConfig, WindowFinder, Windows, window_strings
+from saelab.interp.features.codes import Codes, encode_codes
+from saelab.interp.features.contexts import contexts_table
+from saelab.interp.features.describe import DescribeConfig, DescribingText, describe
+from saelab.interp.features.detection import Detection, Trial, detect
+from saelab.interp.features.windows import DESCRIBE, TEST, Passages, WindowConfig, WindowFinder, Windows, window_strings
+from saelab.interp.fidelity import measures as fid
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from saelab.interp.result import HEADLINES
+from saelab.interp.suite.result import HEADLINES
 from saelab.report import words
 from saelab.report.cells import Cell, Column, Row, Table, figure, heading, text
 from saelab.report.tables import grid_order

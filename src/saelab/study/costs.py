@@ -8,8 +8,8 @@ question that was answered is not asked again. Sizes come from a short table or 
 import polars as pl
 
 from saelab.core.records import Description
-from saelab.interp.detection import TASK
-from saelab.interp.windows import TEST
+from saelab.interp.features.detection import TASK
+from saelab.interp.features.windows import TEST
 from saelab.judges.chat import ChatConfig
 from saelab.judges.client import Request
 from saelab.judges.openai_compatible import Estimate, OpenAIJudge

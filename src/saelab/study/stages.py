@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 
 from saelab.activations.harvest import harvest
-from saelab.interp import evaluations as suite_stage
 from saelab.interp import run as interp_stage
+from saelab.interp.suite import run as suite_stage
 from saelab.judges.client import Judge
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.steering_lexical import LexicalSteeringJudge, calibrate

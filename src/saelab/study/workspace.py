@@ -12,8 +12,8 @@ from typing import Any
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
-from saelab.interp import suite as suites
 from saelab.interp.run import SiteText, prepare
+from saelab.interp.suite import site as suites
 from saelab.judges.client import Judge
 from saelab.judges.openai_compatible import OpenAIJudge
 from saelab.judges.steering_lexical import Calibration

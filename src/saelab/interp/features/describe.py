@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int
 
 from saelab.core.config import Config
 from saelab.core.records import Description, Term
-from saelab.interp.codes import Codes
-from saelab.interp.windows import Passages
+from saelab.interp.features.codes import Codes
+from saelab.interp.features.windows import Passages
 
 # Activations are summed in fixed point: a parallel float sum depends on its order, and bytes must not.
 FIXED = 2**32

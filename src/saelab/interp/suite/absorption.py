@@ -22,8 +22,8 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
-from saelab.interp.probes import Probes, fit_logistic, fit_together
-from saelab.interp.result import Evaluation, Metrics, Preset
+from saelab.interp.suite.probes import Probes, fit_logistic, fit_together
+from saelab.interp.suite.result import Evaluation, Metrics, Preset
 from saelab.saes.base import Sae
 
 KIND = "absorption_first_letter"

@@ -15,13 +15,13 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import numpy_generator
-from saelab.interp import absorption, ravel, sae_probes, scr
-from saelab.interp.absorption import Words
-from saelab.interp.facts import read_facts
-from saelab.interp.labelled import LabelledTexts, Task, load_labelled, one_against_rest
-from saelab.interp.pooled import TextActivations, read_ids
-from saelab.interp.unlearning_local import Contexts
-from saelab.interp.words import read_words
+from saelab.interp.suite import absorption, ravel, sae_probes, scr
+from saelab.interp.suite.absorption import Words
+from saelab.interp.suite.facts import read_facts
+from saelab.interp.suite.labelled import LabelledTexts, Task, load_labelled, one_against_rest
+from saelab.interp.suite.pooled import TextActivations, read_ids
+from saelab.interp.suite.unlearning import Contexts
+from saelab.interp.suite.words import read_words
 from saelab.lm.model import LanguageModel
 from saelab.text.corpora import Document
 from saelab.text.pack import pack_for

@@ -17,9 +17,9 @@ from pydantic import Field
 
 from saelab.core.config import Config
 from saelab.core.records import Description
-from saelab.interp.detection import Trial, detect
-from saelab.interp.fuzzing import evaluation
-from saelab.interp.result import Evaluation, Preset
+from saelab.interp.features.detection import Trial, detect
+from saelab.interp.features.fuzzing import evaluation
+from saelab.interp.suite.result import Evaluation, Preset
 from saelab.judges.client import Judge
 from saelab.lm.edit import Add
 from saelab.lm.model import LanguageModel

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from saelab.core.config import Config
 from saelab.core.seeds import numpy_generator
-from saelab.interp.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
 from saelab.saes.base import Sae
 
 KIND = "ravel"

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from saelab.interp.codes import Codes
-from saelab.interp.windows import WindowFinder, top_peaks, window_places
+from saelab.interp.features.codes import Codes
+from saelab.interp.features.windows import WindowFinder, top_peaks, window_places
 
 # Peaks looked at for each context kept, and tokens on either side of a peak that tell two contexts apart.
 SEARCHED, NEAR = 4, 3

@@ -13,7 +13,7 @@ their effect m_f <w, W_dec[f]>, m_f the difference of the class means of f on tr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.interp.probes import Probe
+from saelab.interp.suite.probes import Probe
 
 
 def ablated(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saelab.core.config import Config
 from saelab.core.seeds import seed_of
-from saelab.interp.result import Evaluation, Preset
+from saelab.interp.suite.result import Evaluation, Preset
 from saelab.saes.architectures.batch_topk import BatchTopKConfig
 from saelab.training.sweep import train
 

@@ -20,8 +20,8 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
-from saelab.interp.fidelity import Recode, Restartable, SiteReading
-from saelab.interp.result import Evaluation, Metrics, Preset
+from saelab.interp.fidelity.measures import Recode, Restartable, SiteReading
+from saelab.interp.suite.result import Evaluation, Metrics, Preset
 from saelab.saes.base import Sae
 
 KIND = "core"

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from saelab.core.config import Config
 from saelab.core.seeds import numpy_generator
-from saelab.interp.codes import Codes
+from saelab.interp.features.codes import Codes
 
 DESCRIBE, TEST = 0, 1
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import polars as pl
 
 from saelab.core.progress import SILENT, Progress
-from saelab.interp.readings import Reading
-from saelab.interp.result import Evaluation
-from saelab.interp.saebench_json import FOLDERS, SUFFIX, lacking, write_saebench
-from saelab.interp.suite import SiteSuite, evaluate
+from saelab.interp.suite.readings import Reading
+from saelab.interp.suite.result import Evaluation
+from saelab.interp.suite.saebench_json import FOLDERS, SUFFIX, lacking, write_saebench
+from saelab.interp.suite.site import SiteSuite, evaluate
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae

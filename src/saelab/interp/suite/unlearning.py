@@ -20,8 +20,8 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
-from saelab.interp.fidelity import Recode, Restartable
-from saelab.interp.result import Evaluation, Metrics, Preset
+from saelab.interp.fidelity.measures import Recode, Restartable
+from saelab.interp.suite.result import Evaluation, Metrics, Preset
 from saelab.lm.score import nll_from
 from saelab.saes.base import Sae
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from saelab.core.config import digest_of
 from saelab.core.sites import hook_name
-from saelab.interp.result import Evaluation
+from saelab.interp.suite.result import Evaluation
 from saelab.saes.base import Sae
 from saelab.store.files import write_json
 

@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
-from saelab.interp.labelled import Task
-from saelab.interp.probes import ProbeConfig, fit_probe, sparse_accuracy
-from saelab.interp.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.labelled import Task
+from saelab.interp.suite.probes import ProbeConfig, fit_probe, sparse_accuracy
+from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
 
 KIND = "sparse_probing"
 ALL_K = (1, 2, 5, 10, 20, 50, 100)

@@ -14,11 +14,11 @@ import numpy as np
 
 from saelab.core.records import Description
 from saelab.core.seeds import numpy_generator
-from saelab.interp.codes import Codes
-from saelab.interp.contexts import values_at
-from saelab.interp.detection import Detection, Trial, detect
-from saelab.interp.result import Evaluation, Metrics
-from saelab.interp.windows import DESCRIBE, TEST, WindowFinder, window_places
+from saelab.interp.features.codes import Codes
+from saelab.interp.features.contexts import values_at
+from saelab.interp.features.detection import Detection, Trial, detect
+from saelab.interp.features.windows import DESCRIBE, TEST, WindowFinder, window_places
+from saelab.interp.suite.result import Evaluation, Metrics
 from saelab.judges.client import Judge
 from saelab.judges.marks import FUZZING, marked
 

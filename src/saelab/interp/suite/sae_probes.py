@@ -19,9 +19,9 @@ from torch import Tensor
 
 from saelab.core.config import Config
 from saelab.core.seeds import numpy_generator, seed_of
-from saelab.interp.labelled import LabelledTexts, binary_sets
-from saelab.interp.probes import Split
-from saelab.interp.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.labelled import LabelledTexts, binary_sets
+from saelab.interp.suite.probes import Split
+from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
 
 KIND = "sparse_probing_sae_probes"
 ALL_K = (1, 2, 5, 10, 20, 50, 100)

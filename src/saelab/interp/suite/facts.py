@@ -15,7 +15,7 @@ import torch
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import numpy_generator
-from saelab.interp.ravel import Facts, RavelConfig
+from saelab.interp.suite.ravel import Facts, RavelConfig
 from saelab.lm.batching import pad_left
 from saelab.lm.model import LanguageModel
 from saelab.store.files import read_json

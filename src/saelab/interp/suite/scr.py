@@ -22,10 +22,10 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.seeds import numpy_generator
-from saelab.interp.ablation import ablated, effects_on, strongest
-from saelab.interp.labelled import LabelledTexts
-from saelab.interp.probes import SHIFT_PROBE, Probe, Split, fit_probe, mean_difference
-from saelab.interp.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.ablation import ablated, effects_on, strongest
+from saelab.interp.suite.labelled import LabelledTexts
+from saelab.interp.suite.probes import SHIFT_PROBE, Probe, Split, fit_probe, mean_difference
+from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
 
 KIND = "scr"
 ALL_N = (2, 5, 10, 20, 50, 100, 500)

@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from saelab.core.errors import UserError, nearest
 from saelab.core.seeds import numpy_generator
-from saelab.interp.probes import Split
+from saelab.interp.suite.probes import Split
 from saelab.store.references import fetch, parse_reference
 from saelab.text.embedded import EMBEDDED
 from saelab.text.unpack import open_unpacked

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from saelab.interp.result import Evaluation
+from saelab.interp.suite.result import Evaluation
 
 KIND = "autointerp"
 DEVIATIONS = (

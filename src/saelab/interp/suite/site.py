@@ -20,23 +20,23 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description, Term
-from saelab.interp import (
+from saelab.interp.features import fuzzing, intervention
+from saelab.interp.features.codes import encode_codes
+from saelab.interp.run import SiteText
+from saelab.interp.suite import (
     absorption,
     autointerp,
     core,
-    fuzzing,
-    intervention,
     meta_structure,
     ravel,
     sae_probes,
     scr,
     sparse_probing,
     tpp,
-    unlearning_local,
+    unlearning,
 )
-from saelab.interp.codes import encode_codes
-from saelab.interp.pooled import TextActivations, pool_activations, pool_codes
-from saelab.interp.readings import (
+from saelab.interp.suite.pooled import TextActivations, pool_activations, pool_codes
+from saelab.interp.suite.readings import (
     ClassReading,
     FactsReading,
     PairReading,
@@ -48,8 +48,7 @@ from saelab.interp.readings import (
     text_activations,
     words_of,
 )
-from saelab.interp.result import Evaluation, Metrics, Preset
-from saelab.interp.run import SiteText
+from saelab.interp.suite.result import Evaluation, Metrics, Preset
 from saelab.judges.client import Judge
 from saelab.saes.base import Sae
 
@@ -111,7 +110,7 @@ class SuiteConfig(Config):
         if kind == "ravel" and self.ravel is not None:
             return [FactsReading(data=self.ravel, config=ravel.PRESETS[preset])]
         if kind == "unlearning_local":
-            u = unlearning_local.PRESETS[preset]
+            u = unlearning.PRESETS[preset]
             return [TopicReading(topic=u.topic, contexts=u.contexts)]
         return []
 
@@ -157,7 +156,7 @@ class SiteSuite:
     pairs: Mapping[str, PairSet]
     sets: SetsRead | None
     words: absorption.SpelledWords | None
-    topic: unlearning_local.Corpora | None
+    topic: unlearning.Corpora | None
     facts: ravel.Facts | None
 
 
@@ -252,16 +251,16 @@ def _ravel(site: SiteSuite, sae: Sae) -> Evaluation:
 
 def _unlearning(site: SiteSuite, sae: Sae) -> Evaluation:
     assert site.topic is not None
-    config, text = unlearning_local.PRESETS[site.config.preset], site.text
-    return unlearning_local.evaluate(text.lm, text.reading.site, site.topic, sae, config)
+    config, text = unlearning.PRESETS[site.config.preset], site.text
+    return unlearning.evaluate(text.lm, text.reading.site, site.topic, sae, config)
 
 
-def _topic(text: SiteText, forget: unlearning_local.Contexts) -> unlearning_local.Corpora:
+def _topic(text: SiteText, forget: unlearning.Contexts) -> unlearning.Corpora:
     """The topic beside as many contexts of held-out text."""
     reading, n = text.reading, len(forget.tokens)
     kept = ~torch.isin(reading.tokens[:n], torch.tensor(sorted(text.special)))
-    retain = unlearning_local.Contexts(reading.tokens[:n], reading.hidden[:n], kept)
-    return unlearning_local.corpora(text.lm, reading.site, forget, retain)
+    retain = unlearning.Contexts(reading.tokens[:n], reading.hidden[:n], kept)
+    return unlearning.corpora(text.lm, reading.site, forget, retain)
 
 
 def described(features: pl.DataFrame) -> dict[int, Description]:

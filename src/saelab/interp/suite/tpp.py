@@ -19,10 +19,10 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
-from saelab.interp.ablation import ablated, effects_on, strongest
-from saelab.interp.labelled import Task
-from saelab.interp.probes import SHIFT_PROBE, Probe, fit_probe, mean_difference
-from saelab.interp.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.ablation import ablated, effects_on, strongest
+from saelab.interp.suite.labelled import Task
+from saelab.interp.suite.probes import SHIFT_PROBE, Probe, fit_probe, mean_difference
+from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
 
 KIND = "tpp"
 ALL_N = (2, 5, 10, 20, 50, 100, 500)

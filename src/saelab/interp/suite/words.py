@@ -20,8 +20,8 @@ from jaxtyping import Int
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import numpy_generator
-from saelab.interp.absorption import LETTERS, AbsorptionConfig, Words
-from saelab.interp.pooled import read_ids
+from saelab.interp.suite.absorption import LETTERS, AbsorptionConfig, Words
+from saelab.interp.suite.pooled import read_ids
 from saelab.lm.model import LanguageModel
 
 TEMPLATE = "{word} has the first letter:"
