@@ -132,6 +132,16 @@ def shape_of(weights: Weights) -> Shape:
     return Shape(*map(int, weights["W_enc"].shape))
 
 
+def check_widths(where: str, weights: Weights, **said: int | None) -> None:
+    """Refuse a config whose d_in, d_sae or d_out is not that of the weights; what it does not say is None."""
+    d_in, d_sae = weights["W_enc"].shape
+    held = {"d_in": d_in, "d_sae": d_sae, "d_out": weights["W_dec"].shape[1]}
+    wrong = [f"{name} = {value}" for name, value in said.items() if value is not None and value != held[name]]
+    if wrong:
+        inside = ", ".join(f"{name} = {held[name]}" for name in said)
+        raise ArtefactError(f"{where} says {', '.join(wrong)} in its config; its weights have {inside}.")
+
+
 def config_for(weights: Weights, architecture: str, **fields: object) -> SaeConfig:
     """A config with the widths of the weights."""
     shape = shape_of(weights)

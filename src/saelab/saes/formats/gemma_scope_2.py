@@ -1,44 +1,52 @@
 """Gemma Scope 2 (Google DeepMind 2025): `params.safetensors` and, mostly, `config.json`, JumpReLU.
 
-Keys w_enc [D, F], w_dec [F, D], b_enc, b_dec, threshold; b_dec is not subtracted from the input. Folders
-`{resid_post,attn_out,mlp_out,transcoder}[_all]/layer_{L}_width_{W}_l0_{small,medium,big}[_affine]`. Transcoders,
-skip connections map one site to another and are read as such; cross-layer files are refused.
+Keys w_enc [D, F], w_dec [F, D], b_enc, b_dec, threshold; b_dec is not subtracted from the input. Folders, after the
+repository's name, `{resid_post,attn_out,mlp_out,transcoder}[_all]/layer_{L}_width_{W}_l0_{small,medium,big}[_affine]`.
+Transcoders, with or without an affine skip connection, map one site to another and are read as such; files of several
+sites (a config's `type`, a decoder of three dimensions) are refused.
 """
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from saelab.core.errors import UserError
+from saelab.core.errors import ArtefactError, UserError
 from saelab.core.sites import house_name
 from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.base import Sae
-from saelab.saes.formats.conventions import config_for
+from saelab.saes.formats.conventions import check_widths, config_for
+from saelab.saes.formats.foreign import Foreign
+from saelab.saes.formats.places import placed
 from saelab.saes.formats.source import Format, Source, known_keys, take
 from saelab.saes.transcoder import Transcoder, transcoder
 
 CONFIG, WEIGHTS = "config.json", "params.safetensors"
 _NAMES = {n: n.lower() for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
-_KNOWN = frozenset(
-    [
-        "architecture",
-        "model_name",
-        "hf_hook_point_in",
-        "hf_hook_point_out",
-        "affine_connection",
-        "width",
-        "l0",
-        "layer",
-        "d_in",
-        "d_out",
-        "d_sae",
-        "dtype",
-        "num_layers",
-        "type",
-    ]
+SEVERAL_SITES = ("crosscoder", "clt", "cross_layer_transcoder")
+_REPOSITORY = re.compile(r"gemma-scope-2-\d+[mb]-(?:pt|it)")
+_LAYOUT = re.compile(
+    r"(?P<kind>resid_post|attn_out|mlp_out|transcoder)(?:_all)?/layer_(?P<layer>\d+)_width_\w+?_l0_\w+"
 )
-_FOLDER = re.compile(r"(?P<kind>resid_post|attn_out|mlp_out|transcoder)(?:_all)?/layer_(?P<layer>\d+)_width")
+
+
+class _Config(Foreign):
+    """config.json, as far as it is used; the last five say what the folder's name says."""
+
+    type: str | None = None
+    architecture: Literal["jump_relu", "jumprelu"] = "jump_relu"
+    model_name: str | None = None
+    hf_hook_point_in: str | None = None
+    hf_hook_point_out: str | None = None
+    affine_connection: bool | None = None
+    d_in: int | None = None
+    d_out: int | None = None
+    d_sae: int | None = None
+    width: Any = None
+    l0: Any = None
+    layer: Any = None
+    dtype: Any = None
+    num_layers: Any = None
 
 
 def _recognises(source: Source) -> bool:
@@ -46,57 +54,67 @@ def _recognises(source: Source) -> bool:
 
 
 def _read(source: Source) -> Sae | Transcoder:
-    config = source.json(CONFIG) if source.has(CONFIG) else {}
-    known_keys(config, _KNOWN, str(source.folder / CONFIG))
-    architecture = str(config.get("architecture", "jump_relu"))
-    if architecture not in ("jump_relu", "jumprelu"):
-        raise UserError(f"{source.name} holds an SAE of architecture {architecture!r}; Gemma Scope 2 has jump_relu.")
+    config = _config(source)
     found = source.safetensors(WEIGHTS)
-    place = _FOLDER.search(f"{source.name}/{source.folder}".replace("\\", "/"))
-    hook_in, hook_out = config.get("hf_hook_point_in"), config.get("hf_hook_point_out")
-    if (
-        (hook_in != hook_out and hook_out is not None)
-        or (place and place["kind"] == "transcoder")
-        or config.get("affine_connection")
-        or "affine_skip_connection" in found
-    ):
-        return _transcoder(source, found, config, place["layer"] if place else None)
+    if "w_dec" in found and found["w_dec"].ndim != 2:
+        raise _several_sites(source, "its decoder has more than one site")
+    place = placed(source, _REPOSITORY)
+    named = _LAYOUT.fullmatch(place.inside) if place else None
+    kind = named["kind"] if named else None
+    hook_in, hook_out = config.hf_hook_point_in, config.hf_hook_point_out
+    skips = bool(config.affine_connection) or "affine_skip_connection" in found
+    if config.type is None:
+        transcodes = kind == "transcoder" or skips or hook_out not in (None, hook_in)
+    else:
+        transcodes = config.type == "transcoder"
+    lm = source.declared.lm or ((config.model_name or "").removesuffix("-v3") or None)
+    metadata = {"format": "gemma_scope_2", "config": config.model_dump(exclude_unset=True)}
+    about: dict[str, Any] = {"lm": lm, "metadata": metadata}
+    if transcodes:
+        return _transcoder(source, found, config, about, named["layer"] if named else None)
     weights = take(found, _NAMES, str(source.folder / WEIGHTS))
-    site = house_name(hook_in)
-    if place and place["kind"] in ("resid_post", "mlp_out"):
-        site = f"{place['kind']}.{place['layer']}"
-    lm = config.get("model_name")
-    return JumpReluSae(
-        config_for(
-            weights,
-            "jumprelu",
-            subtract_b_dec=False,
-            site=source.declared.site or site,
-            lm=source.declared.lm or (str(lm).removesuffix("-v3") if lm else None),
-            metadata={"format": "gemma_scope_2"} | {"config": config},
-        ),
-        weights,
+    site = f"{kind}.{named['layer']}" if named and kind in ("resid_post", "mlp_out") else house_name(hook_in)
+    about["site"] = source.declared.site or site
+    check_widths(source.name, weights, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
+    return JumpReluSae(config_for(weights, "jumprelu", subtract_b_dec=False, **about), weights)
+
+
+def _config(source: Source) -> _Config:
+    """The config, typed; a file of several sites is refused before its hooks are."""
+    data = source.json(CONFIG) if source.has(CONFIG) else {}
+    where = str(source.folder / CONFIG)
+    kind = data.get("type")
+    if kind in SEVERAL_SITES:
+        raise _several_sites(source, f"its config says type {kind}")
+    if kind not in (None, "sae", "transcoder"):
+        raise UserError(f"{where} has the type {kind!r}; saelab knows sae and transcoder.")
+    config = _Config.parse(data, origin=where)
+    known_keys(data, frozenset(_Config.model_fields), where)
+    return config
+
+
+def _several_sites(source: Source, why: str) -> UserError:
+    return UserError(
+        f"{source.name} reads or writes several sites ({why}), which is neither an SAE nor a transcoder of one site."
     )
 
 
-def _transcoder(source: Source, found: dict[str, Tensor], config: dict[str, Any], layer: str | None) -> Transcoder:
+def _transcoder(
+    source: Source, found: dict[str, Tensor], config: _Config, about: dict[str, Any], layer: str | None
+) -> Transcoder:
     """From the MLP's input to its output; the skip connection lies as [D_in, D_out]."""
-    if found.get("w_dec") is not None and found["w_dec"].ndim != 2:
-        raise UserError(f"{source.name} is a file of a cross-layer transcoder, which writes to many sites at once.")
     names = _NAMES | ({"W_skip": "affine_skip_connection"} if "affine_skip_connection" in found else {})
     weights = take(found, names, str(source.folder / WEIGHTS))
+    if config.affine_connection and "W_skip" not in weights:
+        raise ArtefactError(f"{source.name} says that it has an affine connection, and holds none.")
     if "W_skip" in weights:
         weights["W_skip"] = weights["W_skip"].T
     block = f"model.layers.{layer}" if layer else None
-    lm = config.get("model_name")
-    return transcoder(
-        weights,
-        gate="jumprelu",
-        site=config.get("hf_hook_point_in") or (f"{block}.pre_feedforward_layernorm.output" if block else None),
-        site_out=config.get("hf_hook_point_out") or (f"{block}.post_feedforward_layernorm.output" if block else None),
-        lm=source.declared.lm or (str(lm).removesuffix("-v3") if lm else None),
-        metadata={"format": "gemma_scope_2", "config": config},
-    )
+    about["site"] = source.declared.site or config.hf_hook_point_in
+    about["site"] = about["site"] or (f"{block}.pre_feedforward_layernorm.output" if block else None)
+    about["site_out"] = config.hf_hook_point_out or (f"{block}.post_feedforward_layernorm.output" if block else None)
+    check_widths(source.name, weights, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
+    return transcoder(weights, gate="jumprelu", **about)
 
 
 FORMAT = Format("gemma_scope_2", f"{WEIGHTS} with w_enc", _recognises, _read)

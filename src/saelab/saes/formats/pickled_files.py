@@ -1,7 +1,7 @@
 """Single pickled files without a config: Qwen-Scope and OpenAI's GPT-2 SAEs. Opened by `convert` only.
 
 Qwen-Scope `layer{n}.sae.pt`: W_enc [F, D], W_dec [D, F] (both transposed against ours), TopK, b_dec not subtracted; k
-stands in the repository's name (`...-L0_50`). OpenAI (Gao et al. 2024) `autoencoders/{layer}.pt`: pre_bias is
+stands in a config.json beside it or in the repository's name (`SAE-Res-MODEL-W32K-L0_50`). OpenAI (Gao et al. 2024) `autoencoders/{layer}.pt`: pre_bias is
 subtracted, ReLU or TopK; the TopK releases are those that normalise every token (saes/normalised.py).
 """
 
@@ -15,13 +15,25 @@ from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
 from saelab.saes.formats.conventions import config_for, oriented
-from saelab.saes.formats.source import Format, Source, integer_after, take
+from saelab.saes.formats.foreign import Count, Foreign
+from saelab.saes.formats.places import folder_names, placed
+from saelab.saes.formats.source import Format, Source, take
 from saelab.saes.normalised import normalised
 
 _QWEN = re.compile(r"layer(\d+)\.sae\.pt")
+_QWEN_REPOSITORY = re.compile(r"SAE-Res-(?P<lm>.+)-W\d+K-L0_(?P<k>\d+)")
+_QWEN_CONFIG = "config.json"
+_OPENAI = re.compile(r"(\d+)\.pt")
 # mlp_post_act (the MLP's inner activations) and resid_post_attn (the stream between the halves) are no sites here
 _OPENAI_SITES = {"resid_post_mlp": "resid_post", "resid_delta_mlp": "mlp_out", "resid_delta_attn": "attn_out"}
+_OPENAI_LOCATION = re.compile(r"(resid_post_mlp|resid_delta_mlp|resid_delta_attn)(?:_v\d+(?:_\d+k)?)?")
 _OPENAI_STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
+
+
+class _QwenConfig(Foreign):
+    """What is used of a config.json beside the layers."""
+
+    k: Count | None = None
 
 
 def _file(source: Source) -> str:
@@ -42,18 +54,21 @@ def _read_qwen(source: Source, tensors: dict[str, Tensor], values: dict[str, Any
         weights |= {"W_enc": weights["W_enc"].T.contiguous(), "W_dec": weights["W_dec"].T.contiguous()}
     weights["W_enc"] = oriented(weights["W_enc"], d_in, d_sae, "W_enc", declared=True)
     weights["W_dec"] = oriented(weights["W_dec"], d_sae, d_in, "W_dec", declared=True)
-    k = source.declared.k or integer_after(str(source.folder) + source.name, r"L0_(\d+)")
+    place = placed(source, _QWEN_REPOSITORY)
+    said = _QwenConfig.parse(source.json(_QWEN_CONFIG), origin=_QWEN_CONFIG) if source.has(_QWEN_CONFIG) else _QwenConfig()
+    k = source.declared.k or said.k or (int(place.repository["k"]) if place else None)
     if k is None:
         raise UserError(f"{source.name} does not say its k.", hint="It is in the repository's name: give k=... (--k).")
-    layer = integer_after(_file(source), r"layer(\d+)")
-    site = source.declared.site or f"resid_post.{layer}"
+    site = source.declared.site or _QWEN.sub(r"resid_post.\1", _file(source))
+    lm = source.declared.lm or (f"hf:Qwen/{place.repository['lm']}" if place else None)
     metadata = {"format": "qwen_scope"}
-    cfg = config_for(weights, "topk", k=k, subtract_b_dec=False, site=site, lm=source.declared.lm, metadata=metadata)
+    cfg = config_for(weights, "topk", k=k, subtract_b_dec=False, site=site, lm=lm, metadata=metadata)
     return TopKSae(cfg, weights)
 
 
 def _is_openai(source: Source) -> bool:
-    return source.file is not None and source.file.endswith(".pt") and source.folder.name == "autoencoders"
+    named = source.file is not None and _OPENAI.fullmatch(source.file) is not None
+    return named and any(own == "autoencoders" for _, own in folder_names(source))
 
 
 def _read_openai(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) -> Sae:
@@ -66,10 +81,11 @@ def _read_openai(source: Source, tensors: dict[str, Tensor], values: dict[str, A
     names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": "latent_bias", "b_dec": "pre_bias"}
     weights = take(tensors, names, source.name, optional=_OPENAI_STATISTICS)
     weights |= {"W_enc": weights["W_enc"].T.contiguous(), "W_dec": weights["W_dec"].T.contiguous()}
-    layer = integer_after(_file(source), r"(\d+)\.pt")
-    places = [site for name, site in _OPENAI_SITES.items() if name in f"{source.name}/{source.folder}"]
-    site = source.declared.site or (f"{places[0]}.{layer}" if places else None)
-    lm = source.declared.lm or "hf:openai-community/gpt2"
+    released = [found for parent, _ in folder_names(source) if (found := _OPENAI_LOCATION.fullmatch(parent))]
+    site, lm = source.declared.site, source.declared.lm
+    if released:
+        site = site or _OPENAI.sub(rf"{_OPENAI_SITES[released[0][1]]}.\1", _file(source))
+        lm = lm or "hf:openai-community/gpt2"
     about: dict[str, Any] = {"site": site, "lm": lm, "metadata": {"format": "openai"}}
     if gate == "ReLU":
         return ReluSae(config_for(weights, "relu", **about), weights)
