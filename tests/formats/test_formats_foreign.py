@@ -16,7 +16,8 @@ from torch import Tensor
 
 from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae
-from saelab.saes.formats import FORMATS, load_sae, source_of
+from saelab.saes.formats import FORMATS, load, load_sae, load_transcoder, source_of
+from saelab.saes.transcoder import Transcoder
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -136,7 +137,8 @@ def test_gemma_scope_2(tmp_path: Path) -> None:
     sae = load_sae(written(tmp_path / "a", {"config.json": config, "params.safetensors": GEMMA_3}))
     assert sae.cfg.site == "resid_post.9"
     assert same(sae.encode(X), gated(X @ W_ENC + B_ENC, THETA))
-    bare = written(tmp_path / "resid_post" / "layer_9_width_16k_l0_small", {"params.safetensors": GEMMA_3})
+    folder = tmp_path / "gemma-scope-2-1b-pt" / "resid_post" / "layer_9_width_16k_l0_small"
+    bare = written(folder, {"params.safetensors": GEMMA_3})
     assert load_sae(bare).cfg.site == "resid_post.9"
     skip = GEMMA_3 | {"affine_skip_connection": drawn(D, D)}
     with pytest.raises(UserError, match="load_transcoder"):
@@ -159,6 +161,73 @@ def test_sparsify_old_decoder_is_transposed_and_the_new_is_not(tmp_path: Path) -
         load_sae(written(tmp_path / "wrong", {"cfg.json": config, "sae.safetensors": wrong}))
 
 
+def test_gemma_scope_2_reads_what_its_config_declares(tmp_path: Path) -> None:
+    def opened(**config: Any) -> Sae | Transcoder:
+        return load(written(tmp_path, {"config.json": config, "params.safetensors": GEMMA_3}))
+
+    assert isinstance(opened(type="sae"), Sae)
+    assert isinstance(opened(type="transcoder"), Transcoder)
+    assert isinstance(opened(hf_hook_point_in="a", hf_hook_point_out="b"), Transcoder)
+    for kind in ("crosscoder", "clt"):  # flat tensors, as an SAE's
+        with pytest.raises(UserError, match=f"type {kind}"):
+            opened(type=kind, hf_hook_point_in=["model.layers.1.output"])
+    with pytest.raises(UserError, match="saelab knows sae and transcoder"):
+        opened(type=["sae"])
+    with pytest.raises(ArtefactError, match="holds none"):
+        opened(affine_connection=True)
+    with pytest.raises(ArtefactError, match=f"says d_in = {D + 1} in its config; its weights have d_in = {D}"):
+        opened(d_in=D + 1)
+    with pytest.raises(UserError, match="hf_hook_point_in"):
+        opened(hf_hook_point_in=3)
+
+
+LINEAR = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC}
+
+
+def test_sparsify_before_its_transcoders_had_a_flag(tmp_path: Path) -> None:
+    """A W_skip says it, else the run's config or the user; b_dec was subtracted from the input then, and only then."""
+    skip = drawn(D, D, seed=5)
+    config = {"num_latents": F, "k": K, "d_in": D}
+    codes = largest((X - B_DEC) @ W_ENC + B_ENC)
+    files = {"cfg.json": config | {"skip_connection": True}, "sae.safetensors": LINEAR | {"W_skip": skip}}
+    found = load_transcoder(written(tmp_path / "a" / "layers.3.mlp", files))
+    assert same(found.encode(X), codes)
+    assert same(found(X), codes @ W_DEC + B_DEC + X @ skip.T)
+    assert not same(found.encode(X), largest(X @ W_ENC + B_ENC)), "control: with the flag, nothing is subtracted"
+    assert (found.cfg.site, found.cfg.site_out) == ("layers.3.mlp.input", "mlp_out.3")
+
+    plain = {"cfg.json": config, "sae.safetensors": LINEAR}
+    folder = written(tmp_path / "run" / "layers.3" / "seed1", plain)
+    sae = load_sae(folder)
+    assert sae.cfg.site == "resid_post.3"
+    declared = load_transcoder(folder, transcode=True)
+    written(tmp_path / "run", {"config.json": {"sae": config, "hookpoints": ["layers.3"], "transcode": True}})
+    known = load_transcoder(folder)
+    for transcoder in (declared, known):
+        assert same(transcoder(X), sae(X))
+        assert (transcoder.cfg.site, transcoder.cfg.site_out) == ("resid_pre.3", "resid_post.3")
+    written(tmp_path / "run", {"config.json": {"transcode": True}})  # somebody's own file
+    assert isinstance(load(folder), Sae)
+
+
+def test_sparsify_drops_unknown_keys_with_a_notice_and_types_the_others(tmp_path: Path) -> None:
+    def opened(**config: Any) -> Sae | Transcoder:
+        files = {"cfg.json": {"num_latents": F, "k": K, "d_in": D} | config, "sae.safetensors": LINEAR}
+        return load(written(tmp_path, files))
+
+    assert "batch_size" in opened(batch_size=8).cfg.metadata["notice"]
+    assert "notice" not in opened().cfg.metadata
+    for wrong in ({"k": "5"}, {"k": 0}, {"k": True}, {"k": [5]}, {"d_in": "16"}, {"skip_connection": "no"}):
+        with pytest.raises(UserError, match=f"not a valid .*: {next(iter(wrong))}:"):
+            opened(**wrong)
+    with pytest.raises(ArtefactError, match="says d_sae = 7"):
+        opened(num_latents=7)
+    with pytest.raises(ArtefactError, match="skip_connection True"):
+        opened(skip_connection=True)
+    with pytest.raises(UserError, match=r"activation \['topk'\]"):
+        opened(activation=["topk"])
+
+
 def test_signed_codes_become_twice_as_many_non_negative_ones(tmp_path: Path) -> None:
     """AbsTopK in SAELens, `signed` in old sparsify: the k codes of largest magnitude keep their sign."""
     pre = (X - B_DEC) @ W_ENC + B_ENC
@@ -166,10 +235,9 @@ def test_signed_codes_become_twice_as_many_non_negative_ones(tmp_path: Path) -> 
     signed = torch.zeros_like(pre).scatter(1, index, pre.gather(1, index))
     assert (signed < 0).any(), "control: there are negative codes to lose"
     config = {"architecture": "abstopk", "d_in": D, "d_sae": F, "k": K, "metadata": {}}
-    linear = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "W_dec": W_DEC, "b_dec": B_DEC}
     layouts = [
         {"cfg.json": config, "sae_weights.safetensors": PLAIN},
-        {"cfg.json": {"num_latents": F, "k": K, "d_in": D, "signed": True}, "sae.safetensors": linear},
+        {"cfg.json": {"num_latents": F, "k": K, "d_in": D, "signed": True}, "sae.safetensors": LINEAR},
     ]
     for i, files in enumerate(layouts):
         sae = load_sae(written(tmp_path / str(i), files))

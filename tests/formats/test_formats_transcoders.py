@@ -42,7 +42,7 @@ def test_gemma_scope(tmp_path: Path) -> None:
 
 def test_gemma_scope_2_and_its_skip_connection(tmp_path: Path) -> None:
     tensors = {"w_enc": W_ENC, "w_dec": W_DEC, "b_enc": B_ENC, "b_dec": B_DEC, "threshold": THETA}
-    folder = tmp_path / "transcoder" / "layer_9_width_16k_l0_small_affine"
+    folder = tmp_path / "gemma-scope-2-1b-pt" / "transcoder" / "layer_9_width_16k_l0_small_affine"
     found = load_transcoder(written(folder, {"params.safetensors": tensors | {"affine_skip_connection": SKIP}}))
     assert same(found(X), gated(PRE, THETA) @ W_DEC + B_DEC + X @ SKIP)
     assert found.cfg.site_out == "model.layers.9.post_feedforward_layernorm.output"

@@ -50,7 +50,7 @@ def _read(source: Source) -> Sae | Transcoder:
 
 
 def _about(source: Source) -> tuple[dict[str, Any], str | None]:
-    """Site, LM and claims as far as the path says them, and what the weights are: a kind of _SITES, or the embedding's."""
+    """Site, LM and claims as far as the path says them; and the kind: one of _SITES, "embedding" or None."""
     place, declared = placed(source, _REPOSITORY), source.declared
     found = _LAYOUT.fullmatch(place.inside) if place else None
     if place is None or found is None:

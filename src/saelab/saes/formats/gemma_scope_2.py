@@ -95,7 +95,7 @@ def _config(source: Source) -> _Config:
 
 def _several_sites(source: Source, why: str) -> UserError:
     return UserError(
-        f"{source.name} reads or writes several sites ({why}), which is neither an SAE nor a transcoder of one site."
+        f"{source.name} is a crosscoder or a cross-layer transcoder ({why}), which reads or writes several sites."
     )
 
 

@@ -1,8 +1,9 @@
 """Single pickled files without a config: Qwen-Scope and OpenAI's GPT-2 SAEs. Opened by `convert` only.
 
 Qwen-Scope `layer{n}.sae.pt`: W_enc [F, D], W_dec [D, F] (both transposed against ours), TopK, b_dec not subtracted; k
-stands in a config.json beside it or in the repository's name (`SAE-Res-MODEL-W32K-L0_50`). OpenAI (Gao et al. 2024) `autoencoders/{layer}.pt`: pre_bias is
-subtracted, ReLU or TopK; the TopK releases are those that normalise every token (saes/normalised.py).
+stands in a config.json beside it or in the repository's name (`SAE-Res-MODEL-W32K-L0_50`). OpenAI (Gao et al. 2024)
+`{location}/autoencoders/{layer}.pt`: pre_bias is subtracted, ReLU or TopK; the TopK releases are those that normalise
+every token (saes/normalised.py).
 """
 
 import re
@@ -55,7 +56,9 @@ def _read_qwen(source: Source, tensors: dict[str, Tensor], values: dict[str, Any
     weights["W_enc"] = oriented(weights["W_enc"], d_in, d_sae, "W_enc", declared=True)
     weights["W_dec"] = oriented(weights["W_dec"], d_sae, d_in, "W_dec", declared=True)
     place = placed(source, _QWEN_REPOSITORY)
-    said = _QwenConfig.parse(source.json(_QWEN_CONFIG), origin=_QWEN_CONFIG) if source.has(_QWEN_CONFIG) else _QwenConfig()
+    said = (
+        _QwenConfig.parse(source.json(_QWEN_CONFIG), origin=_QWEN_CONFIG) if source.has(_QWEN_CONFIG) else _QwenConfig()
+    )
     k = source.declared.k or said.k or (int(place.repository["k"]) if place else None)
     if k is None:
         raise UserError(f"{source.name} does not say its k.", hint="It is in the repository's name: give k=... (--k).")

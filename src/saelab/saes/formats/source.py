@@ -41,6 +41,7 @@ class Declared(Config):
     normalise: str | None = None  # of every token at run time: a key of normalised.CARRIED
     site: str | None = None
     lm: str | None = None
+    transcode: bool | None = None  # it rebuilds the output of its site's module from the input
 
 
 @dataclass(frozen=True)
