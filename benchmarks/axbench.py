@@ -28,10 +28,12 @@ from saelab.judges.steering_lexical import LexicalSteeringJudge, calibrate
 from saelab.lm.model import LanguageModel
 from saelab.saes.formats import load_sae
 from saelab.stats.means import mean_estimate
-from saelab.steering import axbench
-from saelab.steering.concepts import AUROC, ConceptInputs, ConceptsConfig, descriptions, run
+from saelab.steering.concepts.axbench import AxBench, wide_table
+from saelab.steering.concepts.config import ConceptInputs, ConceptsConfig
+from saelab.steering.concepts.directions.catalogue import METHODS, usable
+from saelab.steering.concepts.run import descriptions, run
 from saelab.steering.config import UtilityConfig
-from saelab.steering.directions.catalogue import METHODS
+from saelab.steering.methods import PROMPTING
 from saelab.steering.utility import held_out_means, hm_of_means, score_generations, win_rate
 from saelab.text.instructions import load_instructions
 
@@ -79,7 +81,7 @@ def main() -> None:
 
 def steer(arguments: argparse.Namespace) -> None:
     """Fit, detect, steer and judge; everything lands in `--out`."""
-    lm, instructions = LanguageModel.load(arguments.lm), load_instructions()
+    lm, instructions, data = LanguageModel.load(arguments.lm), load_instructions(), AxBench(arguments.data)
     sae = None if arguments.sae is None else load_sae(arguments.sae)
     steering = UtilityConfig(
         factors=tuple(float(f) for f in arguments.factors.split(",")),
@@ -92,7 +94,7 @@ def steer(arguments: argparse.Namespace) -> None:
     )
     config = ConceptsConfig(
         site=arguments.site,
-        methods=(*METHODS, *([AUROC] if sae is not None else [])),
+        methods=usable(sae=sae is not None),
         max_tokens=arguments.max_tokens,
         n_train=arguments.n_train,
         n_detect=arguments.n_detect,
@@ -104,20 +106,19 @@ def steer(arguments: argparse.Namespace) -> None:
         cuts = calibrate(lm, instructions[N_EVALUATED:], max_new_tokens=arguments.new, progress=progress)
         inputs = ConceptInputs(
             lm,
-            arguments.data,
-            axbench.read_concepts(arguments.data)[: arguments.concepts],
+            data,
+            data.concepts[: arguments.concepts],
             instructions[:N_EVALUATED],
             LexicalSteeringJudge(lm, cuts),
             sae=sae,
             judge_record=cuts.model_dump(mode="json"),
         )
         run(config, inputs, arguments.out, progress)
-    wide = axbench.wide_table(
+    wide = wide_table(
         pl.read_parquet(arguments.out / "generations.parquet"),
         inputs.concepts,
-        {"diff_means": "DiffMean", "pca": "PCA", "lat": "LAT", "probe": "LinearProbe", "ssv": "SteeringVector",
-         "reft_r1": "LsReFT", "prompting": "PromptSteering"},
-    )  # fmt: skip
+        {m.name: m.axbench for m in METHODS.values() if m.axbench} | {PROMPTING: "PromptSteering"},
+    )
     wide.write_parquet(arguments.out / "steering_data.parquet")
 
 
@@ -162,7 +163,8 @@ def rejudge(arguments: argparse.Namespace) -> None:
     pool = first.filter(pl.col("method").is_in(arguments.methods.split(","))).sort("generation")
     places = numpy_generator(0, "benchmarks", "rejudge").permutation(pool.height)[: arguments.texts]
     some = pool[np.sort(places)].select(first.columns)
-    concepts = descriptions(arguments.data, axbench.read_concepts(arguments.data))
+    data = AxBench(arguments.data)
+    concepts = descriptions(data, data.concepts)
     judge = LocalJudge(LanguageModel.load(arguments.lm))
     asked = [
         (row["generation"], Request(rubric, row["text"], (), concepts[row["feature"]], row["instruction"]))

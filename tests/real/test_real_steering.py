@@ -10,10 +10,10 @@ from saelab.judges.rubric import harmonic_mean
 from saelab.judges.steering_lexical import LexicalSteeringJudge, calibrate
 from saelab.lm.model import LanguageModel
 from saelab.steering.batch import Job, write
-from saelab.steering.detection import detect, direction_scores
-from saelab.steering.directions.diff_means import diff_means
+from saelab.steering.concepts.detection import detect, direction_scores
+from saelab.steering.concepts.directions.diff_means import diff_means
+from saelab.steering.concepts.examples import Examples, Pair, read
 from saelab.steering.directions.equal_norm import equal_norm_direction
-from saelab.steering.examples import Examples, Pair, read
 from saelab.text.instructions import load_instructions
 
 pytestmark = pytest.mark.real

@@ -13,11 +13,12 @@ from saelab.judges.scripted import ScriptedJudge
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
-from saelab.steering import axbench
-from saelab.steering.concepts import ConceptInputs, ConceptsConfig, run
+from saelab.steering.concepts import axbench
+from saelab.steering.concepts.config import ConceptInputs, ConceptsConfig
+from saelab.steering.concepts.describe import describe
+from saelab.steering.concepts.detection import bag_of_words, detect
+from saelab.steering.concepts.run import run
 from saelab.steering.config import UtilityConfig
-from saelab.steering.describe import describe
-from saelab.steering.detection import bag_of_words, detect
 from saelab.steering.direction import unit
 from saelab.steering.export import COLUMNS, HarnessRow, load_directions, save_directions, write_harness
 from saelab.steering.utility import summarise
@@ -58,12 +59,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_concepts_and_texts_are_read(folder: Path) -> None:
-    sea, loops = axbench.read_concepts(folder)
+    data = axbench.AxBench(folder)
+    sea, loops = data.concepts
     assert (sea.id, sea.text, sea.genre, sea.latent) == (0, "sea", "text", 40)
-    texts = axbench.training_texts(folder, loops)
+    texts = data.training(loops)
     assert texts.kinds.count("positive") == texts.kinds.count("negative") == 6
     assert all("loop" in p.answer for p, k in zip(texts.pairs, texts.kinds, strict=True) if k == "positive")
-    found = axbench.detection_texts(folder, sea)
+    found = data.detection(sea)
     assert found.kinds.count("hard negative") == 1
     few = found.first(2)
     assert [few.kinds.count(k) for k in ("positive", "negative", "hard negative")] == [2, 2, 1]
@@ -72,12 +74,12 @@ def test_concepts_and_texts_are_read(folder: Path) -> None:
 
 def test_broken_files_get_a_sentence(folder: Path) -> None:
     with pytest.raises(UserError, match="metadata"):
-        axbench.read_concepts(folder / "nowhere")
+        _ = axbench.AxBench(folder / "nowhere").concepts
     with pytest.raises(ArtefactError, match="no texts"):
-        axbench.detection_texts(folder, axbench.Concept(9, "x", "text", None))
+        axbench.AxBench(folder).detection(axbench.Concept(9, "x", "text", None))
     (folder / "metadata.jsonl").write_text('{"concept_id": 1}\n')
     with pytest.raises(ArtefactError, match="Line 1"):
-        axbench.read_concepts(folder)
+        _ = axbench.AxBench(folder).concepts
 
 
 def test_sampled_instructions_are_the_benchmarks() -> None:
@@ -106,8 +108,8 @@ def test_the_stage_detects_steers_and_resumes(folder: Path, tmp_path: Path) -> N
     steering = UtilityConfig(factors=(0.5, 1.0), n_dev=1, n_test=2, max_new_tokens=3, temperature=0.0)
     config = ConceptsConfig(site="resid_post.1", methods=("diff_means", "pca"), steering=steering)
     judge = ScriptedJudge(lambda r: float(len(r.text) % 3))
-    concepts = axbench.read_concepts(folder)
-    inputs = ConceptInputs(tiny_lm(), folder, concepts, [f"Do {i}." for i in range(9)], judge)
+    concepts = axbench.AxBench(folder).concepts
+    inputs = ConceptInputs(tiny_lm(), axbench.AxBench(folder), concepts, [f"Do {i}." for i in range(9)], judge)
     out = tmp_path / "out"
     paths = run(config, inputs, out)
     detection = pl.read_parquet(out / "detection.parquet")
@@ -143,9 +145,13 @@ def test_a_concept_without_a_feature_is_a_row_with_a_reason(folder: Path, tmp_pa
     steering = UtilityConfig(factors=(1.0,), n_dev=1, n_test=1, max_new_tokens=2, temperature=0.0)
     config = ConceptsConfig(site="resid_post.1", methods=("sae_feature", "sae_auroc"), steering=steering)
     judge = ScriptedJudge(lambda r: 1.0)
-    concepts = axbench.read_concepts(folder)
+    concepts = axbench.AxBench(folder).concepts
     asked = [f"Do {i}." for i in range(4)]
-    run(config, ConceptInputs(tiny_lm(), folder, concepts, asked, judge, sae=sae, features=features), tmp_path / "out")
+    run(
+        config,
+        ConceptInputs(tiny_lm(), axbench.AxBench(folder), concepts, asked, judge, sae=sae, features=features),
+        tmp_path / "out",
+    )
     utility = pl.read_parquet(tmp_path / "out" / "utility.parquet")
     by_label = utility.filter(pl.col("method") == "sae_feature").sort("feature")
     assert by_label["state"].to_list() == ["ok", "no_direction"] and by_label["test_score"].to_list() == [1.0, None]
@@ -157,7 +163,7 @@ def test_a_concept_without_a_feature_is_a_row_with_a_reason(folder: Path, tmp_pa
     assert directions["0/random_feature"].reference == directions["0/sae_feature"].reference
     assert not torch.allclose(directions["0/random_feature"].vector, directions["0/sae_feature"].vector)
     with pytest.raises(UserError, match="needs an SAE"):
-        run(config, ConceptInputs(tiny_lm(), folder, concepts, asked, judge), tmp_path / "none")
+        run(config, ConceptInputs(tiny_lm(), axbench.AxBench(folder), concepts, asked, judge), tmp_path / "none")
 
 
 def test_the_wide_table_has_axbenchs_prompt_and_its_holes() -> None:
@@ -187,6 +193,10 @@ def test_directions_round_trip_and_refuse_foreign_files(tmp_path: Path) -> None:
     save_directions(tmp_path / "d.safetensors", {"pca": made})
     back = load_directions(tmp_path / "d.safetensors")["pca"]
     assert torch.equal(back.vector, made.vector)
+    several = {f"d{i}": made for i in range(9)}
+    for name in ("one", "two"):
+        save_directions(tmp_path / f"{name}.safetensors", several)
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
     assert (back.site, back.reference, back.method, back.feature) == (made.site, 2.5, "pca", None)
     write_tensors(tmp_path / "foreign.safetensors", {"x": torch.ones(8) / 8**0.5})
     with pytest.raises(ArtefactError, match="does not say"):
@@ -220,10 +230,10 @@ def test_the_harness_file_has_its_columns(tmp_path: Path) -> None:
 @real_files
 def test_a_bag_of_words_is_strong_on_the_real_concepts() -> None:
     """AxBench's point: words alone detect most concepts, hard negatives or not."""
-    folder = CONCEPT10 / "prod_2b_l20_v1"
+    data = axbench.AxBench(CONCEPT10 / "prod_2b_l20_v1")
     easy, everything = [], []
-    for concept in axbench.read_concepts(folder):
-        train, test = axbench.training_texts(folder, concept), axbench.detection_texts(folder, concept)
+    for concept in data.concepts:
+        train, test = data.training(concept), data.detection(concept)
         assert train.kinds.count("positive") == train.kinds.count("negative") == 72
         scores = bag_of_words(
             [p.answer for p in train.pairs], [k == "positive" for k in train.kinds], [p.answer for p in test.pairs]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -13,18 +14,16 @@ from saelab.lm.edit import Splice
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
-from saelab.steering.detection import bag_of_words, detect, direction_scores
+from saelab.steering.concepts.detection import bag_of_words, detect, direction_scores
+from saelab.steering.concepts.directions.catalogue import METHODS, method_of
+from saelab.steering.concepts.directions.likelihood import Fit
+from saelab.steering.concepts.directions.method import Fitting
+from saelab.steering.concepts.directions.sae_auroc import column_auroc
+from saelab.steering.concepts.examples import Examples, Pair, Rows, prefix_length, read, templated
 from saelab.steering.direction import Direction, unit
-from saelab.steering.directions.catalogue import METHODS, method_of
-from saelab.steering.directions.likelihood import Fit
-from saelab.steering.directions.reft_r1 import reft_r1
-from saelab.steering.directions.sae_auroc import column_auroc, sae_auroc
-from saelab.steering.directions.ssv import ssv
-from saelab.steering.examples import Examples, Pair, Rows, prefix_length, read, templated
 
 LM, SITE, D = tiny_lm(), "resid_post.1", 32
 CHEAP = ("diff_means", "pca", "lat", "probe")
-TRAINED = {"ssv": ssv, "reft_r1": reft_r1}
 TRUE = torch.nn.functional.normalize(torch.randn(D, generator=torch.Generator().manual_seed(5)), dim=0)
 
 
@@ -39,6 +38,14 @@ def planted(n: int = 40, tokens: int = 12, *, push: float = 6.0, seed: int = 0) 
     return Examples(LM, SITE, "planted", pairs, Rows(values, text, n), positive)
 
 
+def sae_with(direction: Tensor) -> ReluSae:
+    """An SAE of random features, of which number 13 is the direction."""
+    decoder = torch.nn.functional.normalize(torch.randn(20, D, generator=torch.Generator().manual_seed(2)), dim=-1)
+    decoder[13] = direction
+    weights = {"W_enc": decoder.T, "W_dec": decoder, "b_enc": torch.zeros(20), "b_dec": torch.zeros(D)}
+    return ReluSae(SaeConfig(architecture="relu", d_in=D, d_sae=20, site=SITE), weights)
+
+
 def shuffled(examples: Examples) -> Examples:
     order = torch.randperm(len(examples.positive), generator=torch.Generator().manual_seed(1))
     return replace(examples, positive=examples.positive[order])
@@ -46,7 +53,7 @@ def shuffled(examples: Examples) -> Examples:
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_the_planted_direction_is_found_and_points_at_the_concept(name: str) -> None:
-    found = method_of(name)(planted(), seed=0)
+    found = method_of(name)(planted())
     assert float(found.vector @ TRUE) > 0.8
     assert float(found.vector.norm()) == pytest.approx(1)
     assert found.reference == pytest.approx(float((planted().shown @ found.vector).max()), rel=1e-5)
@@ -75,19 +82,20 @@ def test_the_sign_is_settled_on_the_labels(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_examples_and_seed_give_the_same_direction(name: str) -> None:
-    examples = planted(8, 4)
-    first, second = METHODS[name](examples, seed=3), METHODS[name](examples, seed=3)
+    features = pl.DataFrame({"feature": [3], "max_activation": [1.0], "terms": [[{"text": " planted", "weight": 1.0}]]})
+    examples, using = planted(8, 4), Fitting(3, Fit(), sae_with(TRUE), features)
+    first, second = METHODS[name](examples, using), METHODS[name](examples, using)
     assert torch.equal(first.vector, second.vector) and first.reference == second.reference
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", ["ssv", "reft_r1"])
 def test_trained_vectors_make_the_concepts_texts_more_likely(name: str) -> None:
     """On held-out texts, adding the direction lowers the NLL of the concept's answers; its opposite raises it."""
     pairs = [Pair(f"Say {i}.", "aaaaaaaa" if i % 2 else "the red house") for i in range(24)]
     positive = torch.arange(24) % 2 == 1
     rows = read(LM, SITE, pairs)
     examples = Examples(LM, SITE, "a", tuple(pairs), rows, positive)
-    direction = TRAINED[name](examples, seed=0, fit=Fit(epochs=20, lr=0.1))
+    direction = METHODS[name](examples, Fitting(fit=Fit(epochs=20, lr=0.1)))
     gain = [_nll(direction, s) for s in (0.0, 0.5, -0.5)]
     assert gain[1] < gain[0] - 0.05 and gain[1] < gain[2]
 
@@ -125,15 +133,10 @@ def test_templates_round_trip() -> None:
 
 def test_the_feature_of_the_highest_auroc() -> None:
     """The SAE feature along TRUE is found among noise; its AUROC is scikit-learn's."""
-    g = torch.Generator().manual_seed(2)
-    decoder = torch.nn.functional.normalize(torch.randn(20, D, generator=g), dim=-1)
-    decoder[13] = TRUE
-    weights = {"W_enc": decoder.T, "W_dec": decoder, "b_enc": torch.zeros(20), "b_dec": torch.zeros(D)}
-    sae = ReluSae(SaeConfig(architecture="relu", d_in=D, d_sae=20, site=SITE), weights)
-    direction = sae_auroc(planted(), sae)
+    direction = METHODS["sae_auroc"](planted(), Fitting(sae=sae_with(TRUE)))
     assert direction.feature == 13
     torch.testing.assert_close(direction.vector, TRUE)
-    scores = torch.randn(50, 3, generator=g).round(decimals=1)
+    scores = torch.randn(50, 3, generator=torch.Generator().manual_seed(2)).round(decimals=1)
     labels = torch.arange(50) % 3 == 0
     mine = column_auroc(scores, labels)
     for column in range(3):

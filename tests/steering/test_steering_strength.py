@@ -9,8 +9,8 @@ import torch
 from saelab.core.errors import UserError
 from saelab.lm.tiny import tiny_lm
 from saelab.steering import strength
+from saelab.steering.concepts.perplexity import unsteered_perplexity
 from saelab.steering.direction import Direction, unit
-from saelab.steering.perplexity import unsteered_perplexity
 
 LM, SITE, D = tiny_lm(), "resid_post.1", 32
 

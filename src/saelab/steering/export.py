@@ -19,6 +19,7 @@ from saelab.steering.direction import Direction
 from saelab.store.files import write_text
 from saelab.store.tensors import read_metadata, read_tensors, write_tensors
 
+KEY = "directions"  # of the metadata
 FIELDS = ("site", "reference", "method", "origin", "reference_source", "feature")
 COLUMNS = (
     "loader", "action", "sparse_model", "hookpoint", "feature_index", "steering_coefficient", "sae_id", "description",
@@ -27,16 +28,17 @@ COLUMNS = (
 
 def save_directions(path: Path, directions: Mapping[str, Direction]) -> None:
     """Write unit vectors by name, with what `load_directions` needs to make them directions again."""
-    about = {name: json.dumps({f: getattr(d, f) for f in FIELDS}) for name, d in directions.items()}
-    write_tensors(path, {name: d.vector for name, d in directions.items()}, about)
+    about = {name: {f: getattr(d, f) for f in FIELDS} for name, d in directions.items()}
+    # One key: safetensors writes several in an order that changes from call to call.
+    write_tensors(path, {name: d.vector for name, d in directions.items()}, {KEY: json.dumps(about)})
 
 
 def load_directions(path: Path) -> dict[str, Direction]:
     """The directions of a file; one that does not say what its vectors are is an `ArtefactError`."""
-    about, found = read_metadata(path), {}
+    said, found = read_metadata(path).get(KEY, "{}"), {}
     for name, vector in read_tensors(path).items():
         try:
-            found[name] = Direction(vector=vector, **json.loads(about[name]))
+            found[name] = Direction(vector=vector, **json.loads(said)[name])
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{path} does not say what {name!r} is: {error!r}.") from None
     return found

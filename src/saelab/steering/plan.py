@@ -22,8 +22,7 @@ from saelab.steering.config import UtilityConfig
 from saelab.steering.direction import Direction
 from saelab.steering.directions.equal_norm import equal_norm_direction
 from saelab.steering.directions.sae_feature import sae_feature
-
-UNSTEERED, PROMPTING = "unsteered", "prompting"
+from saelab.steering.methods import PROMPTING, RANDOM_DIRECTION, SAE_FEATURE, UNSTEERED
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,9 @@ def directions_of(
 ) -> dict[tuple[int, str], Direction]:
     """Directions by (feature, method)."""
     peak = dict(features.select("feature", "max_activation").iter_rows())
-    found = {(f, "sae_feature"): sae_feature(sae, f, float(peak[f])) for f in chosen}
+    found = {(f, SAE_FEATURE): sae_feature(sae, f, float(peak[f])) for f in chosen}
     for f in controls:
-        found[f, "random_direction"] = equal_norm_direction(found[f, "sae_feature"], seed=seed)
+        found[f, RANDOM_DIRECTION] = equal_norm_direction(found[f, SAE_FEATURE], seed=seed)
     return found
 
 

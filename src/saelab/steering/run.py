@@ -20,6 +20,7 @@ from saelab.saes.base import Sae
 from saelab.steering import plan
 from saelab.steering.config import UtilityConfig
 from saelab.steering.evaluate import Result, Task, evaluate
+from saelab.steering.methods import RANDOM_DIRECTION
 from saelab.steering.utility import held_out_means
 from saelab.store.tables import write_table
 
@@ -64,7 +65,7 @@ def run(config: UtilityConfig, inputs: SteeringInputs, folder: Path, progress: P
         judge_record=inputs.judge_record,
     )
     result = evaluate(config, task, folder, progress)
-    write_table(folder / "utility.parquet", utility_table(result, arms, {"random_direction": "random"}))
+    write_table(folder / "utility.parquet", utility_table(result, arms, {RANDOM_DIRECTION: "random"}))
     return [folder / name for name in FILES]
 
 

@@ -18,7 +18,7 @@ from saelab.stats.agreement import agreement
 from saelab.stats.features import feature_agreement
 from saelab.stats.lift import selection_lift, steering_gains
 from saelab.stats.means import mean_estimate
-from saelab.steering.plan import UNSTEERED
+from saelab.steering.methods import UNSTEERED
 from saelab.store.files import read_json, write_json
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger

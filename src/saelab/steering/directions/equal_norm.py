@@ -11,6 +11,7 @@ import torch
 from saelab.core.seeds import numpy_generator, seed_of
 from saelab.saes.base import Sae
 from saelab.steering.direction import Direction, unit
+from saelab.steering.methods import RANDOM_DIRECTION, RANDOM_FEATURE
 
 
 def equal_norm_direction(like: Direction, *, seed: int) -> Direction:
@@ -19,7 +20,7 @@ def equal_norm_direction(like: Direction, *, seed: int) -> Direction:
     vector = torch.randn(like.vector.shape, generator=generator)
     source = f"equal to {like.method}"
     return unit(
-        vector, site=like.site, reference=like.reference, method="random_direction", origin=like.origin, source=source
+        vector, site=like.site, reference=like.reference, method=RANDOM_DIRECTION, origin=like.origin, source=source
     )
 
 
@@ -31,7 +32,7 @@ def equal_norm_feature(sae: Sae, like: Direction, feature: int, candidates: list
         sae.W_dec[other],
         site=like.site,
         reference=like.reference,
-        method="random_feature",
+        method=RANDOM_FEATURE,
         origin=f"feature {other} in place of {like.origin}",
         source=f"equal to {like.method}",
     )

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from saelab.saes.base import Sae
 from saelab.steering.direction import Direction, unit
+from saelab.steering.methods import SAE_FEATURE
 
 
 def sae_feature(sae: Sae, feature: int, max_activation: float | int) -> Direction:
@@ -18,7 +19,7 @@ def sae_feature(sae: Sae, feature: int, max_activation: float | int) -> Directio
         row,
         site=str(sae.cfg.site),
         reference=max_activation * float(row.detach().norm()),
-        method="sae_feature",
+        method=SAE_FEATURE,
         origin=f"feature {feature}",
         source="max activation",
     )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from saelab.core.errors import UserError
 from saelab.core.records import Description, Term
 
-_WORD = re.compile(r"[^\W\d_]\w+")
+WORD = re.compile(r"[^\W\d_]\w+")
 
 
 def describe(
@@ -34,5 +34,5 @@ def describe(
 
 def _shares(texts: Sequence[str]) -> dict[str, float]:
     """Share of texts that hold each word."""
-    count = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))
+    count = Counter(word for text in texts for word in set(WORD.findall(text.lower())))
     return {word: n / len(texts) for word, n in count.items()}

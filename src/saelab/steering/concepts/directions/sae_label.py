@@ -5,16 +5,28 @@ of all its terms; ties go to the feature that fired strongest. Without any overl
 is made up: the concept is not covered.
 """
 
-import re
-
 import polars as pl
 
-_WORD = re.compile(r"[^\W\d_]\w+")
+from saelab.core.errors import UserError
+from saelab.steering.concepts.describe import WORD
+from saelab.steering.concepts.directions.method import Fitting
+from saelab.steering.concepts.examples import Examples
+from saelab.steering.direction import Direction
+from saelab.steering.directions.sae_feature import sae_feature
+
+
+def sae_label(examples: Examples, using: Fitting) -> Direction:
+    """The direction of the labelled feature; strength by its largest activation. Raises `UserError` without overlap."""
+    assert using.sae is not None and using.features is not None
+    found = labelled_feature(examples.concept, using.features)
+    if found is None:
+        raise UserError("No feature's description speaks of the concept.")
+    return sae_feature(using.sae, *found)
 
 
 def labelled_feature(concept: str, features: pl.DataFrame) -> tuple[int, float] | None:
     """The feature and its largest activation, from interp's table; None without overlap."""
-    wanted = {word for w in _WORD.findall(concept.lower()) for word in (w, w.removesuffix("s"))} - _COMMON
+    wanted = {word for w in WORD.findall(concept.lower()) for word in (w, w.removesuffix("s"))} - _COMMON
     best: tuple[float, float, int] | None = None
     rows = features.filter(pl.col("max_activation") > 0).sort("feature")
     for feature, peak, terms in rows.select("feature", "max_activation", "terms").iter_rows():

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.core.seeds import numpy_generator
-from saelab.steering.examples import Examples, prefix_length, templated
+from saelab.steering.concepts.examples import Examples, prefix_length, templated
 
 # (hidden [B, T, D], editable positions [B, T], progress of training 0 to 1) -> (edited hidden, penalty)
 Change = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]

@@ -12,6 +12,7 @@ saelab's own runs split instructions by named seeds instead. Knows no language m
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from saelab.core.errors import ArtefactError, UserError
-from saelab.steering.examples import Pair
+from saelab.steering.concepts.examples import Pair
 from saelab.store.tables import read_table
 
 SHARED = -1  # the `concept_id` of negatives that belong to a genre, not to a concept
@@ -53,33 +54,45 @@ class Texts:
         return Texts(tuple(self.pairs[i] for i in kept), tuple(self.kinds[i] for i in kept))
 
 
-def read_concepts(folder: Path) -> list[Concept]:
-    """The concepts of a folder in the file's order. Raises `UserError` (no file) and `ArtefactError` (broken line)."""
-    path = _find(folder, "generate", "metadata.jsonl")[0]
-    concepts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            concepts.append(_concept(json.loads(line)))
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ArtefactError(f"Line {number} of {path} is not a concept: {error!r}.") from None
-    return concepts
+@dataclass(frozen=True)
+class AxBench:
+    """One setting's folder of the benchmark. Each of its files is read when first asked for, and once."""
 
+    folder: Path
 
-def training_texts(folder: Path, concept: Concept) -> Texts:
-    """The concept's positives, then the shared negatives of its genre."""
-    table = _read(folder, "generate", "train_data")
-    mine = (pl.col("concept_id") == concept.id) & (pl.col("category") == "positive")
-    shared = (pl.col("concept_id") == SHARED) & (pl.col("category") == "negative")
-    rows = [table.filter(mine), table.filter(shared & (pl.col("concept_genre") == concept.genre))]
-    return _texts(pl.concat(rows), concept, "training")
+    @cached_property
+    def concepts(self) -> list[Concept]:
+        """The concepts in the file's order. Raises `UserError` (no file) and `ArtefactError` (broken line)."""
+        path = _find(self.folder, "generate", "metadata.jsonl")[0]
+        concepts = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
+            try:
+                concepts.append(_concept(json.loads(line)))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise ArtefactError(f"Line {number} of {path} is not a concept: {error!r}.") from None
+        return concepts
 
+    def training(self, concept: Concept) -> Texts:
+        """The concept's positives, then the shared negatives of its genre. No texts at all are an `ArtefactError`."""
+        table = self._training
+        mine = (pl.col("concept_id") == concept.id) & (pl.col("category") == "positive")
+        shared = (pl.col("concept_id") == SHARED) & (pl.col("category") == "negative")
+        rows = [table.filter(mine), table.filter(shared & (pl.col("concept_genre") == concept.genre))]
+        return _texts(pl.concat(rows), concept, "training")
 
-def detection_texts(folder: Path, concept: Concept) -> Texts:
-    """The concept's evaluation texts, in the file's order."""
-    table = _read(folder, "inference", "latent_eval_data")
-    return _texts(table.filter(pl.col("concept_id") == concept.id), concept, "detection")
+    def detection(self, concept: Concept) -> Texts:
+        """The concept's evaluation texts, in the file's order. No texts at all are an `ArtefactError`."""
+        return _texts(self._detection.filter(pl.col("concept_id") == concept.id), concept, "detection")
+
+    @cached_property
+    def _training(self) -> pl.DataFrame:
+        return _read(self.folder, "generate", "train_data")
+
+    @cached_property
+    def _detection(self) -> pl.DataFrame:
+        return _read(self.folder, "inference", "latent_eval_data")
 
 
 def sampled_instructions(instructions: Sequence[str], concept: int, n: int = 10) -> list[str]:

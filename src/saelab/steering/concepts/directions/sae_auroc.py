@@ -7,13 +7,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saelab.saes.base import Sae
+from saelab.steering.concepts.directions.method import Fitting
+from saelab.steering.concepts.examples import Examples, Rows
 from saelab.steering.direction import Direction
 from saelab.steering.directions.sae_feature import sae_feature
-from saelab.steering.examples import Examples, Rows
 
 
-def sae_auroc(examples: Examples, sae: Sae) -> Direction:
+def sae_auroc(examples: Examples, using: Fitting) -> Direction:
     """The feature's direction; strength by its largest code in the concept's texts."""
+    sae = using.sae
+    assert sae is not None
     pooled = largest_codes(examples.rows, sae)
     feature = int(column_auroc(pooled, examples.positive).argmax())
     direction = sae_feature(sae, feature, float(pooled[examples.positive, feature].max()))

@@ -15,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from saelab.core.errors import UserError
+from saelab.steering.concepts.examples import Rows
 from saelab.steering.direction import Direction
-from saelab.steering.examples import Rows
 
+BAG = "bag_of_words"  # beside the directions in tables
 POSITIVE, NEGATIVE, HARD = "positive", "negative", "hard negative"
 
 

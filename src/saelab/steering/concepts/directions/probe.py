@@ -8,19 +8,20 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from saelab.steering.concepts.directions.linear import pointed
+from saelab.steering.concepts.directions.method import Fitting
+from saelab.steering.concepts.examples import Examples
 from saelab.steering.direction import Direction
-from saelab.steering.directions.linear import pointed
-from saelab.steering.examples import Examples
 
 STRENGTH = 1e-3  # inverse penalty: thousands of correlated tokens carry about a hundred independent labels
 
 
-def probe(examples: Examples, *, seed: int = 0) -> Direction:
+def probe(examples: Examples, using: Fitting) -> Direction:
     """The coefficient vector in raw activation units."""
     rows = examples.rows.values.numpy()
     label = examples.positive[examples.rows.text].numpy()
     spread = rows.std(0) + 1e-6
-    model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, random_state=seed)
+    model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, random_state=using.seed)
     model.fit((rows - rows.mean(0)) / spread, label)
     vector = np.asarray(model.coef_[0], dtype=np.float32) / spread.astype(np.float32)
     return pointed(torch.from_numpy(vector), examples, "probe")

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.steering.concepts.examples import Examples
 from saelab.steering.direction import Direction, unit
-from saelab.steering.examples import Examples
 
 
 def pointed(vector: Float[Tensor, "D"], examples: Examples, method: str) -> Direction:

@@ -6,21 +6,26 @@
 Trained on texts that show the concept and texts that do not.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from saelab.core.seeds import seed_of
+from saelab.steering.concepts.directions.likelihood import train
+from saelab.steering.concepts.directions.linear import pointed
+from saelab.steering.concepts.directions.method import Fitting
+from saelab.steering.concepts.examples import Examples
 from saelab.steering.direction import Direction
-from saelab.steering.directions.likelihood import Fit, train
-from saelab.steering.directions.linear import pointed
-from saelab.steering.examples import Examples
 
-TOP, PENALTY = 8, 0.005
+TOP, PENALTY, CLIP = 8, 0.005, 1.0
 
 
-def reft_r1(examples: Examples, *, seed: int = 0, fit: Fit | None = None) -> Direction:
+def reft_r1(examples: Examples, using: Fitting) -> Direction:
     """The trained direction."""
-    generator = torch.Generator().manual_seed(seed_of(seed, "steering", "reft_r1", examples.site, examples.concept))
+    generator = torch.Generator().manual_seed(
+        seed_of(using.seed, "steering", "reft_r1", examples.site, examples.concept)
+    )
     vector = torch.randn(examples.lm.d_model, generator=generator).to(examples.lm.device)
     vector = vector / vector.norm()
 
@@ -34,5 +39,6 @@ def reft_r1(examples: Examples, *, seed: int = 0, fit: Fit | None = None) -> Dir
         penalty = done * PENALTY * (rest / count).mean()
         return hidden + (editable[..., None] * push).to(hidden.dtype), penalty
 
-    trained = train(examples, vector, change, fit or Fit(clip=1.0), both=True, seed=seed, name="reft_r1")
+    fit = replace(using.fit, clip=CLIP)
+    trained = train(examples, vector, change, fit, both=True, seed=using.seed, name="reft_r1")
     return pointed(trained.cpu().float(), examples, "reft_r1")
