@@ -1,6 +1,7 @@
 """Written concepts: AxBench's files read and written, terms from texts, and the stage on a tiny model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -193,7 +194,7 @@ def test_directions_round_trip_and_refuse_foreign_files(tmp_path: Path) -> None:
     save_directions(tmp_path / "d.safetensors", {"pca": made})
     back = load_directions(tmp_path / "d.safetensors")["pca"]
     assert torch.equal(back.vector, made.vector)
-    several = {f"d{i}": made for i in range(9)}
+    several = {f"d{i}": replace(made, vector=made.vector.clone()) for i in range(9)}
     for name in ("one", "two"):
         save_directions(tmp_path / f"{name}.safetensors", several)
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
