@@ -3,6 +3,7 @@
     pip install torch==2.13.0 sae-lens==6.54.12                                      # library: saelens
     pip install torch==2.13.0 nnsight einops; pip install --no-deps dictionary-learning==0.1.0   # dictionary_learning
     pip install torch==2.13.0 eai-sparsify==1.3.3                                    # sparsify
+    pip install torch==2.13.0 llamascopium==2.0.0b34                                 # llama_scope_2
     github.com/openai/sparse_autoencoder at 764586a, its model.py on PYTHONPATH (torch only)                # openai
 
     python tools/golden_saes.py make LIBRARY tests/formats/golden     # writes LIBRARY/CASE/ with io.safetensors
@@ -134,19 +135,15 @@ def dl_classes() -> dict[str, object]:
 
 
 def make_dictionary_learning(out: Path) -> None:
-    for seed, (name, build) in enumerate(dl_classes().items()):
-        sae = build()
-        lively(sae, 20 + seed)
-        if hasattr(sae, "threshold") and sae.threshold.ndim == 0:
-            sae.threshold.data.fill_(0.6)
-        folder = out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(sae.state_dict(), folder / "ae.pt")
-        trainer = {"dict_class": name, "activation_dim": D, "dict_size": F, "lm_name": "gpt2", "layer": 3}
-        trainer |= {"submodule_name": "resid_post_layer_3", "k": K}
-        (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {}}, indent=2))
-        codes = sae.encode(inputs())
-        store(folder, codes, sae.decode(codes))
+    for seed, name in enumerate(dl_classes()):
+        write_dictionary_learning(out / name, name, 20 + seed)
+    # Before 22 December 2024 k and the threshold were no tensors of a TopK, and submodule_name was often not given.
+    buffers = ("k", "threshold")
+    write_dictionary_learning(out / "AutoEncoderTopK_without_buffers", "AutoEncoderTopK", 50, without=buffers)
+    # The first spelling of the class, in a file of its time.
+    write_dictionary_learning(
+        out / "MatroyshkaBatchTopKSAE", "MatryoshkaBatchTopKSAE", 51, said={"dict_class": "MatroyshkaBatchTopKSAE"}
+    )
     # The file of an interrupted run: another layout under the same name, weights not scaled yet.
     sae = dl_classes()["AutoEncoder"]()
     lively(sae, 40)
@@ -157,6 +154,27 @@ def make_dictionary_learning(out: Path) -> None:
     trainer = {"dict_class": "AutoEncoder", "activation_dim": D, "dict_size": F}
     (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {}}, indent=2))
     sae.scale_biases(2.5)
+    codes = sae.encode(inputs())
+    store(folder, codes, sae.decode(codes))
+
+
+def write_dictionary_learning(
+    folder: Path, name: str, seed: int, *, without: tuple[str, ...] = (), said: dict[str, str] | None = None
+) -> None:
+    """A class's state dict and config as its training loop writes them; `without`: what older layouts do not have."""
+    sae = dl_classes()[name]()
+    lively(sae, seed)
+    if hasattr(sae, "threshold") and sae.threshold.ndim == 0:
+        sae.threshold.data.fill_(0.6)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = sae.state_dict()
+    for key in without:
+        del state[key]
+    torch.save(state, folder / "ae.pt")
+    trainer = {"dict_class": name, "activation_dim": D, "dict_size": F, "lm_name": "gpt2", "layer": 3}
+    trainer |= ({} if without else {"submodule_name": "resid_post_layer_3"}) | {"k": K} | (said or {})
+    config = {"trainer": trainer, "buffer": {"io": "out"} if without else {}}
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
     codes = sae.encode(inputs())
     store(folder, codes, sae.decode(codes))
 
@@ -181,12 +199,25 @@ def sparsify_outputs(sae: object) -> tuple[torch.Tensor, torch.Tensor]:
 def make_sparsify(out: Path) -> None:
     from sparsify import SparseCoder, SparseCoderConfig
 
-    sae = SparseCoder(D, SparseCoderConfig(num_latents=F, k=K), device="cpu", dtype=torch.float32)
-    lively(sae, 60)
-    folder = out / "layers.3"
-    folder.mkdir(parents=True, exist_ok=True)
-    sae.save_to_disk(folder)
-    store(folder, *sparsify_outputs(sae))
+    # name -> (config, keys that cfg.json did not have when such files were written)
+    periods: dict[str, tuple[dict[str, bool], tuple[str, ...]]] = {
+        "layers.3": ({}, ()),
+        "unflagged/layers.3": ({}, ("transcode", "skip_connection", "activation", "multi_topk")),
+        "transcoder/layers.3.mlp": ({"transcode": True}, ()),
+        "skip_transcoder/layers.3.mlp": ({"transcode": True, "skip_connection": True}, ()),
+        "skip_unflagged/layers.3.mlp": ({"skip_connection": True}, ("transcode", "activation")),
+    }
+    for seed, (name, (extra, absent)) in enumerate(periods.items(), 60):
+        coder = SparseCoder(D, SparseCoderConfig(num_latents=F, k=K, **extra), device="cpu", dtype=torch.float32)
+        lively(coder, seed)
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        coder.save_to_disk(folder)
+        config = json.loads((folder / "cfg.json").read_text())
+        (folder / "cfg.json").write_text(json.dumps({k: v for k, v in config.items() if k not in absent}))
+        read = SparseCoder.load_from_disk(folder, device="cpu")
+        codes, _ = sparsify_outputs(read)
+        store(folder, codes, read(inputs()).sae_out)
 
 
 def read_sparsify(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -215,10 +246,55 @@ def make_openai(out: Path) -> None:
         store(folder, codes, read.decode(codes, moments))
 
 
+# ---- llamascopium (Llama Scope's successor) -------------------------------------------------------------------------
+
+
+def make_llama_scope_2(out: Path) -> None:
+    """Its own class on activations as its trainer normalises them; codes are stored in raw units.
+
+    Where its TopK compares by decoder norms, codes are stored times those norms: so they are in saelab, whose decoder
+    rows are of unit norm then.
+    """
+    from llamascopium.models.sae import SAEConfig, SparseAutoEncoder
+
+    hook, norm = "blocks.3.hook_resid_post", 7.0
+    cases = {
+        f"{gate}_{by}": (gate, by == "by_norm") for gate in ("relu", "jumprelu", "topk") for by in ("plain", "by_norm")
+    }
+    cases["folded_topk_by_norm"] = ("topk", True)
+    for seed, (name, (gate, by_norm)) in enumerate(cases.items(), 90):
+        cfg = SAEConfig(
+            hook_point_in=hook,
+            hook_point_out=hook,
+            d_model=D,
+            expansion_factor=F / D,
+            act_fn=gate,
+            top_k=K,
+            sparsity_include_decoder_norm=by_norm,
+            device="cpu",
+            dtype=torch.float32,
+        )
+        sae = SparseAutoEncoder(cfg)
+        lively(sae, seed)
+        if gate == "jumprelu":
+            sae.activation_function.log_jumprelu_threshold.data.sub_(1.0)
+        sae.set_dataset_average_activation_norm({hook: norm})
+        folder = out / name
+        sae.save_pretrained(folder, fold_activation_scale=name.startswith("folded"))
+        sae.cfg.save_hyperparameters(folder)
+        read = SparseAutoEncoder.from_pretrained(str(folder))
+        batch, scales = read.normalize_activations({hook: inputs()}, return_scale_factor=True)
+        codes = read.encode(batch[hook])
+        rebuilt = read.denormalize_activations({hook: read.decode(codes)}, scales)[hook]
+        gain = read.decoder_norm() if gate == "topk" and by_norm else 1.0
+        store(folder, codes / scales[hook] * gain, rebuilt)
+
+
 MAKERS = {
     "saelens": make_saelens,
     "dictionary_learning": make_dictionary_learning,
     "sparsify": make_sparsify,
+    "llama_scope_2": make_llama_scope_2,
     "openai": make_openai,
 }
 READERS = {

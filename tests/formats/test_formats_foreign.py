@@ -336,17 +336,88 @@ def test_openai_relu_and_topk_are_read_and_others_refused(tmp_path: Path) -> Non
         FORMATS["openai"].read(source, tensors, said | {"activation_state_dict/postact_fn": "Identity"})
 
 
+TOPK = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "decoder.weight": W_DEC.T, "b_dec": B_DEC}
+
+
+def dictionary(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], **declared: Any) -> Sae:
+    """Read as dictionary_learning, without the process that opens the pickle."""
+    (written(folder, {"config.json": config}) / "ae.pt").touch()
+    found = FORMATS["dictionary_learning"].read(source_of(folder, **declared), tensors, {})
+    assert isinstance(found, Sae)
+    return found
+
+
 def test_dictionary_learning_untracked_threshold_is_an_error_with_the_fix(tmp_path: Path) -> None:
-    trainer = {"dict_class": "BatchTopKSAE", "activation_dim": D, "dict_size": F, "k": K}
-    folder = written(tmp_path, {"config.json": {"trainer": trainer}})
-    (folder / "ae.pt").touch()
-    tensors = {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "decoder.weight": W_DEC.T, "b_dec": B_DEC}
-    tensors |= {"k": torch.tensor(K), "threshold": torch.tensor(-1.0)}
-    read = FORMATS["dictionary_learning"].read
-    with pytest.raises(UserError, match="threshold"):
-        read(source_of(folder), tensors, {})
-    sae = read(source_of(folder, threshold=0.2), tensors, {})
-    assert isinstance(sae, Sae)
-    assert same(sae.encode(X), gated((X - B_DEC) @ W_ENC + B_ENC, 0.2))
-    with pytest.raises(ArtefactError, match="lacks threshold"):
-        read(source_of(folder), {k: v for k, v in tensors.items() if k != "threshold"}, {})
+    config = {"trainer": {"dict_class": "BatchTopKSAE", "activation_dim": D, "dict_size": F, "k": K}}
+    tensors = TOPK | {"k": torch.tensor(K), "threshold": torch.tensor(-1.0)}
+    codes = gated((X - B_DEC) @ W_ENC + B_ENC, 0.2)
+    with pytest.raises(UserError, match="below zero"):
+        dictionary(tmp_path, tensors, config)
+    with pytest.raises(UserError, match="holds no threshold"):
+        dictionary(tmp_path, TOPK, config)
+    for found in (tensors, TOPK):  # before 22 December 2024 there were no such tensors
+        assert same(dictionary(tmp_path, found, config, threshold=0.2).encode(X), codes)
+
+
+def test_dictionary_learning_without_k_takes_the_trainers_or_asks(tmp_path: Path) -> None:
+    trainer = {"dict_class": "AutoEncoderTopK", "activation_dim": D, "dict_size": F}
+    codes = largest((X - B_DEC) @ W_ENC + B_ENC)
+    assert same(dictionary(tmp_path, TOPK, {"trainer": trainer | {"k": K}}).encode(X), codes)
+    assert same(dictionary(tmp_path, TOPK, {"trainer": trainer}, k=K).encode(X), codes)
+    with pytest.raises(UserError, match="does not say its k"):
+        dictionary(tmp_path, TOPK, {"trainer": trainer})
+    with pytest.raises(ArtefactError, match=r"lacks b_dec"):
+        dictionary(tmp_path, {k: v for k, v in TOPK.items() if k != "b_dec"}, {"trainer": trainer}, k=K)
+
+
+def test_dictionary_learning_sites_and_both_spellings(tmp_path: Path) -> None:
+    trainer = {"dict_class": "AutoEncoderTopK", "k": K, "layer": 4, "lm_name": "gpt2"}
+
+    def site(buffer: Any = None, **said: Any) -> str | None:
+        return dictionary(tmp_path, TOPK, {"trainer": trainer | said, "buffer": buffer}).cfg.site
+
+    assert site() == "resid_post.4"
+    assert (site({"io": "out"}), site({"io": "in"}), site({"io": "in_and_out"})) == (
+        "resid_post.4",
+        "resid_pre.4",
+        None,
+    )
+    assert site({"io": "in"}, submodule_name="attention_out_layer_3") == "attn_out.3"
+    assert site(layer=None) is None
+    matryoshka = PLAIN | {"k": torch.tensor(K), "threshold": torch.tensor(0.3), "group_sizes": torch.tensor([F])}
+    for name in ("MatroyshkaBatchTopKSAE", "MatryoshkaBatchTopKSAE"):
+        sae = dictionary(tmp_path, matryoshka, {"trainer": {"dict_class": name}})
+        assert same(sae.encode(X), gated((X - B_DEC) @ W_ENC + B_ENC, 0.3))
+
+
+def test_dictionary_learning_types_its_config_before_use(tmp_path: Path) -> None:
+    trainer = {"dict_class": "AutoEncoderTopK", "k": K}
+    for key, wrong in (("k", "5"), ("k", 0), ("k", 2.5), ("dict_class", ["AutoEncoder"]), ("lm_name", 3)):
+        with pytest.raises(UserError, match=f"trainer in .* is not a valid .*: {key}:"):
+            dictionary(tmp_path, TOPK, {"trainer": trainer | {key: wrong}})
+    for wrong in (None, [], "AutoEncoder"):
+        with pytest.raises(UserError, match="is not a valid"):
+            dictionary(tmp_path, TOPK, {"trainer": wrong})
+    with pytest.raises(ArtefactError, match="says d_in = 9 in its config; its weights have d_in = 16"):
+        dictionary(tmp_path, TOPK, {"trainer": trainer | {"activation_dim": 9}})
+
+
+def test_llama_scope_2_topk_by_decoder_norm_is_read_exactly(tmp_path: Path) -> None:
+    hook = "blocks.4.hook_resid_post"
+    config = {"sae_type": "sae", "hook_point_in": hook, "act_fn": "topk", "top_k": K, "norm_activation": "inference"}
+    tensors = {"W_E": W_ENC, "b_E": B_ENC, "W_D": W_DEC, "b_D": B_DEC}
+    files = {"config.json": config, "sae_weights.safetensors": tensors}
+    norms = W_DEC.norm(dim=1)
+    codes = largest((X @ W_ENC + B_ENC) * norms)
+    sae = load_sae(written(tmp_path, files))  # silent about decoder norms: its library's default is to use them
+    assert same(sae.encode(X), codes)
+    assert same(sae(X), (codes / norms) @ W_DEC + B_DEC)
+    assert "times the norms" in sae.cfg.metadata["notice"]
+    plain = load_sae(written(tmp_path, files | {"config.json": config | {"sparsity_include_decoder_norm": False}}))
+    assert same(plain.encode(X), largest(X @ W_ENC + B_ENC))
+    assert not same(plain(X), sae(X)), "control: the two choose other latents"
+    with pytest.raises(UserError, match="other tokens of a batch"):
+        load_sae(written(tmp_path, files | {"config.json": config | {"act_fn": "batchtopk"}}))
+    for wrong in ({"top_k": "5"}, {"norm_activation": []}, {"d_model": "16"}, {"act_fn": 3}):
+        with pytest.raises(UserError, match=f"not a valid .*: {next(iter(wrong))}:"):
+            load_sae(written(tmp_path, files | {"config.json": config | wrong}))

@@ -8,32 +8,41 @@
 | AutoEncoderTopK | yes | k largest |
 | BatchTopKSAE, MatryoshkaBatchTopKSAE | yes | relu(pre) > θ, one number tracked in training |
 
+Matryoshka is spelled `MatroyshkaBatchTopKSAE` in files of December 2024. Before 22 December 2024 k and threshold were
+no tensors: k is the trainer's, and a BatchTopK needs a declared threshold. Where submodule_name is absent, `layer` is
+the block whose output was read (`buffer.io` "in": its input).
+
 Codes are in raw units: the training scale c (x / c was trained on) is multiplied into the biases before ae.pt is
 written. A run that was interrupted leaves a file of another layout under the same name, {step, ae, optimizer, config,
 norm_factor}, with weights that are not scaled yet; it is recognised and scaled.
 """
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saelab.core.errors import ArtefactError, UserError, nearest
-from saelab.core.sites import house_name
+from saelab.core.config import Config
+from saelab.core.errors import UserError, nearest
+from saelab.core.sites import find_site, house_name
 from saelab.saes.architectures.gated import GatedSae
 from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.architectures.topk import TopKSae
-from saelab.saes.base import Sae
+from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.formats.conventions import (
+    check_widths,
     config_for,
     constant_threshold,
+    matrix,
     non_negative_threshold,
     oriented,
     scaled_in,
     with_bias_convention,
 )
+from saelab.saes.formats.foreign import Count, Foreign
 from saelab.saes.formats.source import Format, Source, take
 from saelab.store.files import replacing, write_json
 
@@ -55,9 +64,33 @@ CLASSES: dict[str, tuple[dict[str, str], bool, str, type[Sae]]] = {
     "AutoEncoderTopK": (_TOPK, True, "topk", TopKSae),
     "BatchTopKSAE": (_TOPK, True, "batchtopk", JumpReluSae),
     "MatryoshkaBatchTopKSAE": (_MATRYOSHKA, True, "matryoshka", JumpReluSae),
+    "MatroyshkaBatchTopKSAE": (_MATRYOSHKA, True, "matryoshka", JumpReluSae),
 }
+_BUFFERS = frozenset(("k", "threshold"))  # of the last four: tensors since 22 December 2024
+# class -> the trainer of that name, by which the loaders of others choose
+_TRAINERS = {"AutoEncoder": "StandardTrainer", "GatedAutoEncoder": "GatedSAETrainer"}
+_TRAINERS |= {"JumpReluAutoEncoder": "JumpReluTrainer", "AutoEncoderTopK": "TopKTrainer"}
+_TRAINERS |= {"BatchTopKSAE": "BatchTopKTrainer"}
 _ROWS_ARE_LATENTS = ("encoder.weight",)  # nn.Linear keeps [out, in]; W_enc, W_dec are as in the house
 _COLUMNS_ARE_LATENTS = ("decoder.weight",)
+
+
+class _Trainer(Foreign):
+    """What is used of the trainer's settings; all of them are kept as metadata."""
+
+    dict_class: str
+    activation_dim: Count | None = None
+    dict_size: Count | None = None
+    k: Count | None = None
+    layer: int | None = None
+    lm_name: str | None = None
+    submodule_name: str | None = None
+
+
+class _Own(Config):
+    """What saelab knows and the library has no place for."""
+
+    lm: str | None = None
 
 
 def _recognises(source: Source) -> bool:
@@ -66,57 +99,79 @@ def _recognises(source: Source) -> bool:
 
 
 def _read(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) -> Sae:
-    trainer = source.json(CONFIG).get("trainer")
-    if not isinstance(trainer, dict) or "dict_class" not in trainer:
-        raise ArtefactError(f"{source.folder / CONFIG} lacks trainer.dict_class.", hint="It says which class to open.")
-    name = trainer["dict_class"]
+    where = str(source.folder / CONFIG)
+    config = source.json(CONFIG)
+    trainer = _Trainer.parse(config.get("trainer"), origin=f"trainer in {where}")
+    name = trainer.dict_class
     if name not in CLASSES:
-        raise UserError(f"{source.name} holds a {name}.", hint=nearest(str(name), CLASSES))
+        raise UserError(f"{source.name} holds a {name}.", hint=nearest(name, CLASSES))
     interrupted = any(key.startswith("ae/") for key in tensors)
     if interrupted:
         tensors = {key.removeprefix("ae/"): t for key, t in tensors.items() if key.startswith("ae/")}
     names, subtract, architecture, module = CLASSES[name]
-    found = take(tensors, names, f"{source.name} ({name})", optional=("group_sizes", "k", "threshold"))
-    k = int(found.pop("k")) if "k" in found else trainer.get("k")
-    weights = _house_shapes(found, names, trainer)
+    wanted = {ours: theirs for ours, theirs in names.items() if theirs in tensors or theirs not in _buffers(names)}
+    found = take(tensors, wanted, f"{source.name} ({name})", optional=("group_sizes",))
+    held = found.pop("k", None)
+    k = trainer.k if held is None else int(held)
+    if architecture == "topk" and (source.declared.k or k) is None:
+        raise UserError(f"{source.name} does not say its k.", hint="Give k=... (--k).")
+    weights = _house_shapes(found, names)
+    check_widths(source.name, weights, d_in=trainer.activation_dim, d_sae=trainer.dict_size)
     if architecture == "topk":
         weights.pop("threshold", None)
-    elif "threshold" in weights:
+    elif "threshold" in names:
         weights["threshold"] = _threshold(weights, source, name)
     if interrupted:
         weights = scaled_in(weights, _input_scale(source, values))
+    own = _Own.parse(config.get("saelab", {}), origin=f"saelab in {where}")
     cfg = config_for(
         weights,
         architecture,
         k=source.declared.k or k,
         subtract_b_dec=subtract,
-        site=source.declared.site or house_name(trainer.get("submodule_name")),
-        lm=source.declared.lm or trainer.get("lm_name"),
-        metadata=_metadata(source, trainer, name),
+        site=source.declared.site or _site_of(trainer, config.get("buffer")),
+        lm=source.declared.lm or own.lm or trainer.lm_name,
+        metadata=_metadata(source, config["trainer"], name),
     )
     return module(cfg, weights)
 
 
-def _house_shapes(found: dict[str, Tensor], names: dict[str, str], trainer: dict[str, Any]) -> dict[str, Tensor]:
-    """W_enc [D, F], W_dec [F, D]; the class declares the orientation, the config's widths must agree."""
+def _buffers(names: dict[str, str]) -> frozenset[str]:
+    """Tensors that files of an older time lack."""
+    return _BUFFERS if "k" in names else frozenset()
+
+
+def _site_of(trainer: _Trainer, buffer: Any) -> str | None:
+    """The submodule's site; without a name of it, the block's output, or its input where the buffer kept that."""
+    if trainer.submodule_name or trainer.layer is None:
+        return house_name(trainer.submodule_name)
+    io = buffer.get("io", "out") if isinstance(buffer, dict) else "out"
+    kinds = {"out": "resid_post", "in": "resid_pre"}
+    return f"{kinds[io]}.{trainer.layer}" if isinstance(io, str) and io in kinds else None
+
+
+def _house_shapes(found: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """W_enc [D, F], W_dec [F, D]; the class declares the orientation."""
     weights = dict(found)
     if names["W_enc"] in _ROWS_ARE_LATENTS:
         weights["W_enc"] = weights["W_enc"].T.contiguous()
     if names["W_dec"] in _COLUMNS_ARE_LATENTS:
         weights["W_dec"] = weights["W_dec"].T.contiguous()
-    d_in, d_sae = weights["W_enc"].shape
-    said = (trainer.get("activation_dim", d_in), trainer.get("dict_size", d_sae))
-    if said != (d_in, d_sae):
-        raise ArtefactError(f"config.json says {said[0]} by {said[1]}; the weights are {d_in} by {d_sae}.")
+    d_in, d_sae = matrix(weights, "W_enc", "ae.pt").shape
     weights["W_dec"] = oriented(weights["W_dec"], d_sae, d_in, "W_dec", declared=True)
     return weights
 
 
 def _threshold(weights: dict[str, Tensor], source: Source, name: str) -> Tensor:
     """The vector of thresholds; one number stands for all. -1 says that it was never tracked."""
-    threshold = weights["threshold"]
+    threshold = weights.get("threshold")
     if source.declared.threshold is not None:
         threshold = torch.tensor(source.declared.threshold)
+    if threshold is None:
+        raise UserError(
+            f"{source.name} holds no threshold: its {name} was saved before the library kept one.",
+            hint="Give threshold=... (--threshold), such as the one that lets k latents of a token pass on average.",
+        )
     threshold = non_negative_threshold(
         threshold, source.name, f"the {name} was saved before its threshold was followed, or trained without."
     )
@@ -142,11 +197,15 @@ def _metadata(source: Source, trainer: dict[str, Any], name: str) -> dict[str, A
     if source.has("eval_results.json"):
         results = source.json("eval_results.json")
         theirs = {"l0": "l0", "fvu": "frac_variance_explained", "ce_recovered_zero": "frac_recovered"}
-        claims = {ours: results[key] for ours, key in theirs.items() if isinstance(results.get(key), int | float)}
+        claims = {ours: results[key] for ours, key in theirs.items() if _is_number(results.get(key))}
         if "fvu" in claims:
             claims["fvu"] = 1 - claims["fvu"]
         metadata |= claims
     return metadata
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def _write(sae: Sae, folder: Path) -> None:
@@ -164,25 +223,35 @@ def _write(sae: Sae, folder: Path) -> None:
         weights["k"] = torch.tensor(cfg.k or 1, dtype=torch.int32)
         weights["threshold"] = torch.tensor(constant_threshold(sae) if "threshold" in weights else -1.0)
     state = {theirs: weights[ours].clone() for ours, theirs in names.items()}
+    with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as handle:
+        torch.save(state, handle)
+    write_json(folder / CONFIG, _written_config(cfg, name))
+
+
+def _written_config(cfg: SaeConfig, name: str) -> dict[str, Any]:
+    """The keys by which dictionary_learning, sae-lens and SAEBench choose a class and a place."""
+    site = find_site(cfg.site) if cfg.site else None
     trainer: dict[str, Any] = {
-        "trainer_class": "saelab",
+        "trainer_class": _TRAINERS[name],
         "dict_class": name,
         "activation_dim": cfg.d_in,
         "dict_size": cfg.d_sae,
-        "lm_name": cfg.lm,
-        "submodule_name": "_layer_".join(cfg.site.rsplit(".", 1)) if cfg.site else None,
+        "layer": site.layer if site else None,
+        "lm_name": cfg.lm.removeprefix("hf:") if cfg.lm else None,
+        "submodule_name": f"{site.kind}_layer_{site.layer}" if site else cfg.site,
     }
-    if "k" in names:
+    if "k" in CLASSES[name][0]:
         trainer["k"] = cfg.k
-    with replacing(folder / WEIGHTS) as temporary, temporary.open("wb") as handle:
-        torch.save(state, handle)
-    write_json(folder / CONFIG, {"trainer": trainer, "buffer": {}})
+    buffer = {"d_submodule": cfg.d_in, "io": "out", "ctx_len": cfg.metadata.get("context_size")}
+    return {"trainer": trainer, "buffer": buffer, "saelab": {"lm": cfg.lm}}
 
 
 def _class_for(sae: Sae) -> str:
-    """A Matryoshka SAE is written as BatchTopK: at inference they are the same function."""
+    """A Matryoshka SAE is written as BatchTopK: at inference they are the same function. AutoEncoderNew, which
+    subtracts nothing, is not written: the loaders of sae-lens and SAEBench do not know it.
+    """
     if isinstance(sae, ReluSae):
-        return "AutoEncoder" if sae.cfg.subtract_b_dec else "AutoEncoderNew"
+        return "AutoEncoder"
     if isinstance(sae, GatedSae):
         return "GatedAutoEncoder"
     if isinstance(sae, TopKSae):

@@ -4,9 +4,11 @@ Old: `hyperparams.json`, `checkpoints/final.safetensors` with encoder.*, decoder
 raw units, while the weights expect x' = s x, s = sqrt(D) / dataset_average_activation_norm.
 New: `config.json`, `sae_weights.safetensors` with W_E, b_E, W_D, b_D, log_jumprelu_threshold [F] and the norm as a
 tensor; here the threshold is in the units of x'. Folding the scale: biases / s, a threshold of x' / s. b_dec is not
-subtracted from the input. Where the gate reads pre_j n_j (decoder norm), θ_j becomes θ_j / n_j.
+subtracted from the input. Where the gate reads pre_j n_j (decoder norm), θ_j becomes θ_j / n_j; a TopK by pre_j n_j
+has n_j folded into its weights, so that its codes are the library's times n_j and its directions of unit norm.
 """
 
+from math import inf
 from typing import Any
 
 import torch
@@ -18,7 +20,14 @@ from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
-from saelab.saes.formats.conventions import config_for, oriented, scaled_in
+from saelab.saes.formats.conventions import (
+    check_widths,
+    config_for,
+    decoder_norms_folded,
+    oriented,
+    scaled_in,
+)
+from saelab.saes.formats.foreign import Count, Foreign, Positive
 from saelab.saes.formats.source import Format, Source
 from saelab.saes.transcoder import Transcoder, transcoder
 
@@ -37,6 +46,25 @@ _NORM = "dataset_average_activation_norm."
 _NORM_FREE = ("inference", "none", None)  # "inference": the scale is folded in already
 
 
+class _Config(Foreign):
+    """hyperparams.json or config.json, as far as an encoder depends on them; the rest is how it was trained."""
+
+    sae_type: str = "sae"
+    d_model: int | None = None
+    d_sae: int | None = None
+    hook_point_in: str | None = None
+    hook_point_out: str | None = None
+    model_name: str | None = None
+    act_fn: str = "jumprelu"
+    top_k: Count | None = None
+    jump_relu_threshold: Positive | None = None
+    norm_activation: str | None = "dataset-wise"
+    dataset_average_activation_norm: dict[str, Positive] | Positive | None = None
+    sparsity_include_decoder_norm: bool = False
+    apply_decoder_bias_to_pre_encoder: bool = False
+    use_glu_encoder: bool = False
+
+
 def _recognises_old(source: Source) -> bool:
     return source.has(OLD, OLD_WEIGHTS)
 
@@ -46,30 +74,35 @@ def _recognises_new(source: Source) -> bool:
 
 
 def _read_old(source: Source) -> Sae | Transcoder:
-    config = source.json(OLD)
-    norm = config.get("dataset_average_activation_norm")
+    config = _config(source.json(OLD), source)
+    norm = config.dataset_average_activation_norm
     norm, norm_out = (norm.get("in"), norm.get("out")) if isinstance(norm, dict) else (norm, norm)
     weights, norms = _named(source.safetensors(OLD_WEIGHTS), source)
     scale = _scale(config, norm or next(iter(norms.values()), None), weights, source)
     scale_out = _scale(config, norm_out or norm, weights, source) if norm else scale
-    if "log_threshold" not in weights and "jump_relu_threshold" in config:
+    if "log_threshold" not in weights and config.jump_relu_threshold is not None:
         # The one threshold is in raw units: put it in those of x', as everything else here.
-        theta = float(config["jump_relu_threshold"]) * scale
-        weights["threshold"] = torch.full((weights["b_enc"].shape[0],), theta)
+        weights["threshold"] = torch.full((weights["b_enc"].shape[0],), config.jump_relu_threshold * scale)
     return _built(weights, config, scale, source, scale_out=scale_out)
 
 
 def _read_new(source: Source) -> Sae | Transcoder:
-    config = source.json(NEW)
-    if config.get("sae_type", "sae") != "sae":
-        raise UserError(f"{source.name} holds a {config['sae_type']}; saelab reads SAEs.")
-    if config.get("use_glu_encoder"):
-        raise UserError(f"{source.name} has a gated linear unit as encoder, which is not read.")
+    said = source.json(NEW)
+    if (kind := said.get("sae_type", "sae")) != "sae":
+        raise UserError(f"{source.name} holds a {kind}; saelab reads SAEs and transcoders of this layout.")
+    # what its library takes the decoder's norm for where the config is silent
+    config = _config({"sparsity_include_decoder_norm": True} | said, source)
     weights, norms = _named(source.safetensors(NEW_WEIGHTS), source)
-    hook = config.get("hook_point_in")
-    norm = norms.get(str(hook), next(iter(norms.values()), None))
-    scale_out = _scale(config, norms.get(str(config.get("hook_point_out")), norm), weights, source)
+    norm = norms.get(str(config.hook_point_in), next(iter(norms.values()), None))
+    scale_out = _scale(config, norms.get(str(config.hook_point_out), norm), weights, source)
     return _built(weights, config, _scale(config, norm, weights, source), source, scale_out=scale_out)
+
+
+def _config(said: dict[str, Any], source: Source) -> _Config:
+    config = _Config.parse(said, origin=f"The config of {source.name}")
+    if config.use_glu_encoder:
+        raise UserError(f"{source.name} has a gated linear unit as encoder, which is not read.")
+    return config
 
 
 def _named(found: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -92,9 +125,9 @@ def _named(found: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor],
     return weights, norms
 
 
-def _scale(config: dict[str, Any], norm: Any, weights: dict[str, Tensor], source: Source) -> float:
+def _scale(config: _Config, norm: float | None, weights: dict[str, Tensor], source: Source) -> float:
     """s of x' = s x."""
-    kind = config.get("norm_activation", "dataset-wise")
+    kind = config.norm_activation
     if kind in _NORM_FREE:
         return 1.0
     if kind != "dataset-wise":
@@ -104,12 +137,12 @@ def _scale(config: dict[str, Any], norm: Any, weights: dict[str, Tensor], source
         )
     if source.declared.input_scale is not None:
         return source.declared.input_scale
-    if not isinstance(norm, int | float) or norm <= 0:
+    if norm is None or not 0 < norm < inf:
         raise UserError(
             f"{source.name} was trained on scaled activations, and the average norm is not in its files.",
             hint="Give input_scale = sqrt(d) / average norm (--input-scale).",
         )
-    return weights["W_enc"].shape[0] ** 0.5 / float(norm)
+    return weights["W_enc"].shape[0] ** 0.5 / norm
 
 
 def _to_other_units(weights: dict[str, Tensor], scale: float, scale_out: float) -> dict[str, Tensor]:
@@ -118,53 +151,50 @@ def _to_other_units(weights: dict[str, Tensor], scale: float, scale_out: float) 
     return raw | {"W_dec": weights["W_dec"] * (scale / scale_out), "b_dec": weights["b_dec"] / scale_out}
 
 
+_GATES: dict[str, type[Sae]] = {"jumprelu": JumpReluSae, "relu": ReluSae, "topk": TopKSae}
+
+
 def _built(
-    weights: dict[str, Tensor], config: dict[str, Any], scale: float, source: Source, *, scale_out: float
+    weights: dict[str, Tensor], config: _Config, scale: float, source: Source, *, scale_out: float
 ) -> Sae | Transcoder:
-    hook = config.get("hook_point_in")
-    out = config.get("hook_point_out", hook)
-    by_norm = bool(config.get("sparsity_include_decoder_norm"))
-    norms = weights["W_dec"].norm(dim=1)
-    if "log_threshold" in weights:
-        weights["threshold"] = weights.pop("log_threshold").exp()
-    gate = str(config.get("act_fn", "jumprelu")).lower()
-    if by_norm and "threshold" in weights:
-        weights["threshold"] = weights["threshold"] / norms
-    if by_norm and gate == "topk" and bool(((norms - 1).abs() > 1e-4).any()):
-        raise UserError(
-            f"{source.name} compares latents by decoder norm, and its decoder rows are not of unit norm.",
-            hint="Transform it to unit decoder norm with the library that wrote it.",
-        )
-    kinds: dict[str, tuple[str, type[Sae]]]
-    kinds = {"jumprelu": ("jumprelu", JumpReluSae), "relu": ("relu", ReluSae), "topk": ("topk", TopKSae)}
-    if gate not in kinds:
-        raise UserError(f"{source.name} has the activation {gate!r}; {', '.join(kinds)} are read.")
-    architecture, module = kinds[gate]
-    if architecture == "jumprelu" and "threshold" not in weights:
-        raise ArtefactError(f"{source.name} is a JumpReLU SAE without a threshold.", hint="Its file is not whole.")
-    k = source.declared.k or config.get("top_k") if architecture == "topk" else None
-    if architecture == "topk" and not isinstance(k, int):
-        raise ArtefactError(f"{source.name} lacks top_k.", hint="Declare it: k=...")
-    metadata = {"format": "llama_scope", "input_scale": scale}
+    gate = config.act_fn.lower()
+    if gate not in _GATES:
+        why = " Its codes depend on the other tokens of a batch." if gate.startswith("batch") else ""
+        raise UserError(f"{source.name} has the activation {gate!r}; {', '.join(_GATES)} are read.{why}")
+    check_widths(source.name, weights, d_in=config.d_model, d_sae=config.d_sae)
+    k = source.declared.k or config.top_k if gate == "topk" else None
+    if gate == "topk" and k is None:
+        raise ArtefactError(f"{source.name} lacks top_k.", hint="Declare it: k=... (--k).")
+    metadata: dict[str, Any] = {"format": "llama_scope", "input_scale": scale}
+    weights = _gated(weights, gate, source)
+    if config.sparsity_include_decoder_norm and gate == "jumprelu":
+        norms = weights["W_dec"].norm(dim=1)
+        never = torch.finfo(norms.dtype).max  # a latent of norm zero passes no threshold
+        weights["threshold"] = torch.where(norms > 0, weights["threshold"] / norms, never)
+    elif config.sparsity_include_decoder_norm and gate == "topk":
+        weights = decoder_norms_folded(weights)
+        metadata["notice"] = "codes are those of its library times the norms of its decoder"
+    hook, out = config.hook_point_in, config.hook_point_out or config.hook_point_in
+    about = {"k": k, "site": source.declared.site or house_name(hook), "metadata": metadata}
+    about["lm"] = source.declared.lm or config.model_name
     if out != hook:
         weights = _to_other_units(weights, scale, scale_out)
-        sites = {
-            "site": house_name(hook),
-            "site_out": house_name(out),
-            "lm": source.declared.lm or config.get("model_name"),
-        }
-        return transcoder(weights, gate=architecture, k=k, metadata=metadata, **sites)
+        return transcoder(weights, gate=gate, site_out=house_name(out), **about)
     raw = scaled_in(weights, scale)
-    cfg = config_for(
-        raw,
-        architecture,
-        k=k,
-        subtract_b_dec=bool(config.get("apply_decoder_bias_to_pre_encoder", False)),
-        site=source.declared.site or house_name(hook),
-        lm=source.declared.lm or config.get("model_name"),
-        metadata=metadata,
-    )
-    return module(cfg, raw)
+    cfg = config_for(raw, gate, subtract_b_dec=config.apply_decoder_bias_to_pre_encoder, **about)
+    return _GATES[gate](cfg, raw)
+
+
+def _gated(weights: dict[str, Tensor], gate: str, source: Source) -> dict[str, Tensor]:
+    """The weights with the thresholds that the gate needs, and no others."""
+    log = weights.pop("log_threshold", None)
+    if gate != "jumprelu":
+        return {name: tensor for name, tensor in weights.items() if name != "threshold"}
+    if log is not None:
+        return weights | {"threshold": log.exp()}
+    if "threshold" not in weights:
+        raise ArtefactError(f"{source.name} is a JumpReLU SAE without a threshold.", hint="Its file is not whole.")
+    return weights
 
 
 FORMAT = Format("llama_scope", f"{OLD} with {OLD_WEIGHTS}", _recognises_old, _read_old)
