@@ -28,14 +28,20 @@ class SaeConfig(Config):
     """What a finished SAE is. `architecture` is the name it was trained under (a BatchTopK encodes as a JumpReLU)."""
 
     architecture: str
-    d_in: int
-    d_sae: int
+    d_in: int = Field(ge=1)
+    d_sae: int = Field(ge=1)
     site: str | None = None
     lm: str | None = None
-    k: int | None = None
+    k: int | None = Field(default=None, ge=1)
     subtract_b_dec: bool = True
     settings: dict[str, Any] = Field(default_factory=dict)  # what else an encoder needs: normalisation, where it stops
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> "SaeConfig":
+        if self.k is not None and self.k > self.d_sae:
+            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
+        return self
 
 
 class Sae(nn.Module, ABC):

@@ -24,13 +24,13 @@ class TranscoderConfig(Config):
     """What a transcoder is. `site`: where it reads; `site_out`: what it rebuilds."""
 
     gate: Gate
-    d_in: int
-    d_out: int
-    d_sae: int
+    d_in: int = Field(ge=1)
+    d_out: int = Field(ge=1)
+    d_sae: int = Field(ge=1)
     site: str | None = None
     site_out: str | None = None
     lm: str | None = None
-    k: int | None = None
+    k: int | None = Field(default=None, ge=1)
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -64,6 +64,8 @@ class Transcoder(nn.Module):
         shapes |= {"W_skip": (cfg.d_out, cfg.d_in)} if "W_skip" in weights else {}
         if cfg.gate == "topk" and not cfg.k:
             raise UserError("A TopK transcoder needs its k.", hint="Declare it: k=...")
+        if cfg.k is not None and cfg.k > cfg.d_sae:
+            raise UserError(f"k = {cfg.k} is more than d_sae = {cfg.d_sae}.")
         for name, shape in shapes.items():
             if name not in weights or tuple(weights[name].shape) != shape:
                 found = tuple(weights[name].shape) if name in weights else "missing"

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from saelab.core.errors import UserError
 from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, folded
 from saelab.saes.sparse_ops import SparseEntries, row_top_k, top_k
 
@@ -23,10 +24,15 @@ class TopKSae(Sae):
 
     saelens_name = "topk"
 
+    def __init__(self, cfg: SaeConfig, weights: dict[str, Tensor]):
+        if cfg.k is None:
+            raise UserError("A TopK SAE needs its k.", hint="Declare it: k=... (--k).")
+        super().__init__(cfg, weights)
+        self.k = cfg.k
+
     def activate(self, pre: Float[Tensor, "... F"]) -> Float[Tensor, "... F"]:
-        assert self.cfg.k is not None
         flat = pre.reshape(-1, pre.shape[-1])
-        values, columns = row_top_k(flat, self.cfg.k)
+        values, columns = row_top_k(flat, self.k)
         return torch.zeros_like(flat).scatter_(1, columns, values.clamp(min=0)).view_as(pre)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from saelab.core.errors import UserError, nearest
+from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
+from saelab.saes.catalogue import ARCHITECTURES
 from saelab.saes.formats import (
     dictionary_learning,
     gemma_scope,
@@ -117,8 +119,19 @@ def open_any(source: Source, format: str | None = None) -> Sae | Transcoder:
 
 
 def _read(kind: Format, source: Source, *pickled: Any) -> Sae | Transcoder:
-    """What the files hold, and the normalisation that they do not mention where it was declared."""
+    """What the files hold, and the normalisation that they do not mention where it was declared.
+
+    A fact that was declared and that this SAE does not need is refused: it would be believed to have had an effect.
+    """
     found, declared = kind.read(source, *pickled), source.declared.normalise
+    unused = source.declared.unused(source.given)
+    if "k" in source.given and "k" not in unused and not _has_k(found):
+        unused.append("k")
+    if unused:
+        raise UserError(
+            f"{source.name} was given {' and '.join(unused)}, which its files state or its encoder does not use.",
+            hint="Leave it out.",
+        )
     if declared is None or (isinstance(found, NormalisedSae) and found.kind == declared):
         return found
     if isinstance(found, Transcoder | NormalisedSae):
@@ -127,16 +140,23 @@ def _read(kind: Format, source: Source, *pickled: Any) -> Sae | Transcoder:
     return normalised(found, declared)
 
 
-def source_of(reference: str | Path, *, pickles: bool = False, **declared: Any) -> Source:
+def _has_k(found: Sae | Transcoder) -> bool:
+    """Does its encoder, or the training that chose its thresholds, have a number of active latents?"""
+    if isinstance(found, Transcoder):
+        return found.cfg.gate == "topk"
+    kind = ARCHITECTURES.get(found.cfg.architecture)
+    return isinstance(found, TopKSae) or (kind is not None and "k" in kind.model_fields)
+
+
+def source_of(reference: str | Path, *, pickles: bool = False, checked: bool = True, **declared: Any) -> Source:
     """The files of a reference; a reference to one file means its folder, with that file named."""
     known = resolved(str(reference))
     path = located(known.reference, pickles=pickles)
     registered = {"lm": known.lm, "input_scale": known.input_scale, "normalise": known.normalise}
     given = {key: value for key, value in declared.items() if value is not None}
     said = Declared.parse(registered | given, origin="What was declared")
-    if path.is_file():
-        return Source(path.parent, known.reference, path.name, said, known.format)
-    return Source(path, known.reference, None, said, known.format)
+    folder, file = (path.parent, path.name) if path.is_file() else (path, None)
+    return Source(folder, known.reference, file, said, tuple(given), known.format, checked)
 
 
 def format_of(source: Source, format: str | None = None) -> Format:

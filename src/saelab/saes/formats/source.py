@@ -7,16 +7,18 @@ This file must never know a format.
 """
 
 import json
+import math
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from saelab.core.config import Config
@@ -29,19 +31,50 @@ from saelab.store.tensors import read_tensors
 # Weights hardly compress: float32 noise loses a tenth, an all-zero bias vanishes, and no SAE is mostly zeros.
 MOST_INFLATION = 20
 MOST_HEADER = 100_000_000  # bytes, the safetensors library's own limit
+MOST_JSON = 20_000_000  # bytes; configs hold a few thousand
+WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_VECTORS = ("b_", "threshold", "r_mag")
+COUNTS = (torch.int64, torch.int32, torch.bool)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 
 
-class Declared(Config):
-    """What the user says about an SAE whose files do not say it. None: nothing was said."""
+T = TypeVar("T")
+_KINDS: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+}
 
-    k: int | None = None
-    threshold: float | None = None
-    input_scale: float | None = None
+
+class Declared(Config):
+    """What the user says about an SAE whose files do not say it. None: nothing was said.
+
+    It remembers which of its facts a reader asked for, so that one that no reader used can be refused.
+    """
+
+    k: int | None = Field(default=None, ge=1)
+    threshold: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    input_scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     normalise: str | None = None  # of every token at run time: a key of normalised.CARRIED
     site: str | None = None
     lm: str | None = None
     transcode: bool | None = None  # it rebuilds the output of its site's module from the input
+    _asked: set[str] = PrivateAttr(default_factory=set)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _FACTS:
+            self._asked.add(name)
+        return super().__getattribute__(name)
+
+    def unused(self, given: Iterable[str]) -> list[str]:
+        """Those of the given facts that nobody asked for."""
+        return [name for name in given if name not in self._asked]
+
+
+_FACTS = frozenset(Declared.model_fields)
 
 
 @dataclass(frozen=True)
@@ -52,7 +85,9 @@ class Source:
     name: str
     file: str | None = None
     declared: Declared = field(default_factory=Declared)
+    given: tuple[str, ...] = ()  # the facts among them that the user stated, not the registry
     format: str | None = None  # where the registry of released SAEs knows it
+    checked: bool = True  # are all weights read once, to see that they are finite?
 
     def has(self, *names: str) -> bool:
         """Are all these files there?"""
@@ -66,8 +101,11 @@ class Source:
         return self.folder / name
 
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON object of the folder."""
-        data = read_json(self.folder / name)
+        """A JSON object of the folder; a text mark at its head (BOM) is no part of it."""
+        path = self.folder / name
+        if path.is_file() and path.stat().st_size > MOST_JSON:
+            raise ArtefactError(f"{path} has {path.stat().st_size:,} bytes, which is no config; it was not opened.")
+        data = read_json(path)
         if not isinstance(data, dict):
             raise ArtefactError(f"{self.folder / name} should hold a JSON object, but holds a {type(data).__name__}.")
         return data
@@ -76,7 +114,7 @@ class Source:
         """All tensors of a safetensors file, as float32 where they are floating."""
         path = self.folder / name
         check_safetensors(path)
-        return floats(read_tensors(path))
+        return floats(read_tensors(path), str(path), checked=self.checked)
 
     def npz(self, name: str) -> dict[str, Tensor]:
         """All arrays of an npz file, as float32 tensors."""
@@ -99,35 +137,63 @@ class Format:
     pickle: Callable[[Source], str] | None = None
 
 
-def floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Floating tensors as float32, the others as they are; a NaN or infinite weight is an `ArtefactError`."""
+def floats(tensors: Mapping[str, Tensor], where: str, *, checked: bool = True) -> dict[str, Tensor]:
+    """Weights as float32; counters and sizes (at most one axis) stay whole numbers.
+
+    Matrices of whole, complex or 8-bit numbers are refused: they are quantised or of another function, and their scale
+    is not among the tensors. So is a NaN or infinite weight, unless `checked` is false. Raises `ArtefactError`.
+    """
+    found = {}
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise ArtefactError(f"The tensor {name!r} holds NaN or infinite values.")
-    return {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in tensors.items()}
+        if tensor.dtype not in WEIGHTS and (tensor.ndim > 1 or tensor.dtype not in COUNTS):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ArtefactError(
+                f"{where} holds {name!r} of type {kind}; weights are floating numbers of 16 to 64 bits.",
+                hint="Save it with its weights as float32 or bfloat16, with the library that wrote it.",
+            )
+        found[name] = tensor.to(torch.float32) if tensor.dtype in WEIGHTS else tensor
+        if checked and not finite(found[name]):
+            raise ArtefactError(f"{where} holds NaN or infinite values in {name!r}.")
+    return found
+
+
+def finite(tensor: Tensor) -> bool:
+    """Is every entry finite? A finite sum proves it in one reading; only another sum needs a closer look."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def check_safetensors(path: Path) -> None:
-    """Refuse a file whose first bytes cannot be a safetensors header, before any of it is parsed."""
+    """Refuse a file that is not built as a safetensors file, before any of it is parsed.
+
+    Its first eight bytes are the length of a JSON header that lies in the file. These bytes may be those with which a
+    pickle (0x80 and a protocol) or an archive ("PK") begins, so they are asked about only when there is no header.
+    """
     if not path.is_file():
         raise ArtefactError(f"{path} is missing.")
     size = path.stat().st_size
     with path.open("rb") as handle:
         head = handle.read(8)
-        if head[:2] == b"PK" or head[:1] == b"\x80":
-            raise ArtefactError(
-                f"{path} is a pickle or an archive under the name of a safetensors file; it was not opened.",
-                hint="Do not trust where it came from.",
-            )
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        if not 2 <= length <= min(MOST_HEADER, size - 8):
-            raise ArtefactError(
-                f"{path} is no safetensors file: its header would be {length:,} bytes in a file of {size:,}."
-            )
-        try:
-            json.loads(handle.read(length))
-        except (ValueError, RecursionError):
-            raise ArtefactError(f"{path} is no safetensors file: its header is not JSON.") from None
+        fits = 2 <= length <= min(MOST_HEADER, size - 8)
+        if fits and _is_json_object(handle.read(length)):
+            return
+    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
+        raise ArtefactError(
+            f"{path} is a pickle or an archive under the name of a safetensors file; it was not opened.",
+            hint="Do not trust where it came from.",
+        )
+    if not fits:
+        raise ArtefactError(
+            f"{path} is no safetensors file: its header would be {length:,} bytes in a file of {size:,}."
+        )
+    raise ArtefactError(f"{path} is no safetensors file: its header is not JSON.")
+
+
+def _is_json_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
@@ -139,9 +205,10 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
         raise ArtefactError(f"{path} is not a readable npz file: {str(error).splitlines()[0]}") from None
     for name, array in found.items():
-        if array.dtype.kind not in "fiu":
+        if array.dtype.kind not in "fiu" or array.dtype.itemsize > 8:
             raise ArtefactError(f"{path} holds {name!r} of type {array.dtype}; numbers were expected.")
-    return floats({name: torch.from_numpy(np.ascontiguousarray(a)).float() for name, a in found.items()})
+    native = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("=")) for name, a in found.items()}
+    return floats({name: torch.from_numpy(a) for name, a in native.items()}, str(path))
 
 
 def check_archive(path: Path, *, most: int = MOST_INFLATION) -> int:
@@ -164,9 +231,17 @@ def check_archive(path: Path, *, most: int = MOST_INFLATION) -> int:
 
 
 def take(
-    found: Mapping[str, Tensor], wanted: Mapping[str, str], where: str, *, optional: tuple[str, ...] = ()
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, str],
+    where: str,
+    *,
+    optional: tuple[str, ...] = (),
+    axes: int = 2,
 ) -> dict[str, Tensor]:
-    """`wanted` maps our names to theirs. A tensor that is missing, or that nobody asked for, is an error."""
+    """`wanted` maps our names to theirs. A tensor that is missing, or that nobody asked for, is an error.
+
+    axes: how many axes a matrix (W_...) has; biases and thresholds have fewer.
+    """
     absent = sorted(set(wanted.values()) - found.keys())
     extra = sorted(found.keys() - set(wanted.values()) - set(optional))
     if absent or extra:
@@ -177,7 +252,24 @@ def take(
             + ".",
             hint="The file is damaged, or of a newer layout than saelab knows.",
         )
+    for ours, theirs in wanted.items():
+        shape = tuple(found[theirs].shape)
+        if (ours.startswith("W_") and len(shape) != axes) or (ours.startswith(_VECTORS) and len(shape) >= axes):
+            raise ArtefactError(f"{where} holds {theirs} of shape {shape}, which is not what an SAE's file has there.")
     return {ours: found[theirs] for ours, theirs in wanted.items()}
+
+
+def typed(data: Mapping[str, Any], key: str, kind: type[T], where: str) -> T | None:
+    """The value of a key, None where it is absent or null; a value of another type is an `ArtefactError`.
+
+    kind: str, int, float (a whole number is one too), bool, dict or list.
+    """
+    value: Any = data.get(key)
+    if kind is float and type(value) is int and abs(value) < 1e300:
+        value = float(value)
+    if value is None or (type(value) is kind and (kind is not float or math.isfinite(value))):
+        return value
+    raise ArtefactError(f"{where} says {key} = {str(value)[:40]!r}; {_KINDS[kind]} was expected.")
 
 
 def known_keys(data: Mapping[str, Any], known: frozenset[str], where: str) -> None:

@@ -50,7 +50,7 @@ def unpickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if done.returncode != 0:
             raise ArtefactError(f"{path} was not opened: {_reason(done.stderr, done.returncode)}")
         check_safetensors(Path(folder) / TENSORS)
-        return floats(read_tensors(Path(folder) / TENSORS)), read_json(Path(folder) / VALUES)
+        return floats(read_tensors(Path(folder) / TENSORS), str(path)), read_json(Path(folder) / VALUES)
 
 
 def _reason(stderr: str, code: int) -> str:
