@@ -6,6 +6,8 @@ from statistics import median
 
 import pytest
 
+from saelab.interp.suite.catalogue import CATALOGUE
+
 SRC = Path(__file__).parents[1] / "src" / "saelab"
 
 # A module imports only from lower rows; packages of one row do not import each other.
@@ -129,3 +131,39 @@ def test_base_layers_need_no_torch() -> None:
         for path in (SRC / package).rglob("*.py"):
             at_import = [n for n in ast.parse(path.read_text()).body if isinstance(n, ast.Import | ast.ImportFrom)]
             assert not any("torch" in ast.unparse(n) for n in at_import), path
+
+
+# --- catalogues are the only source ---
+
+# Files that mean something else by an evaluation's name, each with what they mean.
+OTHER_MEANINGS = {
+    "judges/marks.py": {"fuzzing": "a task of judges"},
+    "interp/features/fuzzing.py": {"fuzzing": "the name of a random stream"},
+}
+
+
+def strings_of(source: str) -> set[str]:
+    """The string literals of a file, without docstrings."""
+    nodes = list(ast.walk(ast.parse(source)))
+    prose = {id(n.value) for n in nodes if isinstance(n, ast.Expr)}
+    return {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in prose}
+
+
+def evaluations_named_in(source: str, name: str) -> set[str]:
+    """Evaluations that a file names although it is neither the catalogue nor their own file."""
+    if name == "interp/suite/catalogue.py":
+        return set()
+    module = "saelab." + name.removesuffix(".py").replace("/", ".")
+    others = {e.kind for e in CATALOGUE.values() if e.module != module and e.kind != e.needs}
+    return (strings_of(source) & others) - set(OTHER_MEANINGS.get(name, ()))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_evaluations_are_named_in_their_catalogue_alone(path: Path) -> None:
+    assert not evaluations_named_in(path.read_text(), str(path.relative_to(SRC)))
+
+
+def test_the_rule_of_evaluation_names_can_fail() -> None:
+    source = '"""Of tpp."""\nif kind == "tpp":\n    pass\n'
+    assert evaluations_named_in(source, "report/tables.py") == {"tpp"}
+    assert not evaluations_named_in(source, "interp/suite/tpp.py")

@@ -28,10 +28,11 @@ from torch import Tensor
 
 from saelab.adapters.saebench import to_saebench
 from saelab.interp.suite import absorption, core, scr, sparse_probing, tpp
+from saelab.interp.suite.evaluation import SiteSuite
 from saelab.interp.suite.pooled import TextActivations, pool_codes
 from saelab.interp.suite.probes import Probe
-from saelab.interp.suite.readings import ClassReading, PairReading
-from saelab.interp.suite.site import SiteSuite
+from saelab.interp.suite.readings import ClassReading
+from saelab.interp.suite.scr import PairReading
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.store.layout import RunFolder
@@ -115,8 +116,7 @@ def core_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
     """core, without densities (those are on other text in saelab)."""
     from sae_bench.evals.core import main as bench  # type: ignore[import-not-found]
 
-    reading = site.core
-    assert reading is not None
+    reading = site.shared[core.KIND]
     config = core.PRESETS[site.config.preset]
     mine = core.evaluate(site.text.lm, reading, sae, config)
     size = min(config.batch_size_prompts, len(reading.tokens))
@@ -148,9 +148,9 @@ def probing_rows(site: SiteSuite, sae: Sae) -> Iterator[Row]:
     from sae_bench.evals.sparse_probing import probe_training as bench  # type: ignore[import-not-found]
 
     config = sparse_probing.PRESETS[site.config.preset]
-    for reading in site.config.readings():
-        if not isinstance(reading, ClassReading) or (part := site.classes[reading.key]).llm is None:
-            continue
+    for reading in sparse_probing.EVALUATION.readings(site.config):
+        assert isinstance(reading, ClassReading)
+        part = site.texts(reading)
         data, _ = reading.tasks(site.config.seed)
         codes = pool_codes(sae, part.read)
         mine = sparse_probing.probe_tasks(codes, part.tasks, config.k_values, "sae", site.config.seed, reading.name)
@@ -169,9 +169,9 @@ def tpp_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
     from sae_bench.evals.scr_and_tpp import main as bench  # type: ignore[import-not-found]
 
     config = tpp.PRESETS[site.config.preset]
-    for reading in site.config.readings():
-        if not isinstance(reading, ClassReading) or (part := site.classes[reading.key]).probed is None:
-            continue
+    for reading in tpp.EVALUATION.readings(site.config):
+        assert isinstance(reading, ClassReading)
+        part = site.texts(reading)
         data, _ = reading.tasks(site.config.seed)
         probes, clean, tokens, test_tokens = their_probes(padded(part.read), part.x, data.labels, reading)
         same = tpp.with_probes(part.x, part.tasks, [as_ours(probes[task.label]) for task in part.tasks])
@@ -195,11 +195,10 @@ def scr_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
     from sae_bench.evals.sparse_probing import probe_training  # type: ignore[import-not-found]
 
     config = scr.PRESETS[site.config.preset]
-    for reading in site.config.readings():
-        if not isinstance(reading, PairReading):
-            continue
-        _, tasks = reading.tasks(site.config.seed)
-        part = site.pairs[tasks.name]
+    for reading in scr.EVALUATION.readings(site.config):
+        assert isinstance(reading, PairReading)
+        part = site.texts(reading)
+        tasks = part.tasks
         rows = padded(part.read)
         keys = {
             "male / female": (tasks.attribute, True), "female_data_only": (tasks.attribute, False),
@@ -238,8 +237,7 @@ def absorption_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
         FeatureAbsorptionCalculator,
     )
 
-    spelled, config = site.words, absorption.PRESETS[site.config.preset]
-    assert spelled is not None
+    spelled, config = site.shared[absorption.KIND], absorption.PRESETS[site.config.preset]
     words = spelled.words
     with torch.no_grad():
         train, test = sae.encode(words.train), sae.encode(words.test)

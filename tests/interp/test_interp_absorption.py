@@ -7,9 +7,9 @@ from test_interp_core import drawn
 from torch import Tensor
 
 from saelab.interp.suite import absorption
-from saelab.interp.suite.absorption import AbsorptionConfig, Words, absorbed, letter_latents, probe_letters
+from saelab.interp.suite.absorption import AbsorptionConfig, absorbed, letter_latents, probe_letters
 from saelab.interp.suite.saebench_json import lacking, record
-from saelab.interp.suite.words import read_words, vocabulary
+from saelab.interp.suite.words import Words, read_words, vocabulary
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
@@ -113,9 +113,10 @@ def test_words_are_plain_tokens_and_are_read_at_themselves() -> None:
     words = vocabulary(strings, 100, 0)
     assert set(words.strings) == {" the", "cat", "Dog"} and set(words.letters) == {19, 2, 3}
     lm = tiny_lm()
-    config = AbsorptionConfig(words=40, icl_examples=1)
-    one = read_words(lm, ["resid_post.0", "resid_post.1"], config)
+    one = read_words(lm, ["resid_post.0", "resid_post.1"], count=40, examples=1)
     few = one["resid_post.1"]
     assert len(few.train) == int(0.8 * (len(few.train) + len(few.test))) and few.test.shape == few.again.shape
     assert not torch.equal(few.test, few.again)  # other prompts
-    assert torch.equal(read_words(lm, ["resid_post.1"], config, batch_size=64)["resid_post.1"].train, few.train)
+    assert torch.equal(
+        read_words(lm, ["resid_post.1"], count=40, examples=1, batch_size=64)["resid_post.1"].train, few.train
+    )

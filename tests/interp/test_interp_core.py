@@ -4,14 +4,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from saebench_fields import problems
 from torch import Tensor
 
+from saelab.interp.features.codes import encode_codes
 from saelab.interp.fidelity.measures import read_site
 from saelab.interp.suite import core, meta_structure
-from saelab.interp.suite.result import Evaluation
+from saelab.interp.suite.result import Result
 from saelab.interp.suite.saebench_json import lacking, record, write_saebench
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
@@ -97,10 +99,10 @@ def test_the_as_coded_fields_are_upstreams_formulas(reading: core.CoreReading) -
 
 
 def test_densities_count_rows_and_contexts() -> None:
-    rows, contexts = torch.zeros(100, D), torch.arange(100) // 10
+    rows = torch.zeros(100, D)
     rows[::2, 0] = 1.0  # every second row
     rows[:10, 1] = 1.0  # all of one context
-    density, heuristic = core.counted_densities(identity(), core.Densities(rows, contexts))
+    density, heuristic = core.counted_densities(encode_codes(identity().encode, rows, np.arange(100)), 10)
     assert density[:3] == [0.5, pytest.approx(0.1), 0.0]
     assert heuristic[:3] == [5.0, 10.0, None]
 
@@ -152,12 +154,12 @@ def test_files_hold_what_upstreams_schema_demands(lm: LanguageModel, reading: co
 
 
 def test_a_result_without_a_demanded_number_is_not_written(tmp_path: Path) -> None:
-    result = Evaluation("ravel", {"ravel": {"cause_score": 0.5, "isolation_score": None}}, {})
+    result = Result("ravel", {"ravel": {"cause_score": 0.5, "isolation_score": None}}, {})
     assert lacking(result) == ["isolation_score"]
     assert write_saebench(result, identity(), "x", tmp_path, version="0") is None and not list(tmp_path.iterdir())
     dead = record(core_with_nothing(), identity(), "x", version="0")
     assert dead["eval_result_metrics"]["sparsity"]["l0"] == -1.0  # upstream's own mark in `core`
 
 
-def core_with_nothing() -> Evaluation:
-    return Evaluation("core", {"sparsity": {"l0": None}}, {})
+def core_with_nothing() -> Result:
+    return Result("core", {"sparsity": {"l0": None}}, {})

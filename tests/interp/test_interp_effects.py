@@ -8,17 +8,23 @@ from test_interp_core import drawn, sae_of
 from torch import Tensor
 
 from saelab.core.records import Description, Term
-from saelab.interp.features import fuzzing, intervention
 from saelab.interp.features.codes import Codes, gather_codes
+from saelab.interp.features.detection import detect
+from saelab.interp.features.fuzzing import fuzzing_trials
+from saelab.interp.features.intervention import InterventionConfig, turned_up
 from saelab.interp.features.windows import Passages, WindowConfig, WindowFinder
-from saelab.interp.suite import unlearning
+from saelab.interp.suite import intervention, unlearning
+from saelab.interp.suite.judged import judged
+from saelab.interp.suite.result import Result
 from saelab.interp.suite.unlearning import Contexts, UnlearningConfig, clamped, corpora, rank
-from saelab.judges.client import Request
+from saelab.judges.client import Judge, Request
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.marks import FUZZING, marked, unmarked
 from saelab.judges.prompts import questions_of
 from saelab.judges.scripted import ScriptedJudge, always
+from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
+from saelab.saes.base import Sae
 
 STRINGS = [f" w{i}" for i in range(20)]
 D = 32
@@ -37,19 +43,24 @@ def codes_of(tokens: np.ndarray, word: int) -> Codes:
     )
 
 
+def fuzzed(codes: Codes, finder: WindowFinder, told: Mapping[int, Description], judge: Judge) -> Result:
+    trials = list(fuzzing_trials(codes, finder, STRINGS, told, 0))
+    return judged("fuzzing", detect(trials, judge, task=FUZZING), {})
+
+
 def test_fuzzing_knows_the_place_and_not_only_the_text() -> None:
     text = passages()
     finder = WindowFinder.over(text, WindowConfig(radius=5, least_active=2))
     codes = codes_of(text.tokens, 3)
     right, wrong = ({0: Description("d", (Term(w, 0.9),))} for w in (" w3", " w7"))
-    score = fuzzing.evaluate(codes, finder, STRINGS, right, LexicalJudge()).metrics["fuzzing"]
+    score = fuzzed(codes, finder, right, LexicalJudge()).metrics["fuzzing"]
     assert score["fuzzing_auroc"] == 1 and score["fuzzing_balanced_accuracy"] == 1 and score["n_latents"] == 1
     # the wrong word stands in many of these texts, but not at the marks
-    other = fuzzing.evaluate(codes, finder, STRINGS, wrong, LexicalJudge()).metrics["fuzzing"]["fuzzing_auroc"]
+    other = fuzzed(codes, finder, wrong, LexicalJudge()).metrics["fuzzing"]["fuzzing_auroc"]
     assert other is not None and other <= 0.5
-    none = fuzzing.evaluate(codes, finder, STRINGS, right, always(0)).metrics["fuzzing"]
+    none = fuzzed(codes, finder, right, always(0)).metrics["fuzzing"]
     assert none["fuzzing_auroc"] == 0.5 and none["fuzzing_balanced_accuracy"] == 0.5
-    down = fuzzing.evaluate(codes, finder, STRINGS, right, ScriptedJudge(lambda _: "down"))
+    down = fuzzed(codes, finder, right, ScriptedJudge(lambda _: "down"))
     assert down.metrics["fuzzing"]["fuzzing_auroc"] is None and (down.metrics["fuzzing"]["n_missing"] or 0) > 0
 
 
@@ -63,6 +74,17 @@ def test_marks_go_on_and_come_off_and_are_asked_about() -> None:
     assert [j.value for j in question.read("Active: [[1]]")] == [1.0]
 
 
+def intervened(
+    lm: LanguageModel,
+    sae: Sae,
+    told: Mapping[int, Description],
+    largest: Mapping[int, float],
+    judge: Judge,
+    config: InterventionConfig,
+) -> Result:
+    return judged("intervention", turned_up(lm, "resid_post.1", sae, told, largest, judge=judge, config=config), {})
+
+
 def test_a_feature_that_writes_its_word_scores_and_another_description_does_not() -> None:
     lm = tiny_lm()
     sae = sae_of(torch.nn.functional.normalize(drawn(8, D), dim=1), k=2)
@@ -74,15 +96,15 @@ def test_a_feature_that_writes_its_word_scores_and_another_description_does_not(
         return 0.0
 
     told = {0: Description("d", (Term("x", 1.0),))}
-    nothing = intervention.evaluate(lm, "resid_post.1", sae, told, {0: 1.0}, judge=ScriptedJudge(note), config=config)
+    nothing = intervened(lm, sae, told, {0: 1.0}, ScriptedJudge(note), config)
     assert nothing.metrics["intervention"]["intervention_auroc"] == 0.5
     steered, plain = set(said[0]) | set(said[1]), set(said[2]) | set(said[3])
     own = sorted(steered - plain)
     assert own, "the edit changed nothing"
     told = {0: Description("d", tuple(Term(t, 1.0) for t in own))}
-    known = intervention.evaluate(lm, "resid_post.1", sae, told, {0: 1.0}, judge=LexicalJudge(), config=config)
+    known = intervened(lm, sae, told, {0: 1.0}, LexicalJudge(), config)
     assert (known.metrics["intervention"]["intervention_auroc"] or 0) > 0.7
-    dead = intervention.evaluate(lm, "resid_post.1", sae, told, {0: 0.0}, judge=LexicalJudge(), config=config)
+    dead = intervened(lm, sae, told, {0: 0.0}, LexicalJudge(), config)
     assert dead.metrics["intervention"]["intervention_auroc"] is None and dead.reason
 
 

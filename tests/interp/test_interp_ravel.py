@@ -12,8 +12,8 @@ from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.interp.suite import ravel
-from saelab.interp.suite.facts import prompts_of, read_facts
-from saelab.interp.suite.ravel import Facts, RavelConfig, pairs_of
+from saelab.interp.suite.facts import Facts, RavelConfig, prompts_of, read_facts
+from saelab.interp.suite.ravel import pairs_of
 from saelab.interp.suite.saebench_json import record
 from saelab.lm.tiny import tiny_lm
 

@@ -13,17 +13,21 @@ from test_interp_run import CONFIG, SITE, packed_text, random_sae
 from torch import Tensor
 
 from saelab.activations.harvest import HarvestConfig, harvest
+from saelab.core.errors import UserError
 from saelab.interp.run import prepare as prepare_text
 from saelab.interp.run import run as run_interp
-from saelab.interp.suite import readings
+from saelab.interp.suite import labelled as labelled_module
+from saelab.interp.suite.catalogue import CATALOGUE, headlines
+from saelab.interp.suite.config import SuiteConfig
+from saelab.interp.suite.evaluation import SiteSuite, evaluation_of, readings_of
 from saelab.interp.suite.labelled import LabelledTexts
-from saelab.interp.suite.result import HEADLINES
 from saelab.interp.suite.run import COLUMNS, read, run
-from saelab.interp.suite.site import KINDS, SiteSuite, SuiteConfig, prepare
+from saelab.interp.suite.site import prepare
 from saelab.judges.lexical import LexicalJudge
 from saelab.lm.tiny import tiny_lm
 from saelab.store.tensors import read_tensors
 
+DOCS = Path(__file__).parents[2] / "docs" / "interpretability.md"
 TINY = SuiteConfig(preset="tiny")
 
 
@@ -45,11 +49,11 @@ def labelled(name: str) -> LabelledTexts:
 def site(tmp_path_factory: pytest.TempPathFactory) -> SiteSuite:
     lm, folder = tiny_lm(), tmp_path_factory.mktemp("suite")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readings, "load_labelled", labelled)
+        patch.setattr(labelled_module, "load_labelled", labelled)
         train, held_out = packed_text(lm, 1), packed_text(lm, 100)
         shards = harvest(lm, train, [SITE], folder / "acts", config=HarvestConfig(dtype="float32"))
         text = prepare_text(CONFIG, lm, site=SITE, held_out=held_out, packed=train, shards=shards[SITE])
-        for reading in TINY.readings():
+        for reading in readings_of(TINY):
             paths = read(reading, lm, ["resid_post.0", SITE], folder / reading.key, seed=TINY.seed)
             assert [p.stem for p in paths] == ["resid_post.0", SITE]
 
@@ -84,14 +88,14 @@ def test_every_evaluation_leaves_a_row_and_its_file(written: list[Path]) -> None
     table, *files = written
     rows = pl.read_parquet(table)
     assert dict(rows.schema) == COLUMNS and set(rows["preset"]) == {"tiny"}
-    assert set(rows["kind"]) == set(KINDS) - {"ravel"}
+    assert set(rows["kind"]) == set(TINY.kinds) == set(CATALOGUE) - {"ravel"}  # its tables are not shipped
     for path in files:
         file = json.loads(path.read_text())
         assert file["eval_type_id"] in METRICS
         assert problems(file) == [], path
         assert file["eval_config"]["preset"] == "tiny" and file["eval_config"]["deviations"]
         assert path.name == "a_custom_sae_eval_results.json"
-    known = {(h.kind, h.metric) for h in HEADLINES.values() if h.kind != "ravel"}  # its tables are not shipped
+    known = {(kind, h.metric) for kind, h in headlines() if kind in TINY.kinds}
     assert known <= set(rows.select("kind", "metric").iter_rows())
 
 
@@ -129,13 +133,24 @@ def test_an_sae_costs_no_reading(
 def test_presets_are_three_and_share_readings() -> None:
     for preset in ("paper", "small", "tiny"):
         suite = SuiteConfig(preset=preset, only=("tpp", "sparse_probing", "scr", "absorption_first_letter"))
-        keys = [r.key for r in suite.readings()]
+        keys = [r.key for r in readings_of(suite)]
         assert len(keys) == len(set(keys)) and all("/" not in k for k in keys)
     small = SuiteConfig(preset="small", only=("sparse_probing", "tpp"))
-    assert len(small.readings()) == 2  # both evaluations read the same two sets
-    assert SuiteConfig(only=("core",)).readings() == () and SuiteConfig(only=("core",)).kinds == ("core",)
-    again = readings.ReadingOf.model_validate({"reading": small.readings()[0].model_dump()})
-    assert again.reading == small.readings()[0]
+    assert len(readings_of(small)) == 2  # both evaluations read the same two sets
+    core = SuiteConfig(only=("core",))
+    assert readings_of(core) == () and core.kinds == ("core",)
+    with pytest.raises(UserError, match="Did you mean scr"):
+        SuiteConfig.parse({"only": ["scrr"]})
+
+
+def test_every_entry_of_the_catalogue_loads_as_what_it_says() -> None:
+    for kind, entry in CATALOGUE.items():
+        loaded = evaluation_of(kind)
+        assert kind == entry.kind == loaded.kind and set(loaded.presets) in (set(), {"paper", "small", "tiny"})
+        assert entry.headlines and (loaded.saebench is None) == (kind not in METRICS)
+        assert f"`{kind}`" in DOCS.read_text()
+    titles = [h.title for _, h in headlines()]
+    assert len(titles) == len(set(titles))
 
 
 def test_long_texts_lose_their_beginning_but_not_their_bos() -> None:

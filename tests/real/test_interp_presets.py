@@ -5,16 +5,20 @@ import pytest
 
 from saelab.core.errors import UserError
 from saelab.interp.suite import scr
+from saelab.interp.suite.config import SuiteConfig
+from saelab.interp.suite.evaluation import readings_of
 from saelab.interp.suite.labelled import load_labelled
-from saelab.interp.suite.readings import ClassReading, PairReading, SetsReading, TopicReading
-from saelab.interp.suite.site import SuiteConfig
+from saelab.interp.suite.readings import ClassReading
+from saelab.interp.suite.sae_probes import SetsReading
+from saelab.interp.suite.scr import PairReading
+from saelab.interp.suite.unlearning import TopicReading
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("preset", ["paper", "small", "tiny"])
 def test_every_preset_finds_its_texts(preset: str) -> None:
     seen = set()
-    for reading in SuiteConfig.model_validate({"preset": preset}).readings():
+    for reading in readings_of(SuiteConfig.model_validate({"preset": preset})):
         seen.add(type(reading))
         if isinstance(reading, ClassReading):
             data, tasks = reading.tasks(0)

@@ -7,7 +7,7 @@ import polars as pl
 
 from saelab.cli.output import say, show_table
 from saelab.cli.progress import shown
-from saelab.interp.suite.result import HEADLINES
+from saelab.interp.suite.catalogue import headlines
 from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
 
@@ -41,7 +41,7 @@ def interp(
     json:
         Print JSON.
     """
-    from saelab.interp.suite.site import SuiteConfig
+    from saelab.interp.suite.config import SuiteConfig
     from saelab.report.page import write_report
     from saelab.study.collect import fidelity_row
     from saelab.study.run import run
@@ -78,6 +78,6 @@ def _headlines(run: RunFolder, saes: list[str]) -> pl.DataFrame:
     for sae in saes:
         table = read_table(run.evaluations(sae), ["kind", "metric", "value"])
         found = {(kind, metric): value for kind, metric, value in table.select("kind", "metric", "value").iter_rows()}
-        shown = {title: (h.kind, h.metric) for title, h in HEADLINES.items() if (h.kind, h.metric) in found}
-        rows.append({"sae": sae} | {title: found[key] for title, key in shown.items()})
+        shown = {h.title: found[kind, h.metric] for kind, h in headlines() if (kind, h.metric) in found}
+        rows.append({"sae": sae} | shown)
     return pl.DataFrame(rows)

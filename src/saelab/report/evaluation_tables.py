@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from saelab.interp.suite.result import HEADLINES
+from saelab.interp.suite.catalogue import headlines
 from saelab.report import words
 from saelab.report.cells import Cell, Column, Row, Table, figure, heading, text
 from saelab.report.tables import grid_order
@@ -16,9 +16,9 @@ from saelab.report.tables import grid_order
 def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None) -> Table:
     """evaluations: (sae, kind, metric, value, preset, reason); saes: the grid, which gives names and order."""
     there = set(evaluations.select("kind", "metric").iter_rows())
-    shown = {title: h for title, h in HEADLINES.items() if (h.kind, h.metric) in there}
+    shown = [(kind, h) for kind, h in headlines() if (kind, h.metric) in there]
     columns = [Column("SAE", kind="text")]
-    columns += [Column(title, f"{h.hint}, {'↑' if h.better == 'higher' else '↓'}") for title, h in shown.items()]
+    columns += [Column(h.title, f"{h.hint}, {'↑' if h.better == 'higher' else '↓'}") for _, h in shown]
     found = {(row["sae"], row["kind"], row["metric"]): row for row in evaluations.iter_rows(named=True)}
     rows, place, known = [], None, set(evaluations["sae"].to_list())
     for sae in _named(saes, known):
@@ -26,7 +26,7 @@ def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None) -> Table:
         if here != place and any(here):
             place = here
             rows.append(heading(f"{here[0]}, {here[1]}"))
-        cells = [_figure(found.get((sae["sae"], h.kind, h.metric))) for h in shown.values()]
+        cells = [_figure(found.get((sae["sae"], kind, h.metric))) for kind, h in shown]
         rows.append(Row((_name(sae), *cells)))
     return Table("SAEBench's evaluations of every SAE", tuple(columns), tuple(rows))
 

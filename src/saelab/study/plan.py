@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from saelab.core.seeds import seed_of
+from saelab.interp.suite.evaluation import readings_of
 from saelab.steering.plan import budget
 from saelab.study.cells import Cell, in_order
 from saelab.study.sizes import BASE, size_of
@@ -103,7 +104,7 @@ def _suite_cells(study: StudyConfig, ends: Sequence[Cell]) -> list[Cell]:
         own |= {"seed": study.suite.seed}
         read = [
             Cell("read", f"{model.key}.{r.key}", own | r.model_dump(mode="json"), (), SECONDS["read"] * _weight(model))
-            for r in study.suite.readings()
+            for r in readings_of(study.suite)
         ]
         settings = study.suite.model_dump(mode="json") | study.judge.identity
         estimate = SECONDS["evaluate"] * _weight(model)

@@ -13,7 +13,7 @@ from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.sites import parse_site
 from saelab.interp.run import InterpConfig
-from saelab.interp.suite.site import SuiteConfig
+from saelab.interp.suite.config import SuiteConfig
 from saelab.matching.run import MatchConfig
 from saelab.selection.run import SelectionConfig
 from saelab.steering.config import UtilityConfig

@@ -14,6 +14,7 @@ import polars as pl
 from saelab.activations.harvest import harvest
 from saelab.interp import run as interp_stage
 from saelab.interp.suite import run as suite_stage
+from saelab.interp.suite.evaluation import readings_of
 from saelab.judges.client import Judge
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.steering_lexical import LexicalSteeringJudge, calibrate
@@ -96,7 +97,7 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
 def _read(cell: Cell, work: Workspace) -> list[Path]:
     model = next(m for m in work.study.models if cell.name.startswith(f"{m.key}."))
     key = cell.name.removeprefix(f"{model.key}.")
-    reading = next(r for r in work.suite.readings() if r.key == key)
+    reading = next(r for r in readings_of(work.suite) if r.key == key)
     folder = work.run.readings(model.key) / key
     return suite_stage.read(
         reading, work.lm(model), cell.settings["sites"], folder, seed=cell.settings["seed"], progress=work.progress

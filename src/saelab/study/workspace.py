@@ -13,7 +13,9 @@ from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
 from saelab.interp.run import SiteText, prepare
-from saelab.interp.suite import site as suites
+from saelab.interp.suite.config import SuiteConfig
+from saelab.interp.suite.evaluation import SiteSuite
+from saelab.interp.suite.site import prepare as prepare_suite
 from saelab.judges.client import Judge
 from saelab.judges.openai_compatible import OpenAIJudge
 from saelab.judges.steering_lexical import Calibration
@@ -102,19 +104,19 @@ class Workspace:
         return self._keep("site text", (spec.model.key, spec.site), read)
 
     @property
-    def suite(self) -> suites.SuiteConfig:
+    def suite(self) -> SuiteConfig:
         """The study's suite of evaluations."""
         if self.study.suite is None:
             raise ArtefactError("This study has no suite of evaluations.")
         return self.study.suite
 
-    def site_suite(self, spec: SaeSpec) -> suites.SiteSuite:
+    def site_suite(self, spec: SaeSpec) -> SiteSuite:
         """What the evaluation of a site's SAEs shares."""
         folder = self.run.readings(spec.model.key)
 
-        def prepared() -> suites.SiteSuite:
+        def prepared() -> SiteSuite:
             text = self.site_text(spec)
-            return suites.prepare(
+            return prepare_suite(
                 self.suite, text, lambda key: read_tensors(folder / key / f"{spec.site}.safetensors"), self.progress
             )
 

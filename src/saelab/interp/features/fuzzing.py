@@ -7,8 +7,6 @@ EleutherAI's automated interpretability, 2410.13928, section 4 (there the wrong 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
-from typing import Any
 
 import numpy as np
 
@@ -16,48 +14,20 @@ from saelab.core.records import Description
 from saelab.core.seeds import numpy_generator
 from saelab.interp.features.codes import Codes
 from saelab.interp.features.contexts import values_at
-from saelab.interp.features.detection import Detection, Trial, detect
+from saelab.interp.features.detection import Trial
 from saelab.interp.features.windows import DESCRIBE, TEST, WindowFinder, window_places
-from saelab.interp.suite.result import Evaluation, Metrics
-from saelab.judges.client import Judge
-from saelab.judges.marks import FUZZING, marked
+from saelab.judges.marks import marked
 
-KIND = "fuzzing"
 Marked = tuple[tuple[str, ...], ...]
 
 
-def evaluate(
-    codes: Codes,
-    finder: WindowFinder,
-    strings: Sequence[str],
-    descriptions: Mapping[int, Description],
-    judge: Judge,
-    *,
-    calibrated: bool = True,
-    seed: int = 0,
-) -> Evaluation:
-    """The score of an SAE over the described features that have windows enough."""
-    trials = list(_trials(codes, finder, strings, descriptions, seed))
-    return evaluation(KIND, detect(trials, judge, calibrated=calibrated, task=FUZZING), {"judge": judge.name})
-
-
-def evaluation(kind: str, found: Sequence[Detection], config: Mapping[str, Any]) -> Evaluation:
-    """Means over the features that could be scored; `{kind}_balanced_accuracy`, `{kind}_auroc`, counts."""
-    scored = [d for d in found if d.auroc is not None]
-    metrics: Metrics = {
-        f"{kind}_balanced_accuracy": _mean([d.balanced_accuracy for d in scored]),
-        f"{kind}_auroc": _mean([d.auroc for d in scored]),
-        "n_latents": len(scored),
-        "n_missing": sum(d.n_missing for d in found),
-    }
-    rows = {str(d.feature): {"auroc": d.auroc, "balanced_accuracy": d.balanced_accuracy} for d in found}
-    reason = None if scored else "no latent could be tested"
-    return Evaluation(kind, {kind: metrics}, config, unstructured=rows, reason=reason)
-
-
-def _trials(
+def fuzzing_trials(
     codes: Codes, finder: WindowFinder, strings: Sequence[str], descriptions: Mapping[int, Description], seed: int
 ) -> Iterable[Trial]:
+    """A trial for every described feature that has windows enough on both sides; ask with the task `FUZZING`.
+
+    strings: how each id of the vocabulary reads.
+    """
     for feature, description in descriptions.items():
         sides = [_versions(codes, finder, strings, feature, side, seed) for side in (DESCRIBE, TEST)]
         if all(len(windows) >= 2 * finder.config.least_active for windows, _ in sides):
@@ -85,8 +55,3 @@ def _versions(
         texts = [strings[i] for i in ids]
         found += [marked(texts, right.tolist()), marked(texts, wrong.tolist())]
     return tuple(found), np.arange(len(found)) % 2 == 0
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return fmean(known) if known else None

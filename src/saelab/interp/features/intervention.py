@@ -17,15 +17,11 @@ from pydantic import Field
 
 from saelab.core.config import Config
 from saelab.core.records import Description
-from saelab.interp.features.detection import Trial, detect
-from saelab.interp.features.fuzzing import evaluation
-from saelab.interp.suite.result import Evaluation, Preset
+from saelab.interp.features.detection import Detection, Trial, detect
 from saelab.judges.client import Judge
 from saelab.lm.edit import Add
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-
-KIND = "intervention"
 
 
 class InterventionConfig(Config):
@@ -41,14 +37,7 @@ class InterventionConfig(Config):
     )
 
 
-PRESETS: Mapping[Preset, InterventionConfig] = {
-    "paper": InterventionConfig(),
-    "small": InterventionConfig(n_latents=12, max_new_tokens=12, prompts=("The", "I think that", "In the morning")),
-    "tiny": InterventionConfig(n_latents=3, max_new_tokens=4, prompts=("The", "I")),
-}
-
-
-def evaluate(
+def turned_up(
     lm: LanguageModel,
     site: str,
     sae: Sae,
@@ -57,12 +46,11 @@ def evaluate(
     *,
     judge: Judge,
     config: InterventionConfig,
-) -> Evaluation:
-    """The score of an SAE. largest: each described feature's largest activation on the text."""
+) -> list[Detection]:
+    """The scores of described features, in their order. largest: their largest activations on the text."""
     features = [f for f in descriptions if largest.get(f, 0.0) > 0][: config.n_latents]
-    settings = config.model_dump() | {"judge": judge.name}
     if not features:
-        return evaluation(KIND, [], settings)
+        return []
     prompts, n = list(config.prompts), len(config.prompts)
     plain = _written(lm, prompts, config, [])
     rows = torch.tensor([f for f in features for _ in prompts])
@@ -76,7 +64,7 @@ def evaluate(
         active = np.array([k < n for k in use], bool)
         if active.any() and not active.all():
             trials.append(Trial(feature, descriptions[feature], (), np.zeros(0, bool), _of(windows, use), active))
-    return evaluation(KIND, detect(trials, judge, calibrated=False), settings)
+    return detect(trials, judge, calibrated=False)
 
 
 def _of(windows: Sequence[tuple[str, ...]], use: Sequence[int]) -> tuple[tuple[str, ...], ...]:

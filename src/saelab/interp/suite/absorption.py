@@ -9,12 +9,13 @@ p, P = <x, p>, a latent's part of it g_f = a_f <W_dec[f], p> and M = sum of g ov
     full      all of F silent, and the latent of largest g has cosine >= 0.025 and g / P >= 0.4
 
 Lower is better, but an undertrained or random SAE is low too: read it with `core` and the probes' F1. Source: SAEBench
-`absorption_first_letter` (0.6.0), Chanin et al. 2409.14507. Nothing here reads a language model (words.py does).
+`absorption_first_letter` (0.6.0), Chanin et al. 2409.14507. Texts are read in words.py.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,12 +23,17 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
+from saelab.core.progress import Progress
+from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.probes import Probes, fit_logistic, fit_together
-from saelab.interp.suite.result import Evaluation, Metrics, Preset
+from saelab.interp.suite.readings import Reading, Tensors
+from saelab.interp.suite.result import Metrics, Result
+from saelab.interp.suite.words import LETTERS, Words, read_words
+from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 
 KIND = "absorption_first_letter"
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DEVIATIONS = (
     "a prompt ends at the word: causal attention does not see what follows it",
     "named generators (upstream's are not seeded)",
@@ -56,15 +62,22 @@ PRESETS: Mapping[Preset, AbsorptionConfig] = {
 }
 
 
-@dataclass(frozen=True)
-class Words:
-    """Activations at words, and the words' letters. `again`: the test words in other prompts."""
+class WordsReading(Reading):
+    """The words of the vocabulary in spelling prompts."""
 
-    train: Float[Tensor, "N D"]
-    train_letters: Int[Tensor, " N"]
-    test: Float[Tensor, "M D"]
-    test_letters: Int[Tensor, " M"]
-    again: Float[Tensor, "M D"]
+    kind: Literal["words"] = "words"
+    config: AbsorptionConfig
+
+    @property
+    def key(self) -> str:
+        """Its name on disk."""
+        return f"words.{self.config.words}.{self.config.icl_examples}"
+
+    def read(self, lm: LanguageModel, sites: Sequence[str], seed: int, progress: Progress) -> dict[str, Tensors]:
+        """Activations at the words, by site."""
+        count, examples = self.config.words, self.config.icl_examples
+        found = read_words(lm, sites, count=count, examples=examples, seed=seed, progress=progress)
+        return {site: dict(vars(words)) for site, words in found.items()}
 
 
 @dataclass(frozen=True)
@@ -84,13 +97,13 @@ def probe_letters(words: Words, *names: str | int) -> SpelledWords:
     return SpelledWords(words, probes, tuple(f1_of(said[:, c], truth[:, c]) for c in range(len(LETTERS))))
 
 
-def evaluate(spelled: SpelledWords, sae: Sae, config: AbsorptionConfig, *names: str | int) -> Evaluation:
+def evaluate(spelled: SpelledWords, sae: Sae, config: AbsorptionConfig, *names: str | int) -> Result:
     """The score of one SAE; metrics are None (with a reason) where too few letters have a good probe."""
     good = [c for c, f1 in enumerate(spelled.f1) if f1 > config.min_GT_probe_f1]
     settings = config.model_dump() | {"deviations": list(DEVIATIONS)}
     if len(good) < config.min_feats_for_eval:
         reason = f"the model spells {len(good)} letters well enough; {config.min_feats_for_eval} are needed"
-        return Evaluation(KIND, {"mean": _summary([])}, settings, reason=reason)
+        return Result(KIND, {"mean": _summary([])}, settings, reason=reason)
     words = spelled.words
     with torch.no_grad():
         train, test, again = (sae.encode(x) for x in (words.train, words.test, words.again))
@@ -112,7 +125,7 @@ def evaluate(spelled: SpelledWords, sae: Sae, config: AbsorptionConfig, *names: 
         if bool(hit.any()):
             details.append(_letter(c, latents, spelled.probes.weight[c], words.again[hit], again[hit], sae.W_dec))
     reason = None if len(details) > 1 else "fewer than two letters have words to test"
-    return Evaluation(KIND, {"mean": _summary(details)}, settings, details, reason=reason)
+    return Result(KIND, {"mean": _summary(details)}, settings, details, reason=reason)
 
 
 def letter_latents(
@@ -198,3 +211,22 @@ def _summary(details: Sequence[Mapping[str, str | float | int]]) -> Metrics:
 
 def _one_hot(letters: Int[Tensor, " N"]) -> Bool[Tensor, "N C"]:
     return letters[:, None] == torch.arange(len(LETTERS))
+
+
+def _readings(config: SuiteConfig) -> list[WordsReading]:
+    return [WordsReading(config=PRESETS[config.preset])]
+
+
+def _prepare(site: SiteSuite) -> SpelledWords:
+    (reading,) = _readings(site.config)
+    return probe_letters(Words(**site.load(reading.key)), site.config.seed)
+
+
+def _evaluate(subject: Subject, shared: SpelledWords) -> Result:
+    config = subject.site.config
+    return evaluate(shared, subject.sae, PRESETS[config.preset], config.seed)
+
+
+EVALUATION = Evaluation(
+    KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile("absorption", demanded=("mean",))
+)

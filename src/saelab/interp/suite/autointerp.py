@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-from saelab.interp.suite.result import Evaluation
+from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, Subject
+from saelab.interp.suite.result import Result
 
 KIND = "autointerp"
 DEVIATIONS = (
@@ -20,7 +21,7 @@ DEVIATIONS = (
 )
 
 
-def evaluation(features: pl.DataFrame, config: Mapping[str, Any]) -> Evaluation:
+def evaluation(features: pl.DataFrame, config: Mapping[str, Any]) -> Result:
     """One result from the table of features of an SAE (the columns of run.FEATURES)."""
     tested = features.filter(pl.col("accuracy").is_not_null())
     names = {"autointerp_score": "accuracy", "balanced_accuracy": "balanced_accuracy", "auroc": "auroc"}
@@ -42,7 +43,7 @@ def evaluation(features: pl.DataFrame, config: Mapping[str, Any]) -> Evaluation:
     states = dict(features["state"].value_counts().sort("state").iter_rows())
     settings = {**config, "judge": judges, "states": states, "deviations": list(DEVIATIONS)}
     reason = None if tested.height else "no latent could be tested"
-    return Evaluation(KIND, {"autointerp": metrics}, settings, unstructured=unstructured, reason=reason)
+    return Result(KIND, {"autointerp": metrics}, settings, unstructured=unstructured, reason=reason)
 
 
 def _mean(column: pl.Series) -> float | None:
@@ -53,3 +54,11 @@ def _mean(column: pl.Series) -> float | None:
 def _deviation(column: pl.Series) -> float | None:
     found = column.std(ddof=0) if len(column) else None
     return None if found is None else float(found)  # type: ignore[arg-type]
+
+
+def _evaluate(subject: Subject, shared: None) -> Result:
+    del shared
+    return evaluation(subject.features, {"n_scored": subject.site.text.config.n_scored})
+
+
+EVALUATION = Evaluation(KIND, {}, _evaluate, saebench=SaebenchFile("autointerp", demanded=("autointerp",)))

@@ -11,17 +11,20 @@ stand beside it. A figure that does not exist is None here. Knows no file.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
+from saelab.interp.features.codes import Codes, encode_codes
 from saelab.interp.fidelity.measures import Recode, Restartable, SiteReading
-from saelab.interp.suite.result import Evaluation, Metrics, Preset
+from saelab.interp.suite.config import Preset
+from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
+from saelab.interp.suite.result import Metrics, Result
 from saelab.saes.base import Sae
 
 KIND = "core"
@@ -60,14 +63,6 @@ class CoreReading:
     kl_zero: float
 
 
-@dataclass(frozen=True)
-class Densities:
-    """Rows of activations on which densities are counted, and the context of each."""
-
-    rows: Float[Tensor, "M D"]
-    contexts: Int[Tensor, " M"]
-
-
 def read_core(lm: Restartable, reading: SiteReading, special: frozenset[int], contexts: int) -> CoreReading:
     """From a clean pass to the baselines of a site. special: ids that never count."""
     tokens, hidden = reading.tokens[:contexts], reading.hidden[:contexts]
@@ -102,15 +97,18 @@ def substituted(
 
 
 def evaluate(
-    lm: Restartable, core: CoreReading, sae: Sae, config: CoreConfig, densities: Densities | None = None
-) -> Evaluation:
-    """All categories of one SAE. densities: None counts them on the same contexts."""
+    lm: Restartable, core: CoreReading, sae: Sae, config: CoreConfig, text: tuple[Codes, int] | None = None
+) -> Result:
+    """All categories of one SAE.
+
+    text: its codes on the text on which densities are counted, and that text's context; None counts them on the same.
+    """
     ce, kl, _ = substituted(lm, core, lambda x: sae.decode(sae.encode(x)), core.ordinary)
     quality = reconstruction(sae, core, config.batch_size_prompts)
-    if densities is None:
-        where = torch.arange(len(core.tokens))[:, None].expand(core.tokens.shape)
-        densities = Densities(core.hidden[core.ordinary], where[core.ordinary])
-    density, consistent = counted_densities(sae, densities)
+    if text is None:
+        places = core.ordinary.flatten().nonzero()[:, 0].numpy()
+        text = encode_codes(sae.encode, core.hidden[core.ordinary], places), core.tokens.shape[1]
+    density, consistent = counted_densities(*text)
     geometry = weight_geometry(sae)
     n = core.tokens.numel()
     metrics: dict[str, Metrics] = {
@@ -137,7 +135,7 @@ def evaluate(
         "contexts": len(core.tokens),
         "n_eval_reconstruction_batches": -(-len(core.tokens) // config.batch_size_prompts),
     }
-    return Evaluation(KIND, metrics, config.model_dump() | own | {"deviations": list(DEVIATIONS)}, details)
+    return Result(KIND, metrics, config.model_dump() | own | {"deviations": list(DEVIATIONS)}, details)
 
 
 def reconstruction(sae: Sae, core: CoreReading, batch: int) -> dict[str, Metrics]:
@@ -188,22 +186,15 @@ def reconstruction(sae: Sae, core: CoreReading, batch: int) -> dict[str, Metrics
     }
 
 
-def counted_densities(sae: Sae, text: Densities) -> tuple[list[float | None], list[float | None]]:
+def counted_densities(codes: Codes, context: int) -> tuple[list[float | None], list[float | None]]:
     """Per latent: share of rows on which it is active, and active rows per context with any (None without one)."""
-    active, prompts = torch.zeros(sae.cfg.d_sae), torch.zeros(sae.cfg.d_sae)
-    bounds = torch.cat([torch.tensor([0]), (text.contexts.diff() != 0).nonzero()[:, 0] + 1])
-    # whole contexts at a time, so that a context is counted once
-    starts = [int(b) for b in bounds[::32]] + [len(text.rows)]
-    with torch.inference_mode():
-        for start, end in pairwise(starts):
-            on = (sae.encode(text.rows[start:end].float()) > 0).float()
-            active += on.sum(0)
-            _, which = text.contexts[start:end].unique_consecutive(return_inverse=True)
-            seen = torch.zeros(int(which.max()) + 1, on.shape[1]).index_add_(0, which, on)
-            prompts += (seen > 0).sum(0)
-    density = (active / len(text.rows)).tolist()
-    ratio = zip(active.tolist(), prompts.tolist(), strict=True)
-    return density, [a / p if p else None for a, p in ratio]
+    active, owner, where = codes.counts(), codes.features(), codes.places // context
+    # Places ascend within a latent, so a context is new where it or the latent differs from the one before.
+    fresh = np.ones(len(owner), bool)
+    fresh[1:] = (np.diff(owner) != 0) | (np.diff(where) != 0)
+    contexts = np.bincount(owner[fresh], minlength=codes.n_features)
+    density = (torch.from_numpy(active).float() / codes.n_rows).tolist()
+    return density, [a / c if c else None for a, c in zip(active.tolist(), contexts.tolist(), strict=True)]
 
 
 def weight_geometry(sae: Sae, block: int = 512) -> dict[str, list[float]]:
@@ -253,3 +244,34 @@ def _details(per_latent: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if abs(whole) > 1e-12 else None
+
+
+def _prepare(site: SiteSuite) -> CoreReading:
+    text, contexts = site.text, PRESETS[site.config.preset].contexts
+    return read_core(text.lm, text.reading, text.special, contexts)
+
+
+def _evaluate(subject: Subject, shared: CoreReading) -> Result:
+    text, config = subject.site.text, PRESETS[subject.site.config.preset]
+    return evaluate(text.lm, shared, subject.sae, config, (subject.codes, text.reading.tokens.shape[1]))
+
+
+EVALUATION = Evaluation(
+    KIND,
+    PRESETS,
+    prepare=_prepare,
+    evaluate=_evaluate,
+    saebench=SaebenchFile(
+        "core",
+        demanded=(
+            "model_behavior_preservation",
+            "model_performance_preservation",
+            "reconstruction_quality",
+            "shrinkage",
+            "sparsity",
+            "token_stats",
+            "misc_metrics",
+        ),
+        filled=("*",),
+    ),
+)

@@ -8,18 +8,49 @@ token of the value. One pass of the LM for all sites.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
 
+from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import numpy_generator
-from saelab.interp.suite.ravel import Facts, RavelConfig
+from saelab.interp.suite.readings import Reading, Tensors
 from saelab.lm.batching import pad_left
 from saelab.lm.model import LanguageModel
 from saelab.store.files import read_json
 from saelab.store.references import fetch
+
+
+class RavelConfig(Config):
+    """Which facts are asked, and how the mask is trained."""
+
+    entity: str = Field(default="city", description="Entity type of the tables.")
+    attributes: tuple[str, ...] = Field(default=("Country", "Continent", "Language"), min_length=2)
+    entities: int = Field(default=3552, ge=4, description="Entities, drawn at random.")
+    templates: int = Field(default=90, ge=1, description="Prompts per attribute, drawn at random.")
+    num_pairs_per_attribute: int = Field(default=5000, ge=8, description="Cause pairs, and as many others.")
+    train_test_split: float = Field(default=0.7, gt=0, lt=1, description="Share of pairs that train the mask.")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    num_epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=16, ge=1, description="Pairs of a training step.")
+    least_pairs: int = Field(default=24, ge=8, description="Pairs that an attribute needs.")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Prompts that the model answers right. hidden: left-padded activations; position: of the entity's last token."""
+
+    hidden: Float[Tensor, "N T D"]
+    mask: Bool[Tensor, "N T"]
+    position: Int[Tensor, " N"]
+    answer: Int[Tensor, " N"]
+    attribute: Int[Tensor, " N"]
+    entity: Int[Tensor, " N"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +104,24 @@ def read_facts(
     }
     numbers = {name: torch.tensor(values, dtype=torch.int64) for name, values in columns.items()}
     return {site: Facts(hidden=torch.cat(kept[site]), mask=torch.cat(masks), **numbers) for site in sites}
+
+
+class FactsReading(Reading):
+    """RAVEL's facts that the model knows. data: a reference to the folder of its tables."""
+
+    kind: Literal["facts"] = "facts"
+    data: str
+    config: RavelConfig
+
+    @property
+    def key(self) -> str:
+        """Its name on disk."""
+        return f"facts.{self.config.entity}.{self.config.digest()[:12]}"
+
+    def read(self, lm: LanguageModel, sites: Sequence[str], seed: int, progress: Progress) -> dict[str, Tensors]:
+        """Activations of the prompts, by site."""
+        found = read_facts(lm, self.data, sites, self.config, seed=seed, progress=progress)
+        return {site: dict(vars(facts)) for site, facts in found.items()}
 
 
 def prompts_of(lm: LanguageModel, folder: Path, config: RavelConfig, seed: int) -> list[Prompt]:

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from saelab.core.config import Config
 from saelab.core.seeds import seed_of
-from saelab.interp.suite.result import Evaluation, Preset
+from saelab.interp.suite.config import Preset
+from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, Subject
+from saelab.interp.suite.result import Result
 from saelab.saes.architectures.batch_topk import BatchTopKConfig
 from saelab.training.sweep import train
 
@@ -47,7 +49,7 @@ PRESETS: Mapping[Preset, MetaConfig] = {
 }
 
 
-def evaluate(W_dec: Float[Tensor, "F D"], config: MetaConfig, *, seed: int = 0) -> Evaluation:
+def evaluate(W_dec: Float[Tensor, "F D"], config: MetaConfig, *, seed: int = 0) -> Result:
     """Train the meta-SAE and measure what it explains of all rows. Rows of zero norm are left out."""
     norms = W_dec.norm(dim=1, keepdim=True)
     rows = (W_dec / norms.clamp_min(1e-12))[norms[:, 0] > 0].float()
@@ -72,10 +74,24 @@ def evaluate(W_dec: Float[Tensor, "F D"], config: MetaConfig, *, seed: int = 0) 
             "final_reconstruction_mse": error / rows.numel(),
         }
     }
-    return Evaluation(KIND, metrics, config.model_dump() | {"deviations": list(DEVIATIONS)})
+    return Result(KIND, metrics, config.model_dump() | {"deviations": list(DEVIATIONS)})
 
 
 def _batches(rows: Float[Tensor, "N D"], config: MetaConfig, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed_of(seed, "meta-structure rows"))
     for _ in range(config.train_steps):
         yield rows[torch.randint(len(rows), (config.train_batch_size,), generator=generator)]
+
+
+def _evaluate(subject: Subject, shared: None) -> Result:
+    del shared
+    config = subject.site.config
+    return evaluate(subject.sae.W_dec, PRESETS[config.preset], seed=config.seed)
+
+
+EVALUATION = Evaluation(
+    KIND,
+    PRESETS,
+    _evaluate,
+    saebench=SaebenchFile("meta_structure", demanded=("meta_structure",), filled=("train_time_seconds",)),
+)

@@ -6,7 +6,7 @@ For an attribute a mask over latents is trained (MDBM): at the entity's last tok
 
 so that the model answers with the source's value where the prompt asks for that attribute (cause) and with the base's
 where it asks for another (isolation). cause and isolation are shares of held-out pairs answered right, disentanglement
-is their mean. Source: SAEBench `ravel` (0.6.0), Huang et al. 2402.17700. Nothing here reads texts (facts.py does).
+is their mean. Source: SAEBench `ravel` (0.6.0), Huang et al. 2402.17700. Texts are read in facts.py.
 """
 
 from collections.abc import Mapping
@@ -16,12 +16,13 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from torch import Tensor
 
-from saelab.core.config import Config
 from saelab.core.seeds import numpy_generator
-from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
+from saelab.interp.suite.facts import Facts, FactsReading, RavelConfig
+from saelab.interp.suite.result import Metrics, Result, averaged
 from saelab.saes.base import Sae
 
 KIND = "ravel"
@@ -30,21 +31,6 @@ DEVIATIONS = (
     "values that share their first token are never paired (upstream counts such pairs as isolation)",
     "as many isolation pairs as cause pairs, from the same facts the model knows",
 )
-
-
-class RavelConfig(Config):
-    """Which facts are asked, and how the mask is trained."""
-
-    entity: str = Field(default="city", description="Entity type of the tables.")
-    attributes: tuple[str, ...] = Field(default=("Country", "Continent", "Language"), min_length=2)
-    entities: int = Field(default=3552, ge=4, description="Entities, drawn at random.")
-    templates: int = Field(default=90, ge=1, description="Prompts per attribute, drawn at random.")
-    num_pairs_per_attribute: int = Field(default=5000, ge=8, description="Cause pairs, and as many others.")
-    train_test_split: float = Field(default=0.7, gt=0, lt=1, description="Share of pairs that train the mask.")
-    learning_rate: float = Field(default=1e-3, gt=0)
-    num_epochs: int = Field(default=2, ge=1)
-    batch_size: int = Field(default=16, ge=1, description="Pairs of a training step.")
-    least_pairs: int = Field(default=24, ge=8, description="Pairs that an attribute needs.")
 
 
 PRESETS: Mapping[Preset, RavelConfig] = {
@@ -61,18 +47,6 @@ class Answering(Protocol):
     def run_from(
         self, hidden: Float[Tensor, "B T D"], site: str, *, mask: Bool[Tensor, "B T"] | None = None, last: bool = False
     ) -> Float[Tensor, "B _ V"]: ...
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Prompts that the model answers right. hidden: left-padded activations; position: of the entity's last token."""
-
-    hidden: Float[Tensor, "N T D"]
-    mask: Bool[Tensor, "N T"]
-    position: Int[Tensor, " N"]
-    answer: Int[Tensor, " N"]
-    attribute: Int[Tensor, " N"]
-    entity: Int[Tensor, " N"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +80,7 @@ def pairs_of(facts: Facts, attribute: int, count: int, *names: str | int) -> Pai
     return made.take(generator.permutation(len(base)))
 
 
-def evaluate(lm: Answering, site: str, facts: Facts, sae: Sae, config: RavelConfig, seed: int) -> Evaluation:
+def evaluate(lm: Answering, site: str, facts: Facts, sae: Sae, config: RavelConfig, seed: int) -> Result:
     """The scores of one SAE; None, with a reason, where the model knows too few facts."""
     rows: dict[str, Metrics] = {}
     with torch.no_grad():  # not inference mode: gradients go through what is mixed of these codes
@@ -137,7 +111,7 @@ def evaluate(lm: Answering, site: str, facts: Facts, sae: Sae, config: RavelConf
     }
     settings = config.model_dump() | {"n_facts": len(facts.position), "deviations": list(DEVIATIONS)}
     reason = None if rows else f"the model knows {len(facts.position)} of the facts asked, too few to pair"
-    return Evaluation(KIND, {KIND: metrics}, settings, unstructured={f"{config.entity}_results": rows}, reason=reason)
+    return Result(KIND, {KIND: metrics}, settings, unstructured={f"{config.entity}_results": rows}, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -192,3 +166,22 @@ def _drawn(facts: Facts, keep: np.ndarray, count: int, generator: np.random.Gene
     made = generator.choice(rows, size=(4 * count, 2))
     answer = facts.answer.numpy()
     return made[answer[made[:, 0]] != answer[made[:, 1]]][:count]
+
+
+def _readings(config: SuiteConfig) -> list[FactsReading]:
+    return [FactsReading(data=config.ravel, config=PRESETS[config.preset])] if config.ravel else []
+
+
+def _prepare(site: SiteSuite) -> Facts:
+    (reading,) = _readings(site.config)
+    return Facts(**site.load(reading.key))
+
+
+def _evaluate(subject: Subject, shared: Facts) -> Result:
+    text, config = subject.site.text, subject.site.config
+    return evaluate(text.lm, text.reading.site, shared, subject.sae, PRESETS[config.preset], config.seed)
+
+
+EVALUATION = Evaluation(
+    KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile("ravel", demanded=("ravel",))
+)

@@ -10,10 +10,11 @@ from pathlib import Path
 import polars as pl
 
 from saelab.core.progress import SILENT, Progress
+from saelab.interp.suite.evaluation import SiteSuite
 from saelab.interp.suite.readings import Reading
-from saelab.interp.suite.result import Evaluation
-from saelab.interp.suite.saebench_json import FOLDERS, SUFFIX, lacking, write_saebench
-from saelab.interp.suite.site import SiteSuite, evaluate
+from saelab.interp.suite.result import Result
+from saelab.interp.suite.saebench_json import lacking, write_saebench
+from saelab.interp.suite.site import evaluate
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
@@ -72,12 +73,10 @@ def run(
         written = write_saebench(result, sae, name, saebench, version=version)
         if written is not None:
             paths.append(written)
-        elif result.kind in FOLDERS:  # what an earlier run left would pass for this one's
-            (saebench / FOLDERS[result.kind] / f"{name.replace('/', '_')}{SUFFIX}").unlink(missing_ok=True)
     return paths
 
 
-def results_table(results: Sequence[Evaluation], preset: str) -> pl.DataFrame:
+def results_table(results: Sequence[Result], preset: str) -> pl.DataFrame:
     """One row per metric."""
     rows = [
         {
@@ -95,7 +94,7 @@ def results_table(results: Sequence[Evaluation], preset: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=COLUMNS)
 
 
-def _why(result: Evaluation, metric: str) -> str:
+def _why(result: Result, metric: str) -> str:
     return (
         "it does not exist for this SAE"
         if metric in lacking(result)

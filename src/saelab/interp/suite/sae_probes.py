@@ -4,7 +4,7 @@ Activation: the last token of each text. Latents are ranked by |mean_pos - mean_
 divided by its mean where active; the first k feed a logistic regression with L1 (saga), its C one of ten from 1e5 to
 1e-5 by validation AUC, refitted on all of train. Beside it the same routine with L2 on all of the LM's coordinates.
 Test accuracy, AUC and weighted F1; means over sets. Source: SAEBench `sparse_probing_sae_probes` (0.6.0), sae-probes
-0.4.2, whose texts (MIT) are read from its wheel and whose code is not. Nothing here reads a language model.
+0.4.2, whose texts (MIT) are read from its wheel and whose code is not.
 """
 
 import warnings
@@ -13,15 +13,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
+from saelab.core.progress import Progress
 from saelab.core.seeds import numpy_generator, seed_of
+from saelab.interp.suite import labelled
+from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.labelled import LabelledTexts, binary_sets
+from saelab.interp.suite.pooled import read_ids
 from saelab.interp.suite.probes import Split
-from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.readings import Reading, Tensors
+from saelab.interp.suite.result import Metrics, Result, averaged
+from saelab.lm.model import LanguageModel
 
 KIND = "sparse_probing_sae_probes"
 ALL_K = (1, 2, 5, 10, 20, 50, 100)
@@ -147,7 +155,7 @@ def fitted_scores(x: Float[np.ndarray, "N K"], split: Split, penalty: Penalty, *
 
 def evaluation(
     llm: Mapping[str, Metrics], sae: Mapping[str, Metrics], config: SaeProbesConfig, left_out: Sequence[str] = ()
-) -> Evaluation:
+) -> Result:
     """Means over the sets, with upstream's extra table by k."""
     names = {
         "llm": [f"llm_test_{m}" for m in MEASURES],
@@ -165,7 +173,7 @@ def evaluation(
         "dataset_names": list(rows), "left_out": list(left_out), "reg_type": "l1", "setting": "normal",
         "binarize": False, "deviations": list(DEVIATIONS),
     }  # fmt: skip
-    return Evaluation(KIND, metrics, settings, details, extra={"sae_metrics_by_k": _by_k(means, config.ks)})
+    return Result(KIND, metrics, settings, details, extra={"sae_metrics_by_k": _by_k(means, config.ks)})
 
 
 def _by_k(row: Metrics, ks: Sequence[int]) -> dict[str, dict[str, Any]]:
@@ -203,3 +211,66 @@ def _fit(x: np.ndarray, y: np.ndarray, cost: float, penalty: Penalty, seed: int)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a thousand steps are the specified effort
         return LogisticRegression(C=float(cost), max_iter=1000, random_state=seed, **settings).fit(x, y)
+
+
+class SetsReading(Reading):
+    """The sets of sae-probes, the last token of each text."""
+
+    kind: Literal["sets"] = "sets"
+    config: SaeProbesConfig
+
+    @property
+    def key(self) -> str:
+        """Its name on disk."""
+        return f"sets.{self.config.digest()[:12]}"
+
+    def tasks(self, seed: int) -> tuple[list[BinaryTask], list[str]]:
+        """The tasks in the order in which they are read, and the sets that cannot be tasks."""
+        made = [(name, task_of(labelled.load_labelled(name), self.config, seed)) for name in self.config.names]
+        return [t for _, t in made if t is not None], [name for name, t in made if t is None]
+
+    def read(self, lm: LanguageModel, sites: Sequence[str], seed: int, progress: Progress) -> dict[str, Tensors]:
+        """Activations of last tokens, by site: one tensor per set."""
+        tasks, _ = self.tasks(seed)
+        ids = lm.tokenize([text for task in tasks for text in task.texts])
+        context = self.config.context
+        found = read_ids(lm, ids, sites, context=context, cut="left", last=True, progress=progress)
+        sizes = [len(task.texts) for task in tasks]
+        return {
+            site: {t.name: part.clone() for t, part in zip(tasks, read.rows.split(sizes), strict=True)}
+            for site, read in found.items()
+        }
+
+
+@dataclass(frozen=True)
+class SetsRead:
+    """The sets at a site: activations by set, tasks, the sets that are none, the LM's own scores."""
+
+    x: Mapping[str, Float[Tensor, "N D"]]
+    tasks: Sequence[BinaryTask]
+    left_out: Sequence[str]
+    llm: Mapping[str, Metrics]
+
+
+def _readings(config: SuiteConfig) -> list[SetsReading]:
+    return [SetsReading(config=PRESETS[config.preset])]
+
+
+def _prepare(site: SiteSuite) -> SetsRead:
+    (reading,), seed = _readings(site.config), site.config.seed
+    tasks, left_out = reading.tasks(seed)
+    tensors = site.load(reading.key)
+    x = {task.name: tensors[task.name].float() for task in tasks}
+    return SetsRead(x, tasks, left_out, {t.name: probe_whole(x[t.name], t.split, seed, t.name) for t in tasks})
+
+
+def _evaluate(subject: Subject, shared: SetsRead) -> Result:
+    config, seed, rows = PRESETS[subject.site.config.preset], subject.site.config.seed, {}
+    for task in shared.tasks:
+        with torch.inference_mode():
+            codes = subject.sae.encode(shared.x[task.name])
+        rows[task.name] = probe_latents(codes, task.split, config.ks, seed, task.name)
+    return evaluation(shared.llm, rows, config, shared.left_out)
+
+
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile(KIND))

@@ -5,7 +5,7 @@
 One object: what was evaluated, its settings, `eval_result_metrics` by category, details. A file is a function of the
 result alone: `eval_id` is made from the content and `datetime_epoch_millis` is 0, so two equal runs give equal bytes
 (when work was done stands in the run's ledger). The format demands numbers where a measure may not exist; there it
-takes -1, as upstream writes it (`FILLED`). A result that lacks any other demanded number is not written at all, as
+takes -1, as upstream writes it. A result that lacks any other demanded number is not written at all, as
 upstream: the table of results says why. Upstream's graphing tells kinds by the folder's name, which must stay.
 """
 
@@ -16,73 +16,49 @@ from typing import Any
 
 from saelab.core.config import digest_of
 from saelab.core.sites import hook_name
-from saelab.interp.suite.result import Evaluation
+from saelab.interp.suite.evaluation import SaebenchFile, evaluation_of
+from saelab.interp.suite.result import Result
 from saelab.saes.base import Sae
 from saelab.store.files import write_json
 
-# Kind -> folder, as upstream recommends. Kinds that only saelab has stand under their own names.
-FOLDERS: Mapping[str, str] = {
-    "core": "core",
-    "sparse_probing": "sparse_probing",
-    "sparse_probing_sae_probes": "sparse_probing_sae_probes",
-    "scr": "scr",
-    "tpp": "tpp",
-    "absorption_first_letter": "absorption",
-    "autointerp": "autointerp",
-    "ravel": "ravel",
-    "meta_structure_decoder_variance": "meta_structure",
-}
-
-# Categories whose every metric must be a number for upstream's schema (the others may be null).
-DEMANDED: Mapping[str, tuple[str, ...]] = {
-    "core": (
-        "model_behavior_preservation",
-        "model_performance_preservation",
-        "reconstruction_quality",
-        "shrinkage",
-        "sparsity",
-        "token_stats",
-        "misc_metrics",
-    ),
-    "absorption_first_letter": ("mean",),
-    "autointerp": ("autointerp",),
-    "ravel": ("ravel",),
-    "meta_structure_decoder_variance": ("meta_structure",),
-}
-# Where upstream itself writes -1 for a number that does not exist.
-FILLED: Mapping[str, tuple[str, ...]] = {
-    "core": ("*",),
-    "meta_structure_decoder_variance": ("train_time_seconds",),
-}
 SUFFIX = "_custom_sae_eval_results.json"
 
 
-def write_saebench(result: Evaluation, sae: Sae, name: str, root: Path, *, version: str) -> Path | None:
+def write_saebench(result: Result, sae: Sae, name: str, root: Path, *, version: str) -> Path | None:
     """Write one result below `root`; None where upstream's schema could not hold it (see `lacking`).
 
     name: the same in every folder, because upstream joins kinds by it. version: of the program that measured.
     """
-    if result.kind not in FOLDERS or lacking(result):
+    path = file_of(result.kind, name, root)
+    if path is None:
         return None
-    path = root / FOLDERS[result.kind] / f"{name.replace('/', '_')}{SUFFIX}"
+    if lacking(result):
+        path.unlink(missing_ok=True)  # what an earlier run left would pass for this one's
+        return None
     write_json(path, record(result, sae, name, version=version))
     return path
 
 
-def lacking(result: Evaluation) -> list[str]:
+def file_of(kind: str, name: str, root: Path) -> Path | None:
+    """Where the file of an SAE is; None where SAEBench has no such evaluation."""
+    layout = evaluation_of(kind).saebench
+    return None if layout is None else root / layout.folder / f"{name.replace('/', '_')}{SUFFIX}"
+
+
+def lacking(result: Result) -> list[str]:
     """The demanded metrics that have no value."""
-    filled = FILLED.get(result.kind, ())
+    layout = _layout(result)
     return [
         metric
-        for category in DEMANDED.get(result.kind, ())
+        for category in layout.demanded
         for metric, value in result.metrics.get(category, {}).items()
-        if value is None and not {"*", metric} & set(filled)
+        if value is None and not {"*", metric} & set(layout.filled)
     ]
 
 
-def record(result: Evaluation, sae: Sae, name: str, *, version: str) -> dict[str, Any]:
+def record(result: Result, sae: Sae, name: str, *, version: str) -> dict[str, Any]:
     """The whole file as plain data, keys in upstream's order."""
-    fill = -1.0 if FILLED.get(result.kind) else None
+    fill = -1.0 if _layout(result).filled else None
     body: dict[str, Any] = {
         "eval_type_id": result.kind,
         "eval_config": {"model_name": sae.cfg.lm, **result.config},
@@ -99,6 +75,10 @@ def record(result: Evaluation, sae: Sae, name: str, *, version: str) -> dict[str
     named = {"eval_id": str(uuid.UUID(digest_of(body)[:32], version=4)), "datetime_epoch_millis": 0}
     head = ("eval_type_id", "eval_config")
     return {k: body[k] for k in head} | named | {k: v for k, v in body.items() if k not in head}
+
+
+def _layout(result: Result) -> SaebenchFile:
+    return evaluation_of(result.kind).saebench or SaebenchFile("")
 
 
 def sae_record(sae: Sae) -> dict[str, Any]:

@@ -12,6 +12,7 @@ where it was worse at B, and absent where they are equal. Source: SAEBench `scr`
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,11 +22,17 @@ from torch import Tensor
 
 from saelab.core.config import Config
 from saelab.core.errors import UserError
+from saelab.core.progress import Progress
 from saelab.core.seeds import numpy_generator
+from saelab.interp.suite import labelled
 from saelab.interp.suite.ablation import ablated, effects_on, strongest
+from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.labelled import LabelledTexts
 from saelab.interp.suite.probes import SHIFT_PROBE, Probe, Split, fit_probe, mean_difference
-from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.readings import Tensors, TextsReading, all_tokens, plain
+from saelab.interp.suite.result import Metrics, Result, averaged
+from saelab.lm.model import LanguageModel
 
 KIND = "scr"
 ALL_N = (2, 5, 10, 20, 50, 100, 500)
@@ -172,14 +179,63 @@ def remove(
     return found
 
 
-def evaluation(by_pair: Mapping[str, Metrics], config: Mapping[str, object]) -> Evaluation:
+def evaluation(by_pair: Mapping[str, Metrics], config: Mapping[str, object]) -> Result:
     """Each key averaged over the pairs that have it."""
     names = [f"scr_{part}_threshold_{n}" for n in ALL_N for part in ("dir1", "metric", "dir2")]
     means = averaged(list(by_pair.values()))
     details = [{"dataset_name": f"{pair}_results", **{n: row.get(n) for n in names}} for pair, row in by_pair.items()]
     metrics = {"scr_metrics": {n: means.get(n) for n in names}}
-    return Evaluation(KIND, metrics, {**config, "deviations": list(DEVIATIONS)}, details)
+    return Result(KIND, metrics, {**config, "deviations": list(DEVIATIONS)}, details)
 
 
 def _accuracy(probe: Probe, x: Tensor, split: Split) -> float:
     return probe.accuracy(x[split.test], torch.from_numpy(split.test_y))
+
+
+class PairReading(TextsReading):
+    """The texts of a crossed set in its four corners, all tokens."""
+
+    kind: Literal["pair"] = "pair"
+    pair: PairConfig
+    n_train: int
+    n_test: int
+    context: int
+
+    @property
+    def key(self) -> str:
+        """Its name on disk."""
+        values = "-".join((*self.pair.concept, *self.pair.attribute))
+        return f"pair.{plain(self.pair.data)}.{values}.{self.n_train}.{self.n_test}.{self.context}"
+
+    def tasks(self, seed: int) -> tuple[LabelledTexts, Confounded]:
+        """The texts in the order in which they are read, and the three tasks over them."""
+        data = labelled.load_labelled(self.pair.data)
+        pair = self.pair
+        return confound(data, self.n_train, self.n_test, seed, concept=pair.concept, attribute=pair.attribute)
+
+    def read(self, lm: LanguageModel, sites: Sequence[str], seed: int, progress: Progress) -> dict[str, Tensors]:
+        """Activations of all tokens, by site."""
+        return all_tokens(lm, self.tasks(seed)[0].texts, sites, self.context, progress)
+
+
+def _readings(config: SuiteConfig) -> list[PairReading]:
+    c = PRESETS[config.preset]
+    return [PairReading(pair=p, n_train=c.n_train, n_test=c.n_test, context=c.context_length) for p in c.pairs]
+
+
+def _prepare(site: SiteSuite) -> list[BiasedProbes]:
+    """The probes of the LM on each crossed set."""
+    texts = [site.texts(reading) for reading in _readings(site.config)]
+    return [probe_confounded(t.x, t.tasks, site.config.seed) for t in texts]
+
+
+def _evaluate(subject: Subject, shared: Sequence[BiasedProbes]) -> Result:
+    site, W_dec, rows = subject.site, subject.sae.W_dec, {}
+    config = PRESETS[site.config.preset]
+    for reading, probed in zip(_readings(site.config), shared, strict=True):
+        x, codes = site.texts(reading).x, subject.pooled(reading)
+        rows[probed.tasks.name] = remove(probed, x, codes, W_dec, config.n_values)
+    return evaluation(rows, config.model_dump())
+
+
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile("scr"))

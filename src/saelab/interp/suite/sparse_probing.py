@@ -14,9 +14,12 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
+from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.labelled import Task
 from saelab.interp.suite.probes import ProbeConfig, fit_probe, sparse_accuracy
-from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.readings import ClassReading, class_readings
+from saelab.interp.suite.result import Metrics, Result, averaged
 
 KIND = "sparse_probing"
 ALL_K = (1, 2, 5, 10, 20, 50, 100)
@@ -70,7 +73,7 @@ def evaluation(
     sae: Mapping[str, Mapping[str, Metrics]],
     ks: Sequence[int],
     config: Mapping[str, object],
-) -> Evaluation:
+) -> Result:
     """Join the accuracies of the LM and of an SAE, by data set and class, into one result."""
     details, by_dataset = [], {"llm": [], "sae": []}
     for name in sae:
@@ -84,7 +87,7 @@ def evaluation(
         p: {k: v for k, v in _named(averaged(rows), ks).items() if k.startswith(p)} for p, rows in by_dataset.items()
     }
     unstructured = {f"{n}_results": _by_metric(sae[n]) | _by_metric(llm[n]) for n in sae}
-    return Evaluation(
+    return Result(
         KIND, metrics, {**config, "k_values": list(ks), "deviations": list(DEVIATIONS)}, details, unstructured
     )
 
@@ -102,3 +105,28 @@ def _by_metric(by_class: Mapping[str, Metrics]) -> dict[str, Metrics]:
         for metric, value in row.items():
             found.setdefault(metric, {})[label] = value
     return found
+
+
+def _readings(config: SuiteConfig) -> list[ClassReading]:
+    c = PRESETS[config.preset]
+    return class_readings(c.dataset_names, c.probe_train_set_size, c.probe_test_set_size, c.context_length)
+
+
+def _prepare(site: SiteSuite) -> dict[str, dict[str, Metrics]]:
+    """The accuracies of the LM itself, by data set and class."""
+    return {r.title: _probed(site, r, site.texts(r).x, "llm") for r in _readings(site.config)}
+
+
+def _evaluate(subject: Subject, shared: Mapping[str, Mapping[str, Metrics]]) -> Result:
+    site = subject.site
+    config = PRESETS[site.config.preset]
+    rows = {r.title: _probed(site, r, subject.pooled(r), "sae") for r in _readings(site.config)}
+    return evaluation(shared, rows, config.k_values, config.model_dump())
+
+
+def _probed(site: SiteSuite, reading: ClassReading, x: Float[Tensor, "N D"], prefix: str) -> dict[str, Metrics]:
+    seed, ks = site.config.seed, PRESETS[site.config.preset].k_values
+    return probe_tasks(x, site.texts(reading).tasks, ks, prefix, seed, reading.title)
+
+
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile(KIND))

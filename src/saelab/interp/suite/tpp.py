@@ -20,9 +20,12 @@ from torch import Tensor
 
 from saelab.core.config import Config
 from saelab.interp.suite.ablation import ablated, effects_on, strongest
+from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.labelled import Task
 from saelab.interp.suite.probes import SHIFT_PROBE, Probe, fit_probe, mean_difference
-from saelab.interp.suite.result import Evaluation, Metrics, Preset, averaged
+from saelab.interp.suite.readings import ClassReading, class_readings
+from saelab.interp.suite.result import Metrics, Result, averaged
 
 KIND = "tpp"
 ALL_N = (2, 5, 10, 20, 50, 100, 500)
@@ -100,13 +103,13 @@ def perturb(
     return found
 
 
-def evaluation(by_dataset: Mapping[str, Mapping[str, Metrics]], config: Mapping[str, object]) -> Evaluation:
+def evaluation(by_dataset: Mapping[str, Mapping[str, Metrics]], config: Mapping[str, object]) -> Result:
     """Mean over classes, then over data sets."""
     rows = {name: _named(averaged(list(found.values()))) for name, found in by_dataset.items()}
     metrics = {"tpp_metrics": _named(averaged(list(rows.values())))}
     details = [{"dataset_name": f"{name}_tpp_results", **row} for name, row in rows.items()]
     unstructured = {name: dict(found) for name, found in by_dataset.items()}
-    return Evaluation(KIND, metrics, {**config, "deviations": list(DEVIATIONS)}, details, unstructured)
+    return Result(KIND, metrics, {**config, "deviations": list(DEVIATIONS)}, details, unstructured)
 
 
 def _named(row: Mapping[str, float | int | None]) -> Metrics:
@@ -115,3 +118,30 @@ def _named(row: Mapping[str, float | int | None]) -> Metrics:
 
 def _accuracy(probe: Probe, x: Tensor, task: Task) -> float:
     return probe.accuracy(x[task.split.test], torch.from_numpy(task.split.test_y))
+
+
+def _readings(config: SuiteConfig) -> list[ClassReading]:
+    c = PRESETS[config.preset]
+    return class_readings(c.dataset_names, c.train_set_size, c.test_set_size, c.context_length)
+
+
+def _prepare(site: SiteSuite) -> dict[str, ProbedTasks]:
+    """The probes of the LM, by data set."""
+    found, seed = {}, site.config.seed
+    for reading in _readings(site.config):
+        texts = site.texts(reading)
+        found[reading.title] = probe_classes(texts.x, texts.tasks, seed, reading.title)
+    return found
+
+
+def _evaluate(subject: Subject, shared: Mapping[str, ProbedTasks]) -> Result:
+    site, W_dec = subject.site, subject.sae.W_dec
+    config = PRESETS[site.config.preset]
+    rows = {
+        r.title: perturb(shared[r.title], site.texts(r).x, subject.pooled(r), W_dec, config.n_values)
+        for r in _readings(site.config)
+    }
+    return evaluation(rows, config.model_dump())
+
+
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile("tpp"))

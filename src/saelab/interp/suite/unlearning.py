@@ -11,8 +11,9 @@ Half of each text ranks, the other half is measured. This is the procedure of SA
 and its model a large one: it is another measure, has another name and no SAEBench file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,10 +21,19 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.core.config import Config
+from saelab.core.progress import Progress
+from saelab.core.seeds import numpy_generator
 from saelab.interp.fidelity.measures import Recode, Restartable
-from saelab.interp.suite.result import Evaluation, Metrics, Preset
+from saelab.interp.suite import labelled
+from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.evaluation import Evaluation, SiteSuite, Subject
+from saelab.interp.suite.readings import Reading, Tensors, plain
+from saelab.interp.suite.result import Metrics, Result
+from saelab.lm.model import LanguageModel
 from saelab.lm.score import nll_from
 from saelab.saes.base import Sae
+from saelab.text.corpora import Document
+from saelab.text.pack import pack_for
 
 KIND = "unlearning_local"
 ALLOWED = 0.01  # relative rise of the cross-entropy of other text
@@ -78,7 +88,7 @@ def corpora(lm: Restartable, site: str, forget: Contexts, retain: Contexts) -> C
     return Corpora(*halves, clean=(clean[0], clean[1]))
 
 
-def evaluate(lm: Restartable, site: str, texts: Corpora, sae: Sae, config: UnlearningConfig) -> Evaluation:
+def evaluate(lm: Restartable, site: str, texts: Corpora, sae: Sae, config: UnlearningConfig) -> Result:
     """The best setting of one SAE, and every setting beside it."""
     density, mean = _activity(sae, texts.forget[0])
     elsewhere, _ = _activity(sae, texts.retain[0])
@@ -107,7 +117,7 @@ def evaluate(lm: Restartable, site: str, texts: Corpora, sae: Sae, config: Unlea
         "n_settings_allowed": len(allowed),
     }
     reason = None if details else "no latent fires on the topic and hardly elsewhere"
-    return Evaluation(KIND, {KIND: metrics}, config.model_dump(), details, reason=reason)
+    return Result(KIND, {KIND: metrics}, config.model_dump(), details, reason=reason)
 
 
 def rank(density: Float[Tensor, " F"], elsewhere: Float[Tensor, " F"], threshold: float, n: int) -> Int[Tensor, " K"]:
@@ -150,3 +160,54 @@ def _activity(sae: Sae, texts: Contexts) -> tuple[Float[Tensor, " F"], Float[Ten
             count += (codes > 0).sum(0)
             total += codes.sum(0)
     return count / len(rows), total / count.clamp_min(1)
+
+
+class TopicReading(Reading):
+    """The texts of one class, packed into contexts."""
+
+    kind: Literal["topic"] = "topic"
+    topic: tuple[str, str]
+    contexts: int
+    context: int = 128
+
+    @property
+    def key(self) -> str:
+        """Its name on disk."""
+        return f"topic.{plain(self.topic[0])}.{plain(self.topic[1])}.{self.contexts}.{self.context}"
+
+    def read(self, lm: LanguageModel, sites: Sequence[str], seed: int, progress: Progress) -> dict[str, Tensors]:
+        """Tokens, activations and the positions that count, by site."""
+        del progress
+        data = labelled.load_labelled(self.topic[0])
+        rows = numpy_generator(seed, "topic", *self.topic).permutation(data.rows(self.topic[1]))
+        documents = [Document(str(i), data.texts[i]) for i in rows.tolist()]
+        packed = pack_for(lm, documents, context=self.context, n_contexts=self.contexts)
+        tokens = packed.tokens.long()
+        with torch.inference_mode():
+            parts = [lm.run_to(batch, sites) for batch in tokens.split(8)]
+        kept = ~torch.isin(tokens, torch.tensor(sorted(lm.special_ids)))
+        hidden = {site: torch.cat([p[site].to("cpu", torch.bfloat16) for p in parts]) for site in sites}
+        return {site: {"tokens": tokens, "hidden": hidden[site], "kept": kept} for site in sites}
+
+
+def _readings(config: SuiteConfig) -> list[TopicReading]:
+    c = PRESETS[config.preset]
+    return [TopicReading(topic=c.topic, contexts=c.contexts)]
+
+
+def _prepare(site: SiteSuite) -> Corpora:
+    """The topic beside as many contexts of held-out text."""
+    (reading,), text = _readings(site.config), site.text
+    found = site.load(reading.key)
+    forget = Contexts(found["tokens"], found["hidden"].float(), found["kept"])
+    tokens, hidden = (x[: len(forget.tokens)] for x in (text.reading.tokens, text.reading.hidden))
+    retain = Contexts(tokens, hidden, ~torch.isin(tokens, torch.tensor(sorted(text.special))))
+    return corpora(text.lm, text.reading.site, forget, retain)
+
+
+def _evaluate(subject: Subject, shared: Corpora) -> Result:
+    text, config = subject.site.text, PRESETS[subject.site.config.preset]
+    return evaluate(text.lm, text.reading.site, shared, subject.sae, config)
+
+
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings)

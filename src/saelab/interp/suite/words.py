@@ -15,16 +15,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import numpy_generator
-from saelab.interp.suite.absorption import LETTERS, AbsorptionConfig, Words
 from saelab.interp.suite.pooled import read_ids
 from saelab.lm.model import LanguageModel
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TEMPLATE = "{word} has the first letter:"
+
+
+@dataclass(frozen=True)
+class Words:
+    """Activations at words, and the words' letters. `again`: the test words in other prompts."""
+
+    train: Float[Tensor, "N D"]
+    train_letters: Int[Tensor, " N"]
+    test: Float[Tensor, "M D"]
+    test_letters: Int[Tensor, " M"]
+    again: Float[Tensor, "M D"]
 
 
 @dataclass(frozen=True)
@@ -49,18 +61,22 @@ def vocabulary(strings: Sequence[str], count: int, seed: int) -> Vocabulary:
 def read_words(
     lm: LanguageModel,
     sites: Sequence[str],
-    config: AbsorptionConfig,
     *,
+    count: int,
+    examples: int,
     seed: int = 0,
     batch_size: int = 64,
     progress: Progress = SILENT,
 ) -> dict[str, Words]:
-    """Train words once, test words in two different prompts each, at every site."""
-    words = vocabulary(lm.token_strings(range(lm.vocab_size)), config.words, seed)
+    """Train words once, test words in two different prompts each, at every site.
+
+    count: words of the vocabulary at most. examples: spelt words before each.
+    """
+    words = vocabulary(lm.token_strings(range(lm.vocab_size)), count, seed)
     cut = int(0.8 * len(words.ids))
     train, test = np.arange(cut), np.arange(cut, len(words.ids))
     parts = [(train, "train"), (test, "test"), (test, "again")]
-    texts = [text for rows, name in parts for text in _examples(words, rows, config.icl_examples, seed, name)]
+    texts = [text for rows, name in parts for text in _examples(words, rows, examples, seed, name)]
     own = np.concatenate([words.ids[rows] for rows, _ in parts])
     ids = [[*before, int(word)] for before, word in zip(lm.tokenize(texts), own, strict=True)]
     context = max(map(len, ids))
