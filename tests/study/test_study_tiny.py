@@ -130,6 +130,16 @@ def test_a_level_beyond_the_dictionary_and_a_foreign_folder(study: StudyConfig, 
         run(study, tmp_path / "run")
 
 
+def test_a_run_of_an_older_format_is_not_gone_on_with(study: StudyConfig, tmp_path: Path) -> None:
+    """Whatever its study file says, it is named by its format first; nothing in it is touched."""
+    folder = RunFolder(tmp_path)
+    Ledger(folder.ledger)
+    folder.study.write_text("name: tiny\na_key_of_long_ago: 1\n")
+    with pytest.raises(UserError, match="older format 0"):
+        run(study, tmp_path)
+    assert folder.study.read_text().endswith("long_ago: 1\n")
+
+
 def test_the_shipped_demo_is_the_issue_s_grid() -> None:
     demo = StudyConfig.from_yaml(Path(__file__).parents[2] / "studies" / "demo.yaml")
     saes = saes_of(demo)

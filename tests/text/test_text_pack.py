@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.core.errors import ArtefactError, UserError
+from saelab.store.layout import TOKENS
 from saelab.text.corpora import Document, held_out
-from saelab.text.pack import NO_DOCUMENT, TENSORS, PackedText, pack, pack_split
+from saelab.text.pack import NO_DOCUMENT, PackedText, pack, pack_split
 
 BOS, END, SPECIAL = 1000, 1001, 1002
 
@@ -142,14 +143,14 @@ def test_saved_text_is_the_same_text_and_the_same_bytes(tmp_path: Path) -> None:
 
 def test_damaged_packed_text_is_refused(tmp_path: Path) -> None:
     pack(corpus([9, 30, 25]), encode, context=7, bos_id=BOS).save(tmp_path)
-    path = tmp_path / TENSORS
+    path = tmp_path / TOKENS
     whole = path.read_bytes()
     for broken in (whole[:-1], whole[:40], whole[:100] + bytes([whole[100] ^ 4]) + whole[101:]):
         path.write_bytes(broken)
-        with pytest.raises(ArtefactError, match=TENSORS):
+        with pytest.raises(ArtefactError, match=TOKENS):
             PackedText.load(tmp_path)
     path.unlink()
-    with pytest.raises(ArtefactError, match=TENSORS):
+    with pytest.raises(ArtefactError, match=TOKENS):
         PackedText.load(tmp_path)
     with pytest.raises(ArtefactError, match="missing"):
         PackedText.load(tmp_path / "nowhere")

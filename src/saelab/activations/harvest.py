@@ -18,13 +18,14 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.activations.moments import MomentsFitter
-from saelab.activations.shards import MOMENTS, ActivationShards, Manifest, ShardRecord, read_shard, write_moments
+from saelab.activations.shards import ActivationShards, Manifest, ShardRecord, read_shard, write_moments
 from saelab.core.config import Config, digest_of
 from saelab.core.errors import ArtefactError, UserError
 from saelab.core.hardware import side_by_side
 from saelab.core.progress import SILENT, Progress, Task
 from saelab.core.sites import parse_site
 from saelab.store.files import sha256_of
+from saelab.store.layout import MOMENTS, shard_name
 from saelab.store.tensors import write_tensors
 from saelab.text.pack import PackedText
 
@@ -133,7 +134,7 @@ class _Work:
             for path in [*folder.glob("shard-*.safetensors"), *folder.glob(".*")]:
                 if path.name not in kept:
                     path.unlink()
-            done &= {k for k in self.shards if _file(k) in kept}
+            done &= {k for k in self.shards if shard_name(k) in kept}
         return done
 
     def write(self, k: int, task: Task) -> None:
@@ -154,7 +155,7 @@ class _Work:
                 "context": where[~sink, 0] + first,
                 "position": where[~sink, 1].contiguous(),
             }
-            path = self.folders[site] / _file(k)
+            path = self.folders[site] / shard_name(k)
             write_tensors(path, tensors)
             record = ShardRecord(
                 file=path.name,
@@ -222,10 +223,6 @@ class _Work:
                     fitter.update(piece)
             write_moments(folder / MOMENTS, fitter.finish())
             replace(manifest, moments=sha256_of(folder / MOMENTS)).save(folder)
-
-
-def _file(k: int) -> str:
-    return f"shard-{k:05d}.safetensors"
 
 
 def _earlier(folder: Path, key: str) -> Manifest | None:

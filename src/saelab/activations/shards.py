@@ -26,11 +26,10 @@ from saelab.activations.stream import LEAST_BLOCK, shuffled_batches
 from saelab.core.config import digest_of
 from saelab.core.errors import ArtefactError, UserError
 from saelab.store.files import read_json, write_json
+from saelab.store.layout import MANIFEST, MOMENTS
 from saelab.store.tensors import write_tensors
 
 FORMAT = "saelab.activations/1"
-MANIFEST = "manifest.json"
-MOMENTS = "moments.safetensors"
 REPAIR = "Run the same command again: what is damaged is harvested anew, the rest is kept."
 
 # Shuffled as a whole up to this size; beyond it block by block (see stream.py).

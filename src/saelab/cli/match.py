@@ -11,8 +11,8 @@ import polars as pl
 from saelab.cli.output import say, show_table
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
-from saelab.store.files import read_json
-from saelab.store.tables import read_table, write_table
+from saelab.store.layout import MatchingFolder
+from saelab.store.tables import write_table
 
 if TYPE_CHECKING:
     from saelab.core.progress import Progress
@@ -163,13 +163,13 @@ def _evaluated(
         text = pack_for(model, documents, context=CONTEXT, n_contexts=config.contexts, progress=progress)
         spans = list(pairwise(range(len(saes)))) + ([(0, len(saes) - 1)] if len(saes) > 2 else [])
         for i, j in spans:
-            steps = [read_table(out / f"{k}-{k + 1}" / "matching.parquet") for k in range(i, j)] if j - i > 1 else []
+            steps = [MatchingFolder(out / f"{k}-{k + 1}").matching.read() for k in range(i, j)] if j - i > 1 else []
             folder = out / f"{i}-{j}"
             stage.run(
                 config, saes[i], saes[j], folder, lm=model, text=text, sites=(sites[i], sites[j]), steps=steps,
                 progress=progress,
             )  # fmt: skip
-            quality = read_json(folder / "quality.json")
+            quality = MatchingFolder(folder).quality.read()
             rows.append(
                 {
                     "from": references[i],

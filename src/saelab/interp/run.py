@@ -32,8 +32,7 @@ from saelab.interp.fidelity import measures as fid
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.store.files import write_json
-from saelab.store.tables import write_table
+from saelab.store.layout import InterpFolder
 from saelab.text.pack import PackedText
 
 FEATURES = {
@@ -166,11 +165,8 @@ def run(
         live = np.flatnonzero(codes.counts()).tolist()
         contexts = contexts_table(codes, site_text.finder, site_text.strings, live, count=config.n_contexts)
         task.advance(part="contexts")
-    paths = [folder / name for name in ("fidelity.json", "features.parquet", "contexts.parquet")]
-    write_json(paths[0], fidelity)
-    write_table(paths[1], features)
-    write_table(paths[2], contexts)
-    return paths
+    place = InterpFolder(folder)
+    return [place.fidelity.write(fidelity), place.features.write(features), place.contexts.write(contexts)]
 
 
 def measure_fidelity(site_text: SiteText, sae: Sae, codes: Codes) -> dict[str, Any]:

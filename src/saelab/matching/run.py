@@ -26,8 +26,7 @@ from saelab.matching.match import Matching, compose, match
 from saelab.matching.partial import null_reject, persistence
 from saelab.matching.paths import feature_paths, survival
 from saelab.saes.base import Sae
-from saelab.store.files import write_json
-from saelab.store.tables import write_table
+from saelab.store.layout import MatchingFolder
 from saelab.text.pack import PackedText
 
 CURVE = (0.25, 0.5, 0.75, 1.0)  # reject costs of the persistence curve, as shares of the null's
@@ -92,7 +91,8 @@ def run(
     curve = [s * classes.rho for s in CURVE]
     quality["classes"] = classes.counts | {"rho": classes.rho, "strict": classes.strict}
     quality["persistence"] = dict(zip(map(str, CURVE), persistence(directions, curve).tolist(), strict=True))
-    paths = [folder / "matching.parquet", folder / "quality.json"]
+    place = MatchingFolder(folder)
+    written = []
     if steps:
         path = _composed([s["b"].to_numpy() for s in steps])
         own = skips(lm, reading, sites[1], saes, path, scales, progress=progress)["matched"]
@@ -103,11 +103,8 @@ def run(
         quality["composed"] = coactivation(*on, path) | {"skip": own, "same_as_direct": same}
         quality["composed"] |= {"same_as_direct_of_partners": float(agree.mean()) if len(agree) else None}
         quality["survival"] = [s.tolist() for s in survival(partners)]
-        paths.append(folder / "paths.parquet")
-        write_table(paths[-1], feature_paths(partners, costs.shape[1]))
-    write_table(paths[0], _table(found, classes))
-    write_json(paths[1], quality)
-    return paths
+        written.append(place.paths.write(feature_paths(partners, costs.shape[1])))
+    return [place.matching.write(_table(found, classes)), place.quality.write(quality), *written]
 
 
 def _composed(steps: Sequence[np.ndarray]) -> np.ndarray:

@@ -129,6 +129,7 @@ class Material:
 
 def read_material(run: RunFolder) -> Material:
     """Read everything but the cards' evidence. A folder with no artefact at all is a `UserError`."""
+    run.check_readable()
     names = _folders(run.interp("")) or _folders(run.steering(""))
     candidates, states, judges = _per_sae(run, names)
     pairs = _pairs(run)

@@ -20,7 +20,7 @@ from saelab.saes.base import Sae
 from saelab.selection.criteria.catalogue import DEFAULT, LENS
 from saelab.selection.criteria.random_control import blind_score
 from saelab.selection.effects import PREFIX, feature_effects
-from saelab.store.tables import write_table
+from saelab.store.layout import SelectionFolder
 
 SHOWN_TOKENS = 10
 
@@ -89,6 +89,4 @@ def run(
     fired = pl.Series("alive", [None if alive is None else alive[f] for f in wanted], dtype=pl.Boolean)
     scores = pl.Series("random", blind_score(width, config.seed).numpy()[wanted], dtype=pl.Float64)
     table = effects.select("feature", fired, *config.criteria, scores, pl.col("top_tokens").list.head(SHOWN_TOKENS))
-    path = folder / "effects.parquet"
-    write_table(path, table)
-    return [path]
+    return [SelectionFolder(folder).effects.write(table)]

@@ -31,8 +31,7 @@ from saelab.steering.batch import Written, write
 from saelab.steering.config import UtilityConfig
 from saelab.steering.direction import Direction
 from saelab.steering.utility import best_factor, score_generations, split_instructions
-from saelab.store.files import read_json, write_json
-from saelab.store.tables import read_table, write_table
+from saelab.store.layout import Record, SteeringFolder, Table
 
 GENERATIONS = {
     "generation": pl.String, "feature": pl.Int64, "method": pl.String, "factor": pl.Float64, "strength": pl.Float64,
@@ -88,10 +87,10 @@ class _Work:
     """The tables on disk and how they grow."""
 
     def __init__(self, config: UtilityConfig, task: Task, folder: Path, progress: Progress):
-        self.config, self.task, self.folder, self.progress = config, task, folder, progress
+        self.config, self.task, self.folder, self.progress = config, task, SteeringFolder(folder), progress
         self.generations = pl.DataFrame(schema=GENERATIONS)
         self.judgements = pl.DataFrame(schema=JUDGEMENTS)
-        self._open(folder / "manifest.json")
+        self._open()
 
     def written(self, rows: Sequence[plan.Row]) -> pl.DataFrame:
         """The generations of `rows`, in order: what is missing is written, chunk by chunk."""
@@ -99,7 +98,7 @@ class _Work:
             part = rows[start : start + self.config.chunk]
             if not {r.generation for r in part} <= set(self.generations["generation"]):
                 self.generations = pl.concat([self.generations, self._write(part)])
-                write_table(self.folder / "generations.parquet", self.generations)
+                self.folder.generations.write(self.generations)
         order = pl.DataFrame({"generation": [r.generation for r in rows]}, {"generation": pl.String})
         return order.join(self.generations, on="generation", how="left", maintain_order="left")
 
@@ -119,10 +118,10 @@ class _Work:
                 for (generation, request), answer in zip(asked, answers, strict=True)
             ]
             self.judgements = pl.concat([self.judgements, pl.DataFrame(table, JUDGEMENTS, orient="row")])
-            write_table(self.folder / "judgements.parquet", self.judgements)
+            self.folder.judgements.write(self.judgements)
         return score_generations(generations, self.judgements)
 
-    def _open(self, path: Path) -> None:
+    def _open(self) -> None:
         """Take up what a former call with the same settings left, or start anew."""
         task = self.task
         vectors = [[*key, d.site, d.reference, d.vector.tolist()] for key, d in task.directions.items()]
@@ -133,13 +132,14 @@ class _Work:
             "instructions": digest_of(list(task.instructions)),
             "judge": {"name": task.judge.name, **task.judge_record},
         }
-        if path.exists() and _same(path, manifest):
-            self.generations = self._former("generations.parquet", self.generations)
-            self.judgements = self._former("judgements.parquet", self.judgements)
+        held = self.folder.manifest
+        if held.exists and _same(held, manifest):
+            self.generations = _former(self.folder.generations, self.generations)
+            self.judgements = _former(self.folder.judgements, self.judgements)
             return
-        for name in ("generations.parquet", "judgements.parquet", "utility.parquet"):
-            (self.folder / name).unlink(missing_ok=True)
-        write_json(path, manifest)
+        for table in (self.folder.generations, self.folder.judgements, self.folder.utility):
+            table.path.unlink(missing_ok=True)
+        held.write(manifest)
 
     def _write(self, rows: Sequence[plan.Row]) -> pl.DataFrame:
         config, task = self.config, self.task
@@ -167,14 +167,14 @@ class _Work:
         ]  # fmt: skip
         return pl.DataFrame(table, GENERATIONS, orient="row")
 
-    def _former(self, name: str, empty: pl.DataFrame) -> pl.DataFrame:
-        path = self.folder / name
-        return read_table(path, empty.columns) if path.exists() else empty
+
+def _former(table: Table, empty: pl.DataFrame) -> pl.DataFrame:
+    return table.read(empty.columns) if table.exists else empty
 
 
-def _same(path: Path, manifest: dict[str, Any]) -> bool:
+def _same(held: Record, manifest: dict[str, Any]) -> bool:
     try:
-        return digest_of(read_json(path)) == digest_of(manifest)
+        return digest_of(held.read()) == digest_of(manifest)
     except ArtefactError:
         return False
 

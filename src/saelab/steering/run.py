@@ -22,14 +22,13 @@ from saelab.steering.config import UtilityConfig
 from saelab.steering.evaluate import Result, Task, evaluate
 from saelab.steering.methods import RANDOM_DIRECTION
 from saelab.steering.utility import held_out_means
-from saelab.store.tables import write_table
+from saelab.store.layout import SteeringFolder
 
 UTILITY = {
     "feature": pl.Int64, "method": pl.String, "reason_chosen": pl.String, "factor": pl.Float64,
     "dev_score": pl.Float64, "test_score": pl.Float64, "concept": pl.Float64, "instruction": pl.Float64,
     "fluency": pl.Float64, "n_test": pl.Int64, "n_missing": pl.Int64, "state": pl.String,
 }  # fmt: skip
-FILES = ("generations.parquet", "judgements.parquet", "utility.parquet", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,9 @@ def run(config: UtilityConfig, inputs: SteeringInputs, folder: Path, progress: P
         judge_record=inputs.judge_record,
     )
     result = evaluate(config, task, folder, progress)
-    write_table(folder / "utility.parquet", utility_table(result, arms, {RANDOM_DIRECTION: "random"}))
-    return [folder / name for name in FILES]
+    place = SteeringFolder(folder)
+    place.utility.write(utility_table(result, arms, {RANDOM_DIRECTION: "random"}))
+    return place.files
 
 
 def utility_table(result: Result, arms: Mapping[str, Sequence[int]], only: Mapping[str, str]) -> pl.DataFrame:

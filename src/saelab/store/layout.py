@@ -1,27 +1,224 @@
-"""Where everything of a run lies: the only module that knows file names.
+"""Where everything of a run lies: the only module that knows the names of saelab's files.
 
 run/
-  study.yaml  ledger.sqlite  results.json  summary.json  report.html
-  judges/                     calibrations; replies.sqlite: the replies of a paid judge
-  tokens/                     packed text (tokens.safetensors, manifest.json)
-  activations/<site>/         shards and their manifest
-  saes/<sae>/                 native SAE folder; saes/<site>.training.parquet beside it
+  study.yaml  format.json  ledger.sqlite  results.json  summary.json  report.html
+  judges/                     calibrations; replies.sqlite: the replies of a paid judge; anchors.json: did it drift
+  tokens/<lm>/<part>/         packed text (tokens.safetensors, manifest.json)
+  activations/<lm>/<site>/    shards, moments.safetensors and their manifest
+  saes/<sae>/                 native SAE folder
+  training/<lm>.<site>/       metrics.parquet of the SAEs that were trained together
   interp/<sae>/               fidelity.json  features.parquet  contexts.parquet  evaluations.parquet
   readings/<lm>/<reading>/    activations that the evaluations share, <site>.safetensors
   saebench/<kind>/            results in SAEBench's layout, <sae>_custom_sae_eval_results.json
   selection/<sae>/            effects.parquet
-  steering/<sae>/             generations.parquet  judgements.parquet  utility.parquet
+  steering/<sae>/             manifest.json  generations.parquet  judgements.parquet  utility.parquet
   matching/<a>--<b>/          matching.parquet  quality.json  paths.parquet (end to end)
-  stats/                      saes.parquet  agreement.parquet  selection.parquet  features.parquet
+  stats/                      saes.parquet  steered.parquet  agreement.parquet  selection.parquet  features.parquet
+
+A folder's class names its files; a file is a `Table` (Parquet), a `Record` (JSON) or a plain path. Building one opens
+and creates nothing. What a file's contents mean is its stage's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saelab.core.errors import ArtefactError, UserError
+from saelab.store.files import read_json, write_json
+from saelab.store.tables import read_table, write_table
+
+FORMAT = 1  # of a run folder; runs from before it was written down are 0
+
+MANIFEST = "manifest.json"
+TOKENS = "tokens.safetensors"
+MOMENTS = "moments.safetensors"
+METRICS = "metrics.parquet"
+
+
+def shard_name(number: int) -> str:
+    """The file of one shard of activations."""
+    return f"shard-{number:05d}.safetensors"
+
+
+def tensors_name(stem: str) -> str:
+    """A file of tensors that is called by a site or by a part of a checkpoint."""
+    return f"{stem}.safetensors"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Parquet file."""
+
+    path: Path
+
+    def read(self, columns: Sequence[str] = ()) -> pl.DataFrame:
+        """The table; a missing or broken file, or one that lacks one of `columns`, is an `ArtefactError`."""
+        return read_table(self.path, columns)
+
+    def write(self, table: pl.DataFrame) -> Path:
+        """Write it atomically; returns the path."""
+        write_table(self.path, table)
+        return self.path
+
+    @property
+    def exists(self) -> bool:
+        return self.path.exists()
+
+
+@dataclass(frozen=True)
+class Record:
+    """A JSON file that holds one object."""
+
+    path: Path
+
+    def read(self) -> dict[str, Any]:
+        """The object; a missing or broken file, or one that holds something else, is an `ArtefactError`."""
+        found = read_json(self.path)
+        if not isinstance(found, dict):
+            raise ArtefactError(f"{self.path} does not hold a JSON object.")
+        return found
+
+    def write(self, data: dict[str, Any]) -> Path:
+        """Write it atomically; returns the path."""
+        write_json(self.path, data)
+        return self.path
+
+    @property
+    def exists(self) -> bool:
+        return self.path.exists()
+
+
+@dataclass(frozen=True)
+class InterpFolder:
+    """What interpreting one SAE leaves."""
+
+    root: Path
+
+    @property
+    def fidelity(self) -> Record:
+        return Record(self.root / "fidelity.json")
+
+    @property
+    def features(self) -> Table:
+        return Table(self.root / "features.parquet")
+
+    @property
+    def contexts(self) -> Table:
+        return Table(self.root / "contexts.parquet")
+
+    @property
+    def evaluations(self) -> Table:
+        """The SAE's results in the suite."""
+        return Table(self.root / "evaluations.parquet")
+
+
+@dataclass(frozen=True)
+class SelectionFolder:
+    """What scoring the features of one SAE leaves."""
+
+    root: Path
+
+    @property
+    def effects(self) -> Table:
+        return Table(self.root / "effects.parquet")
+
+
+@dataclass(frozen=True)
+class SteeringFolder:
+    """What evaluating directions leaves."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Record:
+        return Record(self.root / MANIFEST)
+
+    @property
+    def generations(self) -> Table:
+        return Table(self.root / "generations.parquet")
+
+    @property
+    def judgements(self) -> Table:
+        return Table(self.root / "judgements.parquet")
+
+    @property
+    def utility(self) -> Table:
+        return Table(self.root / "utility.parquet")
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of a finished evaluation."""
+        return [self.generations.path, self.judgements.path, self.utility.path, self.manifest.path]
+
+
+@dataclass(frozen=True)
+class ConceptsFolder(SteeringFolder):
+    """What a run over written concepts leaves beside the evaluation."""
+
+    @property
+    def fit(self) -> Record:
+        return Record(self.root / "fit.json")
+
+    @property
+    def directions(self) -> Path:
+        return self.root / "directions.safetensors"
+
+    @property
+    def detection(self) -> Table:
+        return Table(self.root / "detection.parquet")
+
+    @property
+    def wide(self) -> Table:
+        """AxBench's `steering_data`."""
+        return Table(self.root / "steering_data.parquet")
+
+    @property
+    def calibration(self) -> Record:
+        """The cuts of the embedded judge."""
+        return Record(self.root / "judge.json")
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.directions, self.detection.path, *super().files]
+
+
+@dataclass(frozen=True)
+class MatchingFolder:
+    """What matching two SAEs leaves."""
+
+    root: Path
+
+    @property
+    def matching(self) -> Table:
+        return Table(self.root / "matching.parquet")
+
+    @property
+    def quality(self) -> Record:
+        return Record(self.root / "quality.json")
+
+    @property
+    def paths(self) -> Table:
+        """Features followed over several steps; only where there are several."""
+        return Table(self.root / "paths.parquet")
+
+
+@dataclass(frozen=True)
+class StatsFolder:
+    """The tables that are compared and drawn."""
+
+    root: Path
+
+    def table(self, name: str) -> Table:
+        """A table by name: saes, steered, agreement, selection or features."""
+        return Table(self.root / f"{name}.parquet")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of one run. Building a path creates nothing."""
+    """The paths of one run."""
 
     root: Path
 
@@ -39,11 +236,6 @@ class RunFolder:
         return self.root / "results.json"
 
     @property
-    def replies(self) -> Path:
-        """The reply cache of a paid judge."""
-        return self.root / "judges" / "replies.sqlite"
-
-    @property
     def summary(self) -> Path:
         return self.root / "summary.json"
 
@@ -51,32 +243,48 @@ class RunFolder:
     def report(self) -> Path:
         return self.root / "report.html"
 
+    @property
+    def replies(self) -> Path:
+        """The reply cache of a paid judge."""
+        return self.root / "judges" / "replies.sqlite"
+
+    @property
+    def anchors(self) -> Record:
+        """What the judge said of the anchors, and whether it stayed the same."""
+        return Record(self.root / "judges" / "anchors.json")
+
+    def judge(self, lm: str) -> Path:
+        """The calibration of the embedded judge for a language model."""
+        return self.root / "judges" / f"{lm}.json"
+
     def tokens(self, lm: str) -> Path:
         return self.root / "tokens" / lm
 
     def activations(self, lm: str) -> Path:
         return self.root / "activations" / lm
 
-    def sae(self, name: str) -> Path:
-        return self.root / "saes" / name
-
     @property
     def saes(self) -> Path:
         return self.root / "saes"
+
+    def sae(self, name: str) -> Path:
+        return self.saes / name
 
     def training(self, name: str) -> Path:
         """name: `<lm>.<site>`; a site's SAEs are trained together."""
         return self.root / "training" / name
 
-    def judge(self, lm: str) -> Path:
-        return self.root / "judges" / f"{lm}.json"
+    @property
+    def metrics(self) -> list[Table]:
+        """The training curves of all sites."""
+        return [Table(p) for p in sorted((self.root / "training").glob(f"*/{METRICS}"))]
 
     def interp(self, sae: str) -> Path:
         return self.root / "interp" / sae
 
     def evaluations(self, sae: str) -> Path:
         """The table of an SAE's results in the suite."""
-        return self.interp(sae) / "evaluations.parquet"
+        return InterpFolder(self.interp(sae)).evaluations.path
 
     def readings(self, lm: str) -> Path:
         return self.root / "readings" / lm
@@ -97,3 +305,33 @@ class RunFolder:
     @property
     def stats(self) -> Path:
         return self.root / "stats"
+
+    @property
+    def format(self) -> int:
+        """The format of the folder's files; 0 for runs from before it was written down."""
+        record = Record(self.root / "format.json")
+        return int(record.read().get("format", 0)) if record.exists else 0
+
+    def check_writable(self) -> None:
+        """Raise `UserError` where a run of another format has begun here."""
+        if self.ledger.exists() and self.format != FORMAT:
+            older = self.format < FORMAT
+            raise UserError(
+                f"{self.root} holds a run of the {'older' if older else 'newer'} format {self.format}; "
+                f"this saelab goes on with format {FORMAT} only.",
+                hint="Give another folder with --out"
+                + (f"; `saelab report {self.root}` shows what this one holds." if older else "."),
+            )
+
+    def begin(self) -> None:
+        """Mark the folder as one of this format, before anything else is written."""
+        self.check_writable()
+        write_json(self.root / "format.json", {"format": FORMAT})
+
+    def check_readable(self) -> None:
+        """Raise `UserError` where a newer saelab wrote the folder. Older ones can be read."""
+        if self.format > FORMAT:
+            raise UserError(
+                f"{self.root} holds a run of the newer format {self.format}; this saelab reads up to {FORMAT}.",
+                hint="Use the saelab that wrote it, or a newer one.",
+            )

@@ -76,6 +76,7 @@ def _place(on: str, threads: int | None) -> RayPlace | None:
 
 def _own(study: StudyConfig, folder: RunFolder) -> None:
     """Write the study file into the folder, unless another study of another name lives there."""
+    folder.check_writable()
     if folder.study.exists():
         held = StudyConfig.from_yaml(folder.study)
         if held.name != study.name:
@@ -83,4 +84,5 @@ def _own(study: StudyConfig, folder: RunFolder) -> None:
                 f"{folder.root} holds a run of the study {held.name!r}, not of {study.name!r}.",
                 hint="Give another folder with --out.",
             )
+    folder.begin()
     write_text(folder.study, study.to_yaml())

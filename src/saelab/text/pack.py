@@ -22,6 +22,7 @@ from saelab.core.config import digest_of
 from saelab.core.errors import ArtefactError, UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.store.files import read_json, sha256_of, write_json
+from saelab.store.layout import MANIFEST, TOKENS
 from saelab.store.tensors import read_tensors, write_tensors
 from saelab.text.corpora import Document, held_out
 
@@ -29,8 +30,6 @@ from saelab.text.corpora import Document, held_out
 Encode = Callable[[list[str]], list[list[int]]]
 
 FORMAT = "saelab.packed_text/1"
-TENSORS = "tokens.safetensors"
-MANIFEST = "manifest.json"
 NO_DOCUMENT = -1
 ENCODED_TOGETHER = 64
 
@@ -70,8 +69,8 @@ class PackedText:
 
     def save(self, folder: Path) -> None:
         """Write `tokens.safetensors`, then `manifest.json` that vouches for it; same text, same bytes."""
-        write_tensors(folder / TENSORS, {"tokens": self.tokens, "document_ids": self.document_ids})
-        write_json(folder / MANIFEST, _description(self) | {"sha256": sha256_of(folder / TENSORS)})
+        write_tensors(folder / TOKENS, {"tokens": self.tokens, "document_ids": self.document_ids})
+        write_json(folder / MANIFEST, _description(self) | {"sha256": sha256_of(folder / TOKENS)})
 
     @classmethod
     def load(cls, folder: Path) -> "PackedText":
@@ -79,12 +78,12 @@ class PackedText:
         manifest = read_json(folder / MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise ArtefactError(f"{folder / MANIFEST} does not describe packed text.")
-        if not (folder / TENSORS).exists() or sha256_of(folder / TENSORS) != manifest["sha256"]:
+        if not (folder / TOKENS).exists() or sha256_of(folder / TOKENS) != manifest["sha256"]:
             raise ArtefactError(
-                f"{folder / TENSORS} is not the file that was written: it is missing, truncated or has changed.",
+                f"{folder / TOKENS} is not the file that was written: it is missing, truncated or has changed.",
                 hint=f"Remove {folder} and run the same command again.",
             )
-        tensors = read_tensors(folder / TENSORS)
+        tensors = read_tensors(folder / TOKENS)
         return cls(
             tokens=tensors["tokens"],
             document_ids=tensors["document_ids"],

@@ -21,12 +21,12 @@ from torch import Tensor
 from saelab.core.config import digest_of
 from saelab.core.errors import ArtefactError
 from saelab.store.files import read_json, sha256_of, write_json
+from saelab.store.layout import MANIFEST, METRICS, tensors_name
 from saelab.store.tables import read_table, write_table
 from saelab.store.tensors import read_tensors, write_tensors
 
 log = logging.getLogger("saelab")
 
-MANIFEST, METRICS = "manifest.json", "metrics.parquet"
 KEPT = 2
 
 
@@ -45,7 +45,7 @@ class Checkpoint:
         place = folder / f"step-{self.step:08d}"
         shutil.rmtree(place, ignore_errors=True)
         for stem, tensors in self.tensors.items():
-            write_tensors(place / f"{stem}.safetensors", tensors)
+            write_tensors(place / tensors_name(stem), tensors)
         write_table(place / METRICS, self.metrics)
         files = {p.name: sha256_of(p) for p in sorted(place.iterdir())}
         data = {"key": self.key, "step": self.step, "numbers": self.numbers, "files": files}
@@ -85,6 +85,6 @@ def _read(place: Path) -> Checkpoint:
         path = place / name
         if not path.is_file() or sha256_of(path) != expected:
             raise ArtefactError(f"The checkpoint file {path} is damaged: its sha256 is not the one recorded.")
-    stems = [Path(n).stem for n in data["files"] if n.endswith(".safetensors")]
-    tensors = {stem: read_tensors(place / f"{stem}.safetensors") for stem in stems}
+    stems = [stem for n in data["files"] if n == tensors_name(stem := Path(n).stem)]
+    tensors = {stem: read_tensors(place / tensors_name(stem)) for stem in stems}
     return Checkpoint(data["key"], data["step"], tensors, data["numbers"], read_table(place / METRICS))

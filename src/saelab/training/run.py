@@ -29,6 +29,7 @@ from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import TrainConfig
 from saelab.saes.formats import save_sae
 from saelab.saes.ranks import ALONE, Ranks
+from saelab.store.layout import METRICS
 from saelab.store.tables import write_table
 from saelab.training.checkpoint import Checkpoint, latest
 from saelab.training.config import TrainingConfig
@@ -214,7 +215,7 @@ class _Session:
             about |= {"l0": last[name]["l0"], "precision": str(trainee.dtype)[6:]}
             save_sae(trainee.finish(scaling, site=site, lm=lm, **about), saes / name)
             written += sorted((saes / name).iterdir())
-        metrics = self.folder / "metrics.parquet"
+        metrics = self.folder / METRICS
         write_table(metrics, self.table())
         rmtree(self.folder / "checkpoints", ignore_errors=True)
         return [*written, metrics]

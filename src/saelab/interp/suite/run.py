@@ -18,6 +18,7 @@ from saelab.interp.suite.site import evaluate
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
+from saelab.store.layout import tensors_name
 from saelab.store.provenance import versions
 from saelab.store.tables import write_table
 from saelab.store.tensors import write_tensors
@@ -45,7 +46,7 @@ def read(
     found = reading.read(lm, sites, seed, progress)
     paths = []
     for site, tensors in found.items():
-        paths.append(folder / f"{site}.safetensors")
+        paths.append(folder / tensors_name(site))
         write_tensors(paths[-1], tensors)
     return paths
 

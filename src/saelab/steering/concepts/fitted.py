@@ -27,8 +27,7 @@ from saelab.steering.direction import Direction
 from saelab.steering.directions.equal_norm import equal_norm_direction, equal_norm_feature
 from saelab.steering.export import load_directions, save_directions
 from saelab.steering.methods import RANDOM_DIRECTION, RANDOM_FEATURE
-from saelab.store.files import read_json, write_json
-from saelab.store.tables import read_table, write_table
+from saelab.store.layout import ConceptsFolder, Record
 
 DETECTION = {
     "concept": pl.Int64, "concept_text": pl.String, "method": pl.String, "auroc_easy": pl.Float64,
@@ -41,12 +40,12 @@ class Fitted:
     """Directions and detection scores so far, kept on disk after every concept."""
 
     def __init__(self, config: ConceptsConfig, inputs: ConceptInputs, folder: Path):
-        self.config, self.inputs, self.folder = config, inputs, folder
+        self.config, self.inputs, self.folder = config, inputs, ConceptsFolder(folder)
         self.directions: dict[tuple[int, str], Direction] = {}
         self.detection = pl.DataFrame(schema=DETECTION)
         self._negatives: dict[str, Rows] = {}
         self.using = fitting_of(config, inputs)
-        self._open(folder / "fit.json")
+        self._open(self.folder.fit)
 
     def fit(self, concept: Concept) -> None:
         """Fit and detect every method on one concept, unless a former call did."""
@@ -71,8 +70,8 @@ class Fitted:
         self._controls(concept)
         self.detection = self.detection.vstack(pl.DataFrame(table, DETECTION, orient="row"))
         named = {f"{i}/{method}": d for (i, method), d in self.directions.items()}
-        save_directions(self.folder / "directions.safetensors", named)
-        write_table(self.folder / "detection.parquet", self.detection)
+        save_directions(self.folder.directions, named)
+        self.folder.detection.write(self.detection)
 
     def _examples(self, concept: Concept) -> Examples:
         """The concept's training texts; the negatives of a genre are read once."""
@@ -102,7 +101,7 @@ class Fitted:
             own = -1 if like.feature is None else like.feature
             self.directions[concept.id, RANDOM_FEATURE] = equal_norm_feature(sae, like, own, alive, seed=seed)
 
-    def _open(self, path: Path) -> None:
+    def _open(self, held: Record) -> None:
         """Take up the directions of a former call with the same settings, or start anew."""
         lm, sae = self.inputs.lm, self.inputs.sae
         manifest = {
@@ -113,15 +112,15 @@ class Fitted:
             "concepts": digest_of([[c.id, c.text, c.genre] for c in self.inputs.concepts]),
         }
         try:
-            same = path.exists() and read_json(path) == manifest
-            if same and (self.folder / "detection.parquet").exists():
-                self.detection = read_table(self.folder / "detection.parquet", list(DETECTION))
-                for name, direction in load_directions(self.folder / "directions.safetensors").items():
+            same = held.exists and held.read() == manifest
+            if same and self.folder.detection.exists:
+                self.detection = self.folder.detection.read(list(DETECTION))
+                for name, direction in load_directions(self.folder.directions).items():
                     number, method = name.split("/", 1)
                     self.directions[int(number), method] = direction
         except ArtefactError:
             self.directions, self.detection = {}, pl.DataFrame(schema=DETECTION)
-        write_json(path, manifest)
+        held.write(manifest)
 
 
 def _scores(direction: Direction, rows: Rows, sae: Sae | None) -> np.ndarray:

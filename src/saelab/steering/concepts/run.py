@@ -22,12 +22,7 @@ from saelab.steering.concepts.detection import BAG, POSITIVE
 from saelab.steering.concepts.fitted import Fitted
 from saelab.steering.evaluate import Task, evaluate
 from saelab.steering.run import UTILITY, utility_table
-from saelab.store.tables import write_table
-
-FILES = (
-    "directions.safetensors", "detection.parquet", "generations.parquet", "judgements.parquet", "utility.parquet",
-    "manifest.json",
-)  # fmt: skip
+from saelab.store.layout import ConceptsFolder
 
 
 def run(config: ConceptsConfig, inputs: ConceptInputs, folder: Path, progress: Progress = SILENT) -> list[Path]:
@@ -52,8 +47,9 @@ def run(config: ConceptsConfig, inputs: ConceptInputs, folder: Path, progress: P
     table = utility_table(result, {"concept": [c.id for c in inputs.concepts]}, {})
     absent = fitted.detection.filter((pl.col("state") != "ok") & (pl.col("method") != BAG))
     rows = [(c, m, "concept", *[None] * 6, 0, 0, "no_direction") for c, m in absent.select("concept", "method").rows()]
-    write_table(folder / "utility.parquet", table.vstack(pl.DataFrame(rows, UTILITY, orient="row")))
-    return [folder / name for name in FILES]
+    place = ConceptsFolder(folder)
+    place.utility.write(table.vstack(pl.DataFrame(rows, UTILITY, orient="row")))
+    return place.files
 
 
 def asked_for(concept: str) -> str:
