@@ -1,5 +1,6 @@
 """Every architecture through every format that can hold it: the same codes, the same reconstruction, the same facts."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,21 @@ def test_writing_and_reading_is_the_identity(format: str, case: str, subtract: b
     if format in ("saelens", "dictionary_learning"):
         assert (back.cfg.site, back.cfg.lm) == ("resid_post.3", "hf:gpt2")
         assert back.cfg.k == sae.cfg.k
+
+
+@pytest.mark.parametrize("case", ["standard", "gated", "topk", "jumprelu", "batchtopk"])
+def test_dictionary_learning_folders_say_what_other_loaders_ask(case: str, tmp_path: Path) -> None:
+    """sae-lens' and SAEBench's loaders choose by these keys (tools/read_by_peers.py runs them)."""
+    save_sae(random_sae(case, subtract=False), tmp_path, "dictionary_learning")
+    config = json.loads((tmp_path / "config.json").read_text())
+    trainers = {"standard": "StandardTrainer", "gated": "GatedSAETrainer", "topk": "TopKTrainer"}
+    trainers |= {"jumprelu": "JumpReluTrainer", "batchtopk": "BatchTopKTrainer"}
+    assert config["trainer"]["trainer_class"] == trainers[case]
+    said = {key: config["trainer"][key] for key in ("layer", "lm_name", "submodule_name")}
+    assert said == {"layer": 3, "lm_name": "gpt2", "submodule_name": "resid_post_layer_3"}
+    assert config["trainer"].get("k") == (5 if case in ("topk", "batchtopk") else None)
+    assert "ctx_len" in config["buffer"]
+    assert "AutoEncoderNew" not in config["trainer"]["dict_class"]
 
 
 @pytest.mark.parametrize("case", CASES)
