@@ -402,6 +402,70 @@ def test_dictionary_learning_types_its_config_before_use(tmp_path: Path) -> None
         dictionary(tmp_path, TOPK, {"trainer": trainer | {"activation_dim": 9}})
 
 
+def test_tensors_of_other_dimensions_are_one_sentence(tmp_path: Path) -> None:
+    """A third axis, or one too few, in each layout that is read here: never a traceback."""
+    hooks = {"act_fn": "relu", "norm_activation": "inference", "hook_point_in": "a"}
+    layouts: dict[str, tuple[dict[str, Any], str, dict[str, Tensor]]] = {
+        "sparsify": ({"cfg.json": {"k": K}}, "sae.safetensors", LINEAR),
+        "gemma_scope_2": ({}, "params.safetensors", GEMMA_3),
+        "llama_scope": (
+            {"hyperparams.json": hooks},
+            "checkpoints/final.safetensors",
+            {"encoder.weight": W_ENC.T, "encoder.bias": B_ENC, "decoder.weight": W_DEC.T, "decoder.bias": B_DEC},
+        ),
+        "llama_scope_2": (
+            {"config.json": hooks},
+            "sae_weights.safetensors",
+            {"W_E": W_ENC, "b_E": B_ENC, "W_D": W_DEC, "b_D": B_DEC},
+        ),
+    }
+    for name, (configs, file, tensors) in layouts.items():
+        load(written(tmp_path / name, configs | {file: tensors}))  # control: it opens as it is
+        for key in tensors:
+            for wrong in (tensors[key][None], tensors[key].flatten()[:-1]):
+                with pytest.raises((UserError, ArtefactError)) as caught:
+                    load(written(tmp_path / name, configs | {file: tensors | {key: wrong}}))
+                assert "\n" not in caught.value.message
+    for name, key in (("topk", "encoder.weight"), ("openai", "decoder.weight"), ("qwen", "W_enc")):
+        for wrong in (W_ENC[None], B_ENC):
+            with pytest.raises((UserError, ArtefactError)):
+                if name == "topk":
+                    dictionary(
+                        tmp_path / name, TOPK | {key: wrong}, {"trainer": {"dict_class": "AutoEncoderTopK", "k": K}}
+                    )
+                else:
+                    pickled(tmp_path / name, name, {key: wrong})
+
+
+def pickled(folder: Path, name: str, changed: dict[str, Tensor], **declared: Any) -> Sae:
+    """Read as OpenAI's or Qwen-Scope's file, without the process that opens the pickle."""
+    format, file = ("openai", "autoencoders/6.pt") if name == "openai" else ("qwen_scope", "layer8.sae.pt")
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    tensors = {"pre_bias": B_DEC, "latent_bias": B_ENC, "encoder.weight": W_ENC.T, "decoder.weight": W_DEC.T}
+    if name == "qwen":
+        tensors = {"W_enc": W_ENC.T, "W_dec": W_DEC.T, "b_enc": B_ENC, "b_dec": B_DEC}
+    found = FORMATS[format].read(source_of(path, **declared), tensors | changed, {})
+    assert isinstance(found, Sae)
+    return found
+
+
+def test_qwen_scope_reads_k_from_the_config_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "SAE-Res-Qwen3-1.7B-W32K-L0_50"
+    assert pickled(folder, "qwen", {}, k=7).cfg.k == 7
+    with pytest.raises(UserError, match="k = 50 is more than d_sae = 48"):
+        pickled(folder, "qwen", {})
+    written(folder, {"config.json": {"k": K, "d_sae": F}})
+    assert pickled(folder, "qwen", {}).cfg.k == K
+    written(folder, {"config.json": {"k": "5"}})
+    with pytest.raises(UserError, match=r"not a valid .*: k:"):
+        pickled(folder, "qwen", {})
+    other = tmp_path / "average_L0_9"  # somebody's own folder
+    with pytest.raises(UserError, match="does not say its k"):
+        pickled(other, "qwen", {})
+
+
 def test_llama_scope_2_topk_by_decoder_norm_is_read_exactly(tmp_path: Path) -> None:
     hook = "blocks.4.hook_resid_post"
     config = {"sae_type": "sae", "hook_point_in": hook, "act_fn": "topk", "top_k": K, "norm_activation": "inference"}

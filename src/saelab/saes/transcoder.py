@@ -103,5 +103,8 @@ class Transcoder(nn.Module):
 
 def transcoder(weights: dict[str, Tensor], **about: Any) -> Transcoder:
     """A transcoder with the widths of its weights; `about` are the other fields of its config."""
+    for name in ("W_enc", "W_dec"):
+        if weights[name].ndim != 2:
+            raise ArtefactError(f"{name} has {weights[name].ndim} dimensions; a transcoder's has two.")
     (d_in, d_sae), d_out = weights["W_enc"].shape, weights["W_dec"].shape[1]
     return Transcoder(TranscoderConfig.parse({"d_in": d_in, "d_sae": d_sae, "d_out": d_out} | about), weights)

@@ -55,6 +55,11 @@ def matrix(tensors: Weights, name: str, where: str) -> Tensor:
     return tensors[name]
 
 
+def transposed(weights: Weights, where: str, *names: str) -> Weights:
+    """The weights with these matrices transposed."""
+    return weights | {name: matrix(weights, name, where).T.contiguous() for name in names}
+
+
 def scaled_in(weights: Weights, scale: float, thresholds: tuple[str, ...] = ("threshold",)) -> Weights:
     """Weights that read x, from weights that read scale * x and reconstruct scale * x; codes come out / scale.
 
@@ -129,13 +134,13 @@ def constant_threshold(sae: Sae) -> float | None:
 
 def shape_of(weights: Weights) -> Shape:
     """Widths from W_enc [D, F]."""
-    return Shape(*map(int, weights["W_enc"].shape))
+    return Shape(*matrix(weights, "W_enc", "The SAE").shape)
 
 
 def check_widths(where: str, weights: Weights, **said: int | None) -> None:
     """Refuse a config whose d_in, d_sae or d_out is not that of the weights; what it does not say is None."""
-    d_in, d_sae = weights["W_enc"].shape
-    held = {"d_in": d_in, "d_sae": d_sae, "d_out": weights["W_dec"].shape[1]}
+    d_in, d_sae = matrix(weights, "W_enc", where).shape
+    held = {"d_in": d_in, "d_sae": d_sae, "d_out": matrix(weights, "W_dec", where).shape[1]}
     wrong = [f"{name} = {value}" for name, value in said.items() if value is not None and value != held[name]]
     if wrong:
         inside = ", ".join(f"{name} = {held[name]}" for name in said)

@@ -36,10 +36,9 @@ from saelab.saes.formats.conventions import (
     check_widths,
     config_for,
     constant_threshold,
-    matrix,
     non_negative_threshold,
-    oriented,
     scaled_in,
+    transposed,
     with_bias_convention,
 )
 from saelab.saes.formats.foreign import Count, Foreign
@@ -71,8 +70,6 @@ _BUFFERS = frozenset(("k", "threshold"))  # of the last four: tensors since 22 D
 _TRAINERS = {"AutoEncoder": "StandardTrainer", "GatedAutoEncoder": "GatedSAETrainer"}
 _TRAINERS |= {"JumpReluAutoEncoder": "JumpReluTrainer", "AutoEncoderTopK": "TopKTrainer"}
 _TRAINERS |= {"BatchTopKSAE": "BatchTopKTrainer"}
-_ROWS_ARE_LATENTS = ("encoder.weight",)  # nn.Linear keeps [out, in]; W_enc, W_dec are as in the house
-_COLUMNS_ARE_LATENTS = ("decoder.weight",)
 
 
 class _Trainer(Foreign):
@@ -111,11 +108,10 @@ def _read(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) ->
     names, subtract, architecture, module = CLASSES[name]
     wanted = {ours: theirs for ours, theirs in names.items() if theirs in tensors or theirs not in _buffers(names)}
     found = take(tensors, wanted, f"{source.name} ({name})", optional=("group_sizes",))
-    held = found.pop("k", None)
-    k = trainer.k if held is None else int(held)
-    if architecture == "topk" and (source.declared.k or k) is None:
+    k = _k(source, found.pop("k", None), trainer) if "k" in names else None
+    if architecture == "topk" and k is None:
         raise UserError(f"{source.name} does not say its k.", hint="Give k=... (--k).")
-    weights = _house_shapes(found, names)
+    weights = _turned(found, names, source.name)
     check_widths(source.name, weights, d_in=trainer.activation_dim, d_sae=trainer.dict_size)
     if architecture == "topk":
         weights.pop("threshold", None)
@@ -127,13 +123,17 @@ def _read(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) ->
     cfg = config_for(
         weights,
         architecture,
-        k=source.declared.k or k,
+        k=k,
         subtract_b_dec=subtract,
         site=source.declared.site or _site_of(trainer, config.get("buffer")),
         lm=source.declared.lm or own.lm or trainer.lm_name,
         metadata=_metadata(source, config["trainer"], name),
     )
     return module(cfg, weights)
+
+
+def _k(source: Source, held: Tensor | None, trainer: _Trainer) -> int | None:
+    return source.declared.k or (trainer.k if held is None else int(held))
 
 
 def _buffers(names: dict[str, str]) -> frozenset[str]:
@@ -150,16 +150,9 @@ def _site_of(trainer: _Trainer, buffer: Any) -> str | None:
     return f"{kinds[io]}.{trainer.layer}" if isinstance(io, str) and io in kinds else None
 
 
-def _house_shapes(found: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """W_enc [D, F], W_dec [F, D]; the class declares the orientation."""
-    weights = dict(found)
-    if names["W_enc"] in _ROWS_ARE_LATENTS:
-        weights["W_enc"] = weights["W_enc"].T.contiguous()
-    if names["W_dec"] in _COLUMNS_ARE_LATENTS:
-        weights["W_dec"] = weights["W_dec"].T.contiguous()
-    d_in, d_sae = matrix(weights, "W_enc", "ae.pt").shape
-    weights["W_dec"] = oriented(weights["W_dec"], d_sae, d_in, "W_dec", declared=True)
-    return weights
+def _turned(weights: dict[str, Tensor], names: dict[str, str], where: str) -> dict[str, Tensor]:
+    """From the class's orientation to the house's, W_enc [D, F] and W_dec [F, D], and back."""
+    return transposed(weights, where, *(ours for ours in ("W_enc", "W_dec") if names[ours] in _LINEAR.values()))
 
 
 def _threshold(weights: dict[str, Tensor], source: Source, name: str) -> Tensor:
@@ -213,11 +206,7 @@ def _write(sae: Sae, folder: Path) -> None:
     name = _class_for(sae)
     names, subtract, _, _ = CLASSES[name]
     moved = with_bias_convention(sae, subtract=subtract)
-    weights = moved.weights()
-    if names["W_enc"] in _ROWS_ARE_LATENTS:
-        weights["W_enc"] = weights["W_enc"].T.contiguous()
-    if names["W_dec"] in _COLUMNS_ARE_LATENTS:
-        weights["W_dec"] = weights["W_dec"].T.contiguous()
+    weights = _turned(moved.weights(), names, WEIGHTS)
     cfg = sae.cfg
     if "k" in names:
         weights["k"] = torch.tensor(cfg.k or 1, dtype=torch.int32)

@@ -24,8 +24,9 @@ from saelab.saes.formats.conventions import (
     check_widths,
     config_for,
     decoder_norms_folded,
-    oriented,
+    matrix,
     scaled_in,
+    transposed,
 )
 from saelab.saes.formats.foreign import Count, Foreign, Positive
 from saelab.saes.formats.source import Format, Source
@@ -107,7 +108,7 @@ def _config(said: dict[str, Any], source: Source) -> _Config:
 
 def _named(found: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Weights in our names and orientation, and the average norms by hook point."""
-    norms = {key.removeprefix(_NORM): float(t) for key, t in found.items() if key.startswith(_NORM)}
+    norms = {key.removeprefix(_NORM): float(t) for key, t in found.items() if key.startswith(_NORM) and t.numel() == 1}
     names = _OLD_NAMES | _NEW_NAMES
     unknown = sorted(key for key in found if key not in names and not key.startswith(_NORM))
     if unknown:
@@ -116,12 +117,9 @@ def _named(found: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor],
     missing = sorted({"W_enc", "b_enc", "W_dec"} - weights.keys())
     if missing:
         raise ArtefactError(f"{source.name} lacks the tensors {', '.join(missing)}.")
-    linear = "encoder.weight" in found  # nn.Linear keeps [out, in]: the format declares the orientation
-    weights["W_enc"] = weights["W_enc"].T.contiguous() if linear else weights["W_enc"]
-    weights["W_dec"] = weights["W_dec"].T.contiguous() if linear else weights["W_dec"]
-    d_in, d_sae = weights["W_enc"].shape
-    weights["W_dec"] = oriented(weights["W_dec"], d_sae, d_in, "the decoder", declared=True)
-    weights.setdefault("b_dec", torch.zeros(d_in))
+    if "encoder.weight" in found:  # nn.Linear keeps [out, in]
+        weights = transposed(weights, source.name, "W_enc", "W_dec")
+    weights.setdefault("b_dec", torch.zeros(matrix(weights, "W_dec", source.name).shape[1]))
     return weights, norms
 
 

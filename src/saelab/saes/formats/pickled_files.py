@@ -15,7 +15,7 @@ from saelab.core.errors import UserError
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
-from saelab.saes.formats.conventions import config_for, oriented
+from saelab.saes.formats.conventions import config_for, oriented, transposed
 from saelab.saes.formats.foreign import Count, Foreign
 from saelab.saes.formats.places import folder_names, placed
 from saelab.saes.formats.source import Format, Source, take
@@ -50,9 +50,9 @@ def _read_qwen(source: Source, tensors: dict[str, Tensor], values: dict[str, Any
     del values
     names = {n: n for n in ("W_enc", "W_dec", "b_enc", "b_dec")}
     weights = take(tensors, names, source.name)
-    d_in, d_sae = weights["b_dec"].shape[0], weights["b_enc"].shape[0]
+    d_in, d_sae = weights["b_dec"].numel(), weights["b_enc"].numel()
     if d_in == d_sae:  # the format transposes both
-        weights |= {"W_enc": weights["W_enc"].T.contiguous(), "W_dec": weights["W_dec"].T.contiguous()}
+        weights = transposed(weights, source.name, "W_enc", "W_dec")
     weights["W_enc"] = oriented(weights["W_enc"], d_in, d_sae, "W_enc", declared=True)
     weights["W_dec"] = oriented(weights["W_dec"], d_sae, d_in, "W_dec", declared=True)
     place = placed(source, _QWEN_REPOSITORY)
@@ -78,12 +78,12 @@ def _read_openai(source: Source, tensors: dict[str, Tensor], values: dict[str, A
     gate, after = values.get("activation", "ReLU"), values.get("activation_state_dict/postact_fn", "ReLU")
     if gate not in ("ReLU", "TopK") or after != "ReLU":
         raise UserError(f"{source.name} has the activation {gate} ({after}); ReLU, and TopK with ReLU, are read.")
-    k = source.declared.k or values.get("activation_state_dict/k")
+    k = source.declared.k or values.get("activation_state_dict/k") if gate == "TopK" else None
     if gate == "TopK" and not isinstance(k, int):
         raise UserError(f"{source.name} does not say its k.", hint="Give k=... (--k).")
     names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": "latent_bias", "b_dec": "pre_bias"}
     weights = take(tensors, names, source.name, optional=_OPENAI_STATISTICS)
-    weights |= {"W_enc": weights["W_enc"].T.contiguous(), "W_dec": weights["W_dec"].T.contiguous()}
+    weights = transposed(weights, source.name, "W_enc", "W_dec")
     released = [found for parent, _ in folder_names(source) if (found := _OPENAI_LOCATION.fullmatch(parent))]
     site, lm = source.declared.site, source.declared.lm
     if released:

@@ -24,9 +24,8 @@ from saelab.saes.base import Sae
 from saelab.saes.formats.conventions import (
     check_widths,
     config_for,
-    matrix,
-    oriented,
     signs_split,
+    transposed,
     with_bias_convention,
 )
 from saelab.saes.formats.foreign import Count, Foreign
@@ -136,12 +135,8 @@ def _weights(source: Source) -> dict[str, Tensor]:
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": decoder, "b_dec": "b_dec"}
     names |= {"W_skip": "W_skip"} if "W_skip" in found else {}
     weights = take(found, names, where)
-    rows, columns = matrix(weights, "W_enc", where).shape
     # The format fixes both orientations: encoder.weight and W_dec have a row per latent, decoder.weight a column.
-    weights["W_enc"] = weights["W_enc"].T.contiguous()
-    if decoder == "decoder.weight":
-        weights["W_dec"] = oriented(weights["W_dec"], columns, rows, decoder, declared=True).T.contiguous()
-    return weights
+    return transposed(weights, where, "W_enc", *(["W_dec"] if decoder == "decoder.weight" else []))
 
 
 def _write(sae: Sae, folder: Path) -> None:
