@@ -17,6 +17,7 @@ from torch import Tensor
 from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae
 from saelab.saes.formats import FORMATS, load, load_sae, load_transcoder, source_of
+from saelab.saes.formats.source import Found
 from saelab.saes.transcoder import Transcoder
 
 
@@ -162,16 +163,16 @@ def test_sparsify_old_decoder_is_transposed_and_the_new_is_not(tmp_path: Path) -
 
 
 def test_gemma_scope_2_reads_what_its_config_declares(tmp_path: Path) -> None:
-    def opened(**config: Any) -> Sae | Transcoder:
+    def opened(**config: Any) -> Found:
         return load(written(tmp_path, {"config.json": config, "params.safetensors": GEMMA_3}))
 
     assert isinstance(opened(type="sae"), Sae)
     assert isinstance(opened(type="transcoder"), Transcoder)
     assert isinstance(opened(hf_hook_point_in="a", hf_hook_point_out="b"), Transcoder)
     for kind in ("crosscoder", "clt"):  # flat tensors, as an SAE's
-        with pytest.raises(UserError, match=f"type {kind}"):
-            opened(type=kind, hf_hook_point_in=["model.layers.1.output"])
-    with pytest.raises(UserError, match="saelab knows sae and transcoder"):
+        with pytest.raises(ArtefactError, match="says that it has several sites"):
+            opened(type=kind)
+    with pytest.raises(UserError, match="saelab knows sae, transcoder"):
         opened(type=["sae"])
     with pytest.raises(ArtefactError, match="holds none"):
         opened(affine_connection=True)
@@ -211,7 +212,7 @@ def test_sparsify_before_its_transcoders_had_a_flag(tmp_path: Path) -> None:
 
 
 def test_sparsify_drops_unknown_keys_with_a_notice_and_types_the_others(tmp_path: Path) -> None:
-    def opened(**config: Any) -> Sae | Transcoder:
+    def opened(**config: Any) -> Found:
         files = {"cfg.json": {"num_latents": F, "k": K, "d_in": D} | config, "sae.safetensors": LINEAR}
         return load(written(tmp_path, files))
 

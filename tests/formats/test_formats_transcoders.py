@@ -45,7 +45,7 @@ def test_gemma_scope_2_and_its_skip_connection(tmp_path: Path) -> None:
     folder = tmp_path / "gemma-scope-2-1b-pt" / "transcoder" / "layer_9_width_16k_l0_small_affine"
     found = load_transcoder(written(folder, {"params.safetensors": tensors | {"affine_skip_connection": SKIP}}))
     assert same(found(X), gated(PRE, THETA) @ W_DEC + B_DEC + X @ SKIP)
-    assert found.cfg.site_out == "model.layers.9.post_feedforward_layernorm.output"
+    assert found.cfg.site_out == "mlp_out.9"
     crossing = tensors | {"w_dec": drawn(F, 2, D)}
     with pytest.raises(UserError, match="cross-layer"):
         load_transcoder(written(tmp_path / "transcoder" / "layer_9_width_16k", {"params.safetensors": crossing}))

@@ -19,12 +19,13 @@ _SHORT = re.compile(r"(?P<kind>[a-z_]+)\.(?P<layer>\d+)")
 _HOOK = re.compile(r"blocks\.(?P<layer>\d+)\.hook_(?P<kind>[a-z_]+)")
 _MODULE = re.compile(
     r"(?:(?:model|transformer|gpt_neox|language_model)\.)*(?:layers|h)\.(?P<layer>\d+)"
-    r"(?:\.(?P<part>mlp|self_attn|attn|attention))?(?:\.output)?"
+    r"(?:\.(?P<part>mlp|post_feedforward_layernorm|self_attn|attn|attention))?(?:\.output)?"
 )
 _LISTED = re.compile(r"(?P<kind>[a-z_]+)_layer_(?P<layer>\d+)")  # dictionary_learning
 _PARTS: dict[str | None, Kind] = {
     None: "resid_post",
     "mlp": "mlp_out",
+    "post_feedforward_layernorm": "mlp_out",  # Gemma 2 and 3, OLMo 2: what is added to the stream
     "self_attn": "attn_out",
     "attn": "attn_out",
     "attention": "attn_out",

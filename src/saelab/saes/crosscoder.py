@@ -13,6 +13,7 @@ Neither is an `Sae`: what reads, splices or scores one site cannot take one by m
 trained on, since no one scale would suit several sites. This file must never know a file format.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -139,10 +140,20 @@ class Crosscoder(nn.Module):
         return Directions(torch.cat(rows), cfg.sites_out[t], torch.cat(numbers))
 
 
+def stacked(tensors: Sequence[Tensor], what: str, dim: int = 0) -> Tensor:
+    """`torch.stack`, with tensors of different shapes an `ArtefactError`."""
+    shapes = {tuple(t.shape) for t in tensors}
+    if len(shapes) != 1:
+        raise ArtefactError(f"The {what} of the sites have different shapes: {', '.join(map(str, sorted(shapes)))}.")
+    return torch.stack(list(tensors), dim)
+
+
 def crosscoder(weights: dict[str, Tensor], decoders: list[dict[int, Tensor]], **about: Any) -> Crosscoder:
     """One with the widths of its weights. decoders[b]: site's place -> what block b writes there, [F, D_out]."""
+    if weights["W_enc"].ndim != 3 or weights["b_dec"].ndim != 2:
+        raise ArtefactError("A dictionary of several sites has encoders [S, D, F] and biases [T, D].")
     (_, d_in, d_sae), d_out = weights["W_enc"].shape, weights["b_dec"].shape[1]
     writes = tuple(tuple(sorted(block)) for block in decoders)
-    stacked = {f"W_dec_{b}": torch.stack([block[t] for t in writes[b]], 1) for b, block in enumerate(decoders)}
+    written = {f"W_dec_{b}": stacked([block[t] for t in writes[b]], "decoders", 1) for b, block in enumerate(decoders)}
     cfg = CrosscoderConfig.parse({"d_in": d_in, "d_out": d_out, "d_sae": d_sae, "writes": writes} | about)
-    return Crosscoder(cfg, weights | stacked)
+    return Crosscoder(cfg, weights | written)

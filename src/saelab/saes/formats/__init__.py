@@ -11,7 +11,9 @@ from saelab.core.errors import UserError, nearest
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
 from saelab.saes.catalogue import ARCHITECTURES
+from saelab.saes.crosscoder import Crosscoder
 from saelab.saes.formats import (
+    circuit_tracer,
     dictionary_learning,
     gemma_scope,
     gemma_scope_2,
@@ -21,7 +23,7 @@ from saelab.saes.formats import (
     sparsify,
 )
 from saelab.saes.formats.hub import located, resolved
-from saelab.saes.formats.source import PICKLES, Declared, Format, Source
+from saelab.saes.formats.source import PICKLES, Declared, Format, Found, Source
 from saelab.saes.formats.unpickle import unpickle
 from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
@@ -34,14 +36,15 @@ _ALL = (
     gemma_scope_2.FORMAT,
     llama_scope.FORMAT,
     llama_scope.FORMAT_NEW,
+    circuit_tracer.FORMAT,
     pickled_files.QWEN,
     pickled_files.OPENAI,
 )
 FORMATS: dict[str, Format] = {kind.name: kind for kind in _ALL}
 
 
-def load(reference: str | Path, *, format: str | None = None, **declared: Any) -> Sae | Transcoder:
-    """Open whatever lies there, an SAE or a transcoder; see `load_sae`."""
+def load(reference: str | Path, *, format: str | None = None, **declared: Any) -> Found:
+    """Open whatever lies there, an SAE, a transcoder or a dictionary of several sites; see `load_sae`."""
     known = FORMATS.get(resolved(str(reference)).format or "")
     if str(reference).endswith(PICKLES) or (known is not None and known.pickle is not None):
         raise _pickled(str(reference), known)  # before anything is fetched
@@ -66,17 +69,29 @@ def load_sae(reference: str | Path, *, format: str | None = None, **declared: An
 def load_transcoder(reference: str | Path, *, format: str | None = None, **declared: Any) -> Transcoder:
     """Open a transcoder, as `load_sae` opens an SAE."""
     found = load(reference, format=format, **declared)
-    if isinstance(found, Sae):
-        raise UserError(f"{reference} is an SAE, not a transcoder.", hint="Open it with load_sae.")
-    return found
+    if isinstance(found, Transcoder):
+        return found
+    what, door = ("an SAE", "load_sae") if isinstance(found, Sae) else (f"a {found.cfg.kind}", "load_crosscoder")
+    raise UserError(f"{reference} is {what}, not a transcoder.", hint=f"Open it with {door}.")
 
 
-def _sae(found: Sae | Transcoder, name: str) -> Sae:
+def load_crosscoder(reference: str | Path, *, format: str | None = None, **declared: Any) -> Crosscoder:
+    """Open a crosscoder or a cross-layer transcoder, as `load_sae` opens an SAE."""
+    found = load(reference, format=format, **declared)
+    if isinstance(found, Crosscoder):
+        return found
+    what, door = ("an SAE", "load_sae") if isinstance(found, Sae) else ("a transcoder", "load_transcoder")
+    raise UserError(f"{reference} is {what} and has one site to read.", hint=f"Open it with {door}.")
+
+
+def _sae(found: Found, name: str) -> Sae:
     if isinstance(found, Sae):
         return found
+    several = isinstance(found, Crosscoder)
+    what = f"a {found.cfg.kind}: it has several sites" if several else "a transcoder: it maps one site to another"
     raise UserError(
-        f"{name} holds a transcoder: it maps one site to another, and an SAE was asked for.",
-        hint="Open it with saelab.saes.formats.load_transcoder.",
+        f"{name} holds {what}, and an SAE was asked for.",
+        hint=f"Open it with saelab.saes.formats.load_{'crosscoder' if several else 'transcoder'}.",
     )
 
 
@@ -110,7 +125,7 @@ def convert_sae(
     return sae
 
 
-def open_any(source: Source, format: str | None = None) -> Sae | Transcoder:
+def open_any(source: Source, format: str | None = None) -> Found:
     """Open a source of any format, a pickle in a process of its own."""
     kind = format_of(source, format)
     if kind.pickle is None:
@@ -118,7 +133,7 @@ def open_any(source: Source, format: str | None = None) -> Sae | Transcoder:
     return _read(kind, source, *unpickle(source.inside(kind.pickle(source))))
 
 
-def _read(kind: Format, source: Source, *pickled: Any) -> Sae | Transcoder:
+def _read(kind: Format, source: Source, *pickled: Any) -> Found:
     """What the files hold, and the normalisation that they do not mention where it was declared.
 
     A fact that was declared and that this SAE does not need is refused: it would be believed to have had an effect.
@@ -134,15 +149,15 @@ def _read(kind: Format, source: Source, *pickled: Any) -> Sae | Transcoder:
         )
     if declared is None or (isinstance(found, NormalisedSae) and found.kind == declared):
         return found
-    if isinstance(found, Transcoder | NormalisedSae):
-        held = f"normalises by {found.kind}" if isinstance(found, NormalisedSae) else "holds a transcoder"
+    if not isinstance(found, Sae) or isinstance(found, NormalisedSae):
+        held = f"normalises by {found.kind}" if isinstance(found, NormalisedSae) else "holds no SAE"
         raise UserError(f"{source.name} {held}; {declared} was declared.")
     return normalised(found, declared)
 
 
-def _has_k(found: Sae | Transcoder) -> bool:
+def _has_k(found: Found) -> bool:
     """Does its encoder, or the training that chose its thresholds, have a number of active latents?"""
-    if isinstance(found, Transcoder):
+    if not isinstance(found, Sae):
         return found.cfg.gate == "topk"
     kind = ARCHITECTURES.get(found.cfg.architecture)
     return isinstance(found, TopKSae) or (kind is not None and "k" in kind.model_fields)

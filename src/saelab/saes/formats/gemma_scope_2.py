@@ -2,8 +2,8 @@
 
 Keys w_enc [D, F], w_dec [F, D], b_enc, b_dec, threshold; b_dec is not subtracted from the input. Folders, after the
 repository's name, `{resid_post,attn_out,mlp_out,transcoder}[_all]/layer_{L}_width_{W}_l0_{small,medium,big}[_affine]`.
-Transcoders, with or without an affine skip connection, map one site to another and are read as such; files of several
-sites (a config's `type`, a decoder of three dimensions) are refused.
+Transcoders, with or without an affine skip connection, map one site to another and are read as such;
+gemma_scope_2_sites.py reads what has several sites (a config's `type`, or a file a layer).
 """
 
 import re
@@ -14,16 +14,15 @@ from torch import Tensor
 from saelab.core.errors import ArtefactError, UserError
 from saelab.core.sites import house_name
 from saelab.saes.architectures.jump_relu import JumpReluSae
-from saelab.saes.base import Sae
 from saelab.saes.formats.conventions import check_widths, config_for
 from saelab.saes.formats.foreign import Foreign
+from saelab.saes.formats.gemma_scope_2_sites import FIRST, TYPES, read_sites
 from saelab.saes.formats.places import placed
-from saelab.saes.formats.source import Format, Source, known_keys, take
+from saelab.saes.formats.source import Format, Found, Source, known_keys, take
 from saelab.saes.transcoder import Transcoder, transcoder
 
 CONFIG, WEIGHTS = "config.json", "params.safetensors"
 _NAMES = {n: n.lower() for n in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
-SEVERAL_SITES = ("crosscoder", "clt", "cross_layer_transcoder")
 _REPOSITORY = re.compile(r"gemma-scope-2-\d+[mb]-(?:pt|it)")
 _LAYOUT = re.compile(
     r"(?P<kind>resid_post|attn_out|mlp_out|transcoder)(?:_all)?/layer_(?P<layer>\d+)_width_\w+?_l0_\w+"
@@ -50,14 +49,22 @@ class _Config(Foreign):
 
 
 def _recognises(source: Source) -> bool:
-    return source.has(WEIGHTS)
+    return source.has(WEIGHTS) or source.has(FIRST)
 
 
-def _read(source: Source) -> Sae | Transcoder:
+def _read(source: Source) -> Found:
     config = _config(source)
+    lm = source.declared.lm or ((config.model_name or "").removesuffix("-v3") or None)
+    metadata = {"format": "gemma_scope_2", "config": config.model_dump(exclude_unset=True)}
+    about: dict[str, Any] = {"lm": lm, "metadata": metadata}
+    if config.type in TYPES or source.has(FIRST):
+        return read_sites(source, (config.hf_hook_point_in, config.hf_hook_point_out), about)
     found = source.safetensors(WEIGHTS)
     if "w_dec" in found and found["w_dec"].ndim != 2:
-        raise _several_sites(source, "its decoder has more than one site")
+        raise UserError(
+            f"{source.name} is a file of a cross-layer transcoder or crosscoder, which writes to several sites.",
+            hint="Open the folder with the files of all its layers.",
+        )
     place = placed(source, _REPOSITORY)
     named = _LAYOUT.fullmatch(place.inside) if place else None
     kind = named["kind"] if named else None
@@ -67,9 +74,6 @@ def _read(source: Source) -> Sae | Transcoder:
         transcodes = kind == "transcoder" or skips or hook_out not in (None, hook_in)
     else:
         transcodes = config.type == "transcoder"
-    lm = source.declared.lm or ((config.model_name or "").removesuffix("-v3") or None)
-    metadata = {"format": "gemma_scope_2", "config": config.model_dump(exclude_unset=True)}
-    about: dict[str, Any] = {"lm": lm, "metadata": metadata}
     if transcodes:
         return _transcoder(source, found, config, about, named["layer"] if named else None)
     weights = take(found, _NAMES, str(source.folder / WEIGHTS))
@@ -80,23 +84,15 @@ def _read(source: Source) -> Sae | Transcoder:
 
 
 def _config(source: Source) -> _Config:
-    """The config, typed; a file of several sites is refused before its hooks are."""
+    """The config, typed."""
     data = source.json(CONFIG) if source.has(CONFIG) else {}
     where = str(source.folder / CONFIG)
     kind = data.get("type")
-    if kind in SEVERAL_SITES:
-        raise _several_sites(source, f"its config says type {kind}")
-    if kind not in (None, "sae", "transcoder"):
-        raise UserError(f"{where} has the type {kind!r}; saelab knows sae and transcoder.")
+    if kind not in (None, "sae", "transcoder", *TYPES):
+        raise UserError(f"{where} has the type {kind!r}; saelab knows sae, transcoder, {', '.join(TYPES)}.")
     config = _Config.parse(data, origin=where)
     known_keys(data, frozenset(_Config.model_fields), where)
     return config
-
-
-def _several_sites(source: Source, why: str) -> UserError:
-    return UserError(
-        f"{source.name} is a crosscoder or a cross-layer transcoder ({why}), which reads or writes several sites."
-    )
 
 
 def _transcoder(
@@ -112,7 +108,8 @@ def _transcoder(
     block = f"model.layers.{layer}" if layer else None
     about["site"] = source.declared.site or config.hf_hook_point_in
     about["site"] = about["site"] or (f"{block}.pre_feedforward_layernorm.output" if block else None)
-    about["site_out"] = config.hf_hook_point_out or (f"{block}.post_feedforward_layernorm.output" if block else None)
+    hook = config.hf_hook_point_out or (f"{block}.post_feedforward_layernorm.output" if block else None)
+    about["site_out"] = house_name(hook)
     check_widths(source.name, weights, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
     return transcoder(weights, gate="jumprelu", **about)
 

@@ -29,7 +29,8 @@ from saelab.saes.formats.conventions import (
     transposed,
 )
 from saelab.saes.formats.foreign import Count, Foreign, Positive
-from saelab.saes.formats.source import Format, Source
+from saelab.saes.formats.llamascopium_sites import TYPES, read_sites
+from saelab.saes.formats.source import Format, Found, Source
 from saelab.saes.transcoder import Transcoder, transcoder
 
 OLD, OLD_WEIGHTS = "hyperparams.json", "checkpoints/final.safetensors"
@@ -87,8 +88,10 @@ def _read_old(source: Source) -> Sae | Transcoder:
     return _built(weights, config, scale, source, scale_out=scale_out)
 
 
-def _read_new(source: Source) -> Sae | Transcoder:
+def _read_new(source: Source) -> Found:
     said = source.json(NEW)
+    if said.get("sae_type") in TYPES:
+        return read_sites(source, said, source.safetensors(NEW_WEIGHTS))
     if (kind := said.get("sae_type", "sae")) != "sae":
         raise UserError(f"{source.name} holds a {kind}; saelab reads SAEs and transcoders of this layout.")
     # what its library takes the decoder's norm for where the config is silent

@@ -11,7 +11,7 @@ import math
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae
+from saelab.saes.crosscoder import Crosscoder
 from saelab.saes.transcoder import Transcoder
 from saelab.store.files import read_json
 from saelab.store.tensors import read_tensors
@@ -47,6 +48,9 @@ _KINDS: dict[type, str] = {
     dict: "an object",
     list: "a list",
 }
+
+
+Found = Sae | Transcoder | Crosscoder  # what a checkpoint holds
 
 
 class Declared(Config):
@@ -132,7 +136,7 @@ class Format:
     name: str
     holds: str
     recognises: Callable[[Source], bool]
-    read: Callable[..., Sae | Transcoder]
+    read: Callable[..., Found]
     write: Callable[[Sae, Path], None] | None = None
     pickle: Callable[[Source], str] | None = None
 
@@ -280,6 +284,11 @@ def known_keys(data: Mapping[str, Any], known: frozenset[str], where: str) -> No
             f"{where} has the unknown key{'s' if len(unknown) > 1 else ''} {', '.join(unknown[:6])}.",
             hint="It may change what the SAE computes. Remove it if you know that it does not, or update saelab.",
         )
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first names of a list, and how many there are where some are left out."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def integer_after(name: str, pattern: str) -> int | None:
