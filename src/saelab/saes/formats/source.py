@@ -8,7 +8,6 @@ This file must never know a format.
 
 import json
 import math
-import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -289,9 +288,3 @@ def known_keys(data: Mapping[str, Any], known: frozenset[str], where: str) -> No
 def listed(names: Sequence[str], most: int = 8) -> str:
     """The first names of a list, and how many there are where some are left out."""
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
-
-
-def integer_after(name: str, pattern: str) -> int | None:
-    """The first integer that `pattern` (one group) finds in a name, or None."""
-    match = re.search(pattern, name)
-    return int(match.group(1)) if match else None
