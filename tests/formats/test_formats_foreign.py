@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from sample_saes import D, F, K, inputs
 from torch import Tensor
 
+from saelab.cli import main
 from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae
 from saelab.saes.formats import FORMATS, load, load_sae, load_transcoder, source_of
@@ -401,6 +402,28 @@ def test_dictionary_learning_types_its_config_before_use(tmp_path: Path) -> None
             dictionary(tmp_path, TOPK, {"trainer": wrong})
     with pytest.raises(ArtefactError, match="says d_in = 9 in its config; its weights have d_in = 16"):
         dictionary(tmp_path, TOPK, {"trainer": trainer | {"activation_dim": 9}})
+
+
+def test_what_is_declared_is_used_or_refused(tmp_path: Path) -> None:
+    coder = written(tmp_path / "a", {"cfg.json": {"k": K}, "sae.safetensors": LINEAR})
+    gemma = written(tmp_path / "b", {"params.safetensors": GEMMA_3})
+    hooks = {"act_fn": "relu", "norm_activation": "inference", "hook_point_in": "blocks.3.hook_resid_post"}
+    tensors = {"W_E": W_ENC, "b_E": B_ENC, "W_D": W_DEC, "b_D": B_DEC}
+    llama = written(tmp_path / "c", {"config.json": hooks, "sae_weights.safetensors": tensors})
+    assert load_sae(coder, k=3, site="resid_post.1").cfg.k == 3
+    unused: list[tuple[Path, dict[str, Any]]] = [(coder, {"threshold": 0.3}), (coder, {"input_scale": 2.0})]
+    unused += [(gemma, {"k": 3}), (gemma, {"transcode": True}), (llama, {"k": 3}), (llama, {"input_scale": 2.0})]
+    for folder, declared in unused:
+        with pytest.raises(UserError, match=f"was given {next(iter(declared))}"):
+            load(folder, **declared)
+    with pytest.raises(UserError, match="k = 49 is more than d_sae = 48"):
+        load(coder, k=F + 1)
+
+
+def test_inspect_shows_a_notice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"k": K, "batch_size": 8}
+    assert main(["inspect", str(written(tmp_path, {"cfg.json": config, "sae.safetensors": LINEAR})), "--json"]) == 0
+    assert "own loader drops: batch_size" in json.loads(capsys.readouterr().out)["provenance"]
 
 
 def test_tensors_of_other_dimensions_are_one_sentence(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from saelab.core.errors import SaelabError, UserError
 from saelab.publish.card import NOT_RECORDED, REQUIRED, card_of, written
 from saelab.publish.run_facts import known_about, known_lm
 from saelab.saes.base import Sae
-from saelab.saes.formats import FORMATS, load_sae, save_sae, source_of
+from saelab.saes.formats import FORMATS, convert_sae, load_sae, load_transcoder, save_sae, source_of
 from saelab.saes.formats.released import names_in, released, releases
 from saelab.saes.normalised import CARRIED, normalised
 
@@ -183,6 +183,26 @@ def test_a_released_pickle_is_refused_before_it_is_fetched(hub: FakeHub) -> None
         with pytest.raises(UserError, match=f"saelab convert {name}"):
             load_sae(name)
     assert hub.asked == []
+
+
+def test_a_config_above_or_beside_is_fetched_too(hub: FakeHub, tmp_path: Path) -> None:
+    """k of a Qwen-Scope file is in the config beside it; that a plain transcoder is one, in the run's."""
+    sae = random_sae("topk", subtract=False)
+    weights = sae.weights()
+    torch.save(weights | {"W_enc": weights["W_enc"].T, "W_dec": weights["W_dec"].T}, tmp_path / "layer8.sae.pt")
+    files = {"layer8.sae.pt": (tmp_path / "layer8.sae.pt").read_bytes(), "config.json": b'{"k": 3}'}
+    hub.repos["Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50"] = files
+    converted = convert_sae("qwen-scope-3-1.7b-base-w32k-l50/layer8", tmp_path / "out")
+    assert (converted.cfg.k, converted.cfg.site) == (3, "resid_post.8")
+
+    save_sae(random_sae("topk"), tmp_path / "coder", "sparsify")
+    config = {k: v for k, v in json.loads((tmp_path / "coder" / "cfg.json").read_text()).items() if k != "transcode"}
+    files = {"layers.3.mlp/seed1/cfg.json": json.dumps(config).encode()}
+    files["layers.3.mlp/seed1/sae.safetensors"] = (tmp_path / "coder" / "sae.safetensors").read_bytes()
+    files["config.json"] = json.dumps({"sae": {}, "hookpoints": ["layers.3.mlp"], "transcode": True}).encode()
+    hub.repos["someone/coders"] = files | {"optimizer.json": b"{}"}
+    assert load_transcoder("hf:someone/coders/layers.3.mlp/seed1").cfg.site_out == "mlp_out.3"
+    assert not any("optimizer" in path for path in hub.asked)
 
 
 def test_the_registry_is_sound() -> None:

