@@ -7,13 +7,12 @@ This file must never know a format.
 """
 
 import json
-import math
 import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,17 +35,6 @@ WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _VECTORS = ("b_", "threshold", "r_mag")
 COUNTS = (torch.int64, torch.int32, torch.bool)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
-
-
-T = TypeVar("T")
-_KINDS: dict[type, str] = {
-    str: "text",
-    int: "a whole number",
-    float: "a finite number",
-    bool: "true or false",
-    dict: "an object",
-    list: "a list",
-}
 
 
 Found = Sae | Transcoder | Crosscoder  # what a checkpoint holds
@@ -260,19 +248,6 @@ def take(
         if (ours.startswith("W_") and len(shape) != axes) or (ours.startswith(_VECTORS) and len(shape) >= axes):
             raise ArtefactError(f"{where} holds {theirs} of shape {shape}, which is not what an SAE's file has there.")
     return {ours: found[theirs] for ours, theirs in wanted.items()}
-
-
-def typed(data: Mapping[str, Any], key: str, kind: type[T], where: str) -> T | None:
-    """The value of a key, None where it is absent or null; a value of another type is an `ArtefactError`.
-
-    kind: str, int, float (a whole number is one too), bool, dict or list.
-    """
-    value: Any = data.get(key)
-    if kind is float and type(value) is int and abs(value) < 1e300:
-        value = float(value)
-    if value is None or (type(value) is kind and (kind is not float or math.isfinite(value))):
-        return value
-    raise ArtefactError(f"{where} says {key} = {str(value)[:40]!r}; {_KINDS[kind]} was expected.")
 
 
 def known_keys(data: Mapping[str, Any], known: frozenset[str], where: str) -> None:
