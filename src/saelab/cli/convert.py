@@ -17,6 +17,7 @@ def convert(
     normalise: str | None = None,
     site: str | None = None,
     lm: str | None = None,
+    replace: bool = False,
     json: bool = False,
 ) -> int:
     """Write an SAE in another format.
@@ -26,7 +27,7 @@ def convert(
     source:
         A folder or file, path:..., hf:org/name@revision/folder.
     folder:
-        Where the new files go.
+        Where the new files go: a new or empty folder.
     to:
         saelens, dictionary_learning, sparsify or gemma_scope.
     from_format:
@@ -43,18 +44,24 @@ def convert(
         Where the SAE reads (resid_post.12), where the files do not say.
     lm:
         Its language model, where the files do not say.
+    replace:
+        Give up the files that the folder holds; what they were is printed.
     json:
         Print what was written as one JSON object.
     """
     from saelab.saes.formats import convert_sae
+    from saelab.store.files import contents
 
     declared = {"k": k, "threshold": threshold, "input_scale": input_scale, "normalise": normalise}
     declared |= {"site": site, "lm": lm}
-    sae = convert_sae(source, folder, to=to, format=from_format, **declared)
+    held = contents(folder) if replace else []
+    sae = convert_sae(source, folder, to=to, format=from_format, replace=replace, **declared)
     if json:
-        record = {"folder": str(folder), "format": to, **sae.cfg.model_dump(exclude={"metadata"})}
+        record = {"folder": str(folder), "format": to, "replaced": held, **sae.cfg.model_dump(exclude={"metadata"})}
         show_record(record, as_json=True)
     else:
         say(f"{folder}: {to}, {sae.cfg.architecture}, {sae.cfg.d_in} by {sae.cfg.d_sae}.")
+        if held:
+            say(f"Replaced: {', '.join(held)}.")
         say(f"Check it: saelab inspect {folder}" + (f" --lm {sae.cfg.lm}" if sae.cfg.lm else " --lm NAME"))
     return 0

@@ -17,6 +17,7 @@ def push(
     fact: list[str] | None = None,
     incomplete: bool = False,
     private: bool = False,
+    replace: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> int:
@@ -38,6 +39,8 @@ def push(
         Push although the card lacks facts; it then says which are not recorded.
     private:
         Make a new repository private.
+    replace:
+        Give up the files that a local folder (path:) holds.
     dry_run:
         Print the card, and push nothing.
     json:
@@ -64,7 +67,7 @@ def push(
         folder = Path(made)
         save_sae(_with_claims(sae, card.facts), folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
-        place = upload(folder, target, private=private)
+        place = upload(folder, target, private=private, replace=replace)
     if json:
         show_record({"place": place, "missing": card.missing, "facts": card.facts}, as_json=True)
     else:

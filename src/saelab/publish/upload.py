@@ -8,18 +8,21 @@ import shutil
 from pathlib import Path
 
 from saelab.core.errors import FetchError, UserError
+from saelab.store.files import filling
 from saelab.store.references import hub_library, parse_reference
 
 
-def upload(folder: Path, target: str, *, private: bool = False) -> str:
+def upload(folder: Path, target: str, *, private: bool = False, replace: bool = False) -> str:
     """Put the files of a folder at `hf:org/name[@branch][/folder]` or `path:folder`; returns where they are now.
 
-    A repository that is not there is made. Raises `FetchError` where the hub refuses or cannot be reached.
+    A repository that is not there is made; a local folder must be new or empty, unless its files are to be replaced.
+    Raises `FetchError` where the hub refuses or cannot be reached.
     """
     ref = parse_reference(target)
     if ref.kind == "path":
         place = Path(ref.name).expanduser()
-        shutil.copytree(folder, place, dirs_exist_ok=True)
+        with filling(place, replace=replace) as made:
+            shutil.copytree(folder, made, dirs_exist_ok=True)
         return str(place)
     if ref.kind != "hf":
         raise UserError(f"{target!r} is no place to push to.", hint="Give hf:org/name/folder or path:folder.")

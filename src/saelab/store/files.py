@@ -8,12 +8,13 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from saelab.core.errors import ArtefactError, ResourceError
+from saelab.core.errors import ArtefactError, ResourceError, UserError
 
 
 @contextmanager
@@ -37,6 +38,46 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside `target`; on success its files move there, on failure nothing has changed.
+
+    Raises `UserError` where `target` holds anything: with `replace`, only where it is no folder or holds folders, so
+    that no more than one folder's files can be lost.
+    """
+    target = Path(os.path.abspath(target))  # noqa: PTH100  (resolve() would follow a link that is to be kept)
+    held = contents(target)
+    lost = [name for name in held if not (target / name).is_file() or (target / name).is_symlink()]
+    if held and (lost or not replace):
+        shown = ", ".join(held[:5]) + (f" and {len(held) - 5} more" if len(held) > 5 else "")
+        end = f"{lost[0]} is no plain file, and only those are replaced." if replace else "nothing was written."
+        raise UserError(
+            f"{target} already holds {shown}; {end}",
+            hint="Name an empty folder." if replace else "Name an empty folder, or give these files up with --replace.",
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as beside:
+            made, former = Path(beside) / "made", Path(beside) / "former"
+            made.mkdir()
+            former.mkdir()
+            yield made
+            target.mkdir(exist_ok=True)
+            for name in held:
+                (target / name).rename(former / name)
+            for path in sorted(made.iterdir()):
+                path.rename(target / path.name)
+    except OSError as error:
+        raise disk_error(error, target) from error
+
+
+def contents(folder: Path) -> list[str]:
+    """Names of all that a folder holds, sorted; none where there is no folder. A file is a `UserError`."""
+    if not folder.is_dir() and os.path.lexists(folder):
+        raise UserError(f"{folder} is a file, and a folder is to be written there.", hint="Name another place.")
+    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
 
 def disk_error(error: OSError, path: Path) -> ResourceError:

@@ -20,7 +20,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ArtefactError(f"Tensor {name!r} holds NaN or infinite values; {path.name} was not written.")
     with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask grants; the library would leave a file for its owner
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, temporary, metadata)
+        temporary.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

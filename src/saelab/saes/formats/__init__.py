@@ -27,6 +27,7 @@ from saelab.saes.formats.source import PICKLES, Declared, Format, Found, Source
 from saelab.saes.formats.unpickle import unpickle
 from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
+from saelab.store.files import filling
 
 _ALL = (
     saelens.FORMAT,
@@ -109,19 +110,35 @@ def save_sae(sae: Sae, folder: str | Path, format: str = "saelens") -> None:
     if kind.write is None:
         written = [name for name, k in FORMATS.items() if k.write is not None]
         raise UserError(f"saelab reads {format} and does not write it.", hint=f"It writes {', '.join(written)}.")
+    others = [k.name for k in FORMATS.values() if k is not kind and k.recognises(Source(Path(folder), str(folder)))]
+    if others:
+        raise UserError(
+            f"{folder} already holds an SAE as {others[0]}; nothing was written.", hint="Name another folder."
+        )
     kind.write(sae, Path(folder))
 
 
 def convert_sae(
-    reference: str | Path, folder: str | Path, *, to: str = "saelens", format: str | None = None, **declared: Any
+    reference: str | Path,
+    folder: str | Path,
+    *,
+    to: str = "saelens",
+    format: str | None = None,
+    replace: bool = False,
+    **declared: Any,
 ) -> Sae:
     """Open an SAE of any format, pickles included, write it to a folder in another, and return it.
 
-    A pickle is read in a process of its own (formats/unpickle.py).
+    A pickle is read in a process of its own (formats/unpickle.py). The folder must be new or empty; replace: its files
+    are given up, once the new ones are whole. An SAE is never written over itself.
     """
     _named(to)
-    sae = _sae(open_any(source_of(reference, pickles=True, **declared), format), str(reference))
-    save_sae(sae, folder, to)
+    source = source_of(reference, pickles=True, **declared)
+    if source.folder.resolve() == Path(folder).resolve():
+        raise UserError(f"{folder} is what is to be converted; nothing was written.", hint="Name another folder.")
+    with filling(Path(folder), replace=replace) as made:
+        sae = _sae(open_any(source, format), str(reference))
+        save_sae(sae, made, to)
     return sae
 
 

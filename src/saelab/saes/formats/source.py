@@ -11,6 +11,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,6 +33,7 @@ MOST_INFLATION = 20
 MOST_HEADER = 100_000_000  # bytes, the safetensors library's own limit
 MOST_JSON = 20_000_000  # bytes; configs hold a few thousand
 WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+PICKLED = "is a pickle or an archive under the name of a safetensors file; it was not opened."
 _VECTORS = ("b_", "threshold", "r_mag")
 COUNTS = (torch.int64, torch.int32, torch.bool)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
@@ -154,30 +156,32 @@ def finite(tensor: Tensor) -> bool:
 
 
 def check_safetensors(path: Path) -> None:
-    """Refuse a file that is not built as a safetensors file, before any of it is parsed.
-
-    Its first eight bytes are the length of a JSON header that lies in the file. These bytes may be those with which a
-    pickle (0x80 and a protocol) or an archive ("PK") begins, so they are asked about only when there is no header.
-    """
+    """Refuse a file that is not built as a safetensors file, before any of it is parsed."""
     if not path.is_file():
         raise ArtefactError(f"{path} is missing.")
-    size = path.stat().st_size
     with path.open("rb") as handle:
-        head = handle.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-        fits = 2 <= length <= min(MOST_HEADER, size - 8)
-        if fits and _is_json_object(handle.read(length)):
-            return
-    if head[:2] == b"PK" or (head[:1] == b"\x80" and head[1:2] <= b"\x05"):
-        raise ArtefactError(
-            f"{path} is a pickle or an archive under the name of a safetensors file; it was not opened.",
-            hint="Do not trust where it came from.",
-        )
+        fault = fault_of(handle, path.stat().st_size)
+    if fault is not None:
+        pickled = fault == PICKLED
+        raise ArtefactError(f"{path} {fault}", hint="Do not trust where it came from." if pickled else None)
+
+
+def fault_of(handle: BufferedIOBase, size: int) -> str | None:
+    """What keeps a file of `size` bytes from being a safetensors file, None where nothing does.
+
+    The first eight bytes are the length of a JSON header that lies in the file. These bytes may be those with which a
+    pickle (0x80 and a protocol) or an archive ("PK") begins, so they are asked about only when there is no header.
+    """
+    head = handle.read(8)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    fits = 2 <= length <= min(MOST_HEADER, size - 8)
+    if fits and _is_json_object(handle.read(length)):
+        return None
+    if head[:2] == b"PK" or (head[:1] == b"\x80" and b"\x00" < head[1:2] <= b"\x05"):
+        return PICKLED
     if not fits:
-        raise ArtefactError(
-            f"{path} is no safetensors file: its header would be {length:,} bytes in a file of {size:,}."
-        )
-    raise ArtefactError(f"{path} is no safetensors file: its header is not JSON.")
+        return f"is no safetensors file: its header would be {length:,} bytes in a file of {size:,}."
+    return "is no safetensors file: its header is not JSON."
 
 
 def _is_json_object(text: bytes) -> bool:
