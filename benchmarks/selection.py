@@ -28,11 +28,12 @@ from saelab.core.seeds import seed_of
 from saelab.lm.model import LanguageModel
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
-from saelab.selection.criteria.catalogue import DEFAULT, criteria_of
+from saelab.selection.criteria.catalogue import criteria_of, that_read, usual
 from saelab.selection.criteria.observation import NextToken, Observation
 from saelab.selection.effects import PREFIX, feature_effects
 
 ALPHA, LENS_TOKENS = 10.0, 20
+SCORED = tuple(c for c in usual() if c in that_read("effect"))
 
 
 @dataclass
@@ -66,18 +67,18 @@ def main() -> None:
     for positions in ("last", "all"):
 
         def fast(model: LanguageModel, features: Sequence[int], positions: str = positions) -> pl.DataFrame:
-            return feature_effects(model, sae, alpha=ALPHA, positions=positions, criteria=DEFAULT, features=features)
+            return feature_effects(model, sae, alpha=ALPHA, positions=positions, criteria=SCORED, features=features)
 
         two_passes(lm, sae, sample[:1], positions)  # warm up both
         fast(lm, sample)
         plain = timed(f"hook, two passes, {positions}", len(sample), lambda p=positions: two_passes(lm, sae, sample, p))
         line(plain, plain)
         mine = timed(f"saelab, {positions}", len(many), lambda f=fast: f(lm, many))
-        apart = max(float((plain.scores[c] - mine.scores[c].gather(sample)).abs().max()) for c in DEFAULT)
+        apart = max(float((plain.scores[c] - mine.scores[c].gather(sample)).abs().max()) for c in SCORED)
         line(mine, plain, f"{apart:.1e}")
         if half is not None:
             low = timed(f"saelab, {positions}, bfloat16", len(many), lambda f=fast: f(half, many))
-            ranks = [f"{c} {spearmanr(mine.scores[c], low.scores[c]).statistic:.4f}" for c in DEFAULT]
+            ranks = [f"{c} {spearmanr(mine.scores[c], low.scores[c]).statistic:.4f}" for c in SCORED]
             line(low, plain, "", ", ".join(ranks))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\nPeak memory: {memory:.2f} GiB. Threads: {arguments.threads}. d_sae: {arguments.d_sae}.")
@@ -118,7 +119,7 @@ def two_passes(lm: LanguageModel, sae: ReluSae, features: list[int], positions: 
         handle.remove()
         top = torch.topk(lm.unembed(sae.W_dec[feature]), LENS_TOKENS).indices[None]
         seen = Observation(NextToken(base), NextToken(steered), top)
-        rows.append({c.name: float(c.score(seen)) for c in criteria_of(DEFAULT)})
+        rows.append({c.name: float(c.score(seen)) for c in criteria_of(SCORED)})
     return pl.DataFrame(rows)
 
 

@@ -1,7 +1,7 @@
 """The whole question in one file: train, interpret, select, steer, match, on a real language model, in about a minute.
 
 Run it with `python examples/tiny_study.py`. The complete, resumable form with error bars and a report is
-`saelab run studies/demo.yaml`; this file only shows the pieces and how they fit together.
+`saelab demo`; this file only shows the pieces and how they fit together.
 """
 
 from itertools import islice

@@ -19,11 +19,11 @@ LAYERS = [
     {"training"},
     {"selection"},
     {"steering", "interp", "matching", "stats"},
-    {"study"},
-    {"report", "publish"},
+    {"study", "report"},
+    {"publish", "workflow.py"},
     {"cli"},
 ]
-RANK = {name: i for i, row in enumerate(LAYERS) for name in row}
+RANK = {name.removesuffix(".py"): i for i, row in enumerate(LAYERS) for name in row}
 
 # Files or functions over the house figures, each with its reason.
 LONG_FILES: dict[str, str] = {}
@@ -58,8 +58,8 @@ def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
 @pytest.mark.parametrize("path", MODULES, ids=IDS)
 def test_imports_point_down(path: Path) -> None:
     """A module imports only lower layers; a package façade is imported by nobody inside."""
-    own = path.relative_to(SRC).parts[0]
-    if own == "__init__.py":
+    own = path.relative_to(SRC).parts[0].removesuffix(".py")
+    if own == "__init__":
         return
     for module in imports_of(path):
         assert module != "saelab" or own == "cli", f"{path} imports the façade"

@@ -11,7 +11,7 @@ from saelab.store.layout import RunFolder
 
 HEAD = """# The demo: what it did and what it found
 
-    make demo                                        # = saelab demo = saelab run studies/demo.yaml, into ./demo
+    make demo                                        # = saelab demo: src/saelab/study/demo.yaml, into ./demo
     python tools/demo_page.py demo docs/demo.md      # writes this page from demo/summary.json
 
 The language model is SmolLM2-135M-Instruct (30 blocks, width 576), the text the embedded corpus.

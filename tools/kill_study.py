@@ -1,7 +1,7 @@
 """Kill a study at random moments, go on with it each time, and compare what it says with an uninterrupted run.
 
-    python tools/kill_study.py studies/demo.yaml --kills 10 --out /tmp/killed
-    python tools/kill_study.py studies/demo.yaml --kills 10 --out /tmp/killed --whole runs/demo --threads 2
+    python tools/kill_study.py src/saelab/study/demo.yaml --kills 10 --out /tmp/killed
+    python tools/kill_study.py src/saelab/study/demo.yaml --kills 10 --out /tmp/killed --whole runs/demo --threads 2
 
 The uninterrupted run is made first, or given with --whole (a finished run folder of the same study, code and number of
 threads). Every run is `saelab run` in a process of its own, killed with SIGKILL: kill i of n falls into the cell that

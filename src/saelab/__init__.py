@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saelab.lm.model import LanguageModel
     from saelab.matching.match import match
-    from saelab.report.study import run_study
     from saelab.saes.catalogue import (
         BatchTopKConfig,
         GatedConfig,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from saelab.selection.effects import feature_effects
     from saelab.stats.agreement import agreement
     from saelab.training.sweep import train
+    from saelab.workflow import run_study
 
 _WHERE = {
     "LanguageModel": "saelab.lm.model",
@@ -39,7 +39,7 @@ _WHERE = {
     "feature_effects": "saelab.selection.effects",
     "match": "saelab.matching.match",
     "agreement": "saelab.stats.agreement",
-    "run_study": "saelab.report.study",
+    "run_study": "saelab.workflow",
 }
 
 __all__ = [

@@ -12,7 +12,7 @@ import pytest
 from saelab.cli import VERBS, main
 from saelab.core.seeds import numpy_generator
 
-DEMO = str(Path(__file__).parents[2] / "studies" / "demo.yaml")
+DEMO = str(Path(__file__).parents[2] / "src" / "saelab" / "study" / "demo.yaml")
 
 
 def table(path: Path) -> Path:

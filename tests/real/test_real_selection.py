@@ -7,7 +7,7 @@ from torch import Tensor
 from saelab.lm.model import LanguageModel
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
-from saelab.selection.criteria.catalogue import EFFECTS
+from saelab.selection.criteria.catalogue import CRITERIA, that_read
 from saelab.selection.criteria.observation import Concept, NextToken, Observation
 from saelab.selection.effects import PREFIX, feature_effects
 
@@ -23,7 +23,9 @@ def test_effects_equal_a_hook_and_two_passes(smollm: LanguageModel, positions: s
     weights = {"W_enc": decoder.T, "W_dec": decoder, "b_enc": torch.zeros(F), "b_dec": torch.zeros(smollm.d_model)}
     sae = ReluSae(SaeConfig(architecture="relu", d_in=smollm.d_model, d_sae=F, site=SITE), weights)
     concept = Concept(torch.tensor([[f + 300, -1] for f in range(F)]), torch.tensor([[500, 501]] * F))
-    found = feature_effects(smollm, sae, positions=positions, criteria=list(EFFECTS), concept=concept, batch_size=16)
+    found = feature_effects(
+        smollm, sae, positions=positions, criteria=that_read("effect", "concept"), concept=concept, batch_size=16
+    )
     tokens = torch.tensor(smollm.tokenize([PREFIX]))
     block = smollm.model.model.layers[15]
     with torch.inference_mode():
@@ -40,6 +42,6 @@ def test_effects_equal_a_hook_and_two_passes(smollm: LanguageModel, positions: s
             handle.remove()
             top = torch.topk(smollm.unembed(decoder[feature]), 20).indices[None]
             seen = Observation(base, steered, top, 1, Concept(concept.inside[[feature]], concept.outside[[feature]]))
-            for name, criterion in EFFECTS.items():
-                assert found[name][feature] == pytest.approx(float(criterion.score(seen)), abs=1e-4), name
+            for name in that_read("effect", "concept"):
+                assert found[name][feature] == pytest.approx(float(CRITERIA[name].score(seen)), abs=1e-4), name
             assert abs(found["delta_confidence"][feature]) > 1e-3, "control: the edit does something"

@@ -4,18 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from saelab.report.study import run_study
+from saelab.steering.arms import Arm
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
 from saelab.study.spec import StudyConfig
+from saelab.workflow import run_study
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
 def study() -> StudyConfig:
-    demo = StudyConfig.from_yaml(Path(__file__).parents[2] / "studies" / "demo.yaml")
+    demo = StudyConfig.from_yaml(Path(__file__).parents[2] / "src" / "saelab" / "study" / "demo.yaml")
     grid, side = demo.models[0].grids
     grids = (
         grid.model_copy(update={"architectures": ("relu", "topk", "jumprelu"), "levels": (32,), "d_sae": 1024}),
@@ -29,7 +30,11 @@ def study() -> StudyConfig:
         "training": demo.training.model_copy(update={"steps": 80, "batch": 1024}),
         "interp": demo.interp.model_copy(update={"fidelity_contexts": 16, "window_rows": 40_000, "n_scored": 80}),
         "steering": demo.steering.model_copy(
-            update={"n_random": 3, "top_per_direction": 1, "top_output": 1, "n_control": 1, "max_new_tokens": 12}
+            update={
+                "arms": (Arm(criterion="delta_confidence", n=1), Arm(criterion="output_score", n=1), Arm(random=3)),
+                "n_control": 1,
+                "max_new_tokens": 12,
+            }
         ),
         "matching": demo.matching.model_copy(update={"contexts": 8}),
         "resamples": 200,

@@ -9,12 +9,16 @@ import numpy as np
 import polars as pl
 
 from saelab.core.seeds import numpy_generator
+from saelab.report.names import Names
 from saelab.store.files import write_json
 from saelab.store.layout import RunFolder
 from saelab.store.tables import write_table
+from saelab.study import names, spec
 
 ARCHITECTURES = ("relu", "gated", "topk", "batchtopk", "jumprelu")
 LEVELS = (16, 32, 64)
+DEMO = spec.StudyConfig.from_yaml(Path(spec.__file__).parent / "demo.yaml")
+NAMES = Names(**names.names_of(DEMO))
 D_SAE = 2048
 LM = "smollm2-135m"
 SCORED, STEERED = 40, 8
@@ -82,6 +86,7 @@ def build_run(root: Path) -> RunFolder:
         _training(run, layer)
     for first, second in ((14, 15), (15, 16), (14, 16)):
         _matching(run, first, second)
+    write_json(run.names, names.names_of(DEMO))
     write_json(run.summary, _summary([r["sae"] for r in rows]))
     return run
 

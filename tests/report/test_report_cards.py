@@ -1,13 +1,17 @@
 """Feature cards: chosen by the rule they state, and true to the tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
+from report_run import NAMES
 
 from saelab.core.errors import ArtefactError
 from saelab.report import feature_card
 from saelab.report.feature_card import Pick
 from saelab.report.material import Evidence
+from saelab.report.names import Names
 
 NOTHING = Evidence(None, None, None, None, None, None)
 
@@ -70,7 +74,7 @@ def test_shading_is_the_share_of_the_largest_activation() -> None:
         "feature": [7, 7, 8], "rank": [0, 1, 0], "tokens": [["a", " b", "c"]] * 3,
         "activations": [[0.0, 8.0, 2.0], [4.0, 0.0, -1.0], [99.0, 0.0, 0.0]], "peak": [1, 0, 0],
     })  # fmt: skip
-    card = feature_card.make(Pick("s", 7, "x"), Evidence(None, contexts, None, None, None, None))
+    card = feature_card.make(Pick("s", 7, "x"), Evidence(None, contexts, None, None, None, None), NAMES)
     assert [[t.share for t in c.tokens] for c in card.contexts] == [[0.0, 1.0, 0.25], [0.5, 0.0, 0.0]]
     assert [[t.peak for t in c.tokens] for c in card.contexts] == [[False, True, False], [True, False, False]]
     assert [c.activation for c in card.contexts] == ["8.0", "4.0"]
@@ -79,7 +83,7 @@ def test_shading_is_the_share_of_the_largest_activation() -> None:
 def test_a_context_whose_parts_do_not_fit_is_refused() -> None:
     contexts = pl.DataFrame({"feature": [7], "rank": [0], "tokens": [["a"]], "activations": [[1.0, 2.0]], "peak": [0]})
     with pytest.raises(ArtefactError, match="1 tokens, 2 activations"):
-        feature_card.make(Pick("s", 7, "x"), Evidence(None, contexts, None, None, None, None))
+        feature_card.make(Pick("s", 7, "x"), Evidence(None, contexts, None, None, None, None), NAMES)
 
 
 def test_steered_text_stands_beside_its_own_unsteered_text() -> None:
@@ -95,7 +99,7 @@ def test_steered_text_stands_beside_its_own_unsteered_text() -> None:
                             "n_missing": [1], "state": ["ok"]})  # fmt: skip
     judged = pl.DataFrame({"generation": ["g3", "g3"], "rubric": ["concept", "fluency"], "state": ["ok", "refused"],
                            "value": [1.5, None]})  # fmt: skip
-    card = feature_card.make(Pick("s", 7, "x"), Evidence(None, None, None, utility, texts, judged))
+    card = feature_card.make(Pick("s", 7, "x"), Evidence(None, None, None, utility, texts, judged), NAMES)
     assert len(card.trials) == 1
     shown = {t.title: "".join(piece for piece, _ in t.pieces) for t in card.trials[0].texts}
     assert shown == {"Unsteered": "plain two", "Steered, factor 2": "river two"}
@@ -106,9 +110,18 @@ def test_steered_text_stands_beside_its_own_unsteered_text() -> None:
 
 
 def test_a_card_without_evidence_says_what_is_missing() -> None:
-    card = feature_card.make(Pick("s", 7, "x"), NOTHING)
+    card = feature_card.make(Pick("s", 7, "x"), NOTHING, NAMES)
     assert card.absent == ("contexts", "effects", "steered text")
     assert all(cell.kind == "missing" for _, cell in card.scores)
+
+
+def test_a_card_has_the_scores_that_the_arms_chose_by() -> None:
+    labels = {name: record["label"] for name, record in NAMES.measures.items()}
+    effects = pl.DataFrame({"feature": [7]} | {arm["by"]: [0.5] for arm in NAMES.arms.values() if arm["by"]})
+    card = feature_card.make(Pick("s", 7, "x"), replace(NOTHING, effects=effects), NAMES)
+    shown = {label for label, cell in card.scores if cell.text == "0.50"}
+    assert shown == {labels[arm["by"]] for arm in NAMES.arms.values() if arm["by"]}
+    assert not shown & {label for label, _ in feature_card.make(Pick("s", 7, "x"), NOTHING, Names()).scores}
 
 
 def test_terms_are_marked_as_whole_words() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from report_run import ARCHITECTURES, LEVELS, build_run
+from report_run import ARCHITECTURES, LEVELS, NAMES, build_run
 
 from saelab.report import tables
 from saelab.report.cells import Table
@@ -23,7 +23,7 @@ def texts(table: Table, kind: str = "row") -> list[list[str]]:
 
 def test_the_grid_has_every_sae_once_in_the_papers_order(material: Material) -> None:
     assert material.saes is not None
-    rows = texts(tables.grid(material.saes))
+    rows = texts(tables.grid(material.saes, NAMES))
     assert len(rows) == 17
     assert [r[0] for r in rows[1:4]] == ["ReLU 16", "ReLU 32", "ReLU 64"]
     assert [r[0] for r in rows[1:16:3]] == [f"{n} 16" for n in ("ReLU", "Gated", "TopK", "BatchTopK", "JumpReLU")]
@@ -35,7 +35,7 @@ def test_every_tau_and_psi_has_a_row(material: Material) -> None:
     """Groups in both modes, psi per axis, one Psi, the overall row once; nothing is added."""
     assert material.agreement is not None
     first = material.agreement.filter(pl.col("y") == "utility")
-    reported, matched = tables.agreements(first)
+    reported, matched = tables.agreements(first, NAMES)
     assert len(texts(reported)) == len(ARCHITECTURES) + len(LEVELS) + 1
     assert [r[0] for r in texts(reported, "total")] == [
         "All SAEs", *["ψ, mean of the groups"] * 3, "Ψ, mean of the ψ",
@@ -43,8 +43,8 @@ def test_every_tau_and_psi_has_a_row(material: Material) -> None:
     assert [r[0] for r in texts(matched, "heading")] == ["Sparsity level varies", "Architecture varies"]
     assert "ReLU / smollm2-135m" in [r[0] for r in texts(matched)]
     assert "L0 32 / smollm2-135m" in [r[0] for r in texts(matched)]
-    assert len(tables.agreements(material.agreement)) == 6
-    assert [t.folded for t in tables.agreements(material.agreement)] == [False, False, True, True, True, True]
+    assert len(tables.agreements(material.agreement, NAMES)) == 6
+    assert [t.folded for t in tables.agreements(material.agreement, NAMES)] == [False, False, True, True, True, True]
 
 
 def test_an_axis_without_any_tau_is_one_row(material: Material) -> None:
@@ -56,7 +56,7 @@ def test_an_axis_without_any_tau_is_one_row(material: Material) -> None:
         value=pl.when(gone).then(None).otherwise("value"), n=pl.when(gone).then(1).otherwise("n"),
         state=pl.when(gone).then(pl.lit("too_few")).otherwise("state"),
     )  # fmt: skip
-    (table,) = tables.agreements(lone)
+    (table,) = tables.agreements(lone, NAMES)
     assert [[c.text for c in r.cells] for r in table.rows][1][:3] == ["All 5 groups", "1", "missing (5)"]
     assert table.rows[1].cells[2].note == "too few SAEs"
     assert len(texts(table)) == 1 + 3
@@ -85,11 +85,12 @@ def test_states_add_up_and_what_was_not_asked_is_no_failure(tmp_path: Path) -> N
 
 def test_a_missing_estimate_keeps_its_reason(material: Material) -> None:
     assert material.feature_level is not None and material.selection is not None
-    cells = [c for r in tables.feature_level(material.feature_level).rows for c in r.cells if c.kind == "missing"]
+    rows = tables.feature_level(material.feature_level, NAMES).rows
+    cells = [c for r in rows for c in r.cells if c.kind == "missing"]
     assert [(c.text, c.note) for c in cells] == [("missing (1)", "not measured")]
-    regrets = [r.cells[-1] for r in tables.feature_level(material.feature_level).rows]
+    regrets = [r.cells[-1] for r in rows]
     assert regrets[0].note.endswith("blindly 0.62") and regrets[-1].text == ""
-    pooled, single = tables.selections(material.selection)
+    pooled, single = tables.selections(material.selection, NAMES)
     assert not any(c.kind == "missing" for r in pooled.rows for c in r.cells)
     assert any(c.note == "no judged generation" for r in single.rows for c in r.cells)
 
@@ -102,5 +103,5 @@ def test_a_score_that_no_steering_reaches_too_is_said_to_show_nothing() -> None:
         return pl.DataFrame([row])
 
     for over, p in ((0.02, 0.3), (-0.3, 0.001)):
-        assert "not show that steering does anything" in floor(selection(over, p))
-    assert floor(selection(0.3, 0.001)) == floor(selection(None, None)) == floor(pl.DataFrame(schema=["sae"])) == ""
+        assert "not show that steering does anything" in floor(selection(over, p), NAMES)
+    assert all(floor(found, NAMES) == "" for found in (selection(0.3, 0.001), selection(None, None)))

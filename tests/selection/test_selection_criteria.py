@@ -7,11 +7,11 @@ from scipy.special import log_softmax, rel_entr
 from scipy.stats import kurtosis, skew
 
 from saelab.core.errors import UserError
-from saelab.selection.criteria.catalogue import EFFECTS, criteria_of
+from saelab.selection.criteria.catalogue import CRITERIA, criteria_of, that_read
 from saelab.selection.criteria.concept_lift import concept_lift
 from saelab.selection.criteria.delta_confidence import delta_confidence
 from saelab.selection.criteria.input_score import input_score
-from saelab.selection.criteria.lens_moments import lens_moments
+from saelab.selection.criteria.lens_moments import Lens
 from saelab.selection.criteria.observation import Concept, NextToken, Observation
 from saelab.selection.criteria.output_score import output_score
 from saelab.selection.criteria.random_control import blind_score
@@ -55,10 +55,10 @@ def textbook(name: str, base: np.ndarray, steered: np.ndarray, top: np.ndarray, 
 
 
 @pytest.mark.parametrize("k", [1, 5])
-@pytest.mark.parametrize("name", EFFECTS)
+@pytest.mark.parametrize("name", that_read("effect", "concept"))
 def test_each_criterion_is_its_definition(name: str, k: int) -> None:
     seen = observation(k=k)
-    found = EFFECTS[name].score(seen)
+    found = CRITERIA[name].score(seen)
     base = log_softmax(seen.base.logits[0].double().numpy())
     for row in range(B):
         steered = log_softmax(seen.steered.logits[row].double().numpy())
@@ -66,23 +66,23 @@ def test_each_criterion_is_its_definition(name: str, k: int) -> None:
         assert float(found[row]) == pytest.approx(expected, abs=1e-5, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", EFFECTS)
+@pytest.mark.parametrize("name", that_read("effect", "concept"))
 def test_nothing_changed_scores_nothing_and_a_shift_of_logits_is_no_change(name: str) -> None:
     still = observation(moved=False)
     if name != "output_score":  # without the base term it is not a difference
-        assert EFFECTS[name].score(still).abs().max() < 1e-5
+        assert CRITERIA[name].score(still).abs().max() < 1e-5
     seen = observation()
     shifted = Observation(
         NextToken(seen.base.logits + 3), NextToken(seen.steered.logits - 5), seen.lens_top, seen.k, seen.concept
     )
-    torch.testing.assert_close(EFFECTS[name].score(seen), EFFECTS[name].score(shifted), atol=2e-5, rtol=1e-4)
-    assert EFFECTS[name].score(seen).abs().max() > 1e-4, "control: a real change scores"
+    torch.testing.assert_close(CRITERIA[name].score(seen), CRITERIA[name].score(shifted), atol=2e-5, rtol=1e-4)
+    assert CRITERIA[name].score(seen).abs().max() > 1e-4, "control: a real change scores"
 
 
 def test_ranges() -> None:
     seen = observation()
-    assert (EFFECTS["kl"].score(seen) >= 0).all()
-    assert (EFFECTS["js"].score(seen) <= np.log(2)).all()
+    assert (CRITERIA["kl"].score(seen) >= 0).all()
+    assert (CRITERIA["js"].score(seen) <= np.log(2)).all()
     assert ((output_score(seen) >= 0) & (output_score(seen) <= 1)).all()
 
 
@@ -121,10 +121,10 @@ def test_concept_lift_ignores_a_lift_of_everything_rare() -> None:
 
 def test_lens_moments_are_scipys() -> None:
     lens = torch.randn(4, V, generator=torch.Generator().manual_seed(1)) ** 3
-    found = lens_moments(lens)
-    np.testing.assert_allclose(found.spread, lens.numpy().std(-1), rtol=1e-4)
-    np.testing.assert_allclose(found.skew, skew(lens.double().numpy(), axis=-1), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found.kurtosis, kurtosis(lens.double().numpy(), axis=-1), rtol=1e-3)
+    found = {name: CRITERIA[name].score(Lens(lens)) for name in that_read("lens")}
+    np.testing.assert_allclose(found["lens_spread"], lens.numpy().std(-1), rtol=1e-4)
+    np.testing.assert_allclose(found["lens_skew"], skew(lens.double().numpy(), axis=-1), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["lens_kurtosis"], kurtosis(lens.double().numpy(), axis=-1), rtol=1e-3)
 
 
 def test_input_score_variants() -> None:

@@ -15,13 +15,14 @@ from saelab.lm.edit import Splice
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.base import Sae, SaeConfig
-from saelab.selection.criteria.catalogue import DEFAULT, EFFECTS, LENS
+from saelab.selection.criteria.catalogue import CRITERIA, that_read, usual
 from saelab.selection.criteria.observation import Concept, NextToken, Observation
 from saelab.selection.effects import PREFIX, feature_effects
 from saelab.selection.run import SelectionConfig, run
 from saelab.store.tables import read_table
 
 F, D, SITE = 40, 32, "resid_post.1"
+EFFECTS = that_read("effect", "concept")
 
 
 class PlainSae(Sae):
@@ -78,7 +79,7 @@ def reference(
     top = torch.topk(lm.unembed(sae.W_dec[feature]), 20).indices[None]
     concept = Concept(torch.tensor([[feature, 2]]), torch.tensor([[7, 8]]))
     seen = Observation(base, steered, top, k, concept)
-    return {name: float(c.score(seen)) for name, c in EFFECTS.items()}
+    return {name: float(CRITERIA[name].score(seen)) for name in EFFECTS}
 
 
 @pytest.mark.parametrize("positions", ["all", "last"])
@@ -128,17 +129,17 @@ def test_the_batch_and_the_subset_change_nothing() -> None:
     whole = feature_effects(lm, sae)
     for size in (1, 7, 64):
         other = feature_effects(lm, sae, batch_size=size)
-        np.testing.assert_allclose(other.select(DEFAULT + LENS), whole.select(DEFAULT + LENS), atol=1e-5)
+        np.testing.assert_allclose(other.select(usual()), whole.select(usual()), atol=1e-5)
         assert other["top_tokens"].to_list() == whole["top_tokens"].to_list()
     some = feature_effects(lm, sae, features=[9, 3])
     assert some["feature"].to_list() == [9, 3]
-    np.testing.assert_allclose(some.select(DEFAULT), whole.select(DEFAULT).to_numpy()[[9, 3]], atol=1e-5)
+    np.testing.assert_allclose(some.select(usual()), whole.select(usual()).to_numpy()[[9, 3]], atol=1e-5)
 
 
 def test_lens_columns_and_top_tokens_are_the_lens() -> None:
     """The moments are SciPy's of head(norm(v_f)), for every feature, whatever the slices."""
     lm, sae = tiny_lm(), plain_sae()
-    whole = feature_effects(lm, sae, criteria=LENS)
+    whole = feature_effects(lm, sae, criteria=that_read("lens"))
     logits = lm.unembed(sae.W_dec).double().numpy()
     for name, moments in (("spread", np.std), ("skew", stats.skew), ("kurtosis", stats.kurtosis)):
         np.testing.assert_allclose(whole[f"lens_{name}"], moments(logits, axis=1), atol=1e-4)

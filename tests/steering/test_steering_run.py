@@ -1,5 +1,6 @@
 """The stage on a tiny model: its tables, its honesty about dev and test, controls of equal norm, and resuming."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,15 @@ from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.base import Sae, SaeConfig
 from saelab.steering import plan
-from saelab.steering.config import UtilityConfig, demo_config
+from saelab.steering.arms import Arm, default_arms
+from saelab.steering.config import UtilityConfig
 from saelab.steering.evaluate import GENERATIONS, JUDGEMENTS
 from saelab.steering.run import UTILITY, SteeringInputs, run
 
 F, D, SITE = 30, 32, "resid_post.1"
+ARMS = (Arm(criterion="delta_confidence", n=2), Arm(criterion="output_score", n=3), Arm(random=5))
 CONFIG = UtilityConfig(
-    n_random=5, top_per_direction=2, top_output=3, n_control=2, factors=(0.5, 2.0), n_dev=2, n_test=2,
+    arms=ARMS, n_control=2, factors=(0.5, 2.0), n_dev=2, n_test=2,
     max_new_tokens=4, temperature=1.0, batch_size=8, chunk=10,
 )  # fmt: skip
 INSTRUCTIONS = [f"Say {word}." for word in ["one", "two", "three", "four", "five", "six", "seven"]]
@@ -229,11 +232,46 @@ def test_a_finished_run_writes_nothing_again_and_other_settings_start_anew(
     assert tables(tmp_path)[0]["n_tokens"].max() <= 2
 
 
-def test_the_demo_preset_is_small() -> None:
-    """At most 7,000 generated tokens per SAE when no arm overlaps."""
-    c = demo_config()
-    features = c.n_random + 2 * c.top_per_direction + c.top_output
-    texts = (features + c.n_control) * (len(c.factors) * c.n_dev + c.n_test) + c.n_dev + c.n_test
-    assert texts * c.max_new_tokens <= 7000
+def test_former_keys_mean_the_arms_they_meant() -> None:
+    former = UtilityConfig.parse({"n_random": 5, "top_per_direction": 2, "top_output": 3})
+    assert set(former.arms) == set(ARMS) and former.features == 5 + 2 * 2 + 3
+    assert UtilityConfig.parse({}).arms == default_arms() == UtilityConfig.parse({"n_random": 48}).arms
+    assert [a.criterion for a in UtilityConfig.parse({"top_output": 0}).arms] == ["delta_confidence", None]
+    assert UtilityConfig.parse(former.model_dump(mode="json")) == former, "what a run folder keeps is read again"
+    with pytest.raises(UserError, match="say n_random as arms"):
+        UtilityConfig.parse({"n_random": 5, "arms": [{"random": 5}]})
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [
+        ([{"criterion": "kl", "n": 2}], "need one {random: N}"),
+        ([{"random": 2}, {"random": 3}], "need one {random: N}"),
+        ([{"random": 2}, {"criterion": "delta_confidance", "n": 2}], "delta_confidence"),
+        ([{"random": 2, "criterion": "kl", "n": 1}], "not both"),
+        ([{"random": 2}, {"criterion": "kl"}], "{criterion: NAME, n: K}"),
+        ([{"random": 2}, {"criterion": "kl", "n": 2}, {"criterion": "kl", "n": 2}], "the same"),
+        ([{"random": 2}, {"criterion": "kl", "n": 2, "tail": "left"}], "tail"),
+    ],
+)
+def test_arms_that_are_none_are_refused(arms: list[dict], sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        UtilityConfig.parse({"arms": arms})
+
+
+def test_any_number_of_arms(inputs: SteeringInputs, tmp_path: Path) -> None:
+    """Each holds its own features, by name; two of one criterion are told apart; one alone is the SAE unselected."""
+    arms = [{"random": 2}, *({"criterion": "output_score", "tail": t, "n": 2} for t in ("up", "down"))]
+    config = UtilityConfig.parse(CONFIG.model_dump() | {"arms": arms})
+    run(config, inputs, tmp_path / "three")
+    own = tables(tmp_path / "three")[2].filter(pl.col("method") == "sae_feature")
+    found = {name: part["feature"].to_list() for (name,), part in own.group_by("reason_chosen")}
+    assert found["output_score.up.2"] == [22, 23] and found["output_score.down.2"] == [0, 1]
+    assert set(found) == {"random", "output_score.up.2", "output_score.down.2"} and len(found["random"]) == 2
+    run(UtilityConfig.parse(CONFIG.model_dump() | {"arms": arms[:1]}), inputs, tmp_path / "one")
+    assert set(tables(tmp_path / "one")[2]["reason_chosen"]) == {"random"}
+
+
+def test_factors_are_distinct() -> None:
     with pytest.raises(ValueError, match="distinct"):
         UtilityConfig(factors=(1.0, 1.0))

@@ -62,7 +62,8 @@ def study_data(tiny_weights: Path, sentences: Path) -> dict[str, Any]:
         "interp": {"fidelity_contexts": 8, "window_rows": 4000, "n_scored": 48},
         "selection": {"batch_size": 16},
         "steering": {
-            "n_random": 3, "top_per_direction": 1, "top_output": 1, "n_control": 1, "factors": [1.0, 2.0],
+            "arms": [{"criterion": "delta_confidence", "n": 1}, {"criterion": "output_score", "n": 1}, {"random": 3}],
+            "n_control": 1, "factors": [1.0, 2.0],
             "n_dev": 1, "n_test": 1, "max_new_tokens": 6,
         },
         "matching": {"contexts": 8},

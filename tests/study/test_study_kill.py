@@ -18,7 +18,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "kill_study.py"
 
 @pytest.mark.sweep
 def test_killed_and_gone_on_says_the_same(study: StudyConfig, tmp_path: Path) -> None:
-    """Ten kills by hand: `python tools/kill_study.py studies/demo.yaml --kills 10 --out ...`."""
+    """Ten kills by hand: `python tools/kill_study.py src/saelab/study/demo.yaml --kills 10 --out ...`."""
     path = tmp_path / "study.yaml"
     path.write_text(study.to_yaml())
     command = [sys.executable, str(TOOL), str(path), "--kills", "2", "--out", str(tmp_path)]

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from saelab.core.errors import UserError
-from saelab.report.study import run_study
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
@@ -19,6 +18,7 @@ from saelab.study.costs import judged_texts, plan_table
 from saelab.study.plan import cells_of
 from saelab.study.run import run
 from saelab.study.spec import StudyConfig, saes_of
+from saelab.workflow import run_study
 
 
 def sums(run: RunFolder) -> dict[str, str]:
@@ -141,7 +141,7 @@ def test_a_run_of_an_older_format_is_not_gone_on_with(study: StudyConfig, tmp_pa
 
 
 def test_the_shipped_demo_is_the_issue_s_grid() -> None:
-    demo = StudyConfig.from_yaml(Path(__file__).parents[2] / "studies" / "demo.yaml")
+    demo = StudyConfig.from_yaml(Path(__file__).parents[2] / "src" / "saelab" / "study" / "demo.yaml")
     saes = saes_of(demo)
     assert len(saes) == 17
     steered = [s for s in saes if s.steer]

@@ -23,22 +23,22 @@ VERBS = {
     "run": (
         "run:run",
         "Run a study file, or go on with it after any interruption.",
-        "saelab run studies/demo.yaml --out runs/demo",
+        "saelab run studies/reduced.yaml --scale small --out runs/small",
     ),
     "plan": (
         "plan:plan",
         "Say what a study file would do: cells, hours, disk. Nothing is run.",
-        "saelab plan studies/demo.yaml",
+        "saelab plan studies/reduced.yaml --scale small",
     ),
     "train": (
         "train:train",
         "Train SAEs of several architectures at one site of a model.",
-        "saelab train studies/demo.yaml --out runs/mine",
+        "saelab train studies/layers.yaml --out runs/mine",
     ),
     "interp": (
         "interp:interp",
         "Score an SAE's fidelity and how interpretable its features are.",
-        "saelab interp studies/demo.yaml --out demo",
+        "saelab interp studies/layers.yaml --out runs/mine",
     ),
     "select": (
         "select:select",

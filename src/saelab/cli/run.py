@@ -41,7 +41,7 @@ def run(
 
 def finish(study: Path, out: Path, *, as_json: bool, **how: Any) -> int:
     """Run, report, and say where the page is. how: keyword arguments of `run_study`."""
-    from saelab.report.study import run_study
+    from saelab.workflow import run_study
 
     with shown() as progress:
         page = run_study(study, out, progress=progress, **how)

@@ -15,7 +15,7 @@ def select(
     sae: str,
     *,
     lm: str = "smollm2-135m",
-    by: str = "delta_confidence",
+    by: str | None = None,
     top: int = 5,
     prefix: str = "From my experience,",
     alpha: float = 10.0,
@@ -36,7 +36,7 @@ def select(
     lm:
         Language model: short name or reference.
     by:
-        Criterion that ranks the features.
+        Criterion that ranks the features; by default Delta Token Confidence.
     top:
         Features shown per direction.
     prefix:
@@ -59,18 +59,19 @@ def select(
         Print JSON.
     """
     import saelab
-    from saelab.selection.criteria.catalogue import DEFAULT, EFFECTS, LENS
-    from saelab.selection.criteria.input_score import input_scores
+    from saelab.selection.criteria.catalogue import CRITERIA, that_read, usual
 
-    usable = [*(c for c in EFFECTS if c != "concept_lift"), *LENS, *(["input_score"] if contexts is not None else [])]
+    computed, of_contexts = that_read("effect", "lens"), that_read("contexts")
+    usable = [*computed, *(of_contexts if contexts is not None else ())]
+    by = by or usual()[0]
     if by not in usable:
-        hint = "Give --contexts." if by == "input_score" else nearest(by, usable)
+        hint = "Give --contexts." if by in of_contexts else nearest(by, usable)
         raise UserError(f"Features cannot be ranked by {by!r} here.", hint=hint)
     if top < 1:
         raise UserError(f"--top is how many features are shown per direction, not {top}.")
     seen = None if contexts is None else read_table(contexts, ["feature", "tokens", "peak"])
-    wanted: list[str] = [c for c in EFFECTS if c != "concept_lift"] if all_criteria else list(DEFAULT)
-    if by in EFFECTS and by not in wanted:
+    wanted = list(computed if all_criteria else usual())
+    if by in computed and by not in wanted:
         wanted.append(by)
     model, opened = saelab.LanguageModel.load(lm), saelab.load_sae(sae)
     with shown() as progress:
@@ -82,16 +83,17 @@ def select(
             k=k,
             edit=edit,
             positions=positions,
-            criteria=[*wanted, *LENS],
+            criteria=wanted,
             progress=progress,
         )
     if seen is not None:
-        table = input_scores(table, seen)
+        for name in of_contexts:
+            table = CRITERIA[name].score(table, seen)
     if out is not None:
         write_table(out, table)
     ordered = table.sort(by, descending=True, nulls_last=True)
     extremes = ordered.head(top).vstack(ordered.tail(top)).unique("feature", maintain_order=True)
-    columns = list(dict.fromkeys(["feature", by, "delta_confidence", "output_score", "kl"]))
+    columns = list(dict.fromkeys(["feature", by, *usual()[:3]]))
     view = extremes.select(*columns, extremes["top_tokens"].list.head(5))
     show_table(view, as_json=json, title=f"The {top} largest and smallest by {by}, of {table.height} features")
     return 0

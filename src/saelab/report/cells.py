@@ -35,8 +35,8 @@ class Strip:
 class Cell:
     """One cell: its text, a smaller note after it, and at most one ornament.
 
-    kind "missing" is printed as words. swatch is an architecture (a colour before the text), title a hover text, link
-    the id of what on the page the text leads to.
+    kind "missing" is printed as words. swatch is a CSS class of `Names` (a colour before the text), title a hover
+    text, link the id of what on the page the text leads to.
     """
 
     text: str

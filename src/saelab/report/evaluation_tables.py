@@ -8,12 +8,11 @@ from typing import Any
 import polars as pl
 
 from saelab.interp.suite.catalogue import headlines
-from saelab.report import words
 from saelab.report.cells import Cell, Column, Row, Table, figure, heading, text
-from saelab.report.tables import grid_order
+from saelab.report.names import Names
 
 
-def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None) -> Table:
+def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None, names: Names) -> Table:
     """evaluations: (sae, kind, metric, value, preset, reason); saes: the grid, which gives names and order."""
     there = set(evaluations.select("kind", "metric").iter_rows())
     shown = [(kind, h) for kind, h in headlines() if (kind, h.metric) in there]
@@ -21,27 +20,27 @@ def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None) -> Table:
     columns += [Column(h.title, f"{h.hint}, {'↑' if h.better == 'higher' else '↓'}") for _, h in shown]
     found = {(row["sae"], row["kind"], row["metric"]): row for row in evaluations.iter_rows(named=True)}
     rows, place, known = [], None, set(evaluations["sae"].to_list())
-    for sae in _named(saes, known):
+    for sae in _named(saes, known, names):
         here = (sae.get("lm"), sae.get("site"))
         if here != place and any(here):
             place = here
             rows.append(heading(f"{here[0]}, {here[1]}"))
         cells = [_figure(found.get((sae["sae"], kind, h.metric))) for kind, h in shown]
-        rows.append(Row((_name(sae), *cells)))
+        rows.append(Row((_name(sae, names), *cells)))
     return Table("SAEBench's evaluations of every SAE", tuple(columns), tuple(rows))
 
 
-def _named(saes: pl.DataFrame | None, known: set[str]) -> list[dict[str, Any]]:
+def _named(saes: pl.DataFrame | None, known: set[str], names: Names) -> list[dict[str, Any]]:
     """The SAEs with results, in the order of the grid where there is one."""
-    rows = [] if saes is None else [r for r in grid_order(saes).iter_rows(named=True) if r["sae"] in known]
+    rows = [] if saes is None else [r for r in names.in_grid_order(saes).iter_rows(named=True) if r["sae"] in known]
     return rows + [{"sae": name} for name in sorted(known - {r["sae"] for r in rows})]
 
 
-def _name(sae: dict[str, Any]) -> Cell:
+def _name(sae: dict[str, Any], names: Names) -> Cell:
     if sae.get("architecture") is None:
         return text(sae["sae"])
     name = sae["architecture"]
-    return text(f"{words.architecture(name)} {sae['level']:g}", swatch=name, title=sae["sae"])
+    return text(f"{names.architecture(name)} {sae['level']:g}", swatch=names.swatch(name), title=sae["sae"])
 
 
 def _figure(row: dict[str, Any] | None) -> Cell:

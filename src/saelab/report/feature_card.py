@@ -18,6 +18,8 @@ from saelab.core.seeds import numpy_generator
 from saelab.report import words
 from saelab.report.cells import Cell, figure, missing
 from saelab.report.material import Evidence
+from saelab.report.names import Names
+from saelab.steering.methods import RANDOM_DIRECTION, SAE_FEATURE, UNSTEERED
 
 # (reason shown, how many, the column to rank by; None = a seeded draw)
 RULES = (
@@ -139,7 +141,7 @@ def _take(picks: list[Pick], order: pl.DataFrame, reason: str, count: int) -> No
             told.add(description)
 
 
-def make(pick: Pick, evidence: Evidence) -> Card:
+def make(pick: Pick, evidence: Evidence, names: Names) -> Card:
     """The card of one feature from its SAE's artefacts."""
     feature = _row(evidence.features, pick.feature) or {}
     effects = _row(evidence.effects, pick.feature) or {}
@@ -150,7 +152,7 @@ def make(pick: Pick, evidence: Evidence) -> Card:
     return Card(
         pick=pick,
         title=feature.get("description") or "no description",
-        scores=tuple(_scores(feature, effects, _utility(evidence.utility, pick.feature))),
+        scores=tuple(_scores(feature, effects, _utility(evidence.utility, pick.feature), names)),
         contexts=contexts,
         promoted=tuple(effects.get("top_tokens") or ())[:10],
         trials=trials,
@@ -164,10 +166,10 @@ def _row(table: pl.DataFrame | None, feature: int) -> dict[str, Any] | None:
 
 
 def _utility(table: pl.DataFrame | None, feature: int) -> dict[str, Any]:
-    return (None if table is None else _row(table.filter(pl.col("method") == "sae_feature"), feature)) or {}
+    return (None if table is None else _row(table.filter(pl.col("method") == SAE_FEATURE), feature)) or {}
 
 
-def _scores(feature: dict, effects: dict, utility: dict) -> Iterable[tuple[str, Cell]]:
+def _scores(feature: dict, effects: dict, utility: dict, names: Names) -> Iterable[tuple[str, Cell]]:
     state = words.reason(feature.get("state"), "windows")
     steered = words.reason(utility.get("state")) if utility else "not steered"
     lost = int(utility.get("n_missing") or 0)
@@ -175,8 +177,8 @@ def _scores(feature: dict, effects: dict, utility: dict) -> Iterable[tuple[str, 
     yield "AUROC", figure(feature.get("auroc"), why=state)
     density = words.finite(feature.get("density"))
     yield "fires on", missing(state) if density is None else Cell(words.percent(density, 2), "of tokens")
-    yield "Δ confidence", figure(effects.get("delta_confidence"), why="no effect was computed")
-    yield "output score", figure(effects.get("output_score"), why="no effect was computed")
+    for criterion in dict.fromkeys(names.arms[arm].get("by") for arm in names.arms_of("chosen")):
+        yield names.variable(str(criterion)), figure(effects.get(criterion), why="no effect was computed")
     note = "of 2, held-out" + (f"; missing ({lost}): no judgement" if lost else "")
     yield "steering score", figure(utility.get("test_score"), note=note, why=steered, n=max(lost, 1))
 
@@ -203,11 +205,11 @@ def _trials(evidence: Evidence, feature: int, terms: Sequence[str]) -> Iterable[
         return
     test = texts.filter(pl.col("split") == "test").sort("instruction_id", "generation")
     mine = pl.col("feature") == feature
-    own = test.filter(mine & (pl.col("method") == "sae_feature") & (pl.col("factor") == factor))
+    own = test.filter(mine & (pl.col("method") == SAE_FEATURE) & (pl.col("factor") == factor))
     for row in own.unique("instruction_id", keep="first", maintain_order=True).iter_rows(named=True):
         same = test.filter(pl.col("instruction_id") == row["instruction_id"])
-        plain = same.filter(pl.col("method") == "unsteered").sort(mine.not_(), maintain_order=True).head(1)
-        control = same.filter((pl.col("method") == "random_direction") & mine).head(1)
+        plain = same.filter(pl.col("method") == UNSTEERED).sort(mine.not_(), maintain_order=True).head(1)
+        control = same.filter((pl.col("method") == RANDOM_DIRECTION) & mine).head(1)
         shown = [("Unsteered", r) for r in plain.iter_rows(named=True)] + [(f"Steered, factor {factor:g}", row)]
         shown += [(f"Random direction, factor {r['factor']:g}", r) for r in control.iter_rows(named=True)]
         yield Trial(row["instruction"], tuple(_text(t, r, evidence.judgements, terms) for t, r in shown))

@@ -19,7 +19,7 @@ from plotly.subplots import make_subplots
 
 from saelab.report import words
 from saelab.report.material import Pair
-from saelab.report.tables import grid_order
+from saelab.report.names import OTHER, Names
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "hexagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -33,7 +33,6 @@ RIVALS = {
     "greedy": ("Greedy matching", "var(--line-5)", "dot"),
     "chance": ("Chance", "var(--line-4)", "dot"),
 }
-CONTROLS = ("random_direction", "unsteered")
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,6 @@ def safe(text: str) -> str:
     return html.escape(words.visible(text), quote=False)
 
 
-def colour(architecture: str, faint: bool = False) -> str:
-    """The CSS variable of an architecture; unknown ones share a grey."""
-    name = _known(architecture)
-    return f"var(--{name}-faint)" if faint else f"var(--{name})"
-
-
-def _known(architecture: str) -> str:
-    """The architecture itself if the page has a colour for it: no other text may reach a name of a variable."""
-    return architecture if architecture in words.ARCHITECTURES else "other"
-
-
 def embed(figure: go.Figure) -> Markup:
     """A figure as JSON that no HTML parser can read as anything else. NaN is a `ValueError`."""
     text = json.dumps(figure.to_plotly_json(), allow_nan=False, sort_keys=True, separators=(",", ":"))
@@ -71,31 +59,23 @@ def embed(figure: go.Figure) -> Markup:
     return Markup(text)
 
 
-def architectures(saes: pl.DataFrame) -> list[str]:
-    """The architectures of a table, in the papers' order, unknown ones last."""
-    order = list(words.ARCHITECTURES)
-    return sorted(
-        saes["architecture"].unique().to_list(), key=lambda a: (order.index(a) if a in order else len(order), a)
-    )
-
-
-def scatter(saes: pl.DataFrame) -> Figure:
+def scatter(saes: pl.DataFrame, names: Names) -> Figure:
     """Interpretability against utility, one mark per SAE, bars on both axes; one panel per LM."""
-    saes = grid_order(saes)
+    saes = names.in_grid_order(saes)
     drawn = saes.drop_nulls(["interpretability", "utility"])
     lms = saes["lm"].unique(maintain_order=True).to_list()
     figure = make_subplots(1, len(lms), shared_yaxes=True, subplot_titles=_titles(lms), horizontal_spacing=0.03)
     levels = sorted(saes["level"].unique().to_list())
     shapes = {level: SYMBOLS[i % len(SYMBOLS)] for i, level in enumerate(levels)}
-    for name in architectures(drawn):
+    for name in names.order(drawn["architecture"].to_list()):
         figure.add_scatter(
-            x=[None], y=[None], mode="markers", name=safe(words.architecture(name)), legendgroup=_known(name),
-            marker={"color": colour(name), "size": 9},
+            x=[None], y=[None], mode="markers", name=safe(names.architecture(name)), legendgroup=names.swatch(name),
+            marker={"color": names.colour(name), "size": 9},
         )  # fmt: skip
         for i, lm in enumerate(lms, 1):
             part = drawn.filter((pl.col("lm") == lm) & (pl.col("architecture") == name))
             if part.height:
-                figure.add_trace(_marks(part, name, shapes), 1, i)
+                figure.add_trace(_marks(part, name, shapes, names), 1, i)
     for level in levels:
         marker = {"symbol": shapes[level], "color": "var(--soft)", "size": 9}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=f"{level:g}", legend="legend2", marker=marker)
@@ -109,7 +89,7 @@ def scatter(saes: pl.DataFrame) -> Figure:
     return Figure("scatter", embed(figure), 500, alt, caption)
 
 
-def _marks(part: pl.DataFrame, name: str, shapes: dict[Any, str]) -> go.Scatter:
+def _marks(part: pl.DataFrame, name: str, shapes: dict[Any, str], names: Names) -> go.Scatter:
     hover = [
         f"{safe(r['sae'])}<br>interpretability {words.number(r['interpretability'])}, "
         f"utility {words.number(r['utility'])}<br>L0 {words.number(r['l0'], 1) if r['l0'] is not None else 'missing'}"
@@ -118,16 +98,16 @@ def _marks(part: pl.DataFrame, name: str, shapes: dict[Any, str]) -> go.Scatter:
     return go.Scatter(
         x=part["interpretability"].to_list(),
         y=part["utility"].to_list(),
-        error_x=_bars(part, "interpretability", name),
-        error_y=_bars(part, "utility", name),
+        error_x=_bars(part, "interpretability", names.colour(name, faint=True)),
+        error_y=_bars(part, "utility", names.colour(name, faint=True)),
         mode="markers",
-        name=safe(words.architecture(name)),
-        legendgroup=_known(name),
+        name=safe(names.architecture(name)),
+        legendgroup=names.swatch(name),
         showlegend=False,
         text=hover,
         hovertemplate="%{text}<extra></extra>",
         marker={
-            "color": colour(name),
+            "color": names.colour(name),
             "size": 11,
             "symbol": [shapes[v] for v in part["level"]],
             "line": {"width": 1, "color": "var(--paper)"},
@@ -135,23 +115,22 @@ def _marks(part: pl.DataFrame, name: str, shapes: dict[Any, str]) -> go.Scatter:
     )
 
 
-def _bars(part: pl.DataFrame, name: str, architecture: str) -> dict[str, Any]:
+def _bars(part: pl.DataFrame, name: str, colour: str) -> dict[str, Any]:
     """Error bars from `name`_low to `name`_high; a point without an interval has none."""
-    ends: dict[str, Any] = {"type": "data", "symmetric": False, "thickness": 1, "width": 0}
-    ends["color"] = colour(architecture, faint=True)
+    ends: dict[str, Any] = {"type": "data", "symmetric": False, "thickness": 1, "width": 0, "color": colour}
     for key, column, sign in (("array", f"{name}_high", 1), ("arrayminus", f"{name}_low", -1)):
         if column in part.columns:
             ends[key] = (sign * (part[column] - part[name])).to_list()
     return ends
 
 
-def frontier(saes: pl.DataFrame) -> Figure:
+def frontier(saes: pl.DataFrame, names: Names) -> Figure:
     """FVU and cross-entropy recovered against the L0 reached, with the random dictionaries below them."""
     figure = make_subplots(1, 2, subplot_titles=("FVU (lower is better)", "CE recovered (higher is better)"))
     for i, measure in enumerate(("fvu", "ce_recovered"), 1):
-        for name in architectures(saes):
+        for name in names.order(saes["architecture"].to_list()):
             part = saes.filter(pl.col("architecture") == name).drop_nulls(["l0", measure])
-            figure.add_trace(_points(part, measure, name, first=i == 1), 1, i)
+            figure.add_trace(_points(part, measure, name, names, first=i == 1), 1, i)
         random = f"random_{measure}"
         if random in saes.columns:
             known = saes.drop_nulls(["l0", random])
@@ -168,64 +147,62 @@ def frontier(saes: pl.DataFrame) -> Figure:
     return Figure("frontier", embed(figure), 360, alt, "")
 
 
-def _points(part: pl.DataFrame, measure: str, name: str, *, first: bool) -> go.Scatter:
+def _points(part: pl.DataFrame, measure: str, name: str, names: Names, *, first: bool) -> go.Scatter:
     return go.Scatter(
         x=part["l0"].to_list(),
         y=part[measure].to_list(),
         mode="markers",
-        name=safe(words.architecture(name)),
-        legendgroup=_known(name),
+        name=safe(names.architecture(name)),
+        legendgroup=names.swatch(name),
         showlegend=first,
         text=[safe(s) for s in part["sae"]],
         hovertemplate="%{text}<br>L0 %{x:.1f}, %{y:.3f}<extra></extra>",
-        marker={"color": colour(name), "size": 8},
+        marker={"color": names.colour(name), "size": 8},
     )
 
 
-def lifts(selection: pl.DataFrame) -> Figure:
+def lifts(selection: pl.DataFrame, names: Names) -> Figure:
     """Steering score of the features that each criterion chose: pooled with its interval, single SAEs as faint dots."""
     order = selection["criterion"].unique(maintain_order=True).to_list()
+    shown = {name: safe(words.upper(names.arm(name))) for name in order}
     known = selection.drop_nulls("score")
     pooled, each = known.filter(pl.col("sae") == "all"), known.filter(pl.col("sae") != "all")
     figure = go.Figure()
     figure.add_scatter(
-        x=each["score"].to_list(), y=[_criterion(c) for c in each["criterion"]], mode="markers",
+        x=each["score"].to_list(), y=[shown[c] for c in each["criterion"]], mode="markers",
         name="Single SAEs", marker={"color": "var(--soft-faint)", "size": 7},
         text=[safe(s) for s in each["sae"]], hovertemplate="%{text}: %{x:.2f}<extra></extra>",
     )  # fmt: skip
     for controls, name, shade in ((False, "All SAEs", "var(--accent)"), (True, "Controls, all SAEs", "var(--soft)")):
-        part = pooled.filter(pl.col("criterion").is_in(CONTROLS) == controls)
+        part = pooled.filter(pl.col("criterion").is_in(names.arms_of("control")) == controls)
         minus = (part["score"] - part["low"]).to_list()
         bars = {"type": "data", "symmetric": False, "array": (part["high"] - part["score"]).to_list()}
         figure.add_scatter(
-            x=part["score"].to_list(), y=[_criterion(c) for c in part["criterion"]], mode="markers", name=name,
+            x=part["score"].to_list(), y=[shown[c] for c in part["criterion"]], mode="markers", name=name,
             marker={"color": shade, "size": 12}, hovertemplate="%{y}: %{x:.2f}<extra></extra>",
             error_x={**bars, "arrayminus": minus, "thickness": 2, "width": 0, "color": shade},
         )  # fmt: skip
-    base = pooled.filter(pl.col("criterion") == "none")["score"].to_list()
+    base = pooled.filter(pl.col("criterion").is_in(names.arms_of("baseline")))["score"].to_list()
     if base:
         figure.add_vline(x=base[0], line={"width": 1, "dash": "dot", "color": "var(--soft)"})
     height = 150 + 44 * len(order)
     figure.update_xaxes(title_text="Steering score", rangemode="tozero")
-    figure.update_yaxes(categoryorder="array", categoryarray=[_criterion(c) for c in reversed(order)])
+    figure.update_yaxes(categoryorder="array", categoryarray=[shown[c] for c in reversed(order)])
     style(figure, height)
     figure.update_yaxes(showgrid=False)
     alt = "Steering score of the features chosen by each criterion, with controls and intervals."
     return Figure("lifts", embed(figure), height, alt, "Dotted line: no selection, all SAEs.")
 
 
-def _criterion(name: str) -> str:
-    return safe(words.upper(words.criterion(name)))
-
-
-def training(metrics: pl.DataFrame, known: dict[str, tuple[str, float]]) -> Figure:
+def training(metrics: pl.DataFrame, known: dict[str, tuple[str, float]], names: Names) -> Figure:
     """FVU, L0 and dead share over the tokens seen, one line per SAE. `known` maps an SAE to (architecture, level)."""
     titles = {"fvu": "FVU", "l0": "L0 (log scale)", "dead_share": "Dead features"}
     figure = make_subplots(1, 3, subplot_titles=tuple(titles.values()), horizontal_spacing=0.07)
     levels = sorted({level for _, level in known.values()})
     shown = set()
-    for sae in _by_architecture(metrics["sae"].unique().to_list(), known):
-        name, level = known.get(sae, ("other", 0.0))
+    places = {sae: known.get(sae, (OTHER, 0.0)) for sae in metrics["sae"].unique()}
+    order = names.order([name for name, _ in places.values()])
+    for sae, (name, level) in sorted(places.items(), key=lambda p: (order.index(p[1][0]), p[1][1], p[0])):
         dash = DASHES[levels.index(level) % len(DASHES)] if level in levels else "solid"
         part = metrics.filter(pl.col("sae") == sae).sort("tokens")
         for i, column in enumerate(titles, 1):
@@ -233,8 +210,8 @@ def training(metrics: pl.DataFrame, known: dict[str, tuple[str, float]]) -> Figu
             figure.add_trace(
                 go.Scatter(
                     x=line["tokens"].to_list(), y=line[column].to_list(), mode="lines",
-                    name=safe(words.architecture(name)), legendgroup=name, showlegend=i == 1 and name not in shown,
-                    line={"color": colour(name), "width": 1.4, "dash": dash}, text=[safe(sae)] * line.height,
+                    name=safe(names.architecture(name)), legendgroup=name, showlegend=i == 1 and name not in shown,
+                    line={"color": names.colour(name), "width": 1.4, "dash": dash}, text=[safe(sae)] * line.height,
                     hovertemplate="%{text}<br>%{x:,} tokens: %{y:.3f}<extra></extra>",
                 ), 1, i,
             )  # fmt: skip
@@ -248,12 +225,6 @@ def training(metrics: pl.DataFrame, known: dict[str, tuple[str, float]]) -> Figu
     alt = f"Training curves of {words.plural(metrics['sae'].n_unique(), 'SAE')}: FVU, L0 and dead share."
     caption = f"Line by target L0: {words.listing(key)}." if len(levels) > 1 else ""
     return Figure("training", embed(figure), 380, alt, caption)
-
-
-def _by_architecture(saes: list[str], known: dict[str, tuple[str, float]]) -> list[str]:
-    order = [*words.ARCHITECTURES, "other"]
-    places = {s: known.get(s, ("other", 0.0)) for s in saes}
-    return sorted(saes, key=lambda s: (order.index(places[s][0]) if places[s][0] in order else 99, places[s][1], s))
 
 
 def matching(pairs: Sequence[Pair]) -> Figure:

@@ -4,14 +4,16 @@ The only module of the report that reads. A file that is not there is an absence
 but broken, or that lacks a needed column, is an `ArtefactError` and there is no report. Knows nothing of HTML.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from saelab.core.errors import UserError
+from saelab.core.errors import ArtefactError, UserError
+from saelab.report.names import Names
 from saelab.report.words import finite
+from saelab.steering.methods import SAE_FEATURE
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
@@ -23,7 +25,7 @@ FEATURE_LEVEL = ("predictor", "outcome", "statistic", "value", "low", "high", "n
 TRAINING = ("sae", "tokens", "fvu", "l0", "dead_share")
 FEATURES = ("feature", "density", "description", "balanced_accuracy", "auroc", "state")
 CONTEXTS = ("feature", "rank", "tokens", "activations", "peak")
-EFFECTS = ("feature", "delta_confidence", "output_score")
+EFFECTS = ("feature",)
 PATHS = ("path", "site", "feature", "length")
 UTILITY = ("feature", "method", "factor", "test_score", "n_missing", "state")
 GENERATIONS = ("generation", "feature", "method", "factor", "instruction_id", "instruction", "split", "text")
@@ -114,6 +116,7 @@ class Material:
     """
 
     summary: dict[str, Any]
+    names: Names
     saes: pl.DataFrame | None
     agreement: pl.DataFrame | None
     selection: pl.DataFrame | None
@@ -135,6 +138,7 @@ def read_material(run: RunFolder) -> Material:
     pairs = _pairs(run)
     material = Material(
         summary=read_json(run.summary) if run.summary.exists() else {},
+        names=_names(run.names),
         saes=_table(run.stats / "saes.parquet", SAES),
         agreement=_table(run.stats / "agreement.parquet", AGREEMENT),
         selection=_table(run.stats / "selection.parquet", SELECTION),
@@ -162,6 +166,17 @@ def read_evidence(run: RunFolder, sae: str) -> Evidence:
         generations=_table(run.steering(sae) / "generations.parquet", GENERATIONS),
         judgements=_table(run.steering(sae) / "judgements.parquet", JUDGEMENTS),
     )
+
+
+def _names(path: Path) -> Names:
+    """The run's record of names; a run without one has none, and its page shows names as they are written."""
+    if not path.exists():
+        return Names()
+    record = read_json(path)
+    parts = record.values() if isinstance(record, dict) else [None]
+    if not all(isinstance(p, dict) and all(isinstance(entry, dict) for entry in p.values()) for p in parts):
+        raise ArtefactError(f"{path} is not a record of names.", hint="Run the study again: saelab run writes it.")
+    return Names(**{f.name: record[f.name] for f in fields(Names) if f.name in record})
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> pl.DataFrame | None:
@@ -262,7 +277,7 @@ def _joined(sae: str, features: pl.DataFrame | None, utility: pl.DataFrame | Non
     )
     if utility is None:
         return known.with_columns(pl.lit(None, pl.Float64).alias("test_score"))
-    steered = utility.filter((pl.col("method") == "sae_feature") & (pl.col("state") == "ok")).select(
+    steered = utility.filter((pl.col("method") == SAE_FEATURE) & (pl.col("state") == "ok")).select(
         pl.col("feature").cast(pl.Int64), pl.col("test_score").cast(pl.Float64)
     )
     return known.join(steered.unique("feature", keep="first"), on="feature", how="left", maintain_order="left")

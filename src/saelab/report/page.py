@@ -15,8 +15,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from saelab.report import feature_card, flow, words
+from saelab.report.headline import opening, tiles
 from saelab.report.material import Material, read_evidence, read_material
-from saelab.report.sections import opening, sections, tiles
+from saelab.report.sections import sections
 from saelab.store.files import write_text
 from saelab.store.layout import RunFolder
 
@@ -34,7 +35,7 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
     taken = {(p.sae, p.feature) for p in picks}
     picks += [p for p in flow.picks(material) if (p.sae, p.feature) not in taken]
     evidence = {sae: read_evidence(run, sae) for sae in dict.fromkeys(p.sae for p in picks)}
-    cards = [feature_card.make(p, evidence[p.sae]) for p in picks]
+    cards = [feature_card.make(p, evidence[p.sae], material.names) for p in picks]
     path = out or run.report
     write_text(path, render(material, cards))
     return path
@@ -53,7 +54,7 @@ def render(material: Material, cards: list[feature_card.Card]) -> str:
             opening=opening(material),
             tiles=tiles(material),
             sections=sections(material, cards),
-            style=Markup((TEMPLATES / "style.css").read_text("utf-8")),
+            style=Markup((TEMPLATES / "style.css").read_text("utf-8")) + material.names.style(),
             hashes=" ".join(_hash(s) for s in scripts.values()),
             **scripts,
         )
@@ -68,7 +69,6 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=_printable,
     )
-    env.globals["architectures"] = tuple(words.ARCHITECTURES)
     env.globals["further"] = lambda n: f"{words.plural(n, 'further instruction')}"
     return env
 

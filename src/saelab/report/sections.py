@@ -13,6 +13,7 @@ import polars as pl
 from saelab.report import evaluation_tables, figures, flow, matching_tables, tables, words
 from saelab.report.feature_card import Card
 from saelab.report.material import Material
+from saelab.report.names import Names
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,6 @@ class Bars:
 
     title: str
     bars: tuple[Bar, ...]
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A key figure at the head of the page."""
-
-    label: str
-    value: str
-    note: str
 
 
 GROUPS = (
@@ -163,7 +155,10 @@ def grid(material: Material) -> Section:
         "One row per SAE: lower FVU (fraction of variance unexplained) and higher cross-entropy (CE) recovered are "
         "better, and both must beat the random dictionary of the same L0, in grey."
     )
-    parts = (Part("figure", figures.frontier(material.saes)), Part("table", tables.grid(material.saes)))
+    parts = (
+        Part("figure", figures.frontier(material.saes, material.names)),
+        Part("table", tables.grid(material.saes, material.names)),
+    )
     return Section(name, title, lead, parts)
 
 
@@ -176,7 +171,7 @@ def evaluations(material: Material) -> Section:
         f"The evaluations of SAEBench on every SAE, at the preset {presets}. Files in SAEBench's own layout are in the "
         "folder saebench; settings and deviations stand in each."
     )
-    parts = (Part("table", evaluation_tables.suite(table, material.saes)),)
+    parts = (Part("table", evaluation_tables.suite(table, material.saes, material.names)),)
     return Section("evaluations", "The SAEBench suite", lead, parts)
 
 
@@ -192,12 +187,9 @@ def scatter(material: Material) -> Section:
         f"Each mark is one SAE: further right, its features are easier to recognise{judge}; "
         "higher, they steer better. Bars are 95 % intervals over its features."
     )
-    parts = [Part("figure", figures.scatter(saes))]
-    if "lexical" in material.judges:
-        text = (
-            "The lexical judge matches words. Its scores are a named proxy, not those of a language model or a person."
-        )
-        parts.append(Part("callout", text))
+    parts = [Part("figure", figures.scatter(saes, material.names))]
+    notes = (material.names.judges.get(judge, {}).get("note") for judge in material.judges)
+    parts += [Part("callout", str(note)) for note in notes if note]
     return Section(name, title, lead, tuple(parts))
 
 
@@ -211,13 +203,16 @@ def agreement(material: Material) -> Section:
         "Kendall's τ (τ-b, corrected for ties) is +1 when both scores rank the SAEs alike, 0 when the rankings are "
         "unrelated, −1 when one is the other reversed. Grey: where τ falls by chance in 95 of 100 cases."
     )
-    parts: list[Part] = []
-    parts += [Part("callout", frank(table, *table.select("x", "y").row(0))), Part("table", tables.overall(table))]
-    parts += [Part("table", t) for t in tables.agreements(table)]
+    names, parts = material.names, list[Part]()
+    parts += [
+        Part("callout", frank(table, *table.select("x", "y").row(0))),
+        Part("table", tables.overall(table, names)),
+    ]
+    parts += [Part("table", t) for t in tables.agreements(table, names)]
     if material.feature_level is not None and material.feature_level.height:
         parts.append(Part("heading", "Feature by feature, within SAEs"))
         text = "The same question one level down: within one SAE, does a feature's score predict how well it steers?"
-        parts += [Part("text", text), Part("table", tables.feature_level(material.feature_level))]
+        parts += [Part("text", text), Part("table", tables.feature_level(material.feature_level, names))]
     return Section(name, title, lead, tuple(parts))
 
 
@@ -265,17 +260,18 @@ def selection(material: Material) -> Section:
         "Mean steering score (0 to 2, held-out instructions) of the features that a criterion chose, beside features "
         "taken without selection and two controls that any real effect has to beat."
     )
-    made = tables.selections(table)
-    if said := floor(table):
+    names = material.names
+    made = tables.selections(table, names)
+    if said := floor(table, names):
         lead = f"{lead} {said}"
-    parts = (Part("figure", figures.lifts(table)), *(Part("table", t) for t in made))
+    parts = (Part("figure", figures.lifts(table, names)), *(Part("table", t) for t in made))
     return Section(name, title, lead, parts)
 
 
-def floor(table: pl.DataFrame) -> str:
+def floor(table: pl.DataFrame, names: Names) -> str:
     """Said where texts steered without selection cannot be told from texts without any steering (paired over SAEs)."""
-    pooled = {r["criterion"]: r for r in table.filter(pl.col("sae") == "all").iter_rows(named=True)}
-    row = pooled.get("none", {})
+    pooled = table.filter((pl.col("sae") == "all") & pl.col("criterion").is_in(names.arms_of("baseline")))
+    row = pooled.row(0, named=True) if pooled.height else {}
     over, p = words.finite(row.get("over")), words.finite(row.get("over_p"))
     if over is None or p is None or (over > 0 and p < 0.05):
         return ""
@@ -317,7 +313,7 @@ def training(material: Material) -> Section:
     lead = (
         "One line per SAE: FVU should fall and flatten, L0 should settle at its target, dead features should stay few."
     )
-    return Section(name, title, lead, (Part("figure", figures.training(material.training, known)),))
+    return Section(name, title, lead, (Part("figure", figures.training(material.training, known, material.names)),))
 
 
 def feature_cards(cards: Sequence[Card]) -> Section:
@@ -332,59 +328,3 @@ def feature_cards(cards: Sequence[Card]) -> Section:
         "token is shaded, the more the feature fires on it; marked words in the texts are terms of the description."
     )
     return Section(name, title, lead, (Part("cards", tuple(cards)),))
-
-
-def opening(material: Material) -> str:
-    """One sentence on what this page reports."""
-    summary, saes = material.summary, material.saes
-    named = summary.get("saes") or []
-    count = saes.height if saes is not None else len(named)
-    lms = [] if saes is None else saes["lm"].unique(maintain_order=True).to_list()
-    kinds = [] if saes is None else [words.architecture(a) for a in figures.architectures(saes)]
-    made = f" of {words.plural(len(kinds), 'architecture')} ({words.listing(kinds)})" if kinds else ""
-    where = f" on {words.listing(lms)}" if lms else ""
-    seconds = stage_seconds(summary)
-    took = f", in {words.duration(sum(seconds.values()))} of work" if seconds else ""
-    what = words.plural(count, "sparse autoencoder")
-    return f"{what}{made}{where}: trained, interpreted, steered, compared and matched{took}."
-
-
-def tiles(material: Material) -> list[Tile]:
-    """The key figures: agreement, lifts, matching score. What does not exist has no tile."""
-    found = []
-    if material.agreement is not None and (row := overall(material.agreement, "interpretability", "utility")):
-        value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
-        if value is not None:
-            note = "" if low is None or high is None else f"95 % interval {words.interval(low, high)}, "
-            found.append(
-                Tile("Rank agreement, Kendall's τ", words.number(value, signed=True), f"{note}{row['n']} SAEs")
-            )
-    if material.selection is not None:
-        pooled = material.selection.filter((pl.col("sae") == "all") & pl.col("score").is_not_null())
-        base = {r["criterion"]: r["score"] for r in pooled.iter_rows(named=True)}
-        for name in ("delta_confidence", "output_score"):
-            row = next(
-                iter(pooled.filter((pl.col("criterion") == name) & pl.col("lift").is_not_null()).iter_rows(named=True)),
-                None,
-            )
-            if row is not None and "none" in base:
-                ends = [words.finite(row.get(end)) for end in ("lift_low", "lift_high")]
-                span = ", ".join(words.percent(e, signed=True) for e in ends if e is not None)
-                note = f"95 % interval [{span}]" if None not in ends else "no interval"
-                note += f", steering score {words.number(base['none'])} → {words.number(row['score'])}"
-                found.append(Tile(f"Lift by {words.criterion(name)}", words.percent(row["lift"], signed=True), note))
-    scores = [
-        (p.label, s)
-        for p in material.pairs
-        if p.span <= 1 and (s := words.finite(p.quality.get("matching_score"))) is not None
-    ]
-    if scores:
-        mean = sum(s for _, s in scores) / len(scores)
-        found.append(
-            Tile(
-                "Matching score, adjacent sites",
-                words.number(mean),
-                f"mean of {words.listing([pair for pair, _ in scores])}",
-            )
-        )
-    return found

@@ -24,6 +24,7 @@ from saelab.report.cells import (
     percentage,
     text,
 )
+from saelab.report.names import Names
 
 AXES = {"architecture": "Architecture", "level": "Sparsity level", "lm": "Language model"}
 TITLES = {
@@ -31,40 +32,9 @@ TITLES = {
     "matched": "matched: one axis varies within a group, the others are fixed",
 }
 NOT_ASKED = ("untested", "dead")
-VARIABLES = {
-    "interpretability": "interpretability",
-    "utility": "utility",
-    "gain": "gain of selection",
-    "balanced_accuracy": "interpretability (balanced accuracy)",
-    "auroc": "interpretability (AUROC)",
-    "test_score": "steering score",
-    "delta_confidence": "Delta Token Confidence",
-    "output_score": "output score",
-    "input_score": "input score",
-    "kl": "KL divergence of the effect",
-    "entropy_change": "entropy change",
-    "lens_skew": "skew of the logit lens",
-    "lens_kurtosis": "kurtosis of the logit lens",
-    "random": "random numbers (control)",
-}
 
 
-def variable(name: str) -> str:
-    """The name of a measured quantity in words; `utility after output_score` names the criterion too."""
-    for start in ("utility after ", "gain by "):
-        if name.startswith(start):
-            return start + words.criterion(name.removeprefix(start))
-    return VARIABLES.get(name, words.label(name))
-
-
-def grid_order(saes: pl.DataFrame) -> pl.DataFrame:
-    """SAEs by LM and site, then architecture (in the papers' order) and level."""
-    order = list(words.ARCHITECTURES)
-    rank = pl.col("architecture").replace_strict(order, range(len(order)), default=len(order), return_dtype=pl.Int64)
-    return saes.sort("lm", "site", rank, "architecture", "level", "sae")
-
-
-def grid(saes: pl.DataFrame) -> Table:
+def grid(saes: pl.DataFrame, names: Names) -> Table:
     """Every SAE: what it is, what it reached, what it was worth; a random dictionary of the same L0 beside it."""
     columns = (
         Column("SAE", kind="text"),
@@ -77,19 +47,19 @@ def grid(saes: pl.DataFrame) -> Table:
         Column("Features", "scored / steered", room=9),
     )
     rows, place = [], None
-    for row in grid_order(saes).iter_rows(named=True):
+    for row in names.in_grid_order(saes).iter_rows(named=True):
         here = (row["lm"], row["site"], row.get("width"))
         if here != place:
             place = here
             width = "" if row.get("width") is None else f"{words.number(row['width'], 0)} features"
             rows.append(heading(f"{row['lm']}, {row['site']}", width))
-        rows.append(Row(tuple(_grid_cells(row))))
+        rows.append(Row(tuple(_grid_cells(row, names))))
     return Table("The grid: fidelity, interpretability and utility of every SAE", columns, tuple(rows))
 
 
-def _grid_cells(row: dict[str, Any]) -> Iterable[Cell]:
+def _grid_cells(row: dict[str, Any], names: Names) -> Iterable[Cell]:
     name, level, l0 = row["architecture"], row["level"], words.finite(row["l0"])
-    yield text(f"{words.architecture(name)} {level:g}", swatch=name, title=row["sae"])
+    yield text(f"{names.architecture(name)} {level:g}", swatch=names.swatch(name), title=row["sae"])
     off = "" if l0 is None or not level else words.percent(l0 / level - 1, signed=True)
     yield figure(l0, 1, note=off, why="fidelity was not measured")
     for measure in ("fvu", "ce_recovered"):
@@ -109,7 +79,7 @@ def _grid_cells(row: dict[str, Any]) -> Iterable[Cell]:
     yield Cell(f"{words.number(n_scored, 0)} / {words.number(n_steered, 0)}", note)
 
 
-def overall(agreement: pl.DataFrame) -> Table:
+def overall(agreement: pl.DataFrame, names: Names) -> Table:
     """The overall tau of every pair of variables, with each of its intervals, read in words."""
     columns = (
         Column("Interpretability against", kind="text"),
@@ -124,7 +94,9 @@ def overall(agreement: pl.DataFrame) -> Table:
     # A second kind of interval that does not exist (clusters of one LM) adds nothing to the first.
     again = pl.int_range(pl.len()).over("x", "y") > 0
     for row in whole.filter(~(again & pl.col("low").is_null())).iter_rows(named=True):
-        name = variable(row["y"]) if row["x"] == "interpretability" else f"{variable(row['y'])} ({variable(row['x'])})"
+        name = names.variable(row["y"])
+        if row["x"] != "interpretability":
+            name += f" ({names.variable(row['x'])})"
         cells = _tau_row(row, words.upper(name)).cells
         low, high = words.finite(row["low"]), words.finite(row["high"])
         if row["value"] is None or low is None or high is None:
@@ -135,7 +107,7 @@ def overall(agreement: pl.DataFrame) -> Table:
     return Table("Agreement over all SAEs", columns, tuple(rows))
 
 
-def agreements(agreement: pl.DataFrame) -> list[Table]:
+def agreements(agreement: pl.DataFrame, names: Names) -> list[Table]:
     """For every pair of variables its tables, as reported and matched. Only the first pair's are unfolded."""
     found: list[Table] = []
     for i, ((x, y), part) in enumerate(agreement.group_by("x", "y", maintain_order=True)):
@@ -143,9 +115,9 @@ def agreements(agreement: pl.DataFrame) -> list[Table]:
         for mode in ("reported", "matched"):
             inside = part.filter(pl.col("mode") == mode)
             if inside.height:
-                rows = [*(top if mode == "reported" else []), *_axis_rows(inside, mode)]
-                title = words.upper(f"{variable(str(x))} against {variable(str(y))}, {TITLES[mode]}")
-                found.append(Table(title, _tau_columns(), tuple(rows), folded=i > 0 or len(rows) > 40))
+                rows = [*(top if mode == "reported" else []), *_axis_rows(inside, mode, names)]
+                title = f"{names.variable(str(x))} against {names.variable(str(y))}, {TITLES[mode]}"
+                found.append(Table(words.upper(title), _tau_columns(), tuple(rows), folded=i > 0 or len(rows) > 40))
     return found
 
 
@@ -161,7 +133,7 @@ def _tau_columns() -> tuple[Column, ...]:
     )
 
 
-def _axis_rows(part: pl.DataFrame, mode: str) -> Iterable[Row]:
+def _axis_rows(part: pl.DataFrame, mode: str, names: Names) -> Iterable[Row]:
     for (axis,), inside in part.filter(pl.col("statistic") != "Psi").group_by("axis", maintain_order=True):
         name = AXES.get(str(axis), words.upper(words.label(str(axis))))
         yield heading(name if mode == "reported" else f"{name} varies")
@@ -180,8 +152,8 @@ def _axis_rows(part: pl.DataFrame, mode: str) -> Iterable[Row]:
             continue
         for row in taus.iter_rows(named=True):
             parts = str(row["group"]).split(" / ")
-            swatch = next((p for p in parts if p in words.ARCHITECTURES), "")
-            shown = " / ".join(_group(p, str(axis), mode) for p in parts)
+            swatch = next((names.swatch(p) for p in parts if p in names.architectures), "")
+            shown = " / ".join(_group(p, str(axis), mode, names) for p in parts)
             yield _tau_row(row, shown, swatch=swatch)
         for row in inside.filter(pl.col("statistic") == "psi").iter_rows(named=True):
             yield _tau_row(row, "ψ, mean of the groups", "total")
@@ -194,11 +166,11 @@ def _no_tau(state: str) -> str:
     return "no SAE has both scores" if state == "missing" else words.reason(state, "SAEs")
 
 
-def _group(value: str, axis: str, mode: str) -> str:
+def _group(value: str, axis: str, mode: str, names: Names) -> str:
     """A value of an axis as a group's name; a bare number is a level of L0."""
     is_level = axis == "level" if mode == "reported" else axis != "level"
     bare = value.removesuffix(".0")
-    return f"L0 {bare}" if is_level and bare.isdecimal() else words.architecture(value)
+    return f"L0 {bare}" if is_level and bare.isdecimal() else names.architecture(value)
 
 
 def _tau_row(row: dict[str, Any], name: str, kind: str = "row", *, swatch: str = "") -> Row:
@@ -223,7 +195,7 @@ def _p(value: Any) -> Cell:
     return BLANK if known is None else Cell(words.p_value(known))
 
 
-def feature_level(table: pl.DataFrame) -> Table:
+def feature_level(table: pl.DataFrame, names: Names) -> Table:
     """Within SAEs: does a feature's score predict how it steers? Where tau and others are given, tau."""
     if "tau" in table["statistic"]:
         table = table.filter(pl.col("statistic") == "tau")
@@ -247,8 +219,8 @@ def feature_level(table: pl.DataFrame) -> Table:
         strip = BLANK if value is None else Cell("", kind="strip", strip=Strip(value, low, high))
         rows.append(
             Row((
-                text(words.upper(variable(row["predictor"])), kind),
-                text(variable(row["outcome"])),
+                text(words.upper(names.variable(row["predictor"])), kind),
+                text(names.variable(row["outcome"])),
                 figure(value, note=note, why=words.reason(row["state"], "features")),
                 strip,
                 _p(row.get("p")),
@@ -269,19 +241,19 @@ def _regret(row: dict[str, Any]) -> Cell:
     return figure(value, note=span + ("" if chance is None else f"blindly {chance:.2f}"))
 
 
-def selections(selection: pl.DataFrame) -> list[Table]:
+def selections(selection: pl.DataFrame, names: Names) -> list[Table]:
     """The pooled criteria with their controls, then every SAE."""
     pooled = selection.filter(pl.col("sae") == "all")
     each = selection.filter(pl.col("sae") != "all")
     tables = []
     if pooled.height:
-        tables.append(_selection("Steering score by criterion, all SAEs", pooled, pooled=True))
+        tables.append(_selection("Steering score by criterion, all SAEs", pooled, names, pooled=True))
     if each.height:
-        tables.append(_selection("Steering score by criterion, SAE by SAE", each, pooled=False))
+        tables.append(_selection("Steering score by criterion, SAE by SAE", each, names, pooled=False))
     return tables
 
 
-def _selection(caption: str, table: pl.DataFrame, *, pooled: bool) -> Table:
+def _selection(caption: str, table: pl.DataFrame, names: Names, *, pooled: bool) -> Table:
     columns = (
         Column("Features chosen by", kind="text"),
         Column("Steering score", "95 % interval", room=12),
@@ -294,20 +266,24 @@ def _selection(caption: str, table: pl.DataFrame, *, pooled: bool) -> Table:
     for (name,), part in table.group_by("sae", maintain_order=True):
         if not pooled:
             rows.append(heading(str(name)))
-        rows += [Row(tuple(_selection_cells(r, pooled))) for r in part.iter_rows(named=True)]
+        rows += [Row(tuple(_selection_cells(r, names, pooled))) for r in part.iter_rows(named=True)]
     return Table(caption, columns, tuple(rows), folded=not pooled)
 
 
-def _selection_cells(row: dict[str, Any], pooled: bool) -> Iterable[Cell]:
+def _selection_cells(row: dict[str, Any], names: Names, pooled: bool) -> Iterable[Cell]:
     why = words.reason(row["state"], "features")
     low, high = words.finite(row["low"]), words.finite(row["high"])
-    yield text(words.upper(words.criterion(row["criterion"])))
+    yield text(words.upper(names.arm(row["criterion"])))
     yield figure(
         row["score"], note="" if low is None or high is None else words.interval(low, high), why=why, n=row["n"] or 1
     )
     ends = [words.finite(row.get(c)) for c in ("lift_low", "lift_high")]
     span = "" if None in ends else "[" + ", ".join(words.percent(e, signed=True) for e in ends if e is not None) + "]"
-    yield BLANK if row["criterion"] == "none" else percentage(row["lift"], signed=True, note=span, why=why)
+    yield (
+        BLANK
+        if row["criterion"] in names.arms_of("baseline")
+        else percentage(row["lift"], signed=True, note=span, why=why)
+    )
     if pooled:
         yield BLANK if row.get("over") is None else estimate(row, "over", why=why)
     yield figure(row["n"], 0)

@@ -13,21 +13,6 @@ from collections.abc import Sequence
 # Joiners that ordinary scripts and emoji need; all other format characters are spelled out.
 _HARMLESS = {"\u200c", "\u200d"}
 
-ARCHITECTURES = {
-    "relu": "ReLU",
-    "gated": "Gated",
-    "topk": "TopK",
-    "batchtopk": "BatchTopK",
-    "jumprelu": "JumpReLU",
-    "matryoshka": "Matryoshka",
-}
-CRITERIA = {
-    "none": "no selection",
-    "delta_confidence": "Delta Token Confidence",
-    "output_score": "output score",
-    "random_direction": "random direction, equal norm",
-    "unsteered": "unsteered",
-}
 LABELS = {"n_layers": "layers", "d_model": "width", "n_saes": "SAEs", "dtype": "number format"}
 # States that stages write into their tables, as reasons a reader understands.
 REASONS = {
@@ -129,16 +114,6 @@ def reason(state: object, of: str = "cases") -> str:
     if state == "too_few":
         return f"too few {of}"
     return REASONS.get(state, state.replace("_", " "))
-
-
-def architecture(name: str) -> str:
-    """An architecture as its paper writes it."""
-    return ARCHITECTURES.get(name, name)
-
-
-def criterion(name: str) -> str:
-    """A selection criterion in words."""
-    return CRITERIA.get(name, name.replace("_", " "))
 
 
 def upper(text: str) -> str:

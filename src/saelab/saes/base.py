@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from saelab.core.config import Config
 from saelab.core.errors import UserError
+from saelab.core.names import Look
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.sparse_ops import DenseEntries, SparseEntries, Values
 
@@ -192,13 +193,14 @@ class Rule(ABC):
 @dataclass(frozen=True)
 class StepContext:
     """What a rule may need beside the entries: the scaled inputs, the number of tokens of the batch (on all ranks), the
-    sparsity coefficient, and what these inputs add to the batch's L0.
+    sparsity coefficient, what these inputs add to the batch's L0, and the share of the run that is done, in [0, 1).
     """
 
     x: Float[Tensor, "B D"]
     n: int
     coefficient: float
     l0: float
+    progress: float = 0.0
 
 
 def folded(
@@ -254,6 +256,8 @@ class TrainConfig(Config):
     fitted_start: bool = Field(default=False, description="Shorten the first encoder if its x̂ overshoots.")
 
     paper: ClassVar[dict[str, Any]] = {}
+    look: ClassVar[Look]  # how tables and figures show it
+    saebench_name: ClassVar[str | None] = None  # SAEBench's, where it is another
 
     @model_validator(mode="before")
     @classmethod
@@ -267,6 +271,11 @@ class TrainConfig(Config):
     def level(self) -> int:
         """The requested L0."""
         raise NotImplementedError
+
+    @property
+    def kept(self) -> int | None:
+        """The k that the finished SAE encodes with; None where weights alone say what is active."""
+        return None
 
     @abstractmethod
     def rule(self, dtype: torch.dtype) -> Rule:

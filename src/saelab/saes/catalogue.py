@@ -12,14 +12,10 @@ from saelab.saes.architectures.relu import ReluConfig, ReluSae
 from saelab.saes.architectures.topk import TopKConfig, TopKSae
 from saelab.saes.base import Sae, TrainConfig
 
-# name in studies and configs -> training config
+# By the name that studies and configs use.
 ARCHITECTURES: dict[str, type[TrainConfig]] = {
-    "relu": ReluConfig,
-    "gated": GatedConfig,
-    "topk": TopKConfig,
-    "batchtopk": BatchTopKConfig,
-    "jumprelu": JumpReluConfig,
-    "matryoshka": MatryoshkaConfig,
+    kind.model_fields["architecture"].default: kind
+    for kind in (ReluConfig, GatedConfig, TopKConfig, BatchTopKConfig, JumpReluConfig, MatryoshkaConfig)
 }
 
 # what a finished SAE encodes with, by SAELens' name

@@ -22,8 +22,8 @@ from saelab.core.progress import SILENT, Progress
 from saelab.core.sites import Site
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.selection.criteria.catalogue import DEFAULT, LENS, Criterion, criteria_of
-from saelab.selection.criteria.lens_moments import lens_moments
+from saelab.selection.criteria.catalogue import Criterion, criteria_of, usual
+from saelab.selection.criteria.lens_moments import Lens
 from saelab.selection.criteria.observation import Concept, NextToken, Observation
 from saelab.selection.edits import check_edit, edited
 
@@ -45,7 +45,7 @@ def feature_effects(
     edit: str = "add",
     positions: str = "all",
     features: Sequence[int] | None = None,
-    criteria: Sequence[str] = DEFAULT + LENS,
+    criteria: Sequence[str] | None = None,
     concept: Concept | None = None,
     lens_tokens: int = 20,
     batch_size: int = 128,
@@ -59,7 +59,7 @@ def feature_effects(
         alpha: strength: `add` adds alpha times the decoder row, `scale` and `replace` multiply the code by alpha.
         k: tokens counted by Delta Token Confidence.
         positions: "all" edits every position of the prefix, BOS included; "last" only the last, which is cheaper.
-        criteria: names of `criteria.catalogue` (`EFFECTS` and `LENS`).
+        criteria: names of `criteria.catalogue`; the usual ones when not given.
         concept: tokens of each feature's concept (rows in the order of the features), for `concept_lift`.
         lens_tokens: how many tokens the lens promotes, for the output score and `top_tokens`.
 
@@ -71,14 +71,15 @@ def feature_effects(
     check_edit(edit)
     if not math.isfinite(alpha):
         raise UserError(f"alpha must be a finite number, not {alpha}.")
-    scored = criteria_of([c for c in criteria if c not in LENS])
+    asked = criteria_of(usual() if criteria is None else criteria)
+    looking = [c for c in asked if c.reads == "lens"]
     wanted = list(range(sae.W_dec.shape[0])) if features is None else [int(f) for f in features]
     texts = [prefix] if isinstance(prefix, str) else list(prefix)
     _check(texts, wanted, sae.W_dec.shape[0], batch_size, lm.vocab_size, k=k, lens_tokens=lens_tokens)
     starts = [_start(lm, place, text, positions) for text in texts]
-    walk = _Walk(sae, starts, scored, edit, alpha, k)
+    walk = _Walk(sae, starts, [c for c in asked if c not in looking], edit, alpha, k)
     # Room for the results is taken before the walk: small tensors that outlive a batch would leave the heap in pieces.
-    columns = {name: torch.empty(len(wanted), dtype=torch.float64) for name in criteria}
+    columns = {c.name: torch.empty(len(wanted), dtype=torch.float64) for c in asked}
     promoted = torch.empty(len(wanted), lens_tokens, dtype=torch.int64)
     with progress.task("feature effects", total=len(wanted), unit="features") as task:
         for first in range(0, len(wanted), batch_size):
@@ -88,9 +89,9 @@ def feature_effects(
             top = torch.topk(lens, lens_tokens, dim=-1).indices
             own = None if concept is None else concept.rows(first, first + len(rows))
             found = walk.scores(rows, top, own)
-            if any(c in LENS for c in criteria):
-                moments = [lens_moments(some)._asdict() for some in lens.split(SLICE)]
-                found |= {f"lens_{name}": torch.cat([m[name] for m in moments]) for name in moments[0]}
+            if looking:
+                seen = [Lens(some) for some in lens.split(SLICE)]
+                found |= {c.name: torch.cat([c.score(some) for some in seen]) for c in looking}
             for name, column in columns.items():
                 column[part] = found[name]
             promoted[part] = top

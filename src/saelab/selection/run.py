@@ -1,7 +1,7 @@
 """The selection stage of one SAE: the effects of its features, written to `effects.parquet`.
 
 The only place of this package with files. Columns: feature, alive, one per criterion (edit, strength and prefix are in
-the config), random (the control criterion), top_tokens.
+the config), the control criteria, top_tokens.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,7 @@ from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.selection.criteria.catalogue import DEFAULT, LENS
-from saelab.selection.criteria.random_control import blind_score
+from saelab.selection.criteria.catalogue import CRITERIA, that_read, usual
 from saelab.selection.effects import PREFIX, feature_effects
 from saelab.store.layout import SelectionFolder
 
@@ -37,7 +36,9 @@ class SelectionConfig(Config):
     positions: Literal["all", "last"] = Field(
         default="all", description="Edited positions; `last` is several times cheaper."
     )
-    criteria: tuple[str, ...] = Field(default=DEFAULT + LENS, description="Scores to compute.")
+    criteria: tuple[str, ...] = Field(
+        default_factory=usual, description="Scores to compute, by name (docs/selection.md)."
+    )
     features: Literal["all", "tested"] = Field(
         default="all",
         description="Features to compute them of; `tested`: those whose description was tested, the only ones that "
@@ -87,6 +88,10 @@ def run(
         progress=progress,
     )
     fired = pl.Series("alive", [None if alive is None else alive[f] for f in wanted], dtype=pl.Boolean)
-    scores = pl.Series("random", blind_score(width, config.seed).numpy()[wanted], dtype=pl.Float64)
-    table = effects.select("feature", fired, *config.criteria, scores, pl.col("top_tokens").list.head(SHOWN_TOKENS))
+    controls = [
+        pl.Series(name, CRITERIA[name].score(width, config.seed).numpy()[wanted], dtype=pl.Float64)
+        for name in that_read("nothing")
+    ]
+    shown = pl.col("top_tokens").list.head(SHOWN_TOKENS)
+    table = effects.select("feature", fired, *config.criteria, *controls, shown)
     return [SelectionFolder(folder).effects.write(table)]

@@ -1,21 +1,20 @@
-"""What a steering evaluation of one SAE does and how much of it: one frozen config, with the demo's preset."""
+"""What a steering evaluation of one SAE does and how much of it: one frozen config."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from saelab.core.config import Config
+from saelab.steering.arms import Arm, default_arms, from_former_keys, named
 from saelab.steering.edits import Kind
 
 
 class UtilityConfig(Config):
     """Settings of the utility of an SAE's features (spec: AxBench, arXiv 2501.17148)."""
 
-    n_random: int = Field(default=48, ge=1, description="Features drawn at random: the SAE's score without selection.")
-    top_per_direction: int = Field(
-        default=5, ge=0, description="Features with the largest and the smallest delta confidence."
+    arms: tuple[Arm, ...] = Field(
+        default_factory=default_arms, description="Features that are steered with, by what chose them (docs/study.md)."
     )
-    top_output: int = Field(default=10, ge=0, description="Features with the largest output score.")
     n_control: int = Field(
         default=16, ge=0, description="Random features that a random direction of equal norm stands beside."
     )
@@ -38,24 +37,19 @@ class UtilityConfig(Config):
     )
     seed: int = Field(default=0, description="Names every draw: features, instructions, directions, samples.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _said_as_arms(cls, data: Any) -> Any:
+        return from_former_keys(data) if isinstance(data, dict) else data
+
     @model_validator(mode="after")
-    def _factors_are_positive_and_distinct(self) -> "UtilityConfig":
+    def _factors_are_distinct_and_arms_have_names(self) -> "UtilityConfig":
         if len(set(self.factors)) < len(self.factors) or any(f == 0 for f in self.factors):
             raise ValueError("factors must be distinct and not zero (the unsteered text is always written)")
+        named(self.arms)
         return self
 
-
-def demo_config(seed: int = 0) -> UtilityConfig:
-    """The preset for two cores: about twenty features per SAE, 24 new tokens, two dev and two test instructions."""
-    return UtilityConfig(
-        n_random=10,
-        top_per_direction=3,
-        top_output=6,
-        n_control=3,
-        factors=(0.5, 1.0, 2.0),
-        n_dev=2,
-        n_test=2,
-        max_new_tokens=24,
-        temperature=0.0,
-        seed=seed,
-    )
+    @property
+    def features(self) -> int:
+        """The most features that are steered with: all arms, none of which overlap."""
+        return sum(arm.size for arm in self.arms)

@@ -1,9 +1,8 @@
 """What will be written: which features, in which arm, steered by what, at which factors, answering which instructions.
 
-Arms (`reason`): `random` is a seeded draw of the candidates and stands for the SAE without selection;
-`delta_confidence` and `output_score` are the features that the criteria pick. A candidate fired and has a description
-with terms; others cannot be steered by their own maximum activation or judged, and are left out before any arm is
-filled. A feature in two arms is steered once and reported in both. Pure: no model runs here, nothing is written.
+A candidate fired and has a description with terms; others cannot be steered by their own maximum activation or judged,
+and are left out before any arm (arms.py) is filled. A feature in two arms is steered once and reported in both. Pure:
+no model runs here, nothing is written.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +10,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from saelab.core.errors import UserError
 from saelab.core.records import Description, Term
 from saelab.core.seeds import numpy_generator, seed_of
 from saelab.judges.rubric import RUBRICS
 from saelab.saes.base import Sae
-from saelab.selection.choose import Tier, choose
 from saelab.steering.batch import Job
 from saelab.steering.config import UtilityConfig
 from saelab.steering.direction import Direction
@@ -61,25 +58,6 @@ def candidates(features: pl.DataFrame) -> pl.DataFrame:
     """Features that can be steered and judged: described with terms, and seen to fire. Sorted by feature."""
     able = (pl.col("state") == "ok") & (pl.col("max_activation") > 0) & (pl.col("terms").list.len() > 0)
     return features.filter(able.fill_null(False)).sort("feature")
-
-
-def arms(features: pl.DataFrame, effects: pl.DataFrame, config: UtilityConfig) -> dict[str, list[int]]:
-    """Features of each arm, ascending. `features` are candidates; raises `UserError` when there is none."""
-    pool = features["feature"].to_list()
-    if not pool:
-        raise UserError(
-            "No feature of this SAE fired and has a description, so none can be steered.",
-            hint="Look at the interp stage: are all features dead?",
-        )
-    rng = numpy_generator(config.seed, "steering", "random_arm")
-    drawn = rng.choice(pool, min(config.n_random, len(pool)), replace=False)
-    mine = effects.filter(pl.col("feature").is_in(pool))
-    found = {"random": sorted(int(f) for f in drawn)}
-    if config.top_per_direction:
-        found["delta_confidence"] = choose(mine, Tier("delta_confidence", "both", "top", config.top_per_direction))
-    if config.top_output:
-        found["output_score"] = choose(mine, Tier("output_score", "up", "top", config.top_output))
-    return found
 
 
 def control_features(arm: Sequence[int], config: UtilityConfig) -> list[int]:

@@ -18,6 +18,7 @@ from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.steering import plan
+from saelab.steering.arms import RANDOM, filled
 from saelab.steering.config import UtilityConfig
 from saelab.steering.evaluate import Result, Task, evaluate
 from saelab.steering.methods import RANDOM_DIRECTION
@@ -51,9 +52,9 @@ class SteeringInputs:
 def run(config: UtilityConfig, inputs: SteeringInputs, folder: Path, progress: Progress = SILENT) -> list[Path]:
     """Evaluate one SAE's features; returns the files written in `folder`, finished ones included."""
     able = plan.candidates(inputs.features)
-    arms = plan.arms(able, inputs.effects, config)
+    arms = filled(config.arms, able, inputs.effects, config.seed)
     chosen = sorted({f for arm in arms.values() for f in arm})
-    controls = plan.control_features(arms["random"], config)
+    controls = plan.control_features(arms[RANDOM], config)
     task = Task(
         lm=inputs.lm,
         directions=plan.directions_of(inputs.sae, able, chosen, controls, config.seed),
@@ -65,7 +66,7 @@ def run(config: UtilityConfig, inputs: SteeringInputs, folder: Path, progress: P
     )
     result = evaluate(config, task, folder, progress)
     place = SteeringFolder(folder)
-    place.utility.write(utility_table(result, arms, {RANDOM_DIRECTION: "random"}))
+    place.utility.write(utility_table(result, arms, {RANDOM_DIRECTION: RANDOM}))
     return place.files
 
 

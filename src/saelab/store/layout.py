@@ -1,7 +1,7 @@
 """Where everything of a run lies: the only module that knows the names of saelab's files.
 
 run/
-  study.yaml  format.json  ledger.sqlite  results.json  summary.json  report.html
+  study.yaml  names.json  format.json  ledger.sqlite  results.json  summary.json  report.html
   judges/                     calibrations; replies.sqlite: the replies of a paid judge; anchors.json: did it drift
   tokens/<lm>/<part>/         packed text (tokens.safetensors, manifest.json)
   activations/<lm>/<site>/    shards, moments.safetensors and their manifest
@@ -225,6 +225,11 @@ class RunFolder:
     @property
     def study(self) -> Path:
         return self.root / "study.yaml"
+
+    @property
+    def names(self) -> Path:
+        """What the names in the tables mean."""
+        return self.root / "names.json"
 
     @property
     def ledger(self) -> Path:

@@ -9,20 +9,15 @@ import numpy as np
 import polars as pl
 
 from saelab.core.errors import ArtefactError
-from saelab.selection.criteria.input_score import input_scores
+from saelab.selection.criteria.catalogue import CRITERIA, that_read
 from saelab.stats.means import mean_estimate
+from saelab.steering.arms import RANDOM
+from saelab.steering.methods import SAE_FEATURE
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
+from saelab.study.names import CONTROLS, INTERPRETABILITY, SCORES, UNSELECTED, predictors
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
-
-# What interpretability is here: the mean over sampled features of how well the description tells held-out windows.
-INTERPRETABILITY = "balanced_accuracy"
-PREDICTORS = (
-    "balanced_accuracy", "auroc", "delta_confidence", "output_score", "input_score", "kl", "entropy_change",
-    "lens_skew", "lens_kurtosis", "density",
-)  # fmt: skip
-CONTROL = "random"  # the criterion that knows nothing of the feature
 
 SAES: dict[str, Any] = {
     "sae": pl.String, "lm": pl.String, "site": pl.String, "architecture": pl.String, "level": pl.Int64,
@@ -43,8 +38,8 @@ def saes_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
 def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     """One row per (SAE, steered feature, method, arm): utility beside interpretability and effects.
 
-    criterion: "none" for the random arm steered by its features, the selecting criterion for a selected one, and the
-    method's name for controls (`random_direction`, `unsteered`).
+    criterion: `UNSELECTED` for the random arm steered by its features, the arm's name for a selected one, and the
+    method's name for controls.
     """
     tables = []
     for spec in saes_of(study):
@@ -53,15 +48,18 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         steered = read_table(run.steering(spec.name) / "utility.parquet", ["feature", "method", "reason_chosen"])
         interp = read_table(run.interp(spec.name) / "features.parquet")
         effects = read_table(run.selection(spec.name) / "effects.parquet")
-        scores = [c for c in PREDICTORS if c in interp.columns]
+        scores = [m.name for m in SCORES]
         joined = steered.join(interp.select("feature", *scores), on="feature", how="left", maintain_order="left")
         contexts = run.interp(spec.name) / "contexts.parquet"
-        if contexts.exists() and "top_tokens" in effects.columns:
-            effects = input_scores(effects, read_table(contexts, ["feature", "tokens", "peak"]))
-        rest = [c for c in (*PREDICTORS, CONTROL) if c in effects.columns and c not in scores]
+        if contexts.exists():
+            seen = read_table(contexts, ["feature", "tokens", "peak"])
+            for name in that_read("contexts"):
+                effects = CRITERIA[name].score(effects, seen)
+        named = (*(m.name for m in predictors()), *CONTROLS)
+        rest = [c for c in named if c in effects.columns and c not in scores]
         joined = joined.join(effects.select("feature", *rest), on="feature", how="left", maintain_order="left")
-        arm = pl.when(pl.col("reason_chosen") == "random").then(pl.lit("none")).otherwise("reason_chosen")
-        criterion = pl.when(pl.col("method") == "sae_feature").then(arm).otherwise("method")
+        arm = pl.when(pl.col("reason_chosen") == RANDOM).then(pl.lit(UNSELECTED)).otherwise("reason_chosen")
+        criterion = pl.when(pl.col("method") == SAE_FEATURE).then(arm).otherwise("method")
         tables.append(joined.with_columns(sae=pl.lit(spec.name), lm=pl.lit(spec.model.key), criterion=criterion))
     if not tables:
         raise ArtefactError("No grid of this study steers, so there is no utility to compare.")
@@ -87,7 +85,7 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
 def _utility(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
     """Mean test score of the randomly drawn features: the SAE's steering score without selection."""
     steered = read_table(run.steering(spec.name) / "utility.parquet", ["method", "reason_chosen", "test_score"])
-    base = steered.filter((pl.col("method") == "sae_feature") & (pl.col("reason_chosen") == "random"))
+    base = steered.filter((pl.col("method") == SAE_FEATURE) & (pl.col("reason_chosen") == RANDOM))
     mean = mean_estimate(_numbers(base, "test_score"), name=f"{spec.name}/utility", seed=study.seed)
     return {
         "utility": mean.value, "utility_low": mean.low, "utility_high": mean.high, "n_steered": mean.n,

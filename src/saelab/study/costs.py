@@ -47,8 +47,7 @@ def disk_bytes(study: StudyConfig) -> int:
 def steering_budget(study: StudyConfig) -> Budget:
     """Texts written and judged for one steered SAE."""
     c = study.steering
-    features = c.n_random + 2 * c.top_per_direction + c.top_output
-    return budget(c, features + c.n_control, features)
+    return budget(c, c.features + c.n_control, c.features)
 
 
 def judged_texts(study: StudyConfig) -> int:
@@ -58,7 +57,7 @@ def judged_texts(study: StudyConfig) -> int:
 
 def judge_calls(study: StudyConfig) -> Estimate | None:
     """Questions to a paid judge, their tokens, and dollars where the price is given; None for a judge that is free."""
-    if not study.judge.paid:
+    if not study.judge.kind.paid:
         return None
     judge = OpenAIJudge(ChatConfig(model="estimate", max_tokens=study.judge.max_tokens, price=study.judge.price),
                         together=study.judge.together)  # fmt: skip

@@ -24,7 +24,6 @@ from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.study.cells import Cell
 from saelab.study.executors import PATIENCE, Queue, reason_of, total_of
-from saelab.study.judging import open_judge
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig
 
@@ -90,7 +89,7 @@ class JudgeKeeper:
     """The study's judge in one process (a Ray actor): it asks, it keeps the replies, one batch after the other."""
 
     def __init__(self, study: str, root: str):
-        self._judge = open_judge(StudyConfig.model_validate_json(study).judge, RunFolder(Path(root)))
+        self._judge = StudyConfig.model_validate_json(study).judge.open(RunFolder(Path(root)).replies)
 
     def name(self) -> str:
         """The judge's name."""
@@ -167,7 +166,7 @@ class _Desk:
         _check_room(self.ray, options)
         self.task = self.ray.remote(work_on).options(max_retries=0, **options)
         self.text, self.root = self.study.model_dump_json(), str(self.folder.root)
-        self.keeper = self._keeper() if self.study.judge.paid else None
+        self.keeper = self._keeper() if self.study.judge.kind.paid else None
 
     def hand_out(self) -> None:
         """Submit every cell whose inputs are done."""

@@ -88,7 +88,7 @@ def _sae_cells(study: StudyConfig, sae: SaeSpec, text: Cell, train: Cell, calibr
     select = Cell("select", sae.name, settings, (interp,), SECONDS["select"] * features * weight)
     settings = _asked(sae.model) | study.steering.model_dump(mode="json") | {"instructions": study.instructions}
     settings |= study.judge.identity
-    inputs = (interp, select, calibrate) if study.judge.lexical else (interp, select)
+    inputs = (interp, select, calibrate) if study.judge.kind.per_model else (interp, select)
     return [Cell("steer", sae.name, settings, inputs, SECONDS["steer"] * _steered_tokens(study) * weight)]
 
 
@@ -120,8 +120,7 @@ def _asked(model: ModelConfig) -> dict[str, str]:
 
 def _steered_tokens(study: StudyConfig) -> int:
     c = study.steering
-    features = c.n_random + 2 * c.top_per_direction + c.top_output
-    return budget(c, features + c.n_control, features).tokens
+    return budget(c, c.features + c.n_control, c.features).tokens
 
 
 def _weight(model: ModelConfig) -> float:

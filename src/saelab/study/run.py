@@ -8,11 +8,12 @@ from pathlib import Path
 from saelab.core.errors import UserError
 from saelab.core.hardware import limited
 from saelab.core.progress import SILENT, Progress
-from saelab.store.files import write_text
+from saelab.store.files import write_json, write_text
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.study.cells import in_order
 from saelab.study.executors import Stoppable, run_in_process
+from saelab.study.names import names_of
 from saelab.study.on_ray import RayPlace, run_on_ray
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig
@@ -75,7 +76,7 @@ def _place(on: str, threads: int | None) -> RayPlace | None:
 
 
 def _own(study: StudyConfig, folder: RunFolder) -> None:
-    """Write the study file into the folder, unless another study of another name lives there."""
+    """Write the study file and what its names mean into the folder, unless a study of another name lives there."""
     folder.check_writable()
     if folder.study.exists():
         held = StudyConfig.from_yaml(folder.study)
@@ -86,3 +87,4 @@ def _own(study: StudyConfig, folder: RunFolder) -> None:
             )
     folder.begin()
     write_text(folder.study, study.to_yaml())
+    write_json(folder.names, names_of(study))

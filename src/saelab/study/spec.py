@@ -4,24 +4,33 @@ A study names models; a model names grids of SAEs (sites x architectures x level
 other sections are the configs of the stages. Nothing is computed here.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from saelab.activations.harvest import HarvestConfig
 from saelab.core.config import Config
-from saelab.core.errors import UserError
+from saelab.core.errors import UserError, nearest
 from saelab.core.sites import parse_site
 from saelab.interp.run import InterpConfig
 from saelab.interp.suite.config import SuiteConfig
+from saelab.judges.catalogue import JudgeConfig
 from saelab.matching.run import MatchConfig
+from saelab.saes.catalogue import ARCHITECTURES
+from saelab.selection.criteria.catalogue import that_read
 from saelab.selection.run import SelectionConfig
 from saelab.steering.config import UtilityConfig
-from saelab.study.judging import JudgeConfig
 from saelab.text.corpora import CorpusConfig
 from saelab.training.config import TrainingConfig
 
-Architecture = Literal["relu", "gated", "topk", "batchtopk", "jumprelu", "matryoshka"]
+
+def _known(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"there is no architecture {name!r}; {nearest(name, ARCHITECTURES)}")
+    return name
+
+
+Architecture = Annotated[str, AfterValidator(_known)]
 
 
 class TextConfig(Config):
@@ -132,6 +141,14 @@ class StudyConfig(Config):
         for model in self.models:
             for path in model.paths:
                 path_saes(self, model, path)
+        return self
+
+    @model_validator(mode="after")
+    def _arms_are_scored(self) -> "StudyConfig":
+        scored = (*self.selection.criteria, *that_read("nothing"))
+        for arm in self.steering.arms if any(s.steer for s in saes_of(self)) else ():
+            if arm.criterion is not None and arm.criterion not in scored:
+                raise ValueError(f"an arm chooses by {arm.criterion}, which selection.criteria does not list")
         return self
 
 

@@ -7,17 +7,14 @@ in its package; how cells are ordered and recorded is in cells.py and executors.
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from saelab.activations.harvest import harvest
+from saelab.core.errors import ArtefactError
 from saelab.interp import run as interp_stage
 from saelab.interp.suite import run as suite_stage
 from saelab.interp.suite.evaluation import readings_of
-from saelab.judges.client import Judge
-from saelab.judges.lexical import LexicalJudge
-from saelab.judges.steering_lexical import LexicalSteeringJudge, calibrate
 from saelab.matching import run as matching_stage
 from saelab.saes.catalogue import training_config
 from saelab.selection import run as selection_stage
@@ -25,7 +22,6 @@ from saelab.steering import run as steering_stage
 from saelab.store.files import write_json
 from saelab.store.tables import read_table
 from saelab.study.cells import Cell
-from saelab.study.spec import ModelConfig
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
 from saelab.text.corpora import iter_documents
@@ -89,7 +85,7 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
         work.site_text(spec),
         work.sae(cell.name),
         work.run.interp(cell.name),
-        judge=LexicalJudge() if work.study.judge.lexical else work.judge,
+        judge=work.judge,
         progress=work.progress,
     )
 
@@ -110,7 +106,7 @@ def _evaluate(cell: Cell, work: Workspace) -> list[Path]:
         work.sae(cell.name),
         cell.name,
         features=read_table(work.run.interp(cell.name) / "features.parquet"),
-        judge=LexicalJudge() if work.study.judge.lexical else work.judge,
+        judge=work.judge,
         table=work.run.evaluations(cell.name),
         saebench=work.run.saebench,
         progress=work.progress,
@@ -131,7 +127,10 @@ def _select(cell: Cell, work: Workspace) -> list[Path]:
 
 def _calibrate(cell: Cell, work: Workspace) -> list[Path]:
     model = work.models[cell.name]
-    found = calibrate(
+    cuts = work.study.judge.kind.per_model
+    if cuts is None:
+        raise ArtefactError(f"The judge {work.study.judge.name} has nothing to calibrate.")
+    found = cuts.calibrate(
         work.lm(model),
         work.instructions,
         max_new_tokens=work.study.steering.max_new_tokens,
@@ -145,7 +144,7 @@ def _calibrate(cell: Cell, work: Workspace) -> list[Path]:
 
 def _steer(cell: Cell, work: Workspace) -> list[Path]:
     spec = work.saes[cell.name]
-    lm, (judge, record) = work.lm(spec.model), _steering_judge(spec.model, work)
+    lm, (judge, record) = work.lm(spec.model), work.text_judge(spec.model)
     inputs = steering_stage.SteeringInputs(
         lm=lm,
         sae=work.sae(cell.name),
@@ -156,14 +155,6 @@ def _steer(cell: Cell, work: Workspace) -> list[Path]:
         judge_record=record,
     )
     return steering_stage.run(work.study.steering, inputs, work.run.steering(cell.name), work.progress)
-
-
-def _steering_judge(model: ModelConfig, work: Workspace) -> tuple[Judge, dict[str, Any]]:
-    """The judge of steered texts, and what is kept of it in the manifest."""
-    if not work.study.judge.lexical:
-        return work.judge, work.study.judge.identity
-    calibration = work.calibration(model)
-    return LexicalSteeringJudge(work.lm(model), calibration), calibration.model_dump(mode="json")
 
 
 def _match(cell: Cell, work: Workspace) -> list[Path]:

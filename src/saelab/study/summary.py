@@ -24,12 +24,12 @@ from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine, versions
 from saelab.store.tables import read_table, write_table
-from saelab.study.collect import CONTROL, PREDICTORS, features_table, saes_table
+from saelab.study.collect import features_table, saes_table
+from saelab.study.names import CONTROLS, UNSELECTED, chosen_arms, predictors
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig, saes_of
 from saelab.text.pack import PackedText
 
-SIGNED = ("delta_confidence", "entropy_change")  # ranked by size, as the paper ranks the first
 AXES = ("architecture", "level", "lm")
 
 
@@ -59,30 +59,30 @@ def _agreement(study: StudyConfig, saes: pl.DataFrame, features: pl.DataFrame) -
     axes = AXES + (("width",) if several else ())
     settings: dict[str, Any] = {"axes": {a: a for a in axes}, "seed": study.seed, "draws": study.resamples}
     found = [agreement(grid, x="interpretability", y="utility", **settings)]
-    gains = steering_gains(features, criterion="criterion", baseline="none")
-    for criterion in ("delta_confidence", "output_score"):
-        own = gains.filter(pl.col("criterion") == criterion)
+    gains = steering_gains(features, criterion="criterion", baseline=UNSELECTED)
+    for arm in chosen_arms(study):
+        own = gains.filter(pl.col("criterion") == arm)
         if own.is_empty():
             continue
-        columns = {f"utility after {criterion}": "selected", f"gain by {criterion}": "gain"}
+        columns = {f"utility after {arm}": "selected", f"gain by {arm}": "gain"}
         joined = grid.join(own.select("sae", **columns), on="sae", how="left", maintain_order="left")
         found += [agreement(joined, x="interpretability", y=y, **settings) for y in columns]
     return pl.concat(found)
 
 
 def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
-    """Score and lift of every criterion and control, pooled over SAEs (`sae` = "all") and per SAE.
+    """Score and lift of every arm and control, pooled over SAEs (`sae` = "all") and per SAE.
 
     over: the pooled score less that of texts without any steering, paired over SAEs, with its p after Holm.
     """
     asked: dict[str, Any] = {"criterion": "criterion", "seed": study.seed, "draws": study.resamples}
-    pooled = selection_lift(features, baseline="none", **asked)
+    pooled = selection_lift(features, baseline=UNSELECTED, **asked)
     plain = selection_lift(features, baseline=UNSTEERED, **asked)
     over = plain.filter((pl.col("statistic") == "difference") & (pl.col("against") == UNSTEERED))
     counts = features.group_by("criterion", maintain_order=True).agg(
         n=pl.col("test_score").count(), coverage=pl.col("test_score").count() / pl.len()
     )
-    lifts = pooled.filter((pl.col("statistic") == "lift") & (pl.col("against") == "none"))
+    lifts = pooled.filter((pl.col("statistic") == "lift") & (pl.col("against") == UNSELECTED))
     scores = pooled.filter(pl.col("statistic") == "score")
     everything = (
         scores.select("criterion", "low", "high", "state", score="value")
@@ -101,7 +101,7 @@ def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
         coverage=pl.col("test_score").count() / pl.len(),
     )
     state = pl.when(pl.col("score").is_null()).then(pl.lit("missing")).otherwise(pl.lit("ok"))
-    gains = steering_gains(features, criterion="criterion", baseline="none").select("sae", "criterion", lift="gain")
+    gains = steering_gains(features, criterion="criterion", baseline=UNSELECTED).select("sae", "criterion", lift="gain")
     single = single.join(gains, on=["sae", "criterion"], how="left").with_columns(state=state)
     return pl.concat([everything, single], how="diagonal").select(
         "sae", "criterion", "score", "low", "high", "lift", "lift_low", "lift_high",
@@ -115,9 +115,10 @@ def _features(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
     Beside the coefficients: what is lost by steering with the feature that a score ranks first (top-1 regret, mean over
     SAEs), and what is lost by steering with any. The control is a family of its own: it is not one of the claims.
     """
-    drawn = features.filter(pl.col("criterion") == "none")
-    drawn = drawn.with_columns(pl.col(c).abs() for c in SIGNED if c in drawn.columns)
-    families = [[p for p in PREDICTORS if p in drawn.columns], [p for p in (CONTROL,) if p in drawn.columns]]
+    drawn = features.filter(pl.col("criterion") == UNSELECTED)
+    scores = [m for m in predictors() if m.name in drawn.columns]
+    drawn = drawn.with_columns(pl.col(m.name).abs() for m in scores if m.signed)
+    families = [[m.name for m in scores], [name for name in CONTROLS if name in drawn.columns]]
     found = pl.concat(
         feature_agreement(drawn, predictors=f, outcome="test_score", seed=study.seed) for f in families if f
     )

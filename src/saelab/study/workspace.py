@@ -17,15 +17,12 @@ from saelab.interp.suite.config import SuiteConfig
 from saelab.interp.suite.evaluation import SiteSuite
 from saelab.interp.suite.site import prepare as prepare_suite
 from saelab.judges.client import Judge
-from saelab.judges.openai_compatible import OpenAIJudge
-from saelab.judges.steering_lexical import Calibration
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 from saelab.store.tensors import read_tensors
-from saelab.study.judging import open_judge
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 from saelab.text.instructions import load_instructions
 from saelab.text.pack import PackedText
@@ -124,19 +121,22 @@ class Workspace:
 
     @cached_property
     def judge(self) -> Judge:
-        """The study's judge where it is not the lexical one: one for all threads."""
-        return self.asked or self._keep("judge", self.study.judge.name, lambda: open_judge(self.study.judge, self.run))
+        """The study's judge, of windows and (where it is not cut for each model) of texts: one for all threads."""
+        return self.asked or self._keep("judge", self.study.judge.name, lambda: self.study.judge.open(self.run.replies))
 
     def close(self) -> None:
         """Close what holds a file open."""
         judge = self.__dict__.get("judge")  # only if it was ever asked for
-        if isinstance(judge, OpenAIJudge):
-            judge.close()
+        if (close := getattr(judge, "close", None)) is not None:
+            close()
 
-    def calibration(self, model: ModelConfig) -> Calibration:
-        """The cuts of the embedded judge for a model."""
-        path = self.run.judge(model.key)
-        return Calibration.parse(read_json(path), origin=str(path))
+    def text_judge(self, model: ModelConfig) -> tuple[Judge, dict[str, Any]]:
+        """The judge of a model's steered texts, and what is kept of it in the manifest."""
+        cuts = self.study.judge.kind.per_model
+        if cuts is None:
+            return self.judge, self.study.judge.identity
+        record = read_json(path := self.run.judge(model.key))
+        return cuts.judge(self.lm(model), cuts.parse(record, origin=str(path))), record
 
     def _keep(self, kind: str, key: Any, open_it: Any) -> Any:
         """The last thing opened of each kind; cells that run side by side wait for one opening."""

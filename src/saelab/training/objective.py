@@ -47,10 +47,11 @@ def gradients(
     *,
     dead: Int[Tensor, " M"] | None = None,
     aux_coefficient: float = 0.0,
+    progress: float = 0.0,
     ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Tensor], Outcome]:
     """Gradients by weight name, and the figures. `x`: scaled inputs of this rank; `dtype`: precision of dense
-    products.
+    products; `progress`: the share of the run that is done, for rules whose loss changes with it.
     """
     n = x.shape[0] * ranks.size
     if dead is not None and (not dead.numel() or aux_coefficient <= 0):
@@ -70,7 +71,8 @@ def gradients(
 
     error = reconstruct(entries, codes, weights, rule) - x
     g = _block_gradients(error, rule, n)
-    own = rule.gradient(entries, weights, entries.project(g, weights.decoder), StepContext(x, n, coefficient, l0))
+    step = StepContext(x, n, coefficient, l0, progress)
+    own = rule.gradient(entries, weights, entries.project(g, weights.decoder), step)
     bias = entries.per_latent(own.linear)
     grads = {
         "encoder": entries.outer(own.linear, x).addr_(bias, weights.b_dec, alpha=-1.0),

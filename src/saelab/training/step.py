@@ -92,6 +92,7 @@ class Trainee:
             self.dtype,
             dead=dead,
             aux_coefficient=cfg.aux_coefficient,
+            progress=self.done / self.steps,
             ranks=self.ranks,
         )
         self._apply(grads, lr)
@@ -166,7 +167,7 @@ class Trainee:
                 "architecture": cfg.architecture,
                 "d_in": cfg.d_in,
                 "d_sae": cfg.d_sae,
-                "k": cfg.level if cfg.architecture == "topk" else None,
+                "k": cfg.kept,
                 "site": site,
                 "lm": lm,
                 "metadata": about,

@@ -19,6 +19,7 @@ from saelab.core.sites import hook_name
 from saelab.interp.suite.evaluation import SaebenchFile, evaluation_of
 from saelab.interp.suite.result import Result
 from saelab.saes.base import Sae
+from saelab.saes.catalogue import ARCHITECTURES
 from saelab.store.files import write_json
 
 SUFFIX = "_custom_sae_eval_results.json"
@@ -85,10 +86,9 @@ def sae_record(sae: Sae) -> dict[str, Any]:
     """The SAE's settings under the names that upstream reads."""
     cfg = sae.cfg
     tokens = cfg.metadata.get("tokens_trained", cfg.metadata.get("training_tokens"))
+    own = ARCHITECTURES.get(cfg.architecture)
     return {
-        "architecture": {"batchtopk": "batch_topk", "relu": "standard", "matryoshka": "matryoshka_batch_topk"}.get(
-            cfg.architecture, cfg.architecture
-        ),
+        "architecture": (own and own.saebench_name) or cfg.architecture,
         "d_in": cfg.d_in,
         "d_sae": cfg.d_sae,
         "model_name": cfg.lm,

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from saelab.core.names import Look
 from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, bound_for, folded
 from saelab.saes.ranks import ALONE, Ranks
@@ -67,6 +68,8 @@ class BatchTopKConfig(TrainConfig):
     threshold_momentum: float = Field(default=0.9, ge=0, lt=1)
 
     paper: ClassVar[dict[str, Any]] = {"threshold_momentum": 0.999}
+    look: ClassVar[Look] = Look("BatchTopK", "#8247b5", "#be97ea")
+    saebench_name: ClassVar[str | None] = "batch_topk"
 
     @property
     def level(self) -> int:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from saelab.core.names import Look
 from saelab.saes.base import (
     START_L0,
     Rule,
@@ -98,6 +99,7 @@ class GatedConfig(TrainConfig):
     target_l0: int = Field(ge=1)
 
     paper: ClassVar[dict[str, Any]] = {"beta1": 0.0, "aux_coefficient": 0.0}
+    look: ClassVar[Look] = Look("Gated", "#b3561b", "#e8975c")
 
     @property
     def level(self) -> int:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from saelab.core.names import Look
 from saelab.saes.base import (
     START_L0,
     Rule,
@@ -102,6 +103,7 @@ class JumpReluConfig(TrainConfig):
     bandwidth: float = Field(default=0.1, gt=0)
 
     paper: ClassVar[dict[str, Any]] = {"threshold": 0.001, "bandwidth": 0.001, "aux_coefficient": 0.0}
+    look: ClassVar[Look] = Look("JumpReLU", "#bf3560", "#ee86a5")
 
     @property
     def level(self) -> int:

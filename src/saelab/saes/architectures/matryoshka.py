@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 
+from saelab.core.names import Look
 from saelab.saes.architectures.batch_topk import BatchTopKRule
 from saelab.saes.base import TrainConfig
 
@@ -27,6 +28,8 @@ class MatryoshkaConfig(TrainConfig):
     threshold_momentum: float = Field(default=0.9, ge=0, lt=1)
 
     paper: ClassVar[dict[str, Any]] = {"threshold_momentum": 0.999}
+    look: ClassVar[Look] = Look("Matryoshka", "#7d6f14", "#cdbd5e")
+    saebench_name: ClassVar[str | None] = "matryoshka_batch_topk"
 
     @property
     def level(self) -> int:

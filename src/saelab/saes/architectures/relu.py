@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from saelab.core.names import Look
 from saelab.saes.base import (
     START_L0,
     Rule,
@@ -74,6 +75,8 @@ class ReluConfig(TrainConfig):
     target_l0: int = Field(ge=1)
 
     paper: ClassVar[dict[str, Any]] = {"aux_coefficient": 0.0}
+    look: ClassVar[Look] = Look("ReLU", "#2f6db3", "#74ace8")
+    saebench_name: ClassVar[str | None] = "standard"
 
     @property
     def level(self) -> int:

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.names import Look
 from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, folded
 from saelab.saes.sparse_ops import SparseEntries, row_top_k, top_k
 
@@ -57,9 +58,14 @@ class TopKConfig(TrainConfig):
     fitted_start: bool = True
 
     paper: ClassVar[dict[str, Any]] = {}
+    look: ClassVar[Look] = Look("TopK", "#24805a", "#5fc296")
 
     @property
     def level(self) -> int:
+        return self.k
+
+    @property
+    def kept(self) -> int | None:
         return self.k
 
     @model_validator(mode="after")

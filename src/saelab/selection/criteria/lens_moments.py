@@ -5,25 +5,44 @@ With v = head(norm(W_dec[f])) and z its standardised entries: spread = sd(v), sk
 suppresses them).
 """
 
-from typing import NamedTuple
+from functools import cached_property
 
 from jaxtyping import Float
 from torch import Tensor
 
 
-class Moments(NamedTuple):
-    """Spread, skew and excess kurtosis of each row."""
+class Lens:
+    """Lens logits, one row per feature; the powers that the moments share are computed once, on first use."""
 
-    spread: Float[Tensor, "B"]
-    skew: Float[Tensor, "B"]
-    kurtosis: Float[Tensor, "B"]
+    def __init__(self, logits: Float[Tensor, "B V"]):
+        self.logits = logits.float()
+
+    @cached_property
+    def centred(self) -> Float[Tensor, "B V"]:
+        """Logits less their mean."""
+        return self.logits - self.logits.mean(-1, keepdim=True)
+
+    @cached_property
+    def square(self) -> Float[Tensor, "B V"]:
+        """Their squares."""
+        return self.centred * self.centred
+
+    @cached_property
+    def variance(self) -> Float[Tensor, "B"]:
+        """Their mean squares."""
+        return self.square.mean(-1)
 
 
-def lens_moments(lens: Float[Tensor, "B V"]) -> Moments:
-    """Moments of each row of lens logits; a constant row has no shape and gets NaN for skew and kurtosis."""
-    centred = lens.float() - lens.float().mean(-1, keepdim=True)
-    square = centred * centred
-    variance = square.mean(-1)
-    third = (square * centred).mean(-1)
-    fourth = (square * square).mean(-1)
-    return Moments(variance.sqrt(), third / variance**1.5, fourth / variance**2 - 3)
+def spread(lens: Lens) -> Float[Tensor, "B"]:
+    """Standard deviation of each row."""
+    return lens.variance.sqrt()
+
+
+def skew(lens: Lens) -> Float[Tensor, "B"]:
+    """Skew of each row; a constant row has no shape and gets NaN."""
+    return (lens.square * lens.centred).mean(-1) / lens.variance**1.5
+
+
+def kurtosis(lens: Lens) -> Float[Tensor, "B"]:
+    """Excess kurtosis of each row; NaN for a constant one."""
+    return (lens.square * lens.square).mean(-1) / lens.variance**2 - 3

@@ -1,4 +1,7 @@
-"""The whole main job as one call: a study run to its end, then its page. Safe to call again after any crash."""
+"""The whole main job as one call: a study run to its end, then its page. Safe to call again after any crash.
+
+Stands above both: a study knows no page, and a page is made of artefacts alone.
+"""
 
 from pathlib import Path
 
