@@ -129,7 +129,7 @@ def quality(asked: argparse.Namespace, architecture: str) -> None:
 def recovered(asked: argparse.Namespace, reconstruction: Path) -> float:
     """Share of the cross-entropy that ablating the site to its mean costs and the reconstruction gives back."""
     from saelab.lm.model import LanguageModel
-    from saelab.lm.score import nll_from
+    from saelab.lm.score import following_nll
 
     stored = torch.load(asked.tokens, weights_only=True)
     tokens, kept, site = stored["tokens"].long(), stored["counts"], stored["site"]
@@ -142,7 +142,7 @@ def recovered(asked: argparse.Namespace, reconstruction: Path) -> float:
             for i, values in enumerate((clean[0, where], stored["mean"], rebuilt)):
                 hidden = clean.clone()
                 hidden[0, where] = values.to(hidden.dtype)
-                losses[i] += float(nll_from(lm, hidden, site, ids, where[None]).sum())
+                losses[i] += float(following_nll(lm.run_from(hidden, site), ids, where[None]).sum())
     clean, ablated, spliced = losses.tolist()
     return (ablated - spliced) / (ablated - clean)
 

@@ -10,8 +10,8 @@ import torch
 from saebench_fields import problems
 from torch import Tensor
 
+from saelab.activations.site import read_site
 from saelab.interp.features.codes import encode_codes
-from saelab.interp.fidelity.measures import read_site
 from saelab.interp.suite import core, meta_structure
 from saelab.interp.suite.result import Result
 from saelab.interp.suite.saebench_json import lacking, record, write_saebench
@@ -75,17 +75,18 @@ def test_an_identity_keeps_everything_and_a_silent_sae_nothing(lm: LanguageModel
     assert lost.metrics["reconstruction_quality"]["cossim"] == 0
     assert lost.details[0]["consistent_activation_heuristic"] is None
     # with specials struck too, as upstream does when it is not told otherwise, zero is exactly zero ablation
-    everywhere = replace(reading, ordinary=torch.ones_like(reading.ordinary))
-    ce, kl, _ = core.substituted(lm, everywhere, torch.zeros_like, everywhere.ordinary)
-    again = core.evaluate(lm, replace(everywhere, ce_zero=ce, kl_zero=kl), silent(), CONFIG).metrics
+    every = torch.ones_like(reading.reading.kept)
+    everywhere = replace(reading.reading, kept=every, scored=every)
+    ce, kl = core.substituted(lm, everywhere, torch.zeros_like)
+    again = core.evaluate(lm, replace(reading, reading=everywhere, ce_zero=ce, kl_zero=kl), silent(), CONFIG).metrics
     assert again["model_performance_preservation"]["ce_loss_score"] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_as_coded_fields_are_upstreams_formulas(reading: core.CoreReading) -> None:
     """Control: the true share of variance explained differs from both of upstream's."""
     sae = sae_of(torch.nn.functional.normalize(drawn(3 * D, D), dim=1), k=8)
-    row = core.reconstruction(sae, reading, 4)["reconstruction_quality"]
-    batches = [reading.hidden[i : i + 4][reading.ordinary[i : i + 4]] for i in (0, 4)]
+    row = core.reconstruction(sae, reading.reading, 4)["reconstruction_quality"]
+    batches = [reading.reading.take(slice(i, i + 4)).rows for i in (0, 4)]
     out = [sae(x) for x in batches]
     errors = [(x - y).square().sum(-1) for x, y in zip(batches, out, strict=True)]
     power = sum(float(x.square().sum(-1).mean()) for x in batches) / 2

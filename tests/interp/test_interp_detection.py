@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from saelab.core.classifiers import auroc
 from saelab.core.records import Description, Judgement
-from saelab.interp.features.detection import Trial, auroc, best_cut, detect
+from saelab.interp.features.detection import Trial, best_cut, detect
 from saelab.judges.client import Request
 from saelab.judges.scripted import ScriptedJudge, always
 

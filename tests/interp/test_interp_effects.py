@@ -7,6 +7,7 @@ import torch
 from test_interp_core import drawn, sae_of
 from torch import Tensor
 
+from saelab.activations.site import SiteReading
 from saelab.core.records import Description, Term
 from saelab.interp.features.codes import Codes, gather_codes
 from saelab.interp.features.detection import detect
@@ -16,7 +17,7 @@ from saelab.interp.features.windows import Passages, WindowConfig, WindowFinder
 from saelab.interp.suite import intervention, unlearning
 from saelab.interp.suite.judged import judged
 from saelab.interp.suite.result import Result
-from saelab.interp.suite.unlearning import Contexts, UnlearningConfig, clamped, corpora, rank
+from saelab.interp.suite.unlearning import UnlearningConfig, clamped, corpora, rank
 from saelab.judges.client import Judge, Request
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.marks import FUZZING, marked, unmarked
@@ -118,13 +119,14 @@ class Linear:
         return hidden
 
 
-def topics() -> tuple[Contexts, Contexts]:
+def topics() -> tuple[SiteReading, SiteReading]:
     """Tokens follow each other by +1; the topic uses tokens 0 to 15, the rest 16 to 31. x foretells the next token."""
 
-    def some(low: int) -> Contexts:
+    def some(low: int) -> SiteReading:
         tokens = low + (torch.arange(12)[:, None] + torch.arange(20)[None]) % 16
         following = low + (tokens - low + 1) % 16
-        return Contexts(tokens, 4 * torch.nn.functional.one_hot(following, D).float(), torch.ones_like(tokens).bool())
+        every = torch.ones_like(tokens).bool()
+        return SiteReading("s", tokens, 4 * torch.nn.functional.one_hot(following, D).float(), every, every, 4)
 
     return some(0), some(16)
 
@@ -132,12 +134,12 @@ def topics() -> tuple[Contexts, Contexts]:
 def test_unlearning_takes_the_topic_and_leaves_the_rest() -> None:
     forget, retain = topics()
     lm, config = Linear(), UnlearningConfig(n_features_list=(16,), multipliers=(1.0,), retain_thresholds=(0.01,))
-    texts = corpora(lm, "s", forget, retain)
-    oracle = unlearning.evaluate(lm, "s", texts, sae_of(torch.eye(D), k=4), config).metrics["unlearning_local"]
+    texts = corpora(lm, forget, retain)
+    oracle = unlearning.evaluate(lm, texts, sae_of(torch.eye(D), k=4), config).metrics["unlearning_local"]
     assert (oracle["unlearning_local_score"] or 0) > 1 and oracle["n_settings_allowed"] == 1
     # latents that mix the two topics fire on both and are not allowed
     mixed = torch.nn.functional.normalize(torch.eye(D) + torch.eye(D).roll(16, 0), dim=1)
-    poor = unlearning.evaluate(lm, "s", texts, sae_of(mixed, k=D), config)
+    poor = unlearning.evaluate(lm, texts, sae_of(mixed, k=D), config)
     assert poor.metrics["unlearning_local"]["unlearning_local_score"] == 0 and poor.reason
     assert poor.metrics["unlearning_local"]["largest_forget_rise"] is None
 

@@ -6,15 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from saelab.activations.site import read_site, spliced_nll
 from saelab.core.errors import UserError
-from saelab.interp.fidelity.measures import (
-    RandomDictionary,
-    baselines_of,
-    control_k,
-    read_site,
-    reconstruction_of,
-    spliced_nll,
-)
+from saelab.interp.fidelity.control import RandomDictionary, control_k
+from saelab.interp.fidelity.measures import baselines_of, reconstruction_of
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.text.corpora import Document
@@ -50,7 +45,7 @@ def test_identity_recovers_everything_and_the_mean_nothing(lm: LanguageModel, pa
     base = baselines_of(lm, reading)
     assert mean_nll(lm, reading, lambda x: x) == base.clean
     assert base.recovered(base.clean) == (1.0, 1.0)
-    ablated = mean_nll(lm, reading, lambda x: reading.mean.expand_as(x))
+    ablated = mean_nll(lm, reading, lambda x: reading.rows.mean(0).expand_as(x))
     assert base.recovered(ablated)[0] == 0.0
     assert base.recovered(mean_nll(lm, reading, torch.zeros_like))[1] == 0.0
     # the tiny LM's predictions mean nothing, but its ablations do change them

@@ -105,7 +105,7 @@ def test_identity_keeps_everything_and_the_mean_nothing(site_text: SiteText, tmp
     paths = run(site_text, identity_sae(), tmp_path / "identity", judge=LexicalJudge())
     fidelity = json.loads(paths[0].read_text())
     assert fidelity["fvu"] == 0 and fidelity["ce_recovered"] == pytest.approx(1, abs=1e-6)
-    paths = run(site_text, mean_sae(site_text.reading.mean), tmp_path / "mean", judge=LexicalJudge())
+    paths = run(site_text, mean_sae(site_text.reading.rows.mean(0)), tmp_path / "mean", judge=LexicalJudge())
     fidelity = json.loads(paths[0].read_text())
     assert fidelity["ce_recovered"] == pytest.approx(0, abs=1e-6)
     assert fidelity["fvu"] == pytest.approx(1, abs=1e-6) and fidelity["dead_share"] == 1

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from saelab.interp.fidelity.measures import RandomDictionary, baselines_of, read_site, reconstruction_of, spliced_nll
+from saelab.activations.site import read_site, spliced_nll
+from saelab.interp.fidelity.control import RandomDictionary
+from saelab.interp.fidelity.measures import baselines_of, reconstruction_of
 from saelab.lm.model import LanguageModel
 from saelab.text.corpora import Document
 from saelab.text.pack import PackedText, pack_for

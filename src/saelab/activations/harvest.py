@@ -19,6 +19,7 @@ from torch import Tensor
 
 from saelab.activations.moments import MomentsFitter
 from saelab.activations.shards import ActivationShards, Manifest, ShardRecord, read_shard, write_moments
+from saelab.activations.site import SINK_RATIO, sink_bound
 from saelab.core.config import Config, digest_of
 from saelab.core.errors import ArtefactError, UserError
 from saelab.core.hardware import side_by_side
@@ -55,7 +56,7 @@ class HarvestConfig(Config):
         default=256, ge=1, description="Contexts per shard: what a killed harvest loses at most."
     )
     sink_ratio: float = Field(
-        default=10.0, gt=1, description="A position whose norm exceeds this many medians is a sink."
+        default=SINK_RATIO, gt=1, description="A position whose norm exceeds this many medians is a sink."
     )
     dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="Type of the stored rows.")
 
@@ -199,7 +200,6 @@ class _Work:
         for site in self.sites:
             if not len(norms[site]):
                 raise UserError("No position of the first shard counts.", hint="Give more text or longer contexts.")
-            median = float(norms[site].median())
             self.manifests[site] = Manifest(
                 key=self.key,
                 site=site,
@@ -207,8 +207,8 @@ class _Work:
                 d=rows[site].shape[1],
                 dtype=self.config.dtype,
                 context=self.packed.context,
-                median_norm=median,
-                sink_threshold=self.config.sink_ratio * median,
+                median_norm=float(norms[site].median()),
+                sink_threshold=sink_bound(norms[site], self.config.sink_ratio),
             )
 
     def finish(self) -> None:

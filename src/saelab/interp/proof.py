@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.activations.site import SiteReading, read_site, read_states
 from saelab.core.errors import UserError
 from saelab.core.sites import Site, parse_site
-from saelab.interp.fidelity.measures import SiteReading, baselines_of, read_site, reconstruction_of, spliced_nll
+from saelab.interp.fidelity.measures import baselines_of, reconstruction_of, splice
 from saelab.lm.model import LanguageModel
 from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.architectures.matching_pursuit import MatchingPursuitSae
@@ -153,13 +154,8 @@ def _neighbours(lm: LanguageModel, reading: SiteReading, place: Site) -> dict[st
     """Kept activations one block below and above."""
     layers = [n for n in (place.layer - 1, place.layer + 1) if 0 <= n < lm.n_layers]
     sites = [str(Site(place.kind, n)) for n in layers]
-    found: dict[str, list[Tensor]] = {s: [] for s in sites}
-    with torch.inference_mode():
-        for part in reading.tokens.split(reading.batch_size):
-            hidden = lm.run_to(part, sites)
-            for s in sites:
-                found[s].append(hidden[s].float().cpu())
-    return {s: torch.cat(parts)[reading.kept] for s, parts in found.items()}
+    found = read_states(lm, reading.tokens, sites, batch_size=reading.batch_size)
+    return {site: hidden[reading.kept] for site, hidden in found.items()}
 
 
 def _verdict(readings: list[Reading], claims: dict[str, float]) -> tuple[bool, str]:
@@ -196,14 +192,13 @@ def _near(l0: float, said: float) -> bool:
 def _cross_entropy(lm: LanguageModel, reading: SiteReading, sae: Sae) -> dict[str, float | None]:
     """Cross-entropies in nats per token, and the share recovered against mean and zero ablation."""
     base = baselines_of(lm, reading)
-    spliced = float(spliced_nll(lm, reading, sae.forward).double().mean())
-    recovered, zero = base.recovered(spliced)
+    lost = splice(lm, reading, base, sae.forward)
     return {
         "ce_clean": base.clean,
-        "ce_spliced": spliced,
+        "ce_spliced": lost.ce,
         "ce_mean_ablated": base.mean_ablated,
-        "ce_recovered": recovered,
-        "ce_recovered_zero": zero,
+        "ce_recovered": lost.recovered,
+        "ce_recovered_zero": lost.recovered_zero,
     }
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.activations.shards import ActivationShards
+from saelab.activations.site import SiteReading, read_site
 from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
@@ -28,7 +29,8 @@ from saelab.interp.features.contexts import contexts_table
 from saelab.interp.features.describe import DescribeConfig, DescribingText, describe
 from saelab.interp.features.detection import Detection, Trial, detect
 from saelab.interp.features.windows import DESCRIBE, TEST, Passages, WindowConfig, WindowFinder, Windows, window_strings
-from saelab.interp.fidelity import measures as fid
+from saelab.interp.fidelity.control import RandomDictionary, control_k
+from saelab.interp.fidelity.measures import Baselines, baselines_of, reconstruction_of, splice
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
@@ -77,9 +79,9 @@ class SiteText:
 
     config: InterpConfig
     lm: LanguageModel
-    reading: fid.SiteReading
-    spliced: fid.SiteReading
-    baselines: fid.Baselines
+    reading: SiteReading
+    spliced: SiteReading
+    baselines: Baselines
     finder: WindowFinder
     rows: Float[Tensor, "N D"]
     places: Int[np.ndarray, " N"]
@@ -89,20 +91,19 @@ class SiteText:
 
     def control(self, d_sae: int, l0: float) -> dict[str, Any]:
         """The random dictionary that stands beside an SAE of this width and L0: k, fvu, ce_spliced, ce_recovered."""
-        key = (d_sae, min(fid.control_k(l0), d_sae))
+        key = (d_sae, min(control_k(l0), d_sae))
         if key not in self.controls:
             rows = self.reading.rows
-            random = fid.RandomDictionary.fit(rows, *key, seed=self.config.seed)
-            spliced = _mean_nll(self.lm, self.spliced, lambda x: random.decode(random.encode(x)))
-            quality = fid.reconstruction_of(random.encode, random.decode, rows)
-            recovered, zero = self.baselines.recovered(spliced)
+            random = RandomDictionary.fit(rows, *key, seed=self.config.seed)
+            lost = splice(self.lm, self.spliced, self.baselines, lambda x: random.decode(random.encode(x)))
+            quality = reconstruction_of(random.encode, random.decode, rows)
             self.controls[key] = {
                 "k": key[1],
                 "l0": quality.l0,
                 "fvu": quality.fvu,
-                "ce_spliced": spliced,
-                "ce_recovered": recovered,
-                "ce_recovered_zero": zero,
+                "ce_spliced": lost.ce,
+                "ce_recovered": lost.recovered,
+                "ce_recovered_zero": lost.recovered_zero,
             }
         return self.controls[key]
 
@@ -126,10 +127,10 @@ def prepare(
         raise UserError(f"The activations are those of {shards.site}, not of {site}.")
     with progress.task(f"reading {site}", total=4, unit="passes") as task:
         part = _first(held_out, config.fidelity_contexts)
-        reading = fid.read_site(lm, part, site, batch_size=config.batch_contexts)
+        reading = read_site(lm, part, site, batch_size=config.batch_contexts)
         task.advance()
         spliced = reading.spread(config.spliced_contexts)
-        baselines = fid.baselines_of(lm, spliced)
+        baselines = baselines_of(lm, spliced, reading.rows.mean(0))
         task.advance(3)
     rows, places = _rows_of(shards, config.window_rows, packed.context)
     contexts = int(places[-1]) // packed.context + 1
@@ -170,24 +171,23 @@ def run(
 
 
 def measure_fidelity(site_text: SiteText, sae: Sae, codes: Codes) -> dict[str, Any]:
-    """The record of `fidelity.json`: the measures of fidelity.py, dead latents, and the random control.
+    """The record of `fidelity.json`: the measures of the room fidelity, dead latents, and the random control.
 
     dead_share: share of latents silent on all rows of the window text. tokens: rows of the held-out text.
     """
     reading, baselines = site_text.reading, site_text.baselines
     rows = reading.rows
-    quality = fid.reconstruction_of(sae.encode, sae.decode, rows)
-    spliced = _mean_nll(site_text.lm, site_text.spliced, sae.forward)
-    recovered, recovered_zero = baselines.recovered(spliced)
+    quality = reconstruction_of(sae.encode, sae.decode, rows)
+    lost = splice(site_text.lm, site_text.spliced, baselines, sae.forward)
     return {
         "l0": quality.l0,
         "fvu": quality.fvu,
         "ce_clean": baselines.clean,
-        "ce_spliced": spliced,
+        "ce_spliced": lost.ce,
         "ce_mean_ablated": baselines.mean_ablated,
         "ce_zero_ablated": baselines.zero_ablated,
-        "ce_recovered": recovered,
-        "ce_recovered_zero": recovered_zero,
+        "ce_recovered": lost.recovered,
+        "ce_recovered_zero": lost.recovered_zero,
         "dead_share": float((codes.counts() == 0).mean()),
         "dead_tokens": codes.n_rows,
         "tokens": len(rows),
@@ -270,10 +270,6 @@ def _features_table(
             }
         )
     return pl.DataFrame(rows, schema=FEATURES)
-
-
-def _mean_nll(lm: LanguageModel, reading: fid.SiteReading, recode: fid.Recode) -> float:
-    return float(fid.spliced_nll(lm, reading, recode).double().mean())
 
 
 def _first(packed: PackedText, contexts: int) -> PackedText:

@@ -2,11 +2,10 @@
 
 Used unedited: as the fluency (perplexity) and relatedness yardstick of steered text. A prefix that several rows share
 is run once and its keys and values are read by all of them. Rows are right-padded, which changes nothing for a causal
-model, and the head runs at scored positions only. `nll_from` scores a text whose states at a site were replaced.
+model, and the head runs at scored positions only. `following_nll` scores a text by logits that are there already.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,25 +46,10 @@ def nll(
     return [found[i] for i in range(len(prefixes))]
 
 
-@runtime_checkable
-class Continues(Protocol):
-    """A language model that goes on from the states of a site."""
-
-    def run_from(self, hidden: Float[Tensor, "B T D"], site: str) -> Float[Tensor, "B T V"]: ...
-
-
-def nll_from(
-    lm: Continues,
-    hidden: Float[Tensor, "B T D"],
-    site: str,
-    tokens: Int[Tensor, "B T"],
-    scored: Bool[Tensor, "B T"],
+def following_nll(
+    logits: Float[Tensor, "B T V"], tokens: Int[Tensor, "B T"], scored: Bool[Tensor, "B T"]
 ) -> Float[Tensor, " M"]:
-    """NLLs of the tokens that follow the scored positions, in a pass that goes on from `hidden` at the site.
-
-    The last position has no successor and is never scored.
-    """
-    logits = lm.run_from(hidden, site)
+    """NLLs of the tokens that follow the scored positions. The last position has no successor and is never scored."""
     device = logits.device
     rows = zip(logits, tokens.to(device), scored.to(device), strict=True)
     # One sequence at a time: a batch of log-probabilities would not fit the cache.

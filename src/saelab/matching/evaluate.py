@@ -15,13 +15,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saelab.activations.site import SiteReading, read_states, sink_bound, spliced_ce
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
-from saelab.lm.score import nll_from
 from saelab.matching.fold import Features, HasFeatures
 from saelab.text.pack import PackedText
 
-SINK_FACTOR = 10.0
 BATCH = 8
 
 
@@ -37,14 +36,13 @@ class Reading:
 
 def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], contexts: int) -> Reading:
     """One LM pass over the first contexts."""
-    tokens = text.tokens[:contexts]
-    found = [lm.run_to(part.long(), list(sites)) for part in tokens.split(BATCH)]
-    first, second = (torch.cat([f[s] for f in found]).float() for s in sites)
-    kept = text.counts[:contexts].clone()
-    for x in (first, second):
+    tokens, counts = text.tokens[:contexts].long(), text.counts[:contexts]
+    states = read_states(lm, tokens, sites, batch_size=BATCH)
+    kept = counts.clone()
+    for x in states.values():
         norms = x.norm(dim=-1)
-        kept &= norms <= SINK_FACTOR * norms[text.counts[:contexts]].median()
-    return Reading(tokens, first, second, kept)
+        kept &= norms <= sink_bound(norms[counts])
+    return Reading(tokens, states[sites[0]], states[sites[1]], kept)
 
 
 def coactivation(
@@ -161,11 +159,12 @@ def skips(
             predictions[name] = limited(codes, saes, permutation, scales, which)
         found: dict[str, dict[str, float]] = {}
         with progress.task("skipping", len(predictions) + 1, "passes") as task:
-            clean = _cross_entropy(lm, reading, site, None)
+            true = SiteReading(site, reading.tokens, reading.second, reading.kept, reading.kept, BATCH)
+            clean = spliced_ce(lm, true, None)
             task.advance()
             for name, rebuilt in predictions.items():
                 centred, shifted = explained_variance(y, rebuilt)
-                change = _cross_entropy(lm, reading, site, rebuilt) - clean
+                change = spliced_ce(lm, true.replaced(rebuilt), None) - clean
                 found[name] = {
                     "explained_variance": centred,
                     "explained_variance_mse": shifted,
@@ -173,16 +172,3 @@ def skips(
                 }
                 task.advance()
     return found
-
-
-def _cross_entropy(lm: LanguageModel, reading: Reading, site: str, rebuilt: Tensor | None) -> float:
-    """Mean next-token cross-entropy over kept positions, with the kept states replaced (None: left)."""
-    hidden = reading.second.clone()
-    if rebuilt is not None:
-        hidden[reading.kept] = rebuilt.to(hidden.dtype)
-    found = []
-    for start in range(0, len(hidden), BATCH):
-        part = slice(start, start + BATCH)
-        tokens = reading.tokens[part].long()
-        found.append(nll_from(lm, hidden[part].to(lm.dtype), site, tokens, reading.kept[part]))
-    return float(torch.cat(found).double().mean())

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from saelab.core.classifiers import auroc
 from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description, Judgement
 from saelab.judges.client import Judge, Request
@@ -97,12 +98,6 @@ def best_cut(scores: Float[np.ndarray, " W"], active: Bool[np.ndarray, " W"]) ->
 def balanced_accuracy(said: Bool[np.ndarray, " W"], active: Bool[np.ndarray, " W"]) -> float:
     """Mean of the hit rate on active windows and on inactive ones; both must be present."""
     return float((said[active].mean() + (~said[~active]).mean()) / 2)
-
-
-def auroc(scores: Float[np.ndarray, " W"], active: Bool[np.ndarray, " W"]) -> float:
-    """Area under the ROC curve; ties count half. Both classes must be present."""
-    difference = scores[active][:, None] - scores[~active][None, :]
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
 
 
 def _answered(

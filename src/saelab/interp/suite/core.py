@@ -3,28 +3,28 @@
     ce_loss_score = (CE_zero - CE_sae) / (CE_zero - CE_clean)          kl_div_score = (KL_zero - KL_sae) / KL_zero
 
 CE in nats per token; KL of the changed next-token distribution from the clean one. As there: every position that is not
-special is spliced and counted, sinks and document ends included (fidelity.py leaves both out), and zero ablation
+special is spliced and counted, sinks and document ends included (fidelity leaves both out), and zero ablation
 strikes every position. `explained_variance` is 1 - E||x - xh||^2 / V with V = S - (S/d)^2, S = E||x||^2, which is no
 variance: the field is there for parity, `fraction_variance_explained` (1 - FVU) and `ce_loss_score_mean_ablation`
 stand beside it. A figure that does not exist is None here. Knows no file.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from saelab.activations.site import Recode, Restartable, SiteReading, spliced, spliced_ce
 from saelab.core.config import Config
 from saelab.interp.features.codes import Codes, encode_codes
-from saelab.interp.fidelity.measures import Recode, Restartable, SiteReading
 from saelab.interp.suite.config import Preset
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.result import Metrics, Result
+from saelab.lm.score import following_nll
 from saelab.saes.base import Sae
 
 KIND = "core"
@@ -51,12 +51,9 @@ PRESETS: Mapping[Preset, CoreConfig] = {
 
 @dataclass(frozen=True)
 class CoreReading:
-    """What the SAEs of a site share: the activations, the positions that count, and what ablation does."""
+    """What the SAEs of a site share: the activations with the positions that count, and what ablation does."""
 
-    site: str
-    tokens: Int[Tensor, "N T"]
-    hidden: Float[Tensor, "N T D"]
-    ordinary: Bool[Tensor, "N T"]
+    reading: SiteReading
     ce_clean: float
     ce_zero: float
     ce_mean: float
@@ -65,35 +62,30 @@ class CoreReading:
 
 def read_core(lm: Restartable, reading: SiteReading, special: frozenset[int], contexts: int) -> CoreReading:
     """From a clean pass to the baselines of a site. special: ids that never count."""
-    tokens, hidden = reading.tokens[:contexts], reading.hidden[:contexts]
-    ordinary = ~torch.isin(tokens, torch.tensor(sorted(special)))
-    bare = CoreReading(reading.site, tokens, hidden, ordinary, 0.0, 0.0, 0.0, 0.0)
-    every = torch.ones_like(ordinary)
-    mean = hidden[ordinary].mean(0)
-    zero_ce, zero_kl, clean = substituted(lm, bare, torch.zeros_like, every)
-    mean_ce, _, _ = substituted(lm, bare, lambda x: mean.expand_as(x), ordinary)
-    return CoreReading(reading.site, tokens, hidden, ordinary, clean, zero_ce, mean_ce, zero_kl)
+    part = reading.take(slice(contexts))
+    ordinary = ~torch.isin(part.tokens, torch.tensor(sorted(special)))
+    counted = replace(part, kept=ordinary, scored=ordinary, batch_size=4)
+    mean = counted.rows.mean(0)
+    zero_ce, zero_kl = substituted(lm, replace(counted, kept=torch.ones_like(ordinary)), torch.zeros_like)
+    mean_ce = spliced_ce(lm, counted, lambda x: mean.expand_as(x))
+    return CoreReading(counted, spliced_ce(lm, counted, None), zero_ce, mean_ce, zero_kl)
 
 
-def substituted(
-    lm: Restartable, core: CoreReading, recode: Recode, where: Bool[Tensor, "N T"]
-) -> tuple[float, float, float]:
-    """(CE, KL from the clean model, clean CE), means over ordinary positions, with `recode` applied at `where`."""
-    ce, kl, clean = [], [], []
+def substituted(lm: Restartable, reading: SiteReading, recode: Recode) -> tuple[float, float]:
+    """(CE, KL from the clean model) with `recode` in place of the kept activations, means over scored positions.
+
+    KL counts the last position too, which has no next token.
+    """
+    nll, kl = [], []
     with torch.inference_mode():
-        for start in range(0, len(core.tokens), 4):
-            rows = slice(start, start + 4)
-            hidden, ids, use = core.hidden[rows], core.tokens[rows], core.ordinary[rows]
-            changed = hidden.clone()
-            changed[where[rows]] = recode(hidden[where[rows]]).to(hidden.dtype)
-            before, after = lm.run_from(hidden, core.site), lm.run_from(changed, core.site)
-            for i in range(len(ids)):
-                p, q = before[i].float().log_softmax(-1).cpu(), after[i].float().log_softmax(-1).cpu()
-                kl.append((p.exp() * (p - q)).sum(-1)[use[i]])
-                counted = use[i, :-1]
-                ce.append(-q[:-1].gather(-1, ids[i, 1:, None])[:, 0][counted])
-                clean.append(-p[:-1].gather(-1, ids[i, 1:, None])[:, 0][counted])
-    return tuple(float(torch.cat(part).double().mean()) for part in (ce, kl, clean))  # type: ignore[return-value]
+        for contexts, after in spliced(lm, reading, recode):
+            counted = reading.scored[contexts]
+            nll.append(following_nll(after, reading.tokens[contexts], counted))
+            before = lm.run_from(reading.hidden[contexts], reading.site)
+            for i, use in enumerate(counted):
+                p, q = (logits[i].float().log_softmax(-1).cpu() for logits in (before, after))
+                kl.append((p.exp() * (p - q)).sum(-1)[use])
+    return float(torch.cat(nll).double().mean()), float(torch.cat(kl).double().mean())
 
 
 def evaluate(
@@ -103,14 +95,15 @@ def evaluate(
 
     text: its codes on the text on which densities are counted, and that text's context; None counts them on the same.
     """
-    ce, kl, _ = substituted(lm, core, lambda x: sae.decode(sae.encode(x)), core.ordinary)
-    quality = reconstruction(sae, core, config.batch_size_prompts)
+    reading = core.reading
+    ce, kl = substituted(lm, reading, lambda x: sae.decode(sae.encode(x)))
+    quality = reconstruction(sae, reading, config.batch_size_prompts)
     if text is None:
-        places = core.ordinary.flatten().nonzero()[:, 0].numpy()
-        text = encode_codes(sae.encode, core.hidden[core.ordinary], places), core.tokens.shape[1]
+        places = reading.kept.flatten().nonzero()[:, 0].numpy()
+        text = encode_codes(sae.encode, reading.rows, places), reading.tokens.shape[1]
     density, consistent = counted_densities(*text)
     geometry = weight_geometry(sae)
-    n = core.tokens.numel()
+    n = reading.tokens.numel()
     metrics: dict[str, Metrics] = {
         "model_behavior_preservation": {
             "kl_div_score": _share(core.kl_zero - kl, core.kl_zero),
@@ -132,21 +125,21 @@ def evaluate(
     per_latent = {"feature_density": density, "consistent_activation_heuristic": consistent} | geometry
     details = _details(per_latent) if config.details else []
     own = {
-        "contexts": len(core.tokens),
-        "n_eval_reconstruction_batches": -(-len(core.tokens) // config.batch_size_prompts),
+        "contexts": len(reading.tokens),
+        "n_eval_reconstruction_batches": -(-len(reading.tokens) // config.batch_size_prompts),
     }
     return Result(KIND, metrics, config.model_dump() | own | {"deviations": list(DEVIATIONS)}, details)
 
 
-def reconstruction(sae: Sae, core: CoreReading, batch: int) -> dict[str, Metrics]:
+def reconstruction(sae: Sae, reading: SiteReading, batch: int) -> dict[str, Metrics]:
     """The categories reconstruction_quality, shrinkage and sparsity, as coded there, plus the true share explained."""
     tokens: dict[str, list[Tensor]] = {}
     batches: dict[str, list[float]] = {}
-    x_all = core.hidden[core.ordinary].double()
+    x_all = reading.rows.double()
     error_all, variance = 0.0, float((x_all - x_all.mean(0)).square().sum())
     with torch.inference_mode():
-        for start in range(0, len(core.tokens), batch):
-            x = core.hidden[start : start + batch][core.ordinary[start : start + batch]]
+        for start in range(0, len(reading.tokens), batch):
+            x = reading.take(slice(start, start + batch)).rows
             f = sae.encode(x)
             x, xh = x.double(), sae.decode(f).double()
             error, norm, out = (x - xh).square().sum(-1), x.norm(dim=-1), xh.norm(dim=-1)
@@ -171,7 +164,7 @@ def reconstruction(sae: Sae, core: CoreReading, batch: int) -> dict[str, Metrics
             error_all += float(error.sum())
     mean = {name: float(torch.cat(values).mean()) for name, values in tokens.items()}
     error, power, bias = (sum(v) / len(v) for v in (batches["error"], batches["power"], batches["bias"]))
-    as_coded = power - (power / core.hidden.shape[-1]) ** 2
+    as_coded = power - (power / reading.hidden.shape[-1]) ** 2
     return {
         "reconstruction_quality": {
             "explained_variance": _share(as_coded - error, as_coded),

@@ -8,7 +8,6 @@ batches the second is trained decides how much of a spurious correlation it lear
 measure. Randomness comes from the names given; nothing here knows SAEs or texts.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saelab.core.classifiers import logistic
 from saelab.core.config import Config
 from saelab.core.seeds import seed_of
 
@@ -95,13 +95,7 @@ def fit_probe(x: Float[Tensor, "N D"], split: Split, config: ProbeConfig, *names
 
 def fit_logistic(x: Float[Tensor, "N D"], y: Bool[np.ndarray, " N"], *, balanced: bool = False) -> Probe:
     """L2-regularised logistic regression (C = 1). balanced: classes weigh the same."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    weights = "balanced" if balanced else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a thousand steps are the specified effort
-        model = LogisticRegression(C=1.0, max_iter=1000, class_weight=weights).fit(x.float().cpu().numpy(), y)
+    model = logistic(x.float().cpu().numpy(), y, class_weight="balanced" if balanced else None)
     return Probe(torch.from_numpy(model.coef_[0]).float(), float(model.intercept_[0]))
 
 

@@ -7,7 +7,6 @@ Test accuracy, AUC and weighted F1; means over sets. Source: SAEBench `sparse_pr
 0.4.2, whose texts (MIT) are read from its wheel and whose code is not.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
+from saelab.core.classifiers import auroc, logistic
 from saelab.core.config import Config
 from saelab.core.progress import Progress
 from saelab.core.seeds import numpy_generator, seed_of
@@ -138,7 +138,7 @@ def probe_whole(x: Float[Tensor, "N D"], split: Split, *names: str | int) -> Met
 
 def fitted_scores(x: Float[np.ndarray, "N K"], split: Split, penalty: Penalty, *names: str | int) -> dict[str, float]:
     """Fit as above on the train rows and score the test rows."""
-    from sklearn.metrics import f1_score, roc_auc_score
+    from sklearn.metrics import f1_score
 
     seed = seed_of("sae-probes", *names) % 2**31
     train, y = x[split.train], split.train_y
@@ -148,7 +148,7 @@ def fitted_scores(x: Float[np.ndarray, "N K"], split: Split, penalty: Penalty, *
     said, test_y = model.predict(x[split.test]), split.test_y
     return {
         "accuracy": float((said == test_y).mean()),
-        "auc": float(roc_auc_score(test_y, model.predict_proba(x[split.test])[:, 1])),
+        "auc": auroc(model.predict_proba(x[split.test])[:, 1], test_y),
         "f1": float(f1_score(test_y, said, average="weighted")),
     }
 
@@ -195,22 +195,15 @@ def _folds(n: int, y: Bool[np.ndarray, " N"], seed: int) -> list[tuple[np.ndarra
 def _auc(
     x: np.ndarray, y: np.ndarray, rows: tuple[np.ndarray, np.ndarray], cost: float, penalty: Penalty, seed: int
 ) -> float:
-    from sklearn.metrics import roc_auc_score
-
     fit, held = rows
     if len(np.unique(y[held])) < 2:
         return 0.5
-    return float(roc_auc_score(y[held], _fit(x[fit], y[fit], cost, penalty, seed).predict_proba(x[held])[:, 1]))
+    return auroc(_fit(x[fit], y[fit], cost, penalty, seed).predict_proba(x[held])[:, 1], y[held])
 
 
 def _fit(x: np.ndarray, y: np.ndarray, cost: float, penalty: Penalty, seed: int) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     settings: dict[str, Any] = {"l1_ratio": 1.0, "solver": "saga"} if penalty == "l1" else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a thousand steps are the specified effort
-        return LogisticRegression(C=float(cost), max_iter=1000, random_state=seed, **settings).fit(x, y)
+    return logistic(x, y, cost=float(cost), random_state=seed, **settings)
 
 
 class SetsReading(Reading):

@@ -12,25 +12,24 @@ and its model a large one: it is another measure, has another name and no SAEBen
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from saelab.activations.site import Recode, Restartable, SiteReading, read_states, spliced_ce
 from saelab.core.config import Config
 from saelab.core.progress import Progress
 from saelab.core.seeds import numpy_generator
-from saelab.interp.fidelity.measures import Recode, Restartable
 from saelab.interp.suite import labelled
 from saelab.interp.suite.config import Preset, SuiteConfig
 from saelab.interp.suite.evaluation import Evaluation, SiteSuite, Subject
 from saelab.interp.suite.readings import Reading, Tensors, plain
 from saelab.interp.suite.result import Metrics, Result
 from saelab.lm.model import LanguageModel
-from saelab.lm.score import nll_from
 from saelab.saes.base import Sae
 from saelab.text.corpora import Document
 from saelab.text.pack import pack_for
@@ -57,38 +56,22 @@ PRESETS: Mapping[Preset, UnlearningConfig] = {
 
 
 @dataclass(frozen=True)
-class Contexts:
-    """Contexts of one kind at a site. kept: positions that are ordinary tokens; only they are clamped and counted."""
-
-    tokens: Int[Tensor, "N T"]
-    hidden: Float[Tensor, "N T D"]
-    kept: Bool[Tensor, "N T"]
-
-    def halves(self) -> tuple["Contexts", "Contexts"]:
-        """Every second context: those that rank, those that are measured."""
-        return self._part(0), self._part(1)
-
-    def _part(self, start: int) -> "Contexts":
-        return Contexts(self.tokens[start::2], self.hidden[start::2], self.kept[start::2])
-
-
-@dataclass(frozen=True)
 class Corpora:
     """The topic and other text, each in a ranking and a measured half, with clean cross-entropies of the latter."""
 
-    forget: tuple[Contexts, Contexts]
-    retain: tuple[Contexts, Contexts]
+    forget: tuple[SiteReading, SiteReading]
+    retain: tuple[SiteReading, SiteReading]
     clean: tuple[float, float]
 
 
-def corpora(lm: Restartable, site: str, forget: Contexts, retain: Contexts) -> Corpora:
-    """What the SAEs of a site share."""
-    halves = forget.halves(), retain.halves()
-    clean = tuple(cross_entropy(lm, site, half[1], None) for half in halves)
-    return Corpora(*halves, clean=(clean[0], clean[1]))
+def corpora(lm: Restartable, forget: SiteReading, retain: SiteReading) -> Corpora:
+    """What the SAEs of a site share: every second context ranks, the others are measured."""
+    halves = [(text.take(slice(0, None, 2)), text.take(slice(1, None, 2))) for text in (forget, retain)]
+    clean = [spliced_ce(lm, measured, None) for _, measured in halves]
+    return Corpora(halves[0], halves[1], clean=(clean[0], clean[1]))
 
 
-def evaluate(lm: Restartable, site: str, texts: Corpora, sae: Sae, config: UnlearningConfig) -> Result:
+def evaluate(lm: Restartable, texts: Corpora, sae: Sae, config: UnlearningConfig) -> Result:
     """The best setting of one SAE, and every setting beside it."""
     density, mean = _activity(sae, texts.forget[0])
     elsewhere, _ = _activity(sae, texts.retain[0])
@@ -98,7 +81,7 @@ def evaluate(lm: Restartable, site: str, texts: Corpora, sae: Sae, config: Unlea
             latents = rank(density, elsewhere, threshold, n)
             for m in config.multipliers if len(latents) else ():
                 recode = clamped(sae, latents, m * mean[latents])
-                after = [cross_entropy(lm, site, half[1], recode) for half in (texts.forget, texts.retain)]
+                after = [spliced_ce(lm, measured, recode) for _, measured in (texts.forget, texts.retain)]
                 details.append(
                     {
                         "retain_threshold": threshold,
@@ -137,23 +120,9 @@ def clamped(sae: Sae, latents: Int[Tensor, " K"], depth: Float[Tensor, " K"]) ->
     return recode
 
 
-def cross_entropy(lm: Restartable, site: str, texts: Contexts, recode: Recode | None) -> float:
-    """Mean nats per next token over kept positions."""
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(texts.tokens), 4):
-            rows = slice(start, start + 4)
-            hidden, ids, kept = texts.hidden[rows].float(), texts.tokens[rows], texts.kept[rows]
-            if recode is not None:
-                hidden = hidden.clone()
-                hidden[kept] = recode(hidden[kept])
-            found.append(nll_from(lm, hidden, site, ids, kept))
-    return float(torch.cat(found).double().mean())
-
-
-def _activity(sae: Sae, texts: Contexts) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+def _activity(sae: Sae, text: SiteReading) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
     """Share of kept tokens at which each latent fires, and its mean value there."""
-    count, total, rows = torch.zeros(sae.cfg.d_sae), torch.zeros(sae.cfg.d_sae), texts.hidden[texts.kept].float()
+    count, total, rows = torch.zeros(sae.cfg.d_sae), torch.zeros(sae.cfg.d_sae), text.rows
     with torch.inference_mode():
         for x in rows.split(4096):
             codes = sae.encode(x)
@@ -183,11 +152,9 @@ class TopicReading(Reading):
         documents = [Document(str(i), data.texts[i]) for i in rows.tolist()]
         packed = pack_for(lm, documents, context=self.context, n_contexts=self.contexts)
         tokens = packed.tokens.long()
-        with torch.inference_mode():
-            parts = [lm.run_to(batch, sites) for batch in tokens.split(8)]
         kept = ~torch.isin(tokens, torch.tensor(sorted(lm.special_ids)))
-        hidden = {site: torch.cat([p[site].to("cpu", torch.bfloat16) for p in parts]) for site in sites}
-        return {site: {"tokens": tokens, "hidden": hidden[site], "kept": kept} for site in sites}
+        states = read_states(lm, tokens, sites)
+        return {s: {"tokens": tokens, "hidden": x.to(torch.bfloat16), "kept": kept} for s, x in states.items()}
 
 
 def _readings(config: SuiteConfig) -> list[TopicReading]:
@@ -198,16 +165,15 @@ def _readings(config: SuiteConfig) -> list[TopicReading]:
 def _prepare(site: SiteSuite) -> Corpora:
     """The topic beside as many contexts of held-out text."""
     (reading,), text = _readings(site.config), site.text
-    found = site.load(reading.key)
-    forget = Contexts(found["tokens"], found["hidden"].float(), found["kept"])
-    tokens, hidden = (x[: len(forget.tokens)] for x in (text.reading.tokens, text.reading.hidden))
-    retain = Contexts(tokens, hidden, ~torch.isin(tokens, torch.tensor(sorted(text.special))))
-    return corpora(text.lm, text.reading.site, forget, retain)
+    found, name = site.load(reading.key), text.reading.site
+    forget = SiteReading(name, found["tokens"], found["hidden"].float(), found["kept"], found["kept"], 4)
+    other = text.reading.take(slice(len(forget.tokens)))
+    kept = ~torch.isin(other.tokens, torch.tensor(sorted(text.special)))
+    return corpora(text.lm, forget, replace(other, kept=kept, scored=kept, batch_size=4))
 
 
 def _evaluate(subject: Subject, shared: Corpora) -> Result:
-    text, config = subject.site.text, PRESETS[subject.site.config.preset]
-    return evaluate(text.lm, text.reading.site, shared, subject.sae, config)
+    return evaluate(subject.site.text.lm, shared, subject.sae, PRESETS[subject.site.config.preset])
 
 
 EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings)

@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saelab.activations.site import sink_bound
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
-
-SINK = 10.0
 
 
 @dataclass(frozen=True)
@@ -119,5 +118,5 @@ def read(
     values = torch.cat([found[i] for i in range(len(ids))])
     text = torch.cat([torch.full((len(found[i]),), i) for i in range(len(ids))])
     norm = values.norm(dim=-1)
-    keep = norm < SINK * norm.median()
+    keep = norm <= sink_bound(norm)
     return Rows(values[keep].clone(), text[keep], len(ids))
