@@ -17,7 +17,7 @@ REVISIONS: Mapping[str, int] = {
     "train": 1,
     "interp": 1,
     "read": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "select": 1,
     "calibrate": 1,
     "steer": 1,
