@@ -110,7 +110,8 @@ def save_sae(sae: Sae, folder: str | Path, format: str = "saelens") -> None:
     if kind.write is None:
         written = [name for name, k in FORMATS.items() if k.write is not None]
         raise UserError(f"saelab reads {format} and does not write it.", hint=f"It writes {', '.join(written)}.")
-    others = [k.name for k in FORMATS.values() if k is not kind and k.recognises(Source(Path(folder), str(folder)))]
+    there = Source(Path(folder), str(folder))
+    others = [k.name for k in FORMATS.values() if k is not kind and Path(folder).is_dir() and k.recognises(there)]
     if others:
         raise UserError(
             f"{folder} already holds an SAE as {others[0]}; nothing was written.", hint="Name another folder."
