@@ -155,8 +155,11 @@ def read_by_loader(loader: str, root: Path, repo: str, folder: str) -> Any:
             return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
 
     loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = local, shapes
-    cfg, state, _ = getattr(loaders, loader)(repo, folder, "cpu", False, {"dtype": "float32", "device": "cpu"})
-    cfg |= {"d_in": state["W_enc"].shape[0], "d_sae": state["W_enc"].shape[1]}  # some take them from released names
+    # some loaders take the width from released names, and scale by it
+    overrides = {"dtype": "float32", "device": "cpu", "d_in": D}
+    cfg, state, _ = getattr(loaders, loader)(repo, folder, "cpu", False, overrides)
+    cfg |= {"d_in": state["W_enc"].shape[0], "d_sae": state["W_enc"].shape[1]}
+    cfg |= {"d_out": state["W_dec"].shape[1]} if "d_out" in cfg else {}
     cfg = loaders.handle_config_defaulting(cfg)
     sae = SAE.from_dict(cfg)
     sae.process_state_dict_for_loading(state)
@@ -167,17 +170,22 @@ def read_by_loader(loader: str, root: Path, repo: str, folder: str) -> Any:
 def finish(sae: Any, folder: Path, scale: float = 1.0) -> None:
     """scale: what sae-lens leaves in its codes and saelab does not."""
     codes = sae.encode(inputs())
-    store(folder, codes / scale, sae.decode(codes))
+    rebuilt = sae(inputs()) if hasattr(sae, "W_skip") else sae.decode(codes)
+    store(folder, codes / scale, rebuilt)
 
 
 def make_gemma_scope(out: Path) -> None:
-    place = "gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_82"
-    folder = out / "gemma_scope" / place
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "params.npz", **{k: v.numpy() for k, v in drawn(31).items()})
-    root, _, inside = place.partition("/")
-    sae = read_by_loader("gemma_2_sae_huggingface_loader", out / "gemma_scope" / root, f"google/{root}", inside)
-    finish(sae, folder)
+    places = {
+        "gemma-scope-2b-pt-res/layer_3/width_16k/average_l0_82": "gemma_2_sae_huggingface_loader",
+        "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6": "gemma_2_sae_huggingface_loader",
+        "gemma-scope-2b-pt-transcoders/layer_3/width_16k/average_l0_76": "gemma_2_transcoder_huggingface_loader",
+    }
+    for seed, (place, loader) in zip((31, 35, 36), places.items(), strict=True):
+        folder = out / "gemma_scope" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / "params.npz", **{k: v.numpy() for k, v in drawn(seed).items()})
+        root, _, inside = place.partition("/")
+        finish(read_by_loader(loader, out / "gemma_scope" / root, f"google/{root}", inside), folder)
 
 
 def make_gemma_scope_2(out: Path) -> None:
@@ -189,6 +197,19 @@ def make_gemma_scope_2(out: Path) -> None:
     config |= {"hf_hook_point_in": hook, "hf_hook_point_out": hook}
     (root / inside / "config.json").write_text(json.dumps(config))
     finish(read_by_loader("gemma_3_sae_huggingface_loader", root, "google/gemma-scope-2-1b-pt", inside), root / inside)
+    root = out / "gemma_scope_2" / "gemma-scope-2-1b-pt"
+    for seed, affine in ((37, False), (38, True)):
+        inside = "transcoder_all/layer_3_width_16k_l0_small" + ("_affine" if affine else "")
+        (root / inside).mkdir(parents=True, exist_ok=True)
+        weights = {k.lower(): v for k, v in drawn(seed).items()}
+        weights |= {"affine_skip_connection": drawn(seed + 10)["W_enc"][:, :D].contiguous()} if affine else {}
+        save_file(weights, root / inside / "params.safetensors")
+        block = "model.layers.3"
+        config |= {"affine_connection": affine, "hf_hook_point_in": f"{block}.pre_feedforward_layernorm.output"}
+        config |= {"hf_hook_point_out": f"{block}.post_feedforward_layernorm.output"}
+        (root / inside / "config.json").write_text(json.dumps(config))
+        loader = "gemma_3_sae_huggingface_loader"
+        finish(read_by_loader(loader, root, "google/gemma-scope-2-1b-pt", inside), root / inside)
 
 
 def make_llama_scope(out: Path) -> None:

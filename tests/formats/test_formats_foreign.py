@@ -142,6 +142,11 @@ def test_gemma_scope_2(tmp_path: Path) -> None:
     folder = tmp_path / "gemma-scope-2-1b-pt" / "resid_post" / "layer_9_width_16k_l0_small"
     bare = written(folder, {"params.safetensors": GEMMA_3})
     assert load_sae(bare).cfg.site == "resid_post.9"
+    attention = written(tmp_path / "gemma-scope-2-1b-pt" / "attn_out" / folder.name, {"params.safetensors": GEMMA_3})
+    assert load_sae(attention).cfg.site == "model.layers.9.self_attn.o_proj.input"
+    for name, lm in (("gemma-v3-1b-pt", "gemma-3-1b-pt"), ("google/gemma-3-270m-pt", "gemma-3-270m")):
+        files = {"config.json": config | {"model_name": name}, "params.safetensors": GEMMA_3}
+        assert load_sae(written(tmp_path / "c", files)).cfg.lm == f"hf:google/{lm}"
     skip = GEMMA_3 | {"affine_skip_connection": drawn(D, D)}
     with pytest.raises(UserError, match="load_transcoder"):
         load_sae(written(tmp_path / "b", {"params.safetensors": skip}))
@@ -400,6 +405,11 @@ def test_dictionary_learning_types_its_config_before_use(tmp_path: Path) -> None
     for wrong in (None, [], "AutoEncoder"):
         with pytest.raises(UserError, match="is not a valid"):
             dictionary(tmp_path, TOPK, {"trainer": wrong})
+    with pytest.raises(ArtefactError, match=r"lacks trainer\.dict_class"):
+        dictionary(tmp_path, TOPK, {"trainer": {"k": K}})
+    first = {k: v for k, v in TOPK.items() if k != "b_dec"} | {"bias": B_DEC}  # the first configs named no class
+    sae = dictionary(tmp_path, first, {"trainer": {"trainer_class": "PAnnealTrainer"}})
+    assert same(sae.encode(X), ((X - B_DEC) @ W_ENC + B_ENC).clamp(min=0))
     with pytest.raises(ArtefactError, match="says d_in = 9 in its config; its weights have d_in = 16"):
         dictionary(tmp_path, TOPK, {"trainer": trainer | {"activation_dim": 9}})
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from saelab.core.config import Config
-from saelab.core.errors import UserError, nearest
+from saelab.core.errors import ArtefactError, UserError, nearest
 from saelab.core.sites import find_site, house_name
 from saelab.saes.architectures.gated import GatedSae
 from saelab.saes.architectures.jump_relu import JumpReluSae
@@ -75,7 +75,7 @@ _TRAINERS |= {"BatchTopKSAE": "BatchTopKTrainer"}
 class _Trainer(Foreign):
     """What is used of the trainer's settings; all of them are kept as metadata."""
 
-    dict_class: str
+    dict_class: str | None = None
     activation_dim: Count | None = None
     dict_size: Count | None = None
     k: Count | None = None
@@ -99,12 +99,12 @@ def _read(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) ->
     where = str(source.folder / CONFIG)
     config = source.json(CONFIG)
     trainer = _Trainer.parse(config.get("trainer"), origin=f"trainer in {where}")
-    name = trainer.dict_class
-    if name not in CLASSES:
-        raise UserError(f"{source.name} holds a {name}.", hint=nearest(name, CLASSES))
     interrupted = any(key.startswith("ae/") for key in tensors)
     if interrupted:
         tensors = {key.removeprefix("ae/"): t for key, t in tensors.items() if key.startswith("ae/")}
+    name = trainer.dict_class or _class_by(tensors, where)
+    if name not in CLASSES:
+        raise UserError(f"{source.name} holds a {name}.", hint=nearest(name, CLASSES))
     names, subtract, architecture, module = CLASSES[name]
     wanted = {ours: theirs for ours, theirs in names.items() if theirs in tensors or theirs not in _buffers(names)}
     found = take(tensors, wanted, f"{source.name} ({name})", optional=("group_sizes",))
@@ -130,6 +130,15 @@ def _read(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) ->
         metadata=_metadata(source, config["trainer"], name),
     )
     return module(cfg, weights)
+
+
+def _class_by(tensors: dict[str, Tensor], where: str) -> str:
+    """The class of a file whose config names none, as the first did not; a TopK's tensors do not tell its kind."""
+    told = ("AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder")
+    for name in told:
+        if set(CLASSES[name][0].values()) == tensors.keys():
+            return name
+    raise ArtefactError(f"{where} lacks trainer.dict_class.", hint=f"Its tensors are not those of {', '.join(told)}.")
 
 
 def _k(source: Source, held: Tensor | None, trainer: _Trainer) -> int | None:

@@ -54,7 +54,7 @@ def _recognises(source: Source) -> bool:
 
 def _read(source: Source) -> Found:
     config = _config(source)
-    lm = source.declared.lm or ((config.model_name or "").removesuffix("-v3") or None)
+    lm = source.declared.lm or _lm(config.model_name)
     metadata = {"format": "gemma_scope_2", "config": config.model_dump(exclude_unset=True)}
     about: dict[str, Any] = {"lm": lm, "metadata": metadata}
     if config.type in TYPES or source.has(FIRST):
@@ -77,10 +77,23 @@ def _read(source: Source) -> Found:
     if transcodes:
         return _transcoder(source, found, config, about, named["layer"] if named else None)
     weights = take(found, _NAMES, str(source.folder / WEIGHTS))
-    site = f"{kind}.{named['layer']}" if named and kind in ("resid_post", "mlp_out") else house_name(hook_in)
-    about["site"] = source.declared.site or site
+    about["site"] = source.declared.site or _site(named, hook_in)
     check_widths(source.name, weights, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
     return JumpReluSae(config_for(weights, "jumprelu", subtract_b_dec=False, **about), weights)
+
+
+def _lm(name: str | None) -> str | None:
+    """`gemma-v3-1b-pt` and `google/gemma-3-1b-pt` are one; the 270M model's repository has no `-pt`."""
+    repository = (name or "").replace("-v3", "-3").rpartition("/")[2].replace("270m-pt", "270m")
+    return f"hf:google/{repository}" if repository else None
+
+
+def _site(named: re.Match[str] | None, hook: str | None) -> str | None:
+    """What the folder says, or the config; of attention, the heads' outputs are read before W_O."""
+    if named and named["kind"] in ("resid_post", "mlp_out"):
+        return f"{named['kind']}.{named['layer']}"
+    attention = f"model.layers.{named['layer']}.self_attn.o_proj.input" if named else None
+    return house_name(hook) or attention
 
 
 def _config(source: Source) -> _Config:
