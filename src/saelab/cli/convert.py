@@ -60,7 +60,8 @@ def convert(
         record = {"folder": str(folder), "format": to, "replaced": held, **sae.cfg.model_dump(exclude={"metadata"})}
         show_record(record, as_json=True)
     else:
-        say(f"{folder}: {to}, {sae.cfg.architecture}, {sae.cfg.d_in} by {sae.cfg.d_sae}.")
+        what = getattr(sae.cfg, "architecture", "transcoder")
+        say(f"{folder}: {to}, {what}, {sae.cfg.d_in} by {sae.cfg.d_sae}.")
         if held:
             say(f"Replaced: {', '.join(held)}.")
         say(f"Check it: saelab inspect {folder}" + (f" --lm {sae.cfg.lm}" if sae.cfg.lm else " --lm NAME"))

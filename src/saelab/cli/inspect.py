@@ -11,6 +11,8 @@ from saelab.cli.progress import shown
 if TYPE_CHECKING:
     from saelab.interp.proof import Proof
     from saelab.saes.base import Sae
+    from saelab.saes.crosscoder import Crosscoder
+    from saelab.saes.transcoder import Transcoder
 
 WRONG = 3  # the exit code of an artefact that is not what it says
 NO_LM = "Not measured: give --lm NAME to prove it on real text."
@@ -50,10 +52,15 @@ def inspect(
     json:
         Print one JSON object.
     """
-    from saelab.saes.formats import format_of, load_sae, source_of
+    from saelab.cli.references import described
+    from saelab.saes.base import Sae
+    from saelab.saes.formats import format_of, load, source_of
 
-    sae = load_sae(reference, format=from_format)
-    record = {"reference": reference, "format": format_of(source_of(reference), from_format).name, **_described(sae)}
+    sae = load(reference, format=from_format)
+    record = {"reference": reference, "format": format_of(source_of(reference), from_format).name}
+    record |= _described(sae) if isinstance(sae, Sae) else described(sae)
+    if not isinstance(sae, Sae):
+        return _rebuilt(sae, record, lm, (text, contexts, context), json)
     if lm is None:
         show_record(record | {"proof": NO_LM}, as_json=json)
         return 0
@@ -71,6 +78,43 @@ def inspect(
     else:
         show_record(record, as_json=False)
         _show(proof)
+    return 0 if proof.holds else WRONG
+
+
+def _rebuilt(
+    found: "Transcoder | Crosscoder",
+    record: dict[str, Any],
+    lm: str | None,
+    on: tuple[str | None, int, int],
+    as_json: bool,
+) -> int:
+    """The proof of what writes to other sites than it reads: FVU of each, with and without its codes."""
+    from saelab.interp.fidelity.rebuilt import rebuilt_sites, unreadable
+
+    if lm is None:
+        show_record(record | {"proof": NO_LM}, as_json=as_json)
+        return 0
+    if places := unreadable(found):
+        said = f"Not measured: {', '.join(places)} {'is' if len(places) == 1 else 'are'} no site that is read here."
+        show_record(record | {"proof": said}, as_json=as_json)
+        return 0
+    from saelab.lm.model import LanguageModel
+
+    with shown() as progress, progress.task("proving", 2, "steps") as task:
+        model = LanguageModel.load(lm)
+        task.advance()
+        proof = rebuilt_sites(model, found, _packed(model, *on))
+        task.advance()
+    rows = [{"site": s.site, "FVU": s.fvu, "FVU without codes": s.without_codes} for s in proof.sites]
+    what = "Rebuilds every site that it writes" if proof.holds else "Its codes do not rebuild every site that it writes"
+    verdict = f"{what}: L0 {proof.l0:.1f}, {proof.tokens} tokens."
+    if as_json:
+        about = {"l0": proof.l0, "tokens": proof.tokens, "sites": rows, "holds": proof.holds, "verdict": verdict}
+        show_record(record | {"proof": about}, as_json=True)
+    else:
+        show_record(record, as_json=False)
+        show_table(pl.DataFrame(rows), as_json=False)
+        say(verdict)
     return 0 if proof.holds else WRONG
 
 

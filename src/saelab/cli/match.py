@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saelab.core.progress import Progress
     from saelab.matching.match import Matching
     from saelab.saes.base import Sae
+    from saelab.saes.directions import Directions
 
 Fold = Literal["theta", "mean", "rms", "quantile", "max", "none"]
 CONTEXT = 128  # tokens
@@ -41,7 +42,8 @@ def match(
     Parameters
     ----------
     first:
-        Reference or folder of an SAE.
+        Reference or folder of an SAE. REFERENCE#site names one site that a crosscoder, a cross-layer transcoder or a
+        transcoder writes; its decoder rows are matched (--parts decoder --fold none).
     second:
         The next SAE.
     more:
@@ -67,17 +69,21 @@ def match(
     json:
         Print JSON.
     """
-    import saelab
+    from saelab.cli.references import opened
+    from saelab.saes.base import Sae
 
-    saes = [saelab.load_sae(r) for r in (first, second, *more)]
+    found = [opened(r)[0] for r in (first, second, *more)]
     references = _names((first, second, *more))
+    saes = [s for s in found if isinstance(s, Sae)]
     if lm is not None:
+        if len(saes) < len(found):
+            raise UserError("Decoder rows alone cannot be put to work on a model.", hint="Match them without --lm.")
         return _evaluated(references, saes, _settings(fold, parts, reject, contexts), lm, _folder(out), json)
     if fold not in ("theta", "none"):
         raise UserError(f"--fold {fold} is measured on activations.", hint="Name the language model with --lm.")
     limit = None if reject is None else _limit(reject)
     with shown() as progress:
-        rows, pairs = _steps(references, saes, {"fold": fold, "parts": parts, "reject": limit}, direct, progress)
+        rows, pairs = _steps(references, found, {"fold": fold, "parts": parts, "reject": limit}, direct, progress)
     if out is not None:
         write_table(out, pairs)
     show_table(rows, as_json=json)
@@ -85,7 +91,11 @@ def match(
 
 
 def _steps(
-    references: Sequence[str], saes: "Sequence[Sae]", settings: dict[str, Any], direct: bool, progress: "Progress"
+    references: Sequence[str],
+    saes: "Sequence[Sae | Directions]",
+    settings: dict[str, Any],
+    direct: bool,
+    progress: "Progress",
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The summary and the pairs of every step, of the composition, and of the direct matchings."""
     import saelab
@@ -97,7 +107,7 @@ def _steps(
     for step, (a, b) in enumerate(pairwise(saes)):
         found = saelab.match(a, b, **settings, progress=progress)
         rows.append(_row(references[step], references[step + 1], found))
-        pairs.append(_pairs(found, step))
+        pairs.append(_pairs(found, step, (a, b)))
         path = found.permutation if path is None else compose(path, found.permutation)
         if step == 0:
             continue
@@ -126,9 +136,12 @@ def _row(first: str, second: str, found: "Matching") -> dict[str, Any]:
     }
 
 
-def _pairs(found: "Matching", step: int) -> pl.DataFrame:
-    index = pl.int_range(len(found.permutation), eager=True)
-    pairs = pl.DataFrame({"a": index, "b": found.permutation, "cost": found.pair_cost, "cosine": found.cosine})
+def _pairs(found: "Matching", step: int, saes: "tuple[Sae | Directions, Sae | Directions]") -> pl.DataFrame:
+    """One row per feature of the first; numbers of latents where rows are those of one site among several."""
+    first, second = (np.asarray(getattr(s, "latents", np.arange(len(s.W_dec)))) for s in saes)
+    matched = found.permutation >= 0
+    partner = np.where(matched, second[np.where(matched, found.permutation, 0)], -1)
+    pairs = pl.DataFrame({"a": first, "b": partner, "cost": found.pair_cost, "cosine": found.cosine})
     return pairs.with_columns(step=pl.lit(step)).fill_nan(None)
 
 

@@ -122,5 +122,5 @@ class _Line:
         self._last = now
 
 
-def _short(value: float | str) -> str:
+def _short(value: float | int | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"

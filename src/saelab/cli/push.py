@@ -8,6 +8,7 @@ from saelab.cli.output import say, show_record
 
 if TYPE_CHECKING:
     from saelab.saes.base import Sae
+    from saelab.saes.transcoder import Transcoder
 
 
 def push(
@@ -50,9 +51,12 @@ def push(
     from saelab.publish.card import card_of, written
     from saelab.publish.run_facts import known_about, known_lm
     from saelab.publish.upload import upload
-    from saelab.saes.formats import load_sae, save_sae, source_of
+    from saelab.saes.crosscoder import Crosscoder
+    from saelab.saes.formats import load, save_sae, source_of
 
-    sae = load_sae(source)
+    sae = load(source)
+    if isinstance(sae, Crosscoder):
+        raise UserError(f"{source} is a {sae.cfg.kind}, which saelab reads and does not write.")
     card = card_of(sae, known_about(source_of(source).folder) | known_lm(sae.cfg.lm)).given(fact or [])
     text = written(card, sae, target)
     if dry_run:
@@ -77,8 +81,9 @@ def push(
     return 0
 
 
-def _with_claims(sae: "Sae", facts: dict[str, Any]) -> "Sae":
+def _with_claims(sae: "Sae | Transcoder", facts: dict[str, Any]) -> "Sae | Transcoder":
     """What the card says goes into the config too, so that whoever loads the SAE can prove it against its claims."""
     claims = {n: facts[n] for n in ("data", "data_revision", "l0", "fvu", "dead_share") if facts.get(n) is not None}
     about = {"lm": sae.cfg.lm or facts.get("lm"), "site": sae.cfg.site or facts.get("site")}
-    return type(sae)(sae.cfg.model_copy(update=about | {"metadata": sae.cfg.metadata | claims}), sae.weights())
+    kind: Any = type(sae)
+    return kind(sae.cfg.model_copy(update=about | {"metadata": sae.cfg.metadata | claims}), sae.weights())

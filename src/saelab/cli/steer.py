@@ -31,7 +31,8 @@ def steer(
     Parameters
     ----------
     sae:
-        Reference or folder of the SAE.
+        Reference or folder of the SAE. Of a transcoder, or with REFERENCE#site of a dictionary of several sites, the
+        latent's decoder row at the site that is written is the direction (add, subspace_clamp and ablate).
     index:
         Feature.
     prompt:
@@ -68,6 +69,8 @@ def steer(
     import torch
 
     import saelab
+    from saelab.cli.references import opened
+    from saelab.saes.base import Sae
     from saelab.steering import strength as strengths
     from saelab.steering.directions.sae_feature import sae_feature
     from saelab.steering.edits import edit_of
@@ -76,34 +79,33 @@ def steer(
         raise UserError(f"A direction is not exported as {export.suffix!r}.", hint="Name a .safetensors or .csv file.")
     if not math.isfinite(strength):
         raise UserError(f"--strength must be a finite number, not {strength}.")
-    model, opened = saelab.LanguageModel.load(lm), saelab.load_sae(sae)
-    if not 0 <= index < opened.cfg.d_sae:
-        raise UserError(f"Feature {index} does not exist.", hint=f"The SAE has features 0 to {opened.cfg.d_sae - 1}.")
-    if opened.cfg.site is None:
+    model, (found, site) = saelab.LanguageModel.load(lm), opened(sae)
+    if site is None:
         raise UserError("This SAE does not say at which site it was trained.", hint="saelab inspect can find it.")
     ids = model.chat(prompt) if chat else model.tokenize([prompt])[0]
-    direction = strengths.raw(sae_feature(opened, index, 1.0))
+    direction = strengths.raw(sae_feature(found, index, 1.0))
     typical = float(model.capture([ids], [direction.site])[direction.site].norm(dim=-1).median())
     if unit == "norm":
         direction = strengths.by_norm_share(direction, typical)
     if unit == "kl":
         direction = strengths.by_equal_kl(model, [direction], strength)[0]
     distance = direction.strength(1.0 if unit == "kl" else strength)
+    own = found if isinstance(found, Sae) else None  # only an SAE of this site can say what a code is
     vectors, features = direction.vector[None], torch.tensor([index])
-    change = edit_of(edit, direction.site, vectors, torch.tensor([distance]), positions, sae=opened, features=features)
+    change = edit_of(edit, direction.site, vectors, torch.tensor([distance]), positions, sae=own, features=features)
     plain, steered = (
         model.generate([ids], edits=edits, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)[0]
         for edits in ((), (change,))
     )
     record = {
-        "feature": f"{sae} {opened.cfg.site} {index}",
-        "edited": f"{edit}, {_where(positions, len(ids))}, at {opened.cfg.site}",
+        "feature": f"{sae} {site} {index}",
+        "edited": f"{edit}, {_where(positions, len(ids))}, at {site}",
         "strength": f"{distance:.4g} ({distance / typical:.2f} of a typical activation's norm)",
         "unsteered": plain,
         "steered": steered,
     }
     if export is not None:
-        _export(export, direction.referenced(distance, f"{strength:g} {unit}"), opened, release or sae, sae_id)
+        _export(export, direction.referenced(distance, f"{strength:g} {unit}"), own, release or sae, sae_id)
         record["written"] = str(export)
     show_record(record, as_json=json)
     if not json and plain == steered:
@@ -125,10 +127,12 @@ def _export(path: Path, direction: object, sae: object, release: str, sae_id: st
     from saelab.steering.direction import Direction
     from saelab.steering.export import HarnessRow, save_directions, write_harness
 
-    assert isinstance(direction, Direction) and isinstance(sae, Sae) and direction.feature is not None
+    assert isinstance(direction, Direction) and direction.feature is not None
     if path.suffix == ".safetensors":
         save_directions(path, {f"feature_{direction.feature}": direction})
         return
+    if not isinstance(sae, Sae):
+        raise UserError("The harness loads SAEs, and this direction is of none.", hint="Name a .safetensors file.")
     coefficient = direction.reference / float(sae.W_dec[direction.feature].norm())
     name, loader = release.removeprefix("path:").removeprefix("hf:"), "sae_lens" if sae_id else "sparsify"
     write_harness(path, [HarnessRow(name, direction.site, direction.feature, coefficient, sae_id, "", loader)])

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.saes.directions import Directions
 
 Fold = Literal["theta", "mean", "rms", "quantile", "max", "none", "custom"]
 
@@ -56,7 +57,7 @@ class Features:
 
 
 def features_of(
-    sae: HasFeatures,
+    sae: HasFeatures | Directions,
     fold: Fold = "theta",
     *,
     activations: Float[Tensor, "N D"] | None = None,
@@ -70,6 +71,8 @@ def features_of(
     `UserError` where the fold needs what is not there.
     """
     norms = sae.W_dec.norm(dim=1).clamp_min(1e-12)
+    if isinstance(sae, Directions):
+        return _rows_only(sae, norms, fold)
     subtract = bool(getattr(getattr(sae, "cfg", None), "subtract_b_dec", False))
     offset = sae.b_dec @ sae.W_enc if subtract else torch.zeros_like(sae.b_enc)
     raw = _scales(sae, fold, activations, quantile, custom)
@@ -82,6 +85,17 @@ def features_of(
         scale=scale,
         clipped=clipped,
     )
+
+
+def _rows_only(rows: Directions, norms: Float[Tensor, " F"], fold: Fold) -> Features:
+    """Unit decoder rows and nothing else: encoder and biases are zeros that no cost may look at."""
+    if fold != "none":
+        raise UserError(
+            f"What writes to {rows.site} has decoder rows only, which a fold by {fold} would need codes for.",
+            hint="Match by directions: fold='none', parts='decoder' (--fold none --parts decoder).",
+        )
+    scale = 1 / norms
+    return Features(rows.W_dec * scale[:, None], torch.zeros(()).expand_as(rows.W_dec), torch.zeros_like(norms), scale)
 
 
 def implied_threshold(sae: HasFeatures) -> Tensor | None:

@@ -19,6 +19,7 @@ from saelab.matching.assignment import assign
 from saelab.matching.cost import Costs, Parts, costs_between
 from saelab.matching.fold import Features, Fold, HasFeatures, features_of
 from saelab.matching.partial import match_partially, null_reject
+from saelab.saes.directions import Directions
 
 UNMATCHED = -1
 
@@ -51,8 +52,8 @@ class Matching:
 
 
 def match(
-    sae_a: HasFeatures,
-    sae_b: HasFeatures,
+    sae_a: HasFeatures | Directions,
+    sae_b: HasFeatures | Directions,
     *,
     fold: Fold = "theta",
     parts: Parts = "all",
@@ -62,7 +63,7 @@ def match(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Matching:
-    """Match the features of two SAEs of one input width.
+    """Match the features of two SAEs of one input width, or of what writes to a site (decoder rows only).
 
     fold: the scale of each feature, see `fold.features_of`; "theta" (the paper) falls back on nothing: an SAE without
     thresholds needs another. parts: which tensors are compared. reject: None for a full matching; rho for a partial
@@ -73,6 +74,11 @@ def match(
     """
     if sae_a.W_dec.shape[1] != sae_b.W_dec.shape[1]:
         raise UserError(f"SAEs of width {sae_a.W_dec.shape[1]} and {sae_b.W_dec.shape[1]} cannot be matched.")
+    if parts != "decoder" and any(isinstance(s, Directions) for s in (sae_a, sae_b)):
+        raise UserError(
+            f"One of them has decoder rows only, and {parts} were to be compared.",
+            hint="Match by directions: parts='decoder', fold='none' (--parts decoder --fold none).",
+        )
     rows = activations or (None, None)
     first, second = (features_of(s, fold, activations=x) for s, x in zip((sae_a, sae_b), rows, strict=True))
     costs = costs_between(first, second, parts, weights)

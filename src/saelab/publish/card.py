@@ -1,4 +1,4 @@
-"""The model card of an SAE: what somebody needs to use it, and to judge it, without asking who made it.
+"""The model card of an SAE or a transcoder: what somebody needs to use it, and to judge it, without asking who made it.
 
 LM, site, data and their revision, tokens, L0, FVU, dead share, seed and versions are required; a fact that is not known
 is named as missing, never left out and never guessed. The head of the card is what the Hugging Face hub and SAELens
@@ -11,6 +11,7 @@ from typing import Any
 
 from saelab.core.errors import UserError, nearest
 from saelab.saes.base import Sae
+from saelab.saes.transcoder import Transcoder
 
 # fact -> what the card calls it
 REQUIRED = {
@@ -49,7 +50,7 @@ class Card:
         return Card(self.facts | stated | numbers, self.metrics)
 
 
-def card_of(sae: Sae, run: dict[str, Any] | None = None) -> Card:
+def card_of(sae: Sae | Transcoder, run: dict[str, Any] | None = None) -> Card:
     """What the SAE's own files say, and over it what the run that trained it knows (study/published.py)."""
     cfg, said = sae.cfg, sae.cfg.metadata
     facts = {
@@ -69,13 +70,16 @@ def card_of(sae: Sae, run: dict[str, Any] | None = None) -> Card:
     return Card(facts | known, metrics)
 
 
-def written(card: Card, sae: Sae, reference: str) -> str:
+def written(card: Card, sae: Sae | Transcoder, reference: str) -> str:
     """The card as Markdown with its head in YAML. reference: where the SAE will lie."""
     cfg, facts = sae.cfg, card.facts
+    what, door = ("Sparse autoencoder", "saelab") if isinstance(sae, Sae) else ("Transcoder", "saelab.saes.formats")
+    loads = "sae" if isinstance(sae, Sae) else "transcoder"
+    architecture = sae.cfg.architecture if isinstance(sae, Sae) else sae.cfg.gate
     lm = str(facts.get("lm") or "")
     head = {
         "library_name": "saelens",  # what the hub and SAELens find it by; the layout is theirs
-        "tags": ["sparse-autoencoder", "saelens", "saelab", "mechanistic-interpretability", cfg.architecture],
+        "tags": ["sparse-autoencoder", "saelens", "saelab", "mechanistic-interpretability", architecture],
         "base_model": lm.removeprefix("hf:").split("@")[0] if lm.startswith("hf:") else None,
         "datasets": [_repository(facts["data"])] if str(facts.get("data")).startswith("hf:") else None,
         "license": facts.get("license"),
@@ -83,20 +87,24 @@ def written(card: Card, sae: Sae, reference: str) -> str:
     }
     # Every JSON value is a YAML value, and its quoting cannot be broken by a name.
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items() if value is not None), "---", ""]
-    lines += [f"# Sparse autoencoder: {cfg.architecture}, {cfg.d_sae} latents, {facts.get('site') or NOT_RECORDED}", ""]
+    lines += [f"# {what}: {architecture}, {cfg.d_sae} latents, {facts.get('site') or NOT_RECORDED}", ""]
     lines += ["| | |", "|---|---|"]
     rows = {label: facts.get(name) for name, label in (REQUIRED | OPTIONAL).items()}
     rows = {label: value for label, value in rows.items() if value is not None or label not in OPTIONAL.values()}
-    rows |= {"architecture": cfg.architecture, "encodes as": sae.saelens_name} | ({"k": cfg.k} if cfg.k else {})
-    rows |= {"width of activations": cfg.d_in, "latents": cfg.d_sae, "unit of codes": "raw activations"}
-    rows |= {"b_dec subtracted from the input": cfg.subtract_b_dec}
+    rows |= {"architecture": architecture, "width of activations": cfg.d_in, "latents": cfg.d_sae}
+    rows |= {"k": cfg.k} if cfg.k else {}
+    if isinstance(sae, Sae):
+        rows |= {"encodes as": sae.saelens_name, "unit of codes": "raw activations"}
+        rows |= {"b_dec subtracted from the input": sae.cfg.subtract_b_dec}
+    else:
+        rows |= {"writes": sae.cfg.site_out, "skip connection": "W_skip" in sae.weights()}
     lines += [f"| {label} | {_cell(value)} |" for label, value in rows.items()]
     if card.metrics:
         lines += ["", "## Measured", "", "| measure | value |", "|---|---|"]
         lines += [f"| {name} | {_cell(value)} |" for name, value in card.metrics.items()]
     if isinstance(training := cfg.metadata.get("training"), dict):
         lines += ["", "## Training settings", "", "```json", json.dumps(training, indent=2), "```"]
-    lines += ["", "## Use", "", "```python", "import saelab", f"sae = saelab.load_sae({reference!r})"]
+    lines += ["", "## Use", "", "```python", f"import {door}", f"sae = {door}.load_{loads}({reference!r})"]
     lines += ["codes = sae.encode(activations)", "```", ""]
     lines += [f"Check it: `saelab inspect {reference} --lm {cfg.lm or 'NAME'}`. Written by saelab.", ""]
     return "\n".join(lines)

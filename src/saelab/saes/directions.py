@@ -20,6 +20,14 @@ class Directions:
     site: str
     latents: Int[Tensor, " N"]
 
+    def row_of(self, latent: int) -> int:
+        """The row of a latent; one that writes nothing to this site is a `UserError`."""
+        found = (self.latents == latent).nonzero()
+        if not len(found):
+            least, most = int(self.latents.min()), int(self.latents.max())
+            raise UserError(f"Latent {latent} does not write to {self.site}.", hint=f"Latents {least} to {most} do.")
+        return int(found[0])
+
 
 def site_in(sites: tuple[str, ...], wanted: str | None) -> int:
     """The place of a site among those that a dictionary writes; without one, there must be only one to choose."""

@@ -104,12 +104,14 @@ def _pickled(name: str, kind: Format | None) -> UserError:
     )
 
 
-def save_sae(sae: Sae, folder: str | Path, format: str = "saelens") -> None:
-    """Write an SAE to a folder in a format; one that the format cannot express is a `UserError`."""
+def save_sae(sae: Sae | Transcoder, folder: str | Path, format: str = "saelens") -> None:
+    """Write an SAE (a transcoder: as SAELens) to a folder in a format; one that it cannot express is a `UserError`."""
     kind = _named(format)
     if kind.write is None:
         written = [name for name, k in FORMATS.items() if k.write is not None]
         raise UserError(f"saelab reads {format} and does not write it.", hint=f"It writes {', '.join(written)}.")
+    if not isinstance(sae, Sae) and kind is not saelens.FORMAT:
+        raise UserError(f"{format} is written of SAEs; this is a transcoder.", hint="Write it as saelens.")
     there = Source(Path(folder), str(folder))
     others = [k.name for k in FORMATS.values() if k is not kind and Path(folder).is_dir() and k.recognises(there)]
     if others:
@@ -127,8 +129,8 @@ def convert_sae(
     format: str | None = None,
     replace: bool = False,
     **declared: Any,
-) -> Sae:
-    """Open an SAE of any format, pickles included, write it to a folder in another, and return it.
+) -> Sae | Transcoder:
+    """Open an SAE or a transcoder of any format, pickles included, write it to a folder in another, and return it.
 
     A pickle is read in a process of its own (formats/unpickle.py). The folder must be new or empty; replace: its files
     are given up, once the new ones are whole. An SAE is never written over itself.
@@ -138,7 +140,9 @@ def convert_sae(
     if source.folder.resolve() == Path(folder).resolve():
         raise UserError(f"{folder} is what is to be converted; nothing was written.", hint="Name another folder.")
     with filling(Path(folder), replace=replace) as made:
-        sae = _sae(open_any(source, format), str(reference))
+        sae = open_any(source, format)
+        if isinstance(sae, Crosscoder):
+            raise UserError(f"{reference} is a {sae.cfg.kind}, which saelab reads and does not write.")
         save_sae(sae, made, to)
     return sae
 

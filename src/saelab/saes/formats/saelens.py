@@ -26,6 +26,7 @@ from saelab.saes.formats.conventions import (
     signs_split,
     whitened_in,
 )
+from saelab.saes.formats.saelens_transcoder import write_transcoder
 from saelab.saes.formats.saelens_v5 import is_old, renamed
 from saelab.saes.formats.source import Format, Source, known_keys, take
 from saelab.saes.normalised import CARRIED, NormalisedSae, normalised
@@ -101,8 +102,10 @@ def _recognises(source: Source) -> bool:
     return source.has(CONFIG, WEIGHTS)
 
 
-def _write(sae: Sae, folder: Path) -> None:
+def _write(sae: Sae | Transcoder, folder: Path) -> None:
     """The weights first, so that a folder with a config is whole."""
+    if isinstance(sae, Transcoder):
+        return write_transcoder(sae, folder, LAYOUT_VERSION)
     kind = sae.kind if isinstance(sae, NormalisedSae) else "none"
     sae = sae.inner() if isinstance(sae, NormalisedSae) else sae
     cfg, weights = sae.cfg, sae.weights()

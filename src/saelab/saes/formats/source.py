@@ -126,7 +126,7 @@ class Format:
     holds: str
     recognises: Callable[[Source], bool]
     read: Callable[..., Found]
-    write: Callable[[Sae, Path], None] | None = None
+    write: Callable[[Any, Path], None] | None = None
     pickle: Callable[[Source], str] | None = None
 
 

@@ -7,17 +7,26 @@ factor 1 is m_f |v_f| whatever the SAE's decoder-norm policy.
 
 from dataclasses import replace
 
+from saelab.core.errors import UserError
 from saelab.saes.base import Sae
+from saelab.saes.directions import Directions
 from saelab.steering.direction import Direction, unit
 from saelab.steering.methods import SAE_FEATURE
 
 
-def sae_feature(sae: Sae, feature: int, max_activation: float | int) -> Direction:
-    """The direction of `feature`; a feature whose `max_activation` is not positive is a `UserError`."""
-    row = sae.W_dec[feature]
+def sae_feature(sae: Sae | Directions, feature: int, max_activation: float | int) -> Direction:
+    """The direction of `feature`: of an SAE, or of what writes to a site without being one.
+
+    A feature that is not there, or whose `max_activation` is not positive, is a `UserError`.
+    """
+    site, count = (sae.site, None) if isinstance(sae, Directions) else (sae.cfg.site, len(sae.W_dec))
+    at = sae.row_of(feature) if isinstance(sae, Directions) else feature
+    if count is not None and not 0 <= at < count:
+        raise UserError(f"Feature {feature} does not exist.", hint=f"The SAE has features 0 to {count - 1}.")
+    row = sae.W_dec[at]
     found = unit(
         row,
-        site=str(sae.cfg.site),
+        site=str(site),
         reference=max_activation * float(row.detach().norm()),
         method=SAE_FEATURE,
         origin=f"feature {feature}",

@@ -1,0 +1,45 @@
+"""Transcoders as SAELens has them, written: `cfg.json`, `sae_weights.safetensors`, for its four transcoder classes.
+
+W_enc [D_in, F], W_dec [F, D_out], b_enc, b_dec; threshold [F] (jumprelu) and W_skip [D_out, D_in] by architecture.
+SAELens has no transcoder with a TopK. saelens.py reads them.
+"""
+
+from pathlib import Path
+
+from saelab.core.errors import UserError
+from saelab.core.sites import hook_name
+from saelab.saes.transcoder import Transcoder
+from saelab.store.files import write_json
+from saelab.store.tensors import write_tensors
+
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+_PREFIXES = {"relu": "", "jumprelu": "jumprelu_"}
+
+
+def write_transcoder(found: Transcoder, folder: Path, version: str) -> None:
+    """Write one; version: the SAELens version whose layout it is. A TopK is a `UserError`."""
+    cfg, weights = found.cfg, found.weights()
+    if cfg.gate not in _PREFIXES:
+        raise UserError(
+            f"SAELens holds transcoders with a ReLU or JumpReLU; this one has a {cfg.gate}.",
+            hint="It opens here in the layout that it has.",
+        )
+    write_tensors(folder / WEIGHTS, weights)
+    metadata = {k: v for k, v in cfg.metadata.items() if k != "config"} | {
+        "sae_lens_version": version,
+        "model_name": cfg.lm,
+        "hook_name": hook_name(cfg.site),
+        "hook_name_out": hook_name(cfg.site_out),
+    }
+    data = {
+        "architecture": f"{_PREFIXES[cfg.gate]}{'skip_' if 'W_skip' in weights else ''}transcoder",
+        "d_in": cfg.d_in,
+        "d_out": cfg.d_out,
+        "d_sae": cfg.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+    }
+    write_json(folder / CONFIG, data | {"metadata": metadata})
