@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.activations.site import sink_bound
 from saelab.core.errors import UserError
 from saelab.core.sites import find_site
-from saelab.interp.fidelity.measures import SINK_FACTOR, Restartable
+from saelab.interp.fidelity.measures import Restartable
 from saelab.saes.crosscoder import Crosscoder
 from saelab.saes.transcoder import Transcoder
 from saelab.text.pack import PackedText
@@ -71,7 +72,7 @@ def rebuilt_sites(
         kept = packed.counts.clone()
         for x in hidden.values():
             norms = x.norm(dim=-1)
-            kept &= norms <= SINK_FACTOR * norms[packed.counts].median()
+            kept &= norms <= sink_bound(norms[packed.counts])
         x, y = (_stacked([hidden[n][kept] for n in of], found, of) for of in (read, written))
         several = isinstance(found, Crosscoder)
         codes = found.encode(x if several else x[:, 0])
