@@ -11,7 +11,6 @@ from pydantic import ConfigDict, Field
 from saelab.core.config import Config
 
 Count = Annotated[int, Field(ge=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

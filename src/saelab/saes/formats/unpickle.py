@@ -1,6 +1,6 @@
 """Pickles, opened by an explicit `convert` only: in a process of its own, weights only, without network, within limits.
 
-The child (this file, run as a module) reads tensors and plain values with torch's weights-only unpickler, which
+The child (`child`, in another interpreter) reads tensors and plain values with torch's weights-only unpickler, which
 constructs nothing but tensors and containers, and writes `tensors.safetensors` and `values.json` to a fresh folder; the
 parent reads and checks those. Around the unpickler stand limits that would hold if it had a hole: memory, processor
 time and file size, an empty environment, a network namespace of its own where the system grants one, and an audit hook
@@ -38,13 +38,15 @@ def unpickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises `ArtefactError` for anything but tensors and plain values, for a bomb, and where a limit is met.
     """
-    if not path.is_file():
-        raise ArtefactError(f"{path} is missing.")
+    if not path.is_file() or path.stat().st_size == 0:
+        raise ArtefactError(f"{path} is {'empty' if path.is_file() else 'missing'}.")
     with path.open("rb") as handle:
         zipped = handle.read(2) == b"PK"
     size = check_archive(path, most=STORED) if zipped else path.stat().st_size
     with tempfile.TemporaryDirectory(prefix="saelab-convert-") as folder:
-        command = [sys.executable, "-I", "-m", "saelab.saes.formats.unpickle", str(path.resolve()), folder, str(size)]
+        # not -m: the package imports this module, and a module imported twice is a warning
+        start = "from saelab.saes.formats.unpickle import child; child()"
+        command = [sys.executable, "-I", "-c", start, str(path.resolve()), folder, str(size)]
         environment = {"PATH": os.environ.get("PATH", ""), "OMP_NUM_THREADS": "1", "HOME": folder}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
         if done.returncode != 0:
@@ -57,6 +59,8 @@ def _reason(stderr: str, code: int) -> str:
     """What the child said, in one sentence."""
     if wanted := re.search(r"GLOBAL ([\w.]+)", stderr):
         return f"it asks to run {wanted[1]}, and a file of weights holds tensors only. Nothing was run."
+    if failed := re.search(r"WeightsUnpickler error:\s*([^\n]*)", stderr):
+        return f"it is no file of weights as torch writes them ({failed[1].strip()[:200] or 'unreadable'})."
     lines = [line.strip() for line in stderr.strip().splitlines() if line.strip()]
     return lines[-1][:300] if lines and code > 0 else f"reading it met a limit (exit {code}). Nothing was run."
 
@@ -120,10 +124,11 @@ def _main(path: str, folder: str, size: str) -> None:
     (Path(folder) / VALUES).write_text(json.dumps(values))
 
 
-if __name__ == "__main__":
+def child() -> None:
+    """What the process of its own runs, with the file, a folder and the file's size as arguments."""
     _without_network()
     try:
         _main(*sys.argv[1:])
     except Exception as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{str(error).strip() or type(error).__name__}\n")
         sys.exit(3)
