@@ -12,7 +12,7 @@ from saelab.core.errors import UserError
 from saelab.interp.suite import scr, sparse_probing, tpp
 from saelab.interp.suite.ablation import ablated, effects_on, strongest
 from saelab.interp.suite.labelled import LabelledTexts, Task, labelled_table, load_labelled, one_against_rest
-from saelab.interp.suite.pooled import pool_activations, pool_codes, read_texts
+from saelab.interp.suite.pooled import TextActivations, pool_activations, pool_codes, read_ids
 from saelab.interp.suite.probes import (
     Probe,
     ProbeConfig,
@@ -22,6 +22,7 @@ from saelab.interp.suite.probes import (
     sparse_accuracy,
     top_coordinates,
 )
+from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
@@ -222,11 +223,16 @@ def identity_sae(d: int) -> Sae:
     return TopKSae(SaeConfig(architecture="topk", d_in=d, d_sae=2 * d, k=2 * d), weights)
 
 
+def read(lm: LanguageModel, texts: list[str], *, batch_size: int = 32) -> TextActivations:
+    found = read_ids(lm, lm.tokenize(texts), ["resid_post.1"], context=40, batch_size=batch_size)
+    return found["resid_post.1"]
+
+
 def test_pooling_ignores_padding_batches_and_special_tokens() -> None:
     lm = tiny_lm()
     texts = ["a short one", "a text that is quite a bit longer than the first of them", "mid length text"]
-    one = read_texts(lm, texts, "resid_post.1", context=40, batch_size=1)
-    all_ = read_texts(lm, texts, "resid_post.1", context=40, batch_size=3)
+    one = read(lm, texts, batch_size=1)
+    all_ = read(lm, texts, batch_size=3)
     torch.testing.assert_close(one.rows.float(), all_.rows.float(), atol=0.05, rtol=0.05)
     assert one.n_texts == 3 and torch.bincount(one.text).tolist() == [len(r[:40]) - 1 for r in lm.tokenize(texts)]
     direct = lm.capture([texts[0]], ["resid_post.1"])["resid_post.1"].mean(0)
@@ -235,10 +241,8 @@ def test_pooling_ignores_padding_batches_and_special_tokens() -> None:
     codes = pool_codes(sae, one)
     torch.testing.assert_close(codes[:, :32] - codes[:, 32:], pool_activations(one), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(pool_codes(sae, one, block=5), codes)
-    last = pool_codes(sae, one, "last")
-    assert torch.equal(last[:, :32] - last[:, 32:], pool_activations(one, "last"))
     with pytest.raises(UserError, match="no token to count"):
-        read_texts(lm, ["fine", ""], "resid_post.1")
+        read(lm, ["fine", ""])
 
 
 def test_sparse_probing_of_an_identity_equals_the_lms() -> None:

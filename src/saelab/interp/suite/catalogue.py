@@ -32,65 +32,40 @@ class Entry:
     needs: str | None = None
 
 
-_HERE = "saelab.interp.suite"
-CATALOGUE: dict[str, Entry] = {
-    entry.kind: entry
-    for entry in (
-        Entry(
-            "core",
-            f"{_HERE}.core",
-            (
-                Headline("CE score", "ce_loss_score", "higher", "against zero"),
-                Headline("KL score", "kl_div_score", "higher", "against zero"),
-                Headline("Explained", "fraction_variance_explained", "higher", "share of variance"),
-            ),
-        ),
-        Entry(
-            "autointerp",
-            f"{_HERE}.autointerp",
-            (Headline("Auto-interp", "balanced_accuracy", "higher", "balanced"),),
-        ),
-        Entry(
-            "sparse_probing",
-            f"{_HERE}.sparse_probing",
-            (Headline("Probing", "sae_top_1_test_accuracy", "higher", "one latent"),),
-        ),
-        Entry(
-            "sparse_probing_sae_probes",
-            f"{_HERE}.sae_probes",
-            (Headline("sae-probes", "sae_top_1_test_auc", "higher", "AUROC, one latent"),),
-        ),
-        Entry("scr", f"{_HERE}.scr", (Headline("SCR", "scr_metric_threshold_10", "higher", "ten latents"),)),
-        Entry("tpp", f"{_HERE}.tpp", (Headline("TPP", "tpp_threshold_10_total_metric", "higher", "ten latents"),)),
-        Entry(
-            "absorption_first_letter",
-            f"{_HERE}.absorption",
-            (Headline("Absorption", "mean_absorption_fraction_score", "lower", "fraction"),),
-        ),
-        Entry(
-            "meta_structure_decoder_variance",
-            f"{_HERE}.meta_structure",
-            (Headline("Meta-SAE", "decoder_fraction_variance_explained", "lower", "share of variance"),),
-        ),
-        Entry(
-            "ravel",
-            f"{_HERE}.ravel",
-            (Headline("RAVEL", "disentanglement_score", "higher", "disentanglement"),),
-            needs="ravel",
-        ),
-        Entry("fuzzing", f"{_HERE}.fuzzing", (Headline("Fuzzing", "fuzzing_auroc", "higher", "AUROC"),)),
-        Entry(
-            "intervention",
-            f"{_HERE}.intervention",
-            (Headline("Intervention", "intervention_auroc", "higher", "AUROC"),),
-        ),
-        Entry(
-            "unlearning_local",
-            f"{_HERE}.unlearning",
-            (Headline("Unlearning", "unlearning_local_score", "higher", "local texts"),),
-        ),
-    )
-}
+def _entry(
+    kind: str, file: str, *headlines: tuple[str, str, Literal["higher", "lower"], str], needs: str | None = None
+) -> Entry:
+    return Entry(kind, f"saelab.interp.suite.{file}", tuple(Headline(*h) for h in headlines), needs)
+
+
+_DECODER = "decoder_fraction_variance_explained"
+_ALL = (
+    _entry(
+        "core",
+        "core",
+        ("CE score", "ce_loss_score", "higher", "against zero"),
+        ("KL score", "kl_div_score", "higher", "against zero"),
+        ("Explained", "fraction_variance_explained", "higher", "share of variance"),
+    ),
+    _entry("autointerp", "autointerp", ("Auto-interp", "balanced_accuracy", "higher", "balanced")),
+    _entry("sparse_probing", "sparse_probing", ("Probing", "sae_top_1_test_accuracy", "higher", "one latent")),
+    _entry(
+        "sparse_probing_sae_probes",
+        "sae_probes",
+        ("sae-probes", "sae_top_1_test_auc", "higher", "AUROC, one latent"),
+    ),
+    _entry("scr", "scr", ("SCR", "scr_metric_threshold_10", "higher", "ten latents")),
+    _entry("tpp", "tpp", ("TPP", "tpp_threshold_10_total_metric", "higher", "ten latents")),
+    _entry(
+        "absorption_first_letter", "absorption", ("Absorption", "mean_absorption_fraction_score", "lower", "fraction")
+    ),
+    _entry("meta_structure_decoder_variance", "meta_structure", ("Meta-SAE", _DECODER, "lower", "share of variance")),
+    _entry("ravel", "ravel", ("RAVEL", "disentanglement_score", "higher", "disentanglement"), needs="ravel"),
+    _entry("fuzzing", "fuzzing", ("Fuzzing", "fuzzing_auroc", "higher", "AUROC")),
+    _entry("intervention", "intervention", ("Intervention", "intervention_auroc", "higher", "AUROC")),
+    _entry("unlearning_local", "unlearning", ("Unlearning", "unlearning_local_score", "higher", "local texts")),
+)
+CATALOGUE: dict[str, Entry] = {entry.kind: entry for entry in _ALL}
 
 
 def headlines() -> Iterator[tuple[str, Headline]]:

@@ -2,7 +2,7 @@
 
     x(text) = mean over its tokens of the site's activation,      f(text) = mean over its tokens of the SAE's codes
 
-or those of its last token. Special tokens and padding count for nothing. (SAEBench tells padding by rows whose sum is
+Special tokens and padding count for nothing. (SAEBench tells padding by rows whose sum is
 zero, and so drops real tokens in bf16 now and then; here positions are known.) The LM runs once per data set; each SAE
 then costs its encoding alone.
 """
@@ -21,8 +21,6 @@ from saelab.lm.batching import pad_right
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 
-Pooling = Literal["mean", "last"]
-
 
 @dataclass(frozen=True)
 class TextActivations:
@@ -31,23 +29,6 @@ class TextActivations:
     rows: Float[Tensor, "M D"]
     text: Int[Tensor, " M"]
     n_texts: int
-
-
-def read_texts(
-    lm: LanguageModel,
-    texts: Sequence[str],
-    site: str,
-    *,
-    context: int = 128,
-    batch_size: int = 32,
-    progress: Progress = SILENT,
-) -> TextActivations:
-    """Run the LM over texts cut to `context` tokens (BOS included): the activations of all tokens at one site.
-
-    Raises `UserError` for a text without a single token to count.
-    """
-    ids = lm.tokenize(texts)
-    return read_ids(lm, ids, [site], context=context, batch_size=batch_size, progress=progress)[site]
 
 
 def read_ids(
@@ -95,28 +76,16 @@ def _cut(row: list[int], context: int, end: str) -> list[int]:
     return row[:context] if end == "right" else [row[0], *row[len(row) - context + 1 :]]
 
 
-def pool_activations(read: TextActivations, pooling: Pooling = "mean") -> Float[Tensor, "N D"]:
+def pool_activations(read: TextActivations) -> Float[Tensor, "N D"]:
     """x(text) for every text, in float32."""
-    return _pooled(read.rows.float(), read, pooling)
+    total = torch.zeros(read.n_texts, read.rows.shape[1]).index_add_(0, read.text, read.rows.float())
+    return total / torch.bincount(read.text, minlength=read.n_texts)[:, None]
 
 
-def pool_codes(
-    sae: Sae, read: TextActivations, pooling: Pooling = "mean", *, block: int = 8192
-) -> Float[Tensor, "N F"]:
+def pool_codes(sae: Sae, read: TextActivations, *, block: int = 8192) -> Float[Tensor, "N F"]:
     """f(text) for every text, in float32. Independent of `block` up to rounding."""
-    if pooling == "last":
-        last = torch.cat([read.text[1:] != read.text[:-1], torch.ones(1, dtype=torch.bool)])
-        return sae.encode(read.rows[last].float())
     total = torch.zeros(read.n_texts, sae.cfg.d_sae)
     with torch.inference_mode():
         for rows, text in zip(read.rows.split(block), read.text.split(block), strict=True):
             total.index_add_(0, text, sae.encode(rows.float()))
-    return total / torch.bincount(read.text, minlength=read.n_texts)[:, None]
-
-
-def _pooled(values: Tensor, read: TextActivations, pooling: Pooling) -> Tensor:
-    if pooling == "last":
-        last = torch.cat([read.text[1:] != read.text[:-1], torch.ones(1, dtype=torch.bool)])
-        return values[last]
-    total = torch.zeros(read.n_texts, values.shape[1]).index_add_(0, read.text, values)
     return total / torch.bincount(read.text, minlength=read.n_texts)[:, None]

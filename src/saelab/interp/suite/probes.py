@@ -50,6 +50,10 @@ class Probe:
         """Share of rows classified right."""
         return float((self.predict(x) == y).float().mean())
 
+    def tested(self, x: Float[Tensor, "N D"], split: "Split") -> float:
+        """Share of a split's test rows classified right."""
+        return self.accuracy(x[split.test].cpu(), torch.from_numpy(split.test_y))
+
 
 @dataclass(frozen=True)
 class Split:
@@ -159,5 +163,5 @@ def top_coordinates(x: Float[Tensor, "N D"], y: Bool[np.ndarray, " N"], k: int) 
 def sparse_accuracy(x: Float[Tensor, "N D"], split: Split, k: int) -> float:
     """Test accuracy of a logistic regression on the k coordinates that differ most on train."""
     chosen = top_coordinates(x[split.train], split.train_y, k)
-    probe = fit_logistic(x[split.train][:, chosen], split.train_y)
-    return probe.accuracy(x[split.test][:, chosen].cpu(), torch.from_numpy(split.test_y))
+    x = x[:, chosen]
+    return fit_logistic(x[split.train], split.train_y).tested(x, split)

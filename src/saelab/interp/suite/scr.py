@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -147,8 +146,8 @@ def with_probes(
         concept=concept,
         attribute=attribute,
         biased=both,
-        biased_at=(_accuracy(both, x, tasks.concept), _accuracy(both, x, tasks.attribute)),
-        oracle=(_accuracy(concept, x, tasks.concept), _accuracy(attribute, x, tasks.attribute)),
+        biased_at=(both.tested(x, tasks.concept), both.tested(x, tasks.attribute)),
+        oracle=(concept.tested(x, tasks.concept), attribute.tested(x, tasks.attribute)),
     )
 
 
@@ -168,7 +167,7 @@ def remove(
         before, oracle = probed.biased_at[direction], probed.oracle[direction]
         for n in n_values:
             changed = ablated(x, codes, W_dec, strongest(effects, n))
-            after = _accuracy(probed.biased, changed, tested)
+            after = probed.biased.tested(changed, tested)
             room = oracle - before
             found[f"scr_dir{direction + 1}_threshold_{n}"] = (after - before) / room if room >= 0.001 else 0.0
     at_concept, at_attribute = probed.biased_at
@@ -186,10 +185,6 @@ def evaluation(by_pair: Mapping[str, Metrics], config: Mapping[str, object]) -> 
     details = [{"dataset_name": f"{pair}_results", **{n: row.get(n) for n in names}} for pair, row in by_pair.items()]
     metrics = {"scr_metrics": {n: means.get(n) for n in names}}
     return Result(KIND, metrics, {**config, "deviations": list(DEVIATIONS)}, details)
-
-
-def _accuracy(probe: Probe, x: Tensor, split: Split) -> float:
-    return probe.accuracy(x[split.test], torch.from_numpy(split.test_y))
 
 
 class PairReading(TextsReading):

@@ -8,7 +8,6 @@ over classes, then over data sets. Chance is 0.5. Source: SAEBench `sparse_probi
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -59,9 +58,7 @@ def probe_tasks(
     found: dict[str, Metrics] = {}
     for task in tasks:
         full = fit_probe(x, task.split, ProbeConfig(), *names, prefix, task.label)
-        row: Metrics = {
-            f"{prefix}_test_accuracy": full.accuracy(x[task.split.test].cpu(), torch.from_numpy(task.split.test_y))
-        }
+        row: Metrics = {f"{prefix}_test_accuracy": full.tested(x, task.split)}
         for k in ks:
             row[f"{prefix}_top_{k}_test_accuracy"] = sparse_accuracy(x, task.split, k)
         found[task.label] = row

@@ -13,7 +13,6 @@ draws them anew each time, which adds noise of about 0.008).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -70,7 +69,7 @@ def probe_classes(x: Float[Tensor, "N D"], tasks: Sequence[Task], *names: str | 
 
 def with_probes(x: Float[Tensor, "N D"], tasks: Sequence[Task], probes: Sequence[Probe]) -> ProbedTasks:
     """The tasks with given probes and their clean accuracies."""
-    clean = tuple(_accuracy(probe, x, task) for probe, task in zip(probes, tasks, strict=True))
+    clean = tuple(probe.tested(x, task.split) for probe, task in zip(probes, tasks, strict=True))
     return ProbedTasks(tuple(tasks), tuple(probes), clean)
 
 
@@ -90,7 +89,7 @@ def perturb(
         for n in n_values:
             changed = ablated(x, codes, W_dec, strongest(effects, n))
             drops = [
-                clean - _accuracy(other, changed, their)
+                clean - other.tested(changed, their.split)
                 for other, their, clean in zip(probed.probes, probed.tasks, probed.clean, strict=True)
             ]
             others = [d for j, d in enumerate(drops) if j != i]
@@ -114,10 +113,6 @@ def evaluation(by_dataset: Mapping[str, Mapping[str, Metrics]], config: Mapping[
 
 def _named(row: Mapping[str, float | int | None]) -> Metrics:
     return {key: row.get(key) for n in ALL_N for part in PARTS for key in (f"tpp_threshold_{n}_{part}",)}
-
-
-def _accuracy(probe: Probe, x: Tensor, task: Task) -> float:
-    return probe.accuracy(x[task.split.test], torch.from_numpy(task.split.test_y))
 
 
 def _readings(config: SuiteConfig) -> list[ClassReading]:
