@@ -11,7 +11,7 @@ from saelab.saes.formats import save_sae
 def to_saelens(sae: Sae) -> Any:
     """The SAE as a `sae_lens.SAE` on the CPU. Raises `MissingDependency` where sae-lens is not installed."""
     try:
-        from sae_lens import SAE  # pyright: ignore[reportMissingImports]
+        from sae_lens import SAE  # pyright: ignore[reportMissingImports]  (installed by who adapts)
     except ImportError:
         raise MissingDependency(
             "A SAELens object needs the library sae-lens.", hint="pip install sae-lens, or save_sae(sae, folder)."

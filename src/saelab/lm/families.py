@@ -33,7 +33,7 @@ class Family:
 
 
 def _llama_like(name: str, attn_out: str = "self_attn", mlp_out: str = "mlp", **changes: str) -> Family:
-    return Family(name, "model", "layers", "embed_tokens", "norm", attn_out, mlp_out, **changes)  # pyright: ignore[reportArgumentType]
+    return Family(name, "model", "layers", "embed_tokens", "norm", attn_out, mlp_out, **changes)  # pyright: ignore[reportArgumentType]  (positions is a Literal)
 
 
 # Gemma normalises what attention and MLP add, so the addend is the output of the norm after each.

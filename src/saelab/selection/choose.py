@@ -149,7 +149,7 @@ def rank_correlation(criterion: np.ndarray, score: np.ndarray) -> float | None:
     x, y = criterion[both], score[both]
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+    return float(spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]  (the stub knows a plain tuple)
 
 
 def top1_regret(criterion: np.ndarray, score: np.ndarray) -> float | None:

@@ -35,7 +35,7 @@ def tau_b(x: Float[np.ndarray, "N"], y: Float[np.ndarray, "N"]) -> float | None:
     """tau_b of two samples; None where it is not defined (fewer than two rows, or a constant one)."""
     if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(kendalltau(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]
+    return float(kendalltau(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]  (the stub knows a plain tuple)
 
 
 def signs(values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N N"]:

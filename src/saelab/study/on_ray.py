@@ -217,7 +217,7 @@ class _Desk:
     def _record(self, cell: Cell, outcome: Outcome) -> None:
         ledger = self.queue.ledger
         if outcome.error is not None or outcome.reason is not None:
-            ledger.fail(cell.key, outcome.reason or reason_of(outcome.error))  # pyright: ignore[reportArgumentType]
+            ledger.fail(cell.key, outcome.reason or (reason_of(outcome.error) if outcome.error else ""))
             raise outcome.error or ResourceError(f"{cell} failed on a worker: {outcome.reason}")
         files = [self.folder.root / name for name in outcome.artefacts]
         unseen = [f for f in files if not f.exists()]

@@ -54,7 +54,7 @@ def contexts_table(
         "peak": np.full(len(at), radius),
         "document": documents[at],
     }
-    return pl.DataFrame(columns).cast(SCHEMA)  # pyright: ignore[reportArgumentType]
+    return pl.DataFrame(columns).cast(SCHEMA)  # pyright: ignore[reportArgumentType]  (its stub wants type objects alone)
 
 
 def _distinct(tokens: Int[np.ndarray, " P"], centres: Int[np.ndarray, " W"]) -> Int[np.ndarray, " _"]:

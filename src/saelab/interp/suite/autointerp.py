@@ -48,12 +48,12 @@ def evaluation(features: pl.DataFrame, config: Mapping[str, Any]) -> Result:
 
 def _mean(column: pl.Series) -> float | None:
     found = column.mean()
-    return None if found is None else float(found)  # type: ignore[arg-type]
+    return None if found is None else float(found)  # pyright: ignore[reportArgumentType]  (a numeric column)
 
 
 def _deviation(column: pl.Series) -> float | None:
     found = column.std(ddof=0) if len(column) else None
-    return None if found is None else float(found)  # type: ignore[arg-type]
+    return None if found is None else float(found)  # pyright: ignore[reportArgumentType]  (a numeric column)
 
 
 def _evaluate(subject: Subject, shared: None) -> Result:
