@@ -4,7 +4,6 @@ Here the file is this test. Every toy is registered by one line (`toys`), and on
 runs with all of them from its text to its page. The control is that without its line each is refused by name.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -183,7 +182,7 @@ def data(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 
 @pytest.fixture(scope="module")
-def finished(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
+def finished(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """The whole study, once."""
     with pytest.MonkeyPatch.context() as patch:
         for where, name, line in LINES.values():
@@ -191,7 +190,7 @@ def finished(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
         SEEN.clear()
         folder = tmp_path_factory.mktemp("run")
         run_study(StudyConfig.parse(data), folder)
-        yield RunFolder(folder)
+    return RunFolder(folder)
 
 
 @pytest.mark.parametrize(
