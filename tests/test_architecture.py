@@ -26,6 +26,7 @@ LAYERS = [
     {"training"},
     {"selection"},
     {"steering", "interp", "matching", "stats"},
+    {"instrument"},
     {"study", "report"},
     {"publish", "workflow.py"},
     {"cli"},

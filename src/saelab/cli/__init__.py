@@ -1,7 +1,8 @@
 """The command line: `saelab VERB`, one file per verb, loaded only when used.
 
 Exit codes: 0 done; 1 an unexpected error; 2 what was asked cannot be done; 3 a corrupt artefact; 4 a failed download;
-5 disk or memory; 6 a missing optional library; 130 interrupted (finished work is kept).
+5 disk or memory; 6 a missing optional library; 8 an instrument that cannot see steering; 130 interrupted (finished work
+is kept).
 """
 
 import os
@@ -49,6 +50,11 @@ VERBS = {
         "steer:steer",
         "Steered beside unsteered text for one feature.",
         'saelab steer path:demo/saes/topk.l0_32.resid_post.15 123 --prompt "My favourite place is" --strength 4',
+    ),
+    "instrument": (
+        "instrument:instrument",
+        "Whether steering can be seen at a site of a model: the gate of known classes and a random dictionary.",
+        "saelab instrument --lm smollm2-135m --site resid_post.15 --out gate",
     ),
     "match": (
         "match:match",

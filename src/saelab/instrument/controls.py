@@ -1,0 +1,107 @@
+"""The questions of the gate as numbers: the lift of a set, its p under exchanged readers, one set less another.
+
+A control that could not be measured has no value and a state. Pure arrays: no model, no file.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+from scipy import stats as scipy_stats
+
+from saelab.core.seeds import numpy_generator
+from saelab.instrument.outcomes import Texts, percentiles, quality, scores
+from saelab.stats.means import mean_estimate
+
+EXACT = 6  # readers up to which all orders are tried
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control with its 95 % interval over features and its verdict.
+
+    outcome: whose lift it is, `described` or `read_back`. bound: what the value is held against. n: features, of both
+    sets for a difference. n_missing: texts without a score. holds: None for a control that gates nothing. state: why
+    there is no value.
+    """
+
+    name: str
+    outcome: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    n_missing: int
+    p: float | None = None
+    bound: float | None = None
+    holds: bool | None = None
+    state: str = "ok"
+
+
+def lift_of(name: str, outcome: str, table: pl.DataFrame, *, seed: int) -> Control:
+    """The mean lift over the features of `outcomes.by_feature`'s table."""
+    found = mean_estimate(_lifts(table), name=f"{name} {outcome}", seed=seed)
+    missing = int(table["n_missing"].sum())
+    return Control(name, outcome, found.value, found.low, found.high, found.n, missing, state=found.state)
+
+
+def difference_of(name: str, outcome: str, table: pl.DataFrame, other: pl.DataFrame, *, seed: int) -> Control:
+    """Mean lift of one set less that of another, resampled over the features of both (BCa), p by exchanged labels."""
+    a, b = (_lifts(t) for t in (table, other))
+    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+    missing = int(table["n_missing"].sum()) + int(other["n_missing"].sum())
+    n = len(a) + len(b)
+    if min(len(a), len(b)) < 3:
+        return Control(name, outcome, None, None, None, n, missing, state="too_few")
+    value = float(a.mean() - b.mean())
+    if np.ptp(a) == 0 and np.ptp(b) == 0:
+        return Control(name, outcome, value, None, None, n, missing)
+    rng = numpy_generator(seed, "instrument", name, outcome)
+
+    def apart(x: np.ndarray, y: np.ndarray, axis: int = -1) -> Any:
+        return x.mean(axis) - y.mean(axis)
+
+    drawn = scipy_stats.bootstrap((a, b), apart, n_resamples=2000, vectorized=True, method="BCa", rng=rng)
+    exchanged = scipy_stats.permutation_test(
+        (a, b), apart, n_resamples=2000, vectorized=True, alternative="greater", rng=rng
+    )
+    low, high = (float(edge) for edge in drawn.confidence_interval)
+    return Control(name, outcome, value, low, high, n, missing, p=float(exchanged.pvalue))
+
+
+def exchanged_readers(values: Float[np.ndarray, "N K"], texts: Texts, *, seed: int, draws: int = 2000) -> float | None:
+    """p of the mean lift when readers change places: the share of orders in which it is as large; None without scores.
+
+    Every order is tried for up to six features, else `draws` drawn ones. The pool of an exchanged reader leaves out the
+    texts of the feature that it is now said to belong to, so the orders are exchangeable where readers know nothing.
+    """
+    k = values.shape[1]
+    rated = quality(texts)
+    mean = np.empty((k, k, k))  # mean score of the texts of c by reader r whose pool leaves out o's texts: [r, o, c]
+    for o in range(k):
+        score = scores(percentiles(values, texts.owner, np.full(k, o)), rated, texts.answer)
+        for c in range(k):
+            own = score[texts.owner == c]
+            kept = own[np.isfinite(own).all(1)]
+            mean[:, o, c] = kept.mean(0) if len(kept) else np.nan
+    if k <= EXACT:
+        orders = np.array(list(permutations(range(k))))
+    else:
+        rng = numpy_generator(seed, "instrument", "exchanged readers")
+        orders = np.stack([np.arange(k), *(rng.permutation(k) for _ in range(draws))])
+    own = np.arange(k)
+    placed = mean[orders, own]  # [order, o, c]: the reader that stands for o, on the texts of c
+    mine = placed[:, own, own]
+    per_class = mine - (placed.sum(1) - mine) / (k - 1)
+    scored = np.isfinite(per_class[0])
+    if not scored.any():
+        return None
+    lift = per_class[:, scored].mean(1)
+    return float((lift >= lift[0] - 1e-12).mean())
+
+
+def _lifts(table: pl.DataFrame) -> Float[np.ndarray, " K"]:
+    return table["lift"].fill_null(np.nan).to_numpy()

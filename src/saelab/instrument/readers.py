@@ -1,0 +1,86 @@
+"""Two ways to read from a text whether it is about a feature, as a matrix texts x features.
+
+    described   z(cos(text, the feature's contexts)) + z(cos(text, the feature's terms))        z over the texts
+    read_back   w_f . mean state of the text,     w_f = inv(S) (mu_f - mu)
+
+`described` asks whether there is what the feature is about, by sentence embeddings. `read_back` asks whether the
+unsteered language model sees what was written: mu_f is the mean of the windows of text on which the feature is active,
+S the covariance of all window means plus a tenth of its mean eigenvalue (linear discriminant analysis, Fisher 1936).
+Pure arrays: no model, no file.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from saelab.core.errors import UserError
+
+RIDGE = 0.1
+FEWEST_WINDOWS = 5
+
+
+@dataclass(frozen=True)
+class Background:
+    """What window means of ordinary text look like at a site: their mean and the inverse of their covariance."""
+
+    mean: Float[np.ndarray, " D"]
+    inverse: Float[np.ndarray, "D D"]
+
+    @classmethod
+    def of(cls, windows: Float[np.ndarray, "W D"], ridge: float = RIDGE) -> "Background":
+        """From the means of windows; `ridge` is the share of the mean eigenvalue that is added to the diagonal."""
+        if len(windows) < 2:
+            raise UserError(f"A reader needs the means of many windows of text, not of {len(windows)}.")
+        wide = windows.astype(np.float64)
+        covariance = np.cov(wide.T)
+        d = wide.shape[1]
+        return cls(wide.mean(0), np.linalg.inv(covariance + np.eye(d) * ridge * np.trace(covariance) / d))
+
+    def weights(self, means: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "K D"]:
+        """w_f of the features whose windows have these means."""
+        return (means - self.mean) @ self.inverse
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """K features of one set: which way each steers, and how each is read.
+
+    names: what each is called. directions: unit vectors. weights: w_f of `read_back`. contexts: unit vectors of the
+    mean embedding of what the feature is about; terms: unit embeddings of its terms, NaN where it has none.
+    """
+
+    names: tuple[str, ...]
+    directions: Float[np.ndarray, "K D"]
+    weights: Float[np.ndarray, "K D"]
+    contexts: Float[np.ndarray, "K E"]
+    terms: Float[np.ndarray, "K E"]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def unit(vectors: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "K D"]:
+    """The rows at unit norm; a zero row stays zero."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)
+
+
+def read_back(states: Float[np.ndarray, "N D"], features: Features) -> Float[np.ndarray, "N K"]:
+    """Each text under each feature's discriminant. states: a text's mean state, NaN where it has no token."""
+    return states.astype(np.float64) @ features.weights.T
+
+
+def described(vectors: Float[np.ndarray, "N E"], features: Features) -> Float[np.ndarray, "N K"]:
+    """Each text's likeness to what each feature is about. vectors: embeddings of the texts, NaN where there is none."""
+    found = _standard(vectors @ features.contexts.T, vectors)
+    worded = np.isfinite(features.terms).all(1)
+    found[:, worded] += _standard(vectors @ features.terms[worded].T, vectors)
+    return found
+
+
+def _standard(values: Float[np.ndarray, "N K"], vectors: Float[np.ndarray, "N E"]) -> Float[np.ndarray, "N K"]:
+    """Columns less their mean over the texts, in standard deviations; a constant column is zero."""
+    known = values[np.isfinite(vectors).all(axis=1)]
+    spread = known.std(0)
+    return (values - known.mean(0)) / np.where(spread > 0, spread, 1)

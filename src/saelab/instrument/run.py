@@ -1,0 +1,159 @@
+"""The instrument's stage: from a language model and a site to a gate on disk, going on where it was interrupted.
+
+The only place of this package with files:
+
+    manifest.json          what was asked; another request in the same folder starts anew
+    tokens/ activations/   ordinary text and the stream at the site
+    texts/<set>.parquet    the texts of one step with what was read from them
+    features.parquet       outcomes by set, outcome and feature
+    instrument.json        the gate: state, controls, dose response
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from saelab.activations.harvest import HarvestConfig, harvest
+from saelab.core.config import digest_of
+from saelab.core.errors import ArtefactError, FetchError, UserError
+from saelab.core.progress import SILENT, Progress
+from saelab.instrument.classes import LabelledTexts, class_features, embedded_classes
+from saelab.instrument.dose import Probe
+from saelab.instrument.embedding import Embedder, MiniLM
+from saelab.instrument.features import SiteText, features_of
+from saelab.instrument.gate import Gate, GateConfig, Sets, gate, not_gated
+from saelab.instrument.prompts import prompts_of
+from saelab.instrument.random_dictionary import random_features
+from saelab.instrument.texts import TABLE, Desk
+from saelab.lm.model import LanguageModel
+from saelab.saes.base import Sae
+from saelab.store.files import read_json, write_json
+from saelab.store.tables import read_table, write_table
+from saelab.text.corpora import CorpusConfig, iter_documents
+from saelab.text.pack import PackedText, pack_for
+
+PROBED = 48  # tokens of a context that KL is measured on
+
+
+def run(
+    config: GateConfig,
+    lm: LanguageModel,
+    site: str,
+    folder: Path,
+    *,
+    classes: Sequence[LabelledTexts] | None = None,
+    sae: Sae | None = None,
+    corpus: CorpusConfig | None = None,
+    embed: Embedder | None = None,
+    progress: Progress = SILENT,
+) -> Gate:
+    """Run the gate at a site and write it into `folder`.
+
+    classes: the positive control; by default six sets of the embedded corpus, and "not gated" where these cannot be
+    had. sae: features to hold against a random dictionary of its width and L0. Raises `UserError` for an SAE of another
+    width, and `FetchError` where the embedder or the text cannot be had.
+    """
+    place = str(lm.site(site))
+    if sae is not None and sae.W_dec.shape[1] != lm.d_model:
+        raise UserError(f"The SAE reads width {sae.W_dec.shape[1]}; {lm.name} is {lm.d_model} wide at {place}.")
+    corpus = corpus or CorpusConfig()
+    try:
+        known = embedded_classes(taken=config.class_texts) if classes is None else classes
+    except FetchError as error:
+        found = not_gated(f"no classes could be had. {error.message}")
+        write_json(folder / "instrument.json", found.record())
+        return found
+    embed = embed or MiniLM()
+    _open(folder, _manifest(config, lm, place, known, sae, corpus) | {"embedder": embed.name})
+    packed = _packed(config, lm, corpus, folder / "tokens", progress)
+    shards = harvest(lm, packed, [place], folder / "activations", config=HarvestConfig(), progress=progress)[place]
+    text = SiteText.of(lm, packed, shards)
+    with progress.task("reading features", total=3, unit="sets") as task:
+        named = class_features(lm, place, known, text.background, embed)
+        task.advance()
+        size = {"count": config.n_features, "seed": config.seed, "least": 3}
+        l0 = config.l0 if sae is None else max(1, round(_l0(sae, text)))
+        width = config.width if sae is None else len(sae.W_dec)
+        random = random_features(text, embed, width=width, l0=l0, **size)
+        task.advance()
+        own = None if sae is None else features_of(sae.encode, sae.W_dec.detach(), text, embed, **size)
+    spread = torch.linspace(0, packed.n_contexts - 1, min(config.probe_contexts, packed.n_contexts)).long()
+    probe = Probe.over(lm, place, packed.tokens[spread, :PROBED])
+    desk = Desk(
+        lm=lm,
+        site=place,
+        prompts=prompts_of(lm, each=config.prompts, seed=config.seed),
+        embed=embed,
+        norm=probe.norm,
+        new_tokens=config.new_tokens,
+        temperature=config.temperature,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    with progress.task("instrument", unit="steps") as task:
+
+        def keep(name: str, write: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+            path = folder / "texts" / f"{name}.parquet"
+            if not path.exists():
+                write_table(path, write())
+            task.advance()
+            return read_table(path, list(TABLE))
+
+        found = gate(config, desk, probe, Sets(named, random, own), keep, progress)
+    write_table(folder / "features.parquet", found.features)
+    write_json(folder / "instrument.json", found.record())
+    return found
+
+
+def _l0(sae: Sae, text: SiteText) -> float:
+    """Mean number of active features on an even part of the text."""
+    with torch.inference_mode():
+        return float((sae.encode(text.rows[:: max(1, len(text.rows) // 4096)]) > 0).sum(1).float().mean())
+
+
+def _manifest(
+    config: GateConfig,
+    lm: LanguageModel,
+    site: str,
+    classes: Sequence[LabelledTexts],
+    sae: Sae | None,
+    corpus: CorpusConfig,
+) -> dict[str, Any]:
+    return {
+        "config": config.model_dump(mode="json"),
+        "corpus": corpus.model_dump(mode="json"),
+        "lm": {"reference": lm.reference, "dtype": str(lm.dtype)},
+        "site": site,
+        "classes": digest_of([asdict(c) for c in classes]),
+        "sae": None if sae is None else digest_of([float(sae.W_dec.double().sum()), list(sae.W_dec.shape)]),
+    }
+
+
+def _open(folder: Path, manifest: dict[str, Any]) -> None:
+    """Take up what a former call with the same request left, or start anew."""
+    path = folder / "manifest.json"
+    try:
+        same = path.exists() and read_json(path) == manifest
+    except ArtefactError:
+        same = False
+    if not same:
+        for name in ("texts", "tokens"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("features.parquet", "instrument.json"):
+            (folder / name).unlink(missing_ok=True)
+        write_json(path, manifest)
+
+
+def _packed(
+    config: GateConfig, lm: LanguageModel, corpus: CorpusConfig, folder: Path, progress: Progress
+) -> PackedText:
+    if not (folder / "manifest.json").exists():
+        documents = iter_documents(corpus)
+        made = pack_for(lm, documents, context=config.context, n_contexts=config.contexts, progress=progress)
+        made.save(folder)
+    return PackedText.load(folder)

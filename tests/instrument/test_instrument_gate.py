@@ -1,0 +1,160 @@
+"""The gate's error rates in a planted world: it passes where steering works, and not where readers or directions are
+random; too strong steering falls; an SAE of the planted directions exceeds a random dictionary.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from planted import GROUPS, SITE, SMALL, Letters, World, planted_classes
+
+from saelab.core.errors import FetchError, UserError
+from saelab.instrument import run as stage
+from saelab.instrument.classes import classes_in, halved
+from saelab.instrument.controls import Control
+from saelab.instrument.gate import Gate, GateConfig
+from saelab.instrument.run import run
+from saelab.text.corpora import CorpusConfig
+
+# As small as a gate can be, for what does not ask whether it sees.
+LEAST = SMALL.model_copy(update={"doses": (0.3, 1.2), "dev_copies": 2, "test_copies": 8, "n_features": 6})
+FEW, MANY = range(10), range(100)
+
+
+def control(gate: Gate, name: str, outcome: str = "described") -> Control:
+    return next(c for c in gate.controls if (c.name, c.outcome) == (name, outcome))
+
+
+def passes(seeds: range) -> tuple[int, int, int]:
+    """How many seeds pass as planted, with shuffled readers, and with random directions."""
+    counts = np.zeros(3, int)
+    for seed in seeds:
+        world = World(seed)
+        for i, classes in enumerate((world.classes, world.with_shuffled_readers(), world.with_random_directions())):
+            counts[i] += world.gate(classes).passed
+    return int(counts[0]), int(counts[1]), int(counts[2])
+
+
+def test_the_gate_tells_steering_from_none_in_ten_seeds() -> None:
+    planted, shuffled, random = passes(FEW)
+    assert planted >= 9 and shuffled <= 1 and random <= 1
+
+
+@pytest.mark.sweep
+def test_the_gate_tells_steering_from_none_in_a_hundred_seeds() -> None:
+    planted, shuffled, random = passes(MANY)
+    assert planted >= 95 and shuffled <= 5 and random <= 5
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(0)
+
+
+def test_too_strong_steering_falls(world: World) -> None:
+    """The dose response: where the model only writes one letter, the lift falls far below the best dose's."""
+    strong = World(0, SMALL.model_copy(update={"doses": (0.4, 1.2, 6.0)}))
+    found = strong.gate().doses.filter(outcome="described")
+    lifts, distinct = found["lift"].to_list(), found["distinct"].to_list()
+    assert lifts[2] < 0.6 * max(lifts) and distinct[2] < distinct[0]
+
+
+def test_features_of_planted_directions_exceed_a_random_dictionary(world: World) -> None:
+    found = world.gate(sae=world.classes)
+    less = control(found, "sae_less_random_dictionary")
+    assert found.passed and less.holds and less.low is not None and less.low > 0 and (less.p or 1) < 0.05
+    # Control: a second random dictionary does not exceed the first, and the gate says so.
+    other = World(1).random
+    failed = world.gate(sae=other)
+    assert failed.state == "failed" and control(failed, "sae_less_random_dictionary").holds is False
+    assert "SAE's features" in failed.sentence
+
+
+def test_every_control_has_its_figures(world: World) -> None:
+    found = world.gate()
+    for name, outcome in (("classes", "described"), ("classes", "read_back"), ("random_dictionary", "described")):
+        one = control(found, name, outcome)
+        assert one.value is not None and one.low is not None and one.high is not None
+        assert one.low <= one.value <= one.high and one.n in (len(GROUPS), SMALL.n_features) and one.holds
+    half = control(found, "random_dictionary").bound
+    assert half == pytest.approx((control(found, "classes").value or 0) / 2)
+    record = json.loads(json.dumps(found.record(), allow_nan=False))
+    assert record["passed"] and len(record["dose_response"]) == 2 * len(SMALL.doses)
+    assert set(found.strengths) == {"classes", "random_dictionary"}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, world: World) -> CorpusConfig:
+    path = tmp_path / "corpus.csv"
+    pl.DataFrame({"text": [text for c in planted_classes(0) for text in c.steer + c.read]}).write_csv(path)
+    return CorpusConfig(source=f"path:{path}")
+
+
+def test_a_killed_gate_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path, world: World, corpus: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(folder: Path) -> Gate:
+        config = LEAST.model_copy(update={"contexts": 16})
+        return run(config, world.lm, SITE, folder, classes=planted_classes(0), corpus=corpus, embed=Letters())
+
+    start(tmp_path / "whole")
+    written: list[str] = []
+    real = stage.write_table
+
+    def killed(path: Path, table: pl.DataFrame) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        real(path, table)
+
+    monkeypatch.setattr(stage, "write_table", killed)
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "torn")
+    assert not (tmp_path / "torn" / "instrument.json").exists()
+    again: list[str] = []
+    monkeypatch.setattr(stage, "write_table", lambda path, table: (again.append(path.name), real(path, table))[1])
+    start(tmp_path / "torn")
+    assert written and not set(written) & set(again)
+    for path in sorted(p for p in (tmp_path / "whole").rglob("*") if p.is_file()):
+        assert path.read_bytes() == (tmp_path / "torn" / path.relative_to(tmp_path / "whole")).read_bytes(), path.name
+
+
+def test_without_classes_nothing_is_gated(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*, taken: int) -> None:
+        raise FetchError("sae-probes could not be downloaded.")
+
+    monkeypatch.setattr(stage, "embedded_classes", refuse)
+    found = run(LEAST, world.lm, SITE, tmp_path, embed=Letters())
+    assert found.state == "not_gated" and not found.passed and "Not gated" in found.sentence
+    assert json.loads((tmp_path / "instrument.json").read_text())["state"] == "not_gated"
+
+
+def test_classes_of_the_user(tmp_path: Path) -> None:
+    texts = {name: [f"{name} text number {i}" for i in range(20)] for name in ("a", "b", "c", "d", "e")}
+    table = tmp_path / "table.csv"
+    rows = [{"text": t, "kind": name} for name, part in texts.items() for t in part]
+    pl.DataFrame(rows).write_csv(table)
+    labelled = classes_in([table], label="kind")
+    files = []
+    for name, part in texts.items():
+        files.append(tmp_path / f"{name}.csv")
+        pl.DataFrame({"text": part}).write_csv(files[-1])
+    assert classes_in(files) == labelled
+    for one in labelled:
+        assert not set(one.steer) & set(one.read) and len(one.steer) == len(one.read) == 10
+    assert halved({k: v[::-1] for k, v in texts.items()}) == labelled  # the order of the texts does not matter
+    with pytest.raises(UserError, match="at least 5 classes"):
+        classes_in(files[:4])
+    with pytest.raises(UserError, match="at least 16"):
+        halved(texts | {"f": ["one"]})
+    with pytest.raises(UserError, match="no column 'kid'"):
+        classes_in([table], label="kid")
+
+
+def test_sizes_that_cannot_tell_are_refused() -> None:
+    with pytest.raises(UserError, match="16 texts"):
+        GateConfig.parse({"test_copies": 1})
+    with pytest.raises(UserError, match="30 unsteered"):
+        GateConfig.parse({"unsteered_copies": 2})
