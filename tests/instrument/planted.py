@@ -17,10 +17,10 @@ from saelab.instrument.dose import Probe
 from saelab.instrument.features import SiteText
 from saelab.instrument.gate import Gate, GateConfig, Sets, gate
 from saelab.instrument.prompts import prompts_of
-from saelab.instrument.random_dictionary import random_features
+from saelab.instrument.random_dictionary import untrained_features
 from saelab.instrument.readers import Features
 from saelab.instrument.texts import Desk
-from saelab.interp.windows import Passages, WindowConfig, WindowFinder
+from saelab.interp.features.windows import Passages, WindowConfig, WindowFinder
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.text.corpora import Document
@@ -31,18 +31,18 @@ GROUPS = ("ABCDEFGH", "IJKLMNOP", "QRSTUVWX", "YZ012345", "6789!?#$", "%&()*+,-"
 EMBEDDED, WRITTEN = 1.0, 2.5  # how far a group's direction is added to embeddings and to the head
 SITE = "resid_post.1"
 SMALL = GateConfig(
-    doses=(0.1, 0.4, 1.2),
+    doses=(0.4, 1.2),
     prompts=1,
-    dev_copies=4,
-    test_copies=12,
+    dev_copies=3,
+    test_copies=8,
     feature_copies=1,
     unsteered_copies=36,
-    n_features=24,
+    n_features=16,
     width=128,
     l0=8,
-    new_tokens=16,
+    new_tokens=12,
     temperature=1.0,
-    contexts=48,
+    contexts=40,
     context=64,
     probe_contexts=2,
 )
@@ -77,10 +77,9 @@ def planted_lm(seed: int = 0) -> LanguageModel:
 
 def text_of(group: str | None, rng: np.random.Generator, length: int = 60) -> str:
     """Letters, three of four of them the group's."""
-    others = "abcdefghijklmnopqrstuvwxyz" + "".join(GROUPS)
-    draw = rng.random(length)
-    own = group or others
-    return "".join(str(rng.choice(list(own if d < 0.75 else others))) for d in draw)
+    others = np.array(list("abcdefghijklmnopqrstuvwxyz" + "".join(GROUPS)))
+    own = others if group is None else np.array(list(group))
+    return "".join(np.where(rng.random(length) < 0.75, rng.choice(own, length), rng.choice(others, length)))
 
 
 def planted_classes(seed: int) -> list[LabelledTexts]:
@@ -106,7 +105,7 @@ class World:
         self.text = SiteText(SITE, packed, rows.float(), places, finder, strings)
         self.classes = class_features(self.lm, SITE, planted_classes(seed), self.text.background, self.embed)
         size = {"width": config.width, "l0": config.l0, "count": config.n_features, "seed": seed}
-        self.random = random_features(self.text, self.embed, **size)
+        self.random = untrained_features(self.text, self.embed, **size)
         self.probe = Probe.over(self.lm, SITE, tokens[: config.probe_contexts, :48])
         self.desk = Desk(
             lm=self.lm,

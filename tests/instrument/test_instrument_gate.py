@@ -16,10 +16,11 @@ from saelab.instrument.classes import classes_in, halved
 from saelab.instrument.controls import Control
 from saelab.instrument.gate import Gate, GateConfig
 from saelab.instrument.run import run
+from saelab.store.layout import Table
 from saelab.text.corpora import CorpusConfig
 
 # As small as a gate can be, for what does not ask whether it sees.
-LEAST = SMALL.model_copy(update={"doses": (0.3, 1.2), "dev_copies": 2, "test_copies": 8, "n_features": 6})
+LEAST = SMALL.model_copy(update={"doses": (0.4,), "dev_copies": 2, "n_features": 6})
 FEW, MANY = range(10), range(100)
 
 
@@ -101,20 +102,20 @@ def test_a_killed_gate_goes_on_and_ends_with_the_same_bytes(
 
     start(tmp_path / "whole")
     written: list[str] = []
-    real = stage.write_table
+    real = Table.write
 
-    def killed(path: Path, table: pl.DataFrame) -> None:
+    def killed(table: Table, frame: pl.DataFrame) -> Path:
         if len(written) == 2:
             raise KeyboardInterrupt
-        written.append(path.name)
-        real(path, table)
+        written.append(table.path.name)
+        return real(table, frame)
 
-    monkeypatch.setattr(stage, "write_table", killed)
+    monkeypatch.setattr(Table, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path / "torn")
     assert not (tmp_path / "torn" / "instrument.json").exists()
     again: list[str] = []
-    monkeypatch.setattr(stage, "write_table", lambda path, table: (again.append(path.name), real(path, table))[1])
+    monkeypatch.setattr(Table, "write", lambda table, frame: (again.append(table.path.name), real(table, frame))[1])
     start(tmp_path / "torn")
     assert written and not set(written) & set(again)
     for path in sorted(p for p in (tmp_path / "whole").rglob("*") if p.is_file()):

@@ -10,10 +10,10 @@ from saelab.core.seeds import seed_of
 from saelab.instrument.embedding import Embedder
 from saelab.instrument.features import SiteText, features_of
 from saelab.instrument.readers import Features
-from saelab.interp.fidelity import RandomDictionary
+from saelab.interp.fidelity.measures import RandomDictionary
 
 
-def random_features(
+def untrained_features(
     text: SiteText, embed: Embedder, *, width: int, l0: int, count: int, seed: int, least: int = 2
 ) -> Features:
     """`count` features of a random dictionary of `width` features, `l0` of them active on a token."""

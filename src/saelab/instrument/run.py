@@ -1,12 +1,7 @@
 """The instrument's stage: from a language model and a site to a gate on disk, going on where it was interrupted.
 
-The only place of this package with files:
-
-    manifest.json          what was asked; another request in the same folder starts anew
-    tokens/ activations/   ordinary text and the stream at the site
-    texts/<set>.parquet    the texts of one step with what was read from them
-    features.parquet       outcomes by set, outcome and feature
-    instrument.json        the gate: state, controls, dose response
+The only place of this package with files (`store.layout.InstrumentFolder`). Another request in the same folder starts
+anew; the texts of a finished step are never written again.
 """
 
 import shutil
@@ -28,12 +23,11 @@ from saelab.instrument.embedding import Embedder, MiniLM
 from saelab.instrument.features import SiteText, features_of
 from saelab.instrument.gate import Gate, GateConfig, Sets, gate, not_gated
 from saelab.instrument.prompts import prompts_of
-from saelab.instrument.random_dictionary import random_features
+from saelab.instrument.random_dictionary import untrained_features
 from saelab.instrument.texts import TABLE, Desk
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.store.files import read_json, write_json
-from saelab.store.tables import read_table, write_table
+from saelab.store.layout import MANIFEST, InstrumentFolder
 from saelab.text.corpora import CorpusConfig, iter_documents
 from saelab.text.pack import PackedText, pack_for
 
@@ -58,7 +52,7 @@ def run(
     had. sae: features to hold against a random dictionary of its width and L0. Raises `UserError` for an SAE of another
     width, and `FetchError` where the embedder or the text cannot be had.
     """
-    place = str(lm.site(site))
+    place, kept = str(lm.site(site)), InstrumentFolder(folder)
     if sae is not None and sae.W_dec.shape[1] != lm.d_model:
         raise UserError(f"The SAE reads width {sae.W_dec.shape[1]}; {lm.name} is {lm.d_model} wide at {place}.")
     corpus = corpus or CorpusConfig()
@@ -66,12 +60,12 @@ def run(
         known = embedded_classes(taken=config.class_texts) if classes is None else classes
     except FetchError as error:
         found = not_gated(f"no classes could be had. {error.message}")
-        write_json(folder / "instrument.json", found.record())
+        kept.gate.write(found.record())
         return found
     embed = embed or MiniLM()
-    _open(folder, _manifest(config, lm, place, known, sae, corpus) | {"embedder": embed.name})
-    packed = _packed(config, lm, corpus, folder / "tokens", progress)
-    shards = harvest(lm, packed, [place], folder / "activations", config=HarvestConfig(), progress=progress)[place]
+    _open(kept, _manifest(config, lm, place, known, sae, corpus) | {"embedder": embed.name})
+    packed = _packed(config, lm, corpus, kept.tokens, progress)
+    shards = harvest(lm, packed, [place], kept.activations, config=HarvestConfig(), progress=progress)[place]
     text = SiteText.of(lm, packed, shards)
     with progress.task("reading features", total=3, unit="sets") as task:
         named = class_features(lm, place, known, text.background, embed)
@@ -79,7 +73,7 @@ def run(
         size = {"count": config.n_features, "seed": config.seed, "least": 3}
         l0 = config.l0 if sae is None else max(1, round(_l0(sae, text)))
         width = config.width if sae is None else len(sae.W_dec)
-        random = random_features(text, embed, width=width, l0=l0, **size)
+        random = untrained_features(text, embed, width=width, l0=l0, **size)
         task.advance()
         own = None if sae is None else features_of(sae.encode, sae.W_dec.detach(), text, embed, **size)
     spread = torch.linspace(0, packed.n_contexts - 1, min(config.probe_contexts, packed.n_contexts)).long()
@@ -98,15 +92,15 @@ def run(
     with progress.task("instrument", unit="steps") as task:
 
         def keep(name: str, write: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-            path = folder / "texts" / f"{name}.parquet"
-            if not path.exists():
-                write_table(path, write())
+            step = kept.step(name)
+            if not step.exists:
+                step.write(write())
             task.advance()
-            return read_table(path, list(TABLE))
+            return step.read(list(TABLE))
 
         found = gate(config, desk, probe, Sets(named, random, own), keep, progress)
-    write_table(folder / "features.parquet", found.features)
-    write_json(folder / "instrument.json", found.record())
+    kept.features.write(found.features)
+    kept.gate.write(found.record())
     return found
 
 
@@ -134,25 +128,24 @@ def _manifest(
     }
 
 
-def _open(folder: Path, manifest: dict[str, Any]) -> None:
+def _open(kept: InstrumentFolder, manifest: dict[str, Any]) -> None:
     """Take up what a former call with the same request left, or start anew."""
-    path = folder / "manifest.json"
     try:
-        same = path.exists() and read_json(path) == manifest
+        same = kept.manifest.exists and kept.manifest.read() == manifest
     except ArtefactError:
         same = False
     if not same:
-        for name in ("texts", "tokens"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("features.parquet", "instrument.json"):
-            (folder / name).unlink(missing_ok=True)
-        write_json(path, manifest)
+        for folder in (kept.texts, kept.tokens):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in (kept.features.path, kept.gate.path):
+            path.unlink(missing_ok=True)
+        kept.manifest.write(manifest)
 
 
 def _packed(
     config: GateConfig, lm: LanguageModel, corpus: CorpusConfig, folder: Path, progress: Progress
 ) -> PackedText:
-    if not (folder / "manifest.json").exists():
+    if not (folder / MANIFEST).exists():
         documents = iter_documents(corpus)
         made = pack_for(lm, documents, context=config.context, n_contexts=config.contexts, progress=progress)
         made.save(folder)

@@ -127,6 +127,41 @@ class SelectionFolder:
 
 
 @dataclass(frozen=True)
+class InstrumentFolder:
+    """What the gate of one site leaves: its texts step by step, outcomes by feature, and the gate itself."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Record:
+        return Record(self.root / MANIFEST)
+
+    @property
+    def tokens(self) -> Path:
+        return self.root / "tokens"
+
+    @property
+    def activations(self) -> Path:
+        return self.root / "activations"
+
+    @property
+    def texts(self) -> Path:
+        return self.root / "texts"
+
+    def step(self, name: str) -> Table:
+        """The texts of one step with what was read from them."""
+        return Table(self.texts / f"{name}.parquet")
+
+    @property
+    def features(self) -> Table:
+        return Table(self.root / "features.parquet")
+
+    @property
+    def gate(self) -> Record:
+        return Record(self.root / "instrument.json")
+
+
+@dataclass(frozen=True)
 class SteeringFolder:
     """What evaluating directions leaves."""
 
