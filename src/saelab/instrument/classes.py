@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.activations.site import sink_bound
 from saelab.core.errors import UserError, nearest
 from saelab.core.seeds import seed_of
 from saelab.instrument.embedding import Embedder
@@ -95,7 +96,7 @@ def class_features(
     """
     means = np.stack([_stream(lm, site, c.steer)[0].mean(0).double().numpy() for c in classes])
     others = (means.sum(0) - means) / (len(classes) - 1)
-    windows = np.stack([_windows(*_stream(lm, site, c.read)).mean(0) for c in classes])
+    windows = np.stack([window_means(*_stream(lm, site, c.read)).mean(0) for c in classes])
     contexts = np.stack([embed([_cut(lm, t) for t in c.read]).mean(0) for c in classes])
     return Features(
         names=tuple(c.name for c in classes),
@@ -107,17 +108,16 @@ def class_features(
     )
 
 
-def _stream(lm: LanguageModel, site: str, texts: Sequence[str]) -> tuple[Float[Tensor, "N D"], list[int]]:
-    """The stream of the texts' first tokens, and how many rows each text has."""
+def _stream(lm: LanguageModel, site: str, texts: Sequence[str]) -> tuple[Float[Tensor, "N D"], Int[np.ndarray, " N"]]:
+    """The stream of the texts' first tokens, attention sinks left out, and the window of 32 tokens of each row."""
     ids = [row[:LONGEST] for row in lm.tokenize(texts)]
     counts = [sum(token not in lm.special_ids for token in row) for row in ids]
-    return lm.capture(ids, [site])[site], counts
-
-
-def _windows(rows: Tensor, counts: Sequence[int]) -> Float[np.ndarray, "W D"]:
-    """Window means of texts; a text's last window may be shorter."""
     sizes = [min(WINDOW, count - first) for count in counts for first in range(0, count, WINDOW)]
-    return window_means(rows, np.repeat(np.arange(len(sizes)), sizes))
+    rows = lm.capture(ids, [site])[site]
+    norms = rows.norm(dim=-1)
+    kept = norms <= sink_bound(norms)
+    window = np.repeat(np.arange(len(sizes)), sizes)[kept.cpu().numpy()]
+    return rows[kept].cpu(), np.unique(window, return_inverse=True)[1]
 
 
 def _cut(lm: LanguageModel, text: str) -> str:

@@ -10,7 +10,7 @@ from saelab.core.seeds import seed_of
 from saelab.instrument.embedding import Embedder
 from saelab.instrument.features import SiteText, features_of
 from saelab.instrument.readers import Features
-from saelab.interp.fidelity.measures import RandomDictionary
+from saelab.interp.fidelity.control import RandomDictionary
 
 
 def untrained_features(
