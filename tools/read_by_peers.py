@@ -118,7 +118,8 @@ def dictionary_learning_by_saebench(folder: Path) -> Outputs:
 def sparsify(folder: Path) -> Outputs:
     from sparsify import SparseCoder
 
-    return sparsify_outputs(SparseCoder.load_from_disk(folder, device="cpu"))
+    coder = SparseCoder.load_from_disk(folder, device="cpu")
+    return sparsify_outputs(coder)[0], coder(inputs()).sae_out
 
 
 # loader -> (the format it reads, how)

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from saelab.core.errors import UserError
 from saelab.saes.base import Sae
 from saelab.saes.formats import FORMATS, save_sae
+from saelab.saes.transcoder import transcoder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "formats"))
-from sample_saes import CASES, inputs, own_codes, random_sae
+from sample_saes import CASES, K, inputs, own_codes, random_sae
 
 
 def cases() -> Iterator[tuple[str, Sae]]:
@@ -45,6 +46,13 @@ def main(out: Path) -> None:
             codes = sae.encode(x)
             io = {"x": x, "codes": own_codes(sae, codes).contiguous(), "rebuilt": sae.decode(codes)}
             save_file(io, folder / "io.safetensors")
+    weights = random_sae("topk").weights()
+    for skip in ("transcoder", "skip_transcoder"):
+        extra = {"W_skip": weights["W_enc"][:, : len(weights["W_enc"])]} if skip.startswith("skip") else {}
+        coder = transcoder(weights | extra, gate="topk", k=K)
+        folder = out / "sparsify" / skip
+        save_sae(coder, folder, "sparsify")
+        save_file({"x": x, "codes": coder.encode(x), "rebuilt": coder(x)}, folder / "io.safetensors")
 
 
 if __name__ == "__main__":

@@ -213,6 +213,9 @@ def test_sparsify_before_its_transcoders_had_a_flag(tmp_path: Path) -> None:
     for transcoder in (declared, known):
         assert same(transcoder(X), sae(X))
         assert (transcoder.cfg.site, transcoder.cfg.site_out) == ("resid_pre.3", "resid_post.3")
+    (tmp_path / "run" / "config.json").unlink()
+    assert main(["convert", str(folder), str(tmp_path / "out"), "--transcode", "--to", "sparsify"]) == 0
+    assert same(load_transcoder(tmp_path / "out")(X), sae(X))
     written(tmp_path / "run", {"config.json": {"transcode": True}})  # somebody's own file
     assert isinstance(load(folder), Sae)
 

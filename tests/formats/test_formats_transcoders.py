@@ -57,6 +57,8 @@ def test_sparsify_subtracts_nothing_from_what_it_reads(tmp_path: Path) -> None:
     found = load_transcoder(written(tmp_path / "layers.7.mlp", {"cfg.json": config, "sae.safetensors": tensors}))
     assert same(found.encode(X), largest(PRE))
     assert same(found(X), largest(PRE) @ W_DEC + B_DEC + X @ SKIP.T)
+    save_sae(found, tmp_path / "again", "sparsify")
+    assert same(load_transcoder(tmp_path / "again")(X), found(X))
     alone = written(tmp_path / "b", {"cfg.json": config | {"transcode": False}, "sae.safetensors": tensors})
     with pytest.raises(UserError, match="skip connection"):
         load_sae(alone)

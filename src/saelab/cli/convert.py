@@ -15,6 +15,7 @@ def convert(
     threshold: float | None = None,
     input_scale: float | None = None,
     normalise: str | None = None,
+    transcode: bool | None = None,
     site: str | None = None,
     lm: str | None = None,
     replace: bool = False,
@@ -40,6 +41,8 @@ def convert(
         What activations were multiplied by before training, where the files do not say.
     normalise:
         How it normalises every token (layer_norm, constant_norm_rescale, centred), where the files do not say.
+    transcode:
+        It is a transcoder: it rebuilds the output of its site's module from the input, where the files do not say.
     site:
         Where the SAE reads (resid_post.12), where the files do not say.
     lm:
@@ -53,7 +56,7 @@ def convert(
     from saelab.store.files import contents
 
     declared = {"k": k, "threshold": threshold, "input_scale": input_scale, "normalise": normalise}
-    declared |= {"site": site, "lm": lm}
+    declared |= {"transcode": transcode, "site": site, "lm": lm}
     held = contents(folder) if replace else []
     sae = convert_sae(source, folder, to=to, format=from_format, replace=replace, **declared)
     if json:

@@ -105,13 +105,15 @@ def _pickled(name: str, kind: Format | None) -> UserError:
 
 
 def save_sae(sae: Sae | Transcoder, folder: str | Path, format: str = "saelens") -> None:
-    """Write an SAE (a transcoder: as SAELens) to a folder in a format; one that it cannot express is a `UserError`."""
+    """Write an SAE (a transcoder: as SAELens or sparsify) to a folder in a format; one that it cannot express is a
+    `UserError`.
+    """
     kind = _named(format)
     if kind.write is None:
         written = [name for name, k in FORMATS.items() if k.write is not None]
         raise UserError(f"saelab reads {format} and does not write it.", hint=f"It writes {', '.join(written)}.")
-    if not isinstance(sae, Sae) and kind is not saelens.FORMAT:
-        raise UserError(f"{format} is written of SAEs; this is a transcoder.", hint="Write it as saelens.")
+    if not isinstance(sae, Sae) and kind not in (saelens.FORMAT, sparsify.FORMAT):
+        raise UserError(f"{format} is written of SAEs; this is a transcoder.", hint="Write it as saelens or sparsify.")
     there = Source(Path(folder), str(folder))
     others = [k.name for k in FORMATS.values() if k is not kind and Path(folder).is_dir() and k.recognises(there)]
     if others:

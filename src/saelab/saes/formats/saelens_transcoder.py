@@ -22,7 +22,7 @@ def write_transcoder(found: Transcoder, folder: Path, version: str) -> None:
     if cfg.gate not in _PREFIXES:
         raise UserError(
             f"SAELens holds transcoders with a ReLU or JumpReLU; this one has a {cfg.gate}.",
-            hint="It opens here in the layout that it has.",
+            hint="Write it with --to sparsify, which holds TopK.",
         )
     write_tensors(folder / WEIGHTS, weights)
     metadata = {k: v for k, v in cfg.metadata.items() if k != "config"} | {

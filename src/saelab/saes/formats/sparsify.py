@@ -139,28 +139,37 @@ def _weights(source: Source) -> dict[str, Tensor]:
     return transposed(weights, where, "W_enc", *(["W_dec"] if decoder == "decoder.weight" else []))
 
 
-def _write(sae: Sae, folder: Path) -> None:
-    if not isinstance(sae, TopKSae):
+def _write(sae: Sae | Transcoder, folder: Path) -> None:
+    """A TopK SAE, or a TopK transcoder between two sites of one width."""
+    transcodes = isinstance(sae, Transcoder)
+    if isinstance(sae, Transcoder):
+        if sae.cfg.gate != "topk" or sae.cfg.d_in != sae.cfg.d_out:
+            raise UserError(
+                f"sparsify holds TopK transcoders of one width; this one is {sae.cfg.gate}, from {sae.cfg.d_in} to "
+                f"{sae.cfg.d_out}.",
+                hint="Write it with --to saelens.",
+            )
+        weights = sae.weights()
+    elif isinstance(sae, TopKSae):
+        weights = with_bias_convention(sae, subtract=True).weights()
+    else:
         raise UserError(
             f"sparsify holds TopK SAEs; this one encodes as {sae.saelens_name}.",
             hint="Write it with --to saelens, which holds every architecture.",
         )
-    weights = with_bias_convention(sae, subtract=True).weights()
-    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
-    tensors = {theirs: weights[ours] for ours, theirs in names.items()}
-    tensors["encoder.weight"] = weights["W_enc"].T
+    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
+    tensors = {names.get(ours, ours): tensor for ours, tensor in transposed(weights, "The SAE", "W_enc").items()}
     write_tensors(folder / WEIGHTS, tensors)
-    cfg = sae.cfg
     config: dict[str, Any] = {
         "activation": "topk",
         "expansion_factor": 32,  # not used beside num_latents
         "normalize_decoder": True,
-        "num_latents": cfg.d_sae,
-        "k": cfg.k,
+        "num_latents": sae.cfg.d_sae,
+        "k": sae.cfg.k,
         "multi_topk": False,
-        "skip_connection": False,
-        "transcode": False,
-        "d_in": cfg.d_in,
+        "skip_connection": "W_skip" in weights,
+        "transcode": transcodes,
+        "d_in": sae.cfg.d_in,
     }
     write_json(folder / CONFIG, config)
 
