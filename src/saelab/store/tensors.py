@@ -3,6 +3,7 @@
 No pickle is read or written here.
 """
 
+from collections.abc import Container
 from pathlib import Path
 
 import torch
@@ -26,11 +27,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
         temporary.chmod(mode)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a file; a missing, truncated or foreign file is an `ArtefactError`."""
+def read_tensors(path: Path, only: Container[str] | None = None) -> dict[str, Tensor]:
+    """Read all tensors of a file, or `only` those; a missing, truncated or foreign file is an `ArtefactError`."""
     try:
         with safe_open(path, framework="pt") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118  (not a dict)
+            names = [n for n in handle.keys() if only is None or n in only]  # noqa: SIM118  (not a dict)
+            return {name: handle.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise ArtefactError(f"{path} is missing.") from None
     except (SafetensorError, OSError, ValueError) as error:

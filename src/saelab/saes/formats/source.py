@@ -103,11 +103,11 @@ class Source:
             raise ArtefactError(f"{self.folder / name} should hold a JSON object, but holds a {type(data).__name__}.")
         return data
 
-    def safetensors(self, name: str) -> dict[str, Tensor]:
-        """All tensors of a safetensors file, as float32 where they are floating."""
+    def safetensors(self, name: str, *, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        """The tensors of a safetensors file, as float32 where they are floating. only: those of these names alone."""
         path = self.folder / name
         check_safetensors(path)
-        return floats(read_tensors(path), str(path), checked=self.checked)
+        return floats(read_tensors(path, only), str(path), checked=self.checked)
 
     def npz(self, name: str) -> dict[str, Tensor]:
         """All arrays of an npz file, as float32 tensors."""
