@@ -125,7 +125,7 @@ def _scales(
         theta = implied_threshold(sae)
         if theta is None or not bool((theta > 0).any()):
             raise UserError(
-                "fold='theta' needs thresholds, and this SAE has none.",
+                "fold='theta' needs thresholds in raw units, and this SAE has none.",
                 hint="Use fold='mean', which is measured on activations, or fold='none' (cosine).",
             )
         return theta

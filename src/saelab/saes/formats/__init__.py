@@ -47,7 +47,8 @@ FORMATS: dict[str, Format] = {kind.name: kind for kind in _ALL}
 def load(reference: str | Path, *, format: str | None = None, **declared: Any) -> Found:
     """Open whatever lies there, an SAE, a transcoder or a dictionary of several sites; see `load_sae`."""
     known = FORMATS.get(resolved(str(reference)).format or "")
-    if str(reference).endswith(PICKLES) or (known is not None and known.pickle is not None):
+    named = str(reference).endswith(PICKLES) and not Path(reference).is_dir()  # a release's folders end in .pt
+    if named or (known is not None and known.pickle is not None):
         raise _pickled(str(reference), known)  # before anything is fetched
     source = source_of(reference, **declared)
     kind = format_of(source, format)

@@ -7,7 +7,7 @@ A name is a release and the SAE's name in it, as SAELens and Neuronpedia call th
 import json
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from itertools import product
 from typing import Any
@@ -35,6 +35,7 @@ def releases() -> dict[str, dict[str, Any]]:
     return json.loads((resources.files("saelab.saes.formats") / "released.json").read_text())
 
 
+@cache
 def names_in(release: str) -> dict[str, str]:
     """Names of a release's SAEs -> folder (or file) in its repository."""
     data = releases()[release]
