@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from saelab.core.errors import UserError
-from saelab.saes.formats.foreign import Count, Finite, Foreign
+from saelab.saes.formats.foreign import Count, Foreign
 from saelab.saes.formats.source import known_keys
 
 RENAMED = {
@@ -77,7 +77,7 @@ class SAELensConfig(Foreign):
     k: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None  # a BatchTopK's may be 31.5 on average
     rescale_acts_by_decoder_norm: bool = False
     finetuned: bool = False
-    residual_threshold: Finite | None = None
+    residual_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     max_iterations: Count | None = None
     stop_on_duplicate_support: bool | None = None
     metadata: Metadata
