@@ -105,14 +105,16 @@ def test_steer_moves_along_the_decoder_row_at_the_site_that_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def steered(reference: str, index: int, *more: object) -> Any:
-        shared = ("--prompt", "The cat", "--strength", 40, "--max-new-tokens", 4, "--lm", "tiny")
+        shared = ("--prompt", "The cat", "--strength", 40, "--max-new-tokens", 4)
         return told(capsys, "steer", reference, index, *shared, *more)
 
     one = steered(folder_of(tmp_path / "t"), 3, "--export", tmp_path / "d.safetensors")
     assert one["steered"] != one["unsteered"] and "at resid_post.1" in one["edited"]
     assert torch.equal(load_file(tmp_path / "d.safetensors")["feature_3"], EYE[3])
     reference = clt(tmp_path / "clt")
-    two = steered(f"{reference}#resid_post.1", F + 3)  # block 1's latent 3: the same row at the same site
+    two = steered(
+        f"{reference}#resid_post.1", F + 3, "--lm", "tiny"
+    )  # block 1's latent 3: the same row at the same site
     assert two["steered"] == one["steered"]
     common = ("--prompt", "a", "--strength", 1, "--lm", "tiny")
     assert "one of them must be named" in refused(capsys, "steer", reference, 3, *common)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 
+from saelab.cli.models import model_for
 from saelab.cli.output import say, show_table
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
@@ -160,7 +161,6 @@ def _evaluated(
     references: Sequence[str], saes: "Sequence[Sae]", settings: dict[str, Any], lm: str, out: Path, as_json: bool
 ) -> int:
     """Every step (and, of three or more SAEs, end to end) matched and put to work on a language model."""
-    from saelab.lm.model import LanguageModel
     from saelab.matching import run as stage
     from saelab.text.corpora import CorpusConfig, iter_documents
     from saelab.text.pack import pack_for
@@ -171,7 +171,7 @@ def _evaluated(
     config = stage.MatchConfig.parse(settings, origin="the command line")
     rows = []
     with shown() as progress:
-        model = LanguageModel.load(lm)
+        model = model_for(saes, lm)
         documents = iter_documents(CorpusConfig())
         text = pack_for(model, documents, context=CONTEXT, n_contexts=config.contexts, progress=progress)
         spans = list(pairwise(range(len(saes)))) + ([(0, len(saes) - 1)] if len(saes) > 2 else [])

@@ -5,6 +5,7 @@ with.
 from pathlib import Path
 from typing import Literal
 
+from saelab.cli.models import model_for
 from saelab.cli.output import show_table
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError, nearest
@@ -14,7 +15,7 @@ from saelab.store.tables import read_table, write_table
 def select(
     sae: str,
     *,
-    lm: str = "smollm2-135m",
+    lm: str | None = None,
     by: str | None = None,
     top: int = 5,
     prefix: str = "From my experience,",
@@ -34,7 +35,7 @@ def select(
     sae:
         Reference or folder of the SAE.
     lm:
-        Language model: short name or reference.
+        Language model: short name or reference; by default the one that the SAE names.
     by:
         Criterion that ranks the features; by default Delta Token Confidence.
     top:
@@ -73,7 +74,8 @@ def select(
     wanted = list(computed if all_criteria else usual())
     if by in computed and by not in wanted:
         wanted.append(by)
-    model, opened = saelab.LanguageModel.load(lm), saelab.load_sae(sae)
+    opened = saelab.load_sae(sae)
+    model = model_for([opened], lm)
     with shown() as progress:
         table = saelab.feature_effects(
             model,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from saelab.cli.models import model_for
 from saelab.cli.output import say, show_record
 from saelab.core.errors import UserError
 
@@ -14,7 +15,7 @@ def steer(
     prompt: str,
     strength: float,
     unit: Literal["raw", "norm", "kl"] = "raw",
-    lm: str = "smollm2-135m",
+    lm: str | None = None,
     chat: bool = False,
     edit: Literal["add", "clamp", "min_clamp", "subspace_clamp", "ablate"] = "add",
     positions: Literal["all", "prompt", "generated", "last"] = "all",
@@ -42,7 +43,7 @@ def steer(
     unit:
         raw: activation units. norm: shares of the median activation's norm. kl: nats of KL on neutral prefixes.
     lm:
-        Language model: short name or reference.
+        Language model: short name or reference; by default the one that the SAE names.
     chat:
         Put the prompt into the model's chat template.
     edit:
@@ -68,7 +69,6 @@ def steer(
 
     import torch
 
-    import saelab
     from saelab.cli.references import opened
     from saelab.saes.base import Sae
     from saelab.steering import strength as strengths
@@ -79,11 +79,12 @@ def steer(
         raise UserError(f"A direction is not exported as {export.suffix!r}.", hint="Name a .safetensors or .csv file.")
     if not math.isfinite(strength):
         raise UserError(f"--strength must be a finite number, not {strength}.")
-    model, (found, site) = saelab.LanguageModel.load(lm), opened(sae)
+    found, site = opened(sae)
     if site is None:
         raise UserError("This SAE does not say at which site it was trained.", hint="saelab inspect can find it.")
-    ids = model.chat(prompt) if chat else model.tokenize([prompt])[0]
     direction = strengths.raw(sae_feature(found, index, 1.0))
+    model = model_for([found], lm)
+    ids = model.chat(prompt) if chat else model.tokenize([prompt])[0]
     typical = float(model.capture([ids], [direction.site])[direction.site].norm(dim=-1).median())
     if unit == "norm":
         direction = strengths.by_norm_share(direction, typical)

@@ -16,7 +16,7 @@ from saelab.core.errors import ArtefactError, MissingDependency, SaelabError, Us
 from saelab.core.hardware import multiplies_bfloat16
 from saelab.lm.families import FAMILIES
 from saelab.lm.gguf_files import mend_tokenizer, read_once
-from saelab.lm.sources import Located
+from saelab.lm.sources import Located, locate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -61,6 +61,26 @@ def open_model(located: Located, *, dtype: str, device: str) -> tuple[nn.Module,
             hint="It needs config.json, tokenizer files and safetensors weights, or one GGUF file.",
         ) from error
     return settle(model).to(device), tokenizer
+
+
+def size_of(ref: str) -> tuple[int, int]:
+    """Width of the stream and number of blocks of a model, from its config alone. Errors as `open_model`."""
+    located = locate(ref, ("config.json",))
+    try:
+        from transformers import AutoConfig
+    except ImportError:
+        raise MissingDependency("Language models need transformers.", hint="pip install 'saelab[lm]'") from None
+    folder, extra = str(located.path), {}
+    if located.gguf is not None:
+        folder, extra = str(located.path.parent), {"gguf_file": located.gguf}
+    try:
+        with quiet(), read_once() if located.gguf else nullcontext():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, **extra)
+        text = config.get_text_config()
+        return int(text.hidden_size), int(text.num_hidden_layers)
+    except Exception as error:  # as in open_model
+        line = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ArtefactError(f"The config of {located.reference} could not be read: {line}") from error
 
 
 def settle(model: Any) -> Any:

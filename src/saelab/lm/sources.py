@@ -44,7 +44,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,32 @@ class Located:
         return self.path.name if self.path.suffix == ".gguf" else None
 
 
-def locate(ref: str) -> Located:
-    """Fetch what `ref` means. Raises `UserError` (unknown name), `FetchError` (nothing could be had) and
-    `ArtefactError` (wrong sha256, or no model in what came).
+def reference_of(name: str) -> str | None:
+    """What a name in an SAE's files can be loaded by: a short name or reference as it is, `org/name` from the hub."""
+    if name in SHORT_NAMES or name.startswith(("hf:", "path:", "pypi:")):
+        return name
+    return f"hf:{name}" if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
+
+
+def same_model(first: str, second: str) -> bool:
+    """Do two names stand for one model? A short name also goes by the places that it is fetched from."""
+    return bool(_names_of(first) & _names_of(second))
+
+
+def _names_of(name: str) -> set[str]:
+    """Every name of a model, without revisions and case."""
+    reference = reference_of(name) or name
+    short = [key for key, places in SHORT_NAMES.items() if reference == key or _plain(reference) in map(_plain, places)]
+    return {_plain(n) for n in (reference, *(place for key in short for place in (key, *SHORT_NAMES[key])))}
+
+
+def _plain(reference: str) -> str:
+    return reference.partition("@")[0].partition("#")[0].lower() if reference.startswith("hf:") else reference
+
+
+def locate(ref: str, patterns: tuple[str, ...] = HUB_FILES) -> Located:
+    """Fetch what `ref` means; from a hub, the files of these patterns. Raises `UserError` (unknown name), `FetchError`
+    (nothing could be had) and `ArtefactError` (wrong sha256, or no model in what came).
     """
     if ":" not in ref and ref not in SHORT_NAMES:
         raise UserError(
@@ -74,7 +97,7 @@ def locate(ref: str) -> Located:
     for candidate in SHORT_NAMES.get(ref, (ref,)):
         reference = parse_reference(candidate)
         try:
-            path = _join(reference) if candidate in PARTS else fetch(reference, patterns=_HUB_FILES)
+            path = _join(reference) if candidate in PARTS else fetch(reference, patterns=list(patterns))
             path = _model_in(path, candidate)
         except FetchError as error:
             if ref not in SHORT_NAMES:

@@ -137,7 +137,7 @@ class Crosscoder(nn.Module):
             if t in written:
                 rows.append(self.weights()[f"W_dec_{b}"][:, written.index(t)])
                 numbers.append(torch.arange(cfg.d_sae) + (b * cfg.d_sae if cfg.kind == "cross_layer" else 0))
-        return Directions(torch.cat(rows), cfg.sites_out[t], torch.cat(numbers))
+        return Directions(torch.cat(rows), cfg.sites_out[t], torch.cat(numbers), cfg.lm)
 
 
 def stacked(tensors: Sequence[Tensor], what: str, dim: int = 0) -> Tensor:

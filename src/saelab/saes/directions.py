@@ -19,6 +19,7 @@ class Directions:
     W_dec: Float[Tensor, "N D"]
     site: str
     latents: Int[Tensor, " N"]
+    lm: str | None = None
 
     def row_of(self, latent: int) -> int:
         """The row of a latent; one that writes nothing to this site is a `UserError`."""

@@ -98,7 +98,7 @@ class Transcoder(nn.Module):
         """The decoder rows, which write to `site_out`."""
         out = self.cfg.site_out or "an unnamed site"
         site_in((out,), site)
-        return Directions(self.weights()["W_dec"], out, torch.arange(self.cfg.d_sae))
+        return Directions(self.weights()["W_dec"], out, torch.arange(self.cfg.d_sae), self.cfg.lm)
 
 
 def transcoder(weights: dict[str, Tensor], **about: Any) -> Transcoder:
