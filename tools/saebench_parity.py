@@ -116,9 +116,9 @@ def core_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
     """core, without densities (those are on other text in saelab)."""
     from sae_bench.evals.core import main as bench  # type: ignore[import-not-found]
 
-    reading = site.shared[core.KIND]
-    config = core.PRESETS[site.config.preset]
-    mine = core.evaluate(site.text.lm, reading, sae, config)
+    shared = site.shared[core.KIND]
+    reading, config = shared.reading, core.PRESETS[site.config.preset]
+    mine = core.evaluate(site.text.lm, shared, sae, config)
     size = min(config.batch_size_prompts, len(reading.tokens))
     model = Hooked(site.text.lm, reading.site, theirs.cfg.hook_name)
     ignore, n = set(site.text.special), len(reading.tokens) // size

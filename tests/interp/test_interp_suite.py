@@ -17,14 +17,17 @@ from saelab.core.errors import UserError
 from saelab.interp.run import prepare as prepare_text
 from saelab.interp.run import run as run_interp
 from saelab.interp.suite import labelled as labelled_module
-from saelab.interp.suite.catalogue import CATALOGUE, headlines
+from saelab.interp.suite.catalogue import CATALOGUE, Entry, Headline, headlines
 from saelab.interp.suite.config import SuiteConfig
-from saelab.interp.suite.evaluation import SiteSuite, evaluation_of, readings_of
+from saelab.interp.suite.evaluation import Evaluation, SiteSuite, Subject, evaluation_of, readings_of
 from saelab.interp.suite.labelled import LabelledTexts
+from saelab.interp.suite.result import Result
 from saelab.interp.suite.run import COLUMNS, read, run
 from saelab.interp.suite.site import prepare
 from saelab.judges.lexical import LexicalJudge
 from saelab.lm.tiny import tiny_lm
+from saelab.report.evaluation_tables import suite as suite_table
+from saelab.report.names import Names
 from saelab.store.tensors import read_tensors
 
 DOCS = Path(__file__).parents[2] / "docs" / "interpretability.md"
@@ -151,6 +154,28 @@ def test_every_entry_of_the_catalogue_loads_as_what_it_says() -> None:
         assert f"`{kind}`" in DOCS.read_text()
     titles = [h.title for _, h in headlines()]
     assert len(titles) == len(set(titles))
+
+
+def toy(subject: Subject, shared: int) -> Result:
+    return Result("toy", {"counts": {"rows_per_latent": shared / subject.sae.cfg.d_sae}}, {})
+
+
+EVALUATION = Evaluation("toy", {}, toy, prepare=lambda site: len(site.text.rows))
+
+
+def test_a_new_evaluation_is_a_file_and_an_entry(
+    site: SiteSuite, features: pl.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="there is no evaluation 'toy'"):
+        SuiteConfig.parse({"only": ["toy"]})
+    figure = Headline("Toy", "rows_per_latent", "higher", "rows")
+    monkeypatch.setitem(CATALOGUE, "toy", Entry("toy", __name__, (figure,)))
+    made = prepare(SuiteConfig(preset="tiny", only=("toy",)), site.text, site.load)
+    (table,) = run_into(made, features, tmp_path)  # SAEBench has no such evaluation, so there is no file of it
+    rows = pl.read_parquet(table)
+    assert rows["value"].to_list() == [len(site.text.rows) / random_sae().cfg.d_sae]
+    shown = suite_table(rows.with_columns(sae=pl.lit("a")), None, Names())
+    assert [c.label for c in shown.columns] == ["SAE", "Toy"]
 
 
 def test_long_texts_lose_their_beginning_but_not_their_bos() -> None:
