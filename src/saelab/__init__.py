@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saelab.adapters.saebench import to_saebench
+    from saelab.adapters.saelens import to_saelens
     from saelab.lm.model import LanguageModel
     from saelab.matching.match import match
     from saelab.saes.catalogue import (
@@ -39,6 +41,8 @@ _WHERE = {
     "feature_effects": "saelab.selection.effects",
     "match": "saelab.matching.match",
     "agreement": "saelab.stats.agreement",
+    "to_saebench": "saelab.adapters.saebench",
+    "to_saelens": "saelab.adapters.saelens",
     "run_study": "saelab.workflow",
 }
 
@@ -56,6 +60,8 @@ __all__ = [
     "match",
     "run_study",
     "save_sae",
+    "to_saebench",
+    "to_saelens",
     "train",
 ]
 

@@ -1,6 +1,5 @@
 """Written concepts: AxBench's files read and written, terms from texts, and the stage on a tiny model."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from axbench_files import write_axbench
 from saelab.core.errors import ArtefactError, UserError
 from saelab.judges.scripted import ScriptedJudge
 from saelab.lm.tiny import tiny_lm
@@ -31,32 +31,7 @@ real_files = pytest.mark.skipif(not CONCEPT10.exists(), reason="AxBench's concep
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two concepts in AxBench's layout: the sea (text) and loops (code)."""
-    words = {0: ("sea", "waves on the sea by the harbour"), 1: ("loops", "for i in range loop again")}
-    genres = {0: "text", 1: "code"}
-    lines = [
-        {
-            "concept_id": i,
-            "concept": name,
-            "ref": f"https://np/gemma-2-2b/20/{i + 40}",
-            "concept_genres_map": {name: [genres[i]]},
-        }
-        for i, (name, _) in words.items()
-    ]
-    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n\n" for line in lines))
-    plain = "the office was closed on monday"
-    train, evaluation = [], []
-    for i, (name, text) in words.items():
-        for k in range(6):
-            train.append((f"Say {k}.", f"{text} {k}", name, genres[i], "positive", "instruction", i))
-            train.append((f"Ask {k}.", f"{plain} {k}", "EEEEE", genres[i], "negative", "instruction", -1))
-            evaluation.append((f"Tell {k}.", f"{text} now {k}", name, genres[i], "positive", "instruction", i))
-            evaluation.append((f"Tell {k}.", f"{plain} now {k}", "", genres[i], "negative", "instruction", i))
-        evaluation.append(("Tell.", "a sea of troubles", "sea//sense", genres[i], "hard negative", "instruction", i))
-    columns = ["input", "output", "output_concept", "concept_genre", "category", "dataset_category", "concept_id"]
-    pl.DataFrame(train, columns, orient="row").write_parquet(tmp_path / "train_data.parquet")
-    pl.DataFrame(evaluation, columns, orient="row").write_parquet(tmp_path / "latent_eval_data.parquet")
-    return tmp_path
+    return write_axbench(tmp_path)
 
 
 def test_concepts_and_texts_are_read(folder: Path) -> None:
@@ -81,18 +56,6 @@ def test_broken_files_get_a_sentence(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text('{"concept_id": 1}\n')
     with pytest.raises(ArtefactError, match="Line 1"):
         _ = axbench.AxBench(folder).concepts
-
-
-def test_sampled_instructions_are_the_benchmarks() -> None:
-    """pandas' draw, which depends on the concept's number alone. Expected: `DataFrame.sample(5, random_state=0)`, the
-    same in pandas 2.3 and 3.1."""
-    instructions = [str(i) for i in range(805)]
-    assert axbench.sampled_instructions(instructions, 0, 3) == axbench.sampled_instructions(instructions, 0, 10)[:3]
-    assert len(set(axbench.sampled_instructions(instructions, 7))) == 10
-    assert axbench.sampled_instructions(instructions, 0) != axbench.sampled_instructions(instructions, 1)
-    assert axbench.sampled_instructions(instructions, 0, 5) == ["8", "258", "172", "317", "294"]
-    with pytest.raises(UserError, match="out of 2"):
-        axbench.sampled_instructions(["a", "b"], 0)
 
 
 def test_terms_are_the_words_of_the_concept() -> None:

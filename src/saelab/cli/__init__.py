@@ -56,6 +56,11 @@ VERBS = {
         "Whether steering can be seen at a site of a model: the gate of known classes and a random dictionary.",
         "saelab instrument --lm smollm2-135m --site resid_post.15 --out gate",
     ),
+    "concepts": (
+        "concepts:concepts",
+        "AxBench's two tasks on its files: directions detect written concepts and steer with them.",
+        "saelab concepts concept10/prod_2b_l20_v1 --out axbench --site resid_post.15",
+    ),
     "match": (
         "match:match",
         "Match the features of SAEs across sites, with a certificate.",

@@ -32,6 +32,7 @@ from saelab.judges.rubric import rubric_of
 from saelab.lm.model import LanguageModel
 
 NAME = "lexical"
+FEWEST = 8  # answers that the cuts can be taken from
 NEUTRAL = "Write a short text."
 
 
@@ -65,8 +66,8 @@ def calibrate(
     The answers are sampled at `temperature` 1 by default: greedy answers are so likely that any change to a text would
     look broken beside them.
     """
-    if len(instructions) < 8:
-        raise UserError(f"Calibrating the lexical judge needs at least 8 instructions, not {len(instructions)}.")
+    if len(instructions) < FEWEST:
+        raise UserError(f"Calibrating the lexical judge needs at least {FEWEST} instructions, not {len(instructions)}.")
     prompts = [lm.chat(i) for i in instructions]
     answers = lm.generate(
         prompts,
@@ -77,7 +78,7 @@ def calibrate(
         progress=progress,
     )
     kept = [(prompt, text) for prompt, text in zip(prompts, answers, strict=True) if len(_words(lm, text)) > 3]
-    if len(kept) < 8:
+    if len(kept) < FEWEST:
         raise UserError(f"Only {len(kept)} of {len(instructions)} answers of {lm.name} have more than 3 tokens.")
     texts = [text for _, text in kept]
     rng = numpy_generator(seed, "judges", "steering_lexical", "calibrate")

@@ -5,8 +5,7 @@ in the benchmark's `generate/` and `inference/`. A concept is trained on its own
 genre that all concepts share (`concept_id` -1); it is detected on its own rows of the evaluation file, hard negatives
 included. Written on request: the benchmark's wide `steering_data` table, from long rows, one column set per method.
 
-`sampled_instructions` repeats the benchmark's draw (pandas' `sample` with the concept's number as its only seed);
-saelab's own runs split instructions by named seeds instead. Knows no language model.
+Knows no language model.
 """
 
 import json
@@ -16,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from saelab.core.errors import ArtefactError, UserError
@@ -93,15 +91,6 @@ class AxBench:
     @cached_property
     def _detection(self) -> pl.DataFrame:
         return _read(self.folder, "inference", "latent_eval_data")
-
-
-def sampled_instructions(instructions: Sequence[str], concept: int, n: int = 10) -> list[str]:
-    """The `n` instructions that AxBench draws for a concept's number, in its order (`input_id` 0 to n - 1)."""
-    if n > len(instructions):
-        raise UserError(f"{n} instructions were asked for, out of {len(instructions)}.")
-    # The legacy generator on purpose: pandas' `sample(n, random_state=concept)` is this permutation's beginning.
-    order = np.random.RandomState(concept).permutation(len(instructions))
-    return [instructions[int(i)] for i in order[:n]]
 
 
 @dataclass(frozen=True)
