@@ -89,12 +89,12 @@ def concepts(
         Print JSON.
     """
     import saelab
+    from saelab.judges.catalogue import JudgeConfig
     from saelab.steering.concepts.axbench import AxBench
     from saelab.steering.concepts.config import ConceptsConfig
     from saelab.steering.concepts.directions.catalogue import usable
     from saelab.store.tables import read_table
     from saelab.study.concepts import detection_means, run_concepts, steering_means, write_wide
-    from saelab.study.judging import JudgeConfig
     from saelab.text.instructions import load_instructions
 
     data = AxBench(files)

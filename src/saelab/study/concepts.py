@@ -12,8 +12,9 @@ import polars as pl
 from saelab.core.config import digest_of
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
+from saelab.judges.catalogue import JudgeConfig
 from saelab.judges.client import Judge
-from saelab.judges.steering_lexical import FEWEST, Calibration, LexicalSteeringJudge, calibrate
+from saelab.judges.steering_lexical import FEWEST
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.stats.means import mean_estimate
@@ -25,7 +26,6 @@ from saelab.steering.concepts.perplexity import unsteered_perplexity
 from saelab.steering.methods import PROMPTING
 from saelab.steering.utility import summarise, win_rate
 from saelab.store.layout import ConceptsFolder, RunFolder
-from saelab.study.judging import JudgeConfig, open_judge
 
 ANSWERED = 12  # instructions at least that steered models may be asked; the others calibrate the judge
 AXBENCH_NAMES = {m.name: m.axbench for m in METHODS.values() if m.axbench} | {PROMPTING: "PromptSteering"}
@@ -49,15 +49,15 @@ def run_concepts(
     features: interp's table of the SAE. Raises `UserError` where a method needs what is not given, or where there are
     too few instructions.
     """
-    steering, judge = config.steering, judge or JudgeConfig()
-    answered = max(ANSWERED, steering.n_dev + steering.n_test)
+    judge = judge or JudgeConfig()
+    answered = max(ANSWERED, config.steering.n_dev + config.steering.n_test)
     chosen = data.concepts if concepts is None else data.concepts[:concepts]
     if not chosen:
         raise UserError(f"No concept of {data.folder} is left.", hint="Ask for at least one.")
-    if judge.lexical and len(instructions) < answered + FEWEST:
+    if judge.kind.per_model and len(instructions) < answered + FEWEST:
         raise UserError(
-            f"There are {len(instructions)} instructions: {answered} to answer leave too few of them to calibrate the "
-            f"lexical judge on ({FEWEST}).",
+            f"There are {len(instructions)} instructions: {answered} to answer leave too few "
+            f"to calibrate the {judge.name} judge on ({FEWEST}).",
             hint="Give more instructions, or fewer --dev and --test.",
         )
     asked, record = _judge(judge, lm, instructions[answered:], config, out, progress)
@@ -120,18 +120,19 @@ def _judge(
     config: JudgeConfig, lm: LanguageModel, plain: list[str], settings: ConceptsConfig, out: Path, progress: Progress
 ) -> tuple[Judge, dict[str, Any]]:
     """The judge and what the manifest keeps of it. A calibration of the same settings is taken up."""
-    if not config.lexical:
-        return open_judge(config, RunFolder(out)), config.identity
+    cuts = config.kind.per_model
+    if cuts is None:
+        return config.open(RunFolder(out).replies), config.identity
     steering, held = settings.steering, ConceptsFolder(out).calibration
     made = {"max_new_tokens": steering.max_new_tokens, "seed": steering.seed}
-    key = digest_of([lm.reference, str(lm.dtype), plain, made])
+    key = digest_of([config.name, lm.reference, str(lm.dtype), plain, made])
     found = held.read() if held.exists else {}
-    if found.get("key") == key:
-        cuts = Calibration.parse(found["calibration"], origin=str(held.path))
-    else:
-        cuts = calibrate(lm, plain, **made, progress=progress)
-        held.write({"key": key, "calibration": cuts.model_dump(mode="json")})
-    return LexicalSteeringJudge(lm, cuts), cuts.model_dump(mode="json")
+    if found.get("key") != key:
+        fresh = cuts.calibrate(lm, plain, **made, progress=progress)
+        found = {"key": key, "calibration": fresh.model_dump(mode="json")}
+        held.write(found)
+    record = found["calibration"]
+    return cuts.judge(lm, cuts.parse(record, origin=str(held.path))), record
 
 
 def _order(table: pl.DataFrame, column: str) -> list[str]:
