@@ -19,7 +19,7 @@ def concepts(
     features: Path | None = None,
     methods: str | None = None,
     n: int | None = None,
-    judge: str = "lexical",
+    judge: str | None = None,
     instructions: Path | None = None,
     factors: str = "0.8,1.6,3.2",
     dev: int = 2,
@@ -58,7 +58,7 @@ def concepts(
     n:
         The first concepts only; by default all.
     judge:
-        lexical, local:LM or openai:MODEL.
+        Such as local:LM or openai:MODEL; by default the embedded lexical one.
     instructions:
         A file of instructions; by default the forty that are shipped.
     factors:
@@ -114,7 +114,10 @@ def concepts(
         "fit_texts": fit_texts, "fit_batch": fit_batch, "steering": steering,
     }  # fmt: skip
     config = ConceptsConfig.parse(settings, origin="the command line")
-    who, asked = JudgeConfig.parse(judge, origin="--judge"), load_instructions(instructions)
+    who, asked = (
+        JudgeConfig() if judge is None else JudgeConfig.parse(judge, origin="--judge"),
+        load_instructions(instructions),
+    )
     model = saelab.LanguageModel.load(lm)
     with shown() as progress:
         folder = run_concepts(
