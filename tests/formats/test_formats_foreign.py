@@ -365,8 +365,20 @@ def test_dictionary_learning_untracked_threshold_is_an_error_with_the_fix(tmp_pa
         dictionary(tmp_path, tensors, config)
     with pytest.raises(UserError, match="holds no threshold"):
         dictionary(tmp_path, TOPK, config)
+    for key in ("k", "threshold"):
+        with pytest.raises(ArtefactError, match=r"7 thresholds|k of 7 numbers"):
+            dictionary(tmp_path, tensors | {"threshold": torch.tensor(0.2)} | {key: torch.ones(7)}, config)
     for found in (tensors, TOPK):  # before 22 December 2024 there were no such tensors
         assert same(dictionary(tmp_path, found, config, threshold=0.2).encode(X), codes)
+
+
+def test_dictionary_learning_jumprelu_thresholds_may_be_below_zero(tmp_path: Path) -> None:
+    """Its codes pass a ReLU after the gate, so such a threshold is one of zero."""
+    theta = THETA - 0.4
+    assert (theta < 0).any()
+    sae = dictionary(tmp_path, PLAIN | {"threshold": theta}, {"trainer": {"dict_class": "JumpReluAutoEncoder"}})
+    pre = X @ W_ENC + B_ENC
+    assert same(sae.encode(X), (pre * (pre > theta)).clamp(min=0))
 
 
 def test_dictionary_learning_without_k_takes_the_trainers_or_asks(tmp_path: Path) -> None:

@@ -151,13 +151,3 @@ def config_for(weights: Weights, architecture: str, **fields: object) -> SaeConf
     """A config with the widths of the weights."""
     shape = shape_of(weights)
     return SaeConfig.parse({"architecture": architecture, "d_in": shape.d_in, "d_sae": shape.d_sae} | fields)
-
-
-def non_negative_threshold(threshold: Tensor, where: str, origin: str) -> Tensor:
-    """A threshold below zero would let negative codes through in some libraries and not in others."""
-    if bool((threshold < 0).any()):
-        raise UserError(
-            f"{int((threshold < 0).sum())} thresholds in {where} are below zero; {origin}",
-            hint="Declare one with threshold=..., for instance the L0 of the card turned into a quantile.",
-        )
-    return torch.as_tensor(threshold)

@@ -36,7 +36,6 @@ from saelab.saes.formats.conventions import (
     check_widths,
     config_for,
     constant_threshold,
-    non_negative_threshold,
     scaled_in,
     transposed,
     with_bias_convention,
@@ -115,7 +114,7 @@ def _read(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) ->
     check_widths(source.name, weights, d_in=trainer.activation_dim, d_sae=trainer.dict_size)
     if architecture == "topk":
         weights.pop("threshold", None)
-    elif "threshold" in names:
+    elif "k" in names:
         weights["threshold"] = _threshold(weights, source, name)
     if interrupted:
         weights = scaled_in(weights, _input_scale(source, values))
@@ -142,6 +141,8 @@ def _class_by(tensors: dict[str, Tensor], where: str) -> str:
 
 
 def _k(source: Source, held: Tensor | None, trainer: _Trainer) -> int | None:
+    if held is not None and held.numel() != 1:
+        raise ArtefactError(f"{source.name} holds a k of {held.numel()} numbers.")
     return source.declared.k or (trainer.k if held is None else int(held))
 
 
@@ -165,19 +166,23 @@ def _turned(weights: dict[str, Tensor], names: dict[str, str], where: str) -> di
 
 
 def _threshold(weights: dict[str, Tensor], source: Source, name: str) -> Tensor:
-    """The vector of thresholds; one number stands for all. -1 says that it was never tracked."""
+    """The vector of one number for all latents, which training followed; -1 says that it did not."""
+    hint = "Give threshold=... (--threshold), such as the one that lets k latents of a token pass on average."
     threshold = weights.get("threshold")
     if source.declared.threshold is not None:
         threshold = torch.tensor(source.declared.threshold)
     if threshold is None:
         raise UserError(
-            f"{source.name} holds no threshold: its {name} was saved before the library kept one.",
-            hint="Give threshold=... (--threshold), such as the one that lets k latents of a token pass on average.",
+            f"{source.name} holds no threshold: its {name} was saved before the library kept one.", hint=hint
         )
-    threshold = non_negative_threshold(
-        threshold, source.name, f"the {name} was saved before its threshold was followed, or trained without."
-    )
-    return threshold.float().expand(weights["W_enc"].shape[1]).clone()
+    if bool((threshold < 0).any()):
+        raise UserError(
+            f"{source.name} has a threshold below zero: its {name} was saved before one was followed.", hint=hint
+        )
+    d_sae = weights["W_enc"].shape[1]
+    if threshold.numel() not in (1, d_sae):
+        raise ArtefactError(f"{source.name} has {threshold.numel()} thresholds for {d_sae} latents.")
+    return threshold.float().flatten().expand(d_sae).clone()
 
 
 def _input_scale(source: Source, values: dict[str, Any]) -> float:
