@@ -92,7 +92,7 @@ def test_gemma_scope_2_crosscoder(tmp_path: Path) -> None:
     """Latents read their own site and write all; `type` alone does not make a file of one site a crosscoder."""
     found = load_crosscoder(gemma(tmp_path / "a", "crosscoder", "model.layers.{5,9,12}.output"))
     assert found.cfg.sites == found.cfg.sites_out == ("resid_post.5", "resid_post.9", "resid_post.12")
-    assert (found.cfg.kind, found.cfg.lm) == ("cross_layer", "google/gemma-3-270m-pt")
+    assert (found.cfg.kind, found.cfg.lm) == ("cross_layer", "hf:google/gemma-3-270m")
     x = drawn(7, S, D, seed=4)
     parts = [read_tensors(tmp_path / "a" / f"params_layer_{i}.safetensors") for i in range(S)]
     pre = torch.stack([x[:, i] @ p["w_enc"] + p["b_enc"] for i, p in enumerate(parts)], 1)

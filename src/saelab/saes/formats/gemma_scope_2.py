@@ -83,8 +83,8 @@ def _read(source: Source) -> Found:
 
 
 def _lm(name: str | None) -> str | None:
-    """`gemma-v3-1b-pt` and `google/gemma-3-1b-pt` are one; the 270M model's repository has no `-pt`."""
-    repository = (name or "").replace("-v3", "-3").rpartition("/")[2].replace("270m-pt", "270m")
+    """Its repository: also of `gemma-v3-1b-pt` and `google/gemma-3-1b-pt-v3`; that of the 270M model has no `-pt`."""
+    repository = (name or "").removesuffix("-v3").replace("-v3", "-3").rpartition("/")[2].replace("270m-pt", "270m")
     return f"hf:google/{repository}" if repository else None
 
 
