@@ -17,6 +17,13 @@ from pathlib import Path
 
 # The configs that a cfg.json holds: the SAE's, and before 6 the whole run's. What a config of 6 calls metadata is open.
 CLASSES = re.compile(r"RunnerConfig|LanguageModelSAERunnerConfig|\w*(SAE|Transcoder)Config")
+# In the configs of gpt2-small-res-jb, which were written before the first release (0.1): there is no wheel to read.
+UNRELEASED = (
+    "dead_feature_estimation_method",
+    "feature_reinit_scale",
+    "feature_sampling_method",
+    "resample_batches",
+)
 SAVED_AS = re.compile(r"to_dict|get_\w*cfg_dict")
 
 
@@ -56,6 +63,7 @@ def main(target: Path, wheels: list[Path]) -> None:
             for key in {key for name in names for key in keys_of(archive.read(name).decode())}:
                 era.setdefault(key, []).append(".".join(map(str, version)))
     table = {era: {k: f"{v[0]} to {v[-1]}" for k, v in sorted(keys.items())} for era, keys in found.items()}
+    table = {"before 0.1": {key: "in gpt2-small-res-jb" for key in UNRELEASED}} | table
     target.write_text(json.dumps(table, indent=1) + "\n")
     print({era: len(keys) for era, keys in table.items()})
 

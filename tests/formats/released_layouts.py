@@ -56,6 +56,8 @@ def saelens(name: str, inside: str) -> list[Files]:
     shape = {"d_in": D, "d_sae": F, "device": "cpu", "apply_b_dec_to_input": True}
     oldest = {"model_name": "gpt2", "hook_point": hook, "hook_point_layer": 3, "dtype": "torch.float32"}
     oldest |= {"normalize_activations": scaled, "noise_scale": 0.0, "l1_coefficient": 1e-3, "use_ghost_grads": True}
+    oldest |= {"feature_sampling_method": None, "resample_batches": 1028, "feature_reinit_scale": 0.2}
+    oldest |= {"dead_feature_estimation_method": "no_fire", "total_training_tokens": 300_000_000}
     flat = {"architecture": "standard", "model_name": "gpt2", "hook_name": hook, "hook_layer": 3, "dtype": "float32"}
     flat |= {"activation_fn_str": "relu", "finetuning_scaling_factor": False, "sae_lens_training_version": "3.9.2"}
     flat |= {"normalize_activations": "expected_average_only_in" if scaled else "none"}
