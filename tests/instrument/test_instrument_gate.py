@@ -10,14 +10,18 @@ import polars as pl
 import pytest
 from planted import GROUPS, SITE, SMALL, Letters, World, planted_classes
 
+from saelab.activations.shards import ActivationShards
 from saelab.core.errors import FetchError, UserError
 from saelab.instrument import run as stage
 from saelab.instrument.classes import classes_in, halved
 from saelab.instrument.controls import Control
 from saelab.instrument.gate import Gate, GateConfig
 from saelab.instrument.run import run
+from saelab.saes.base import Sae
+from saelab.saes.catalogue import TopKConfig
 from saelab.store.layout import Table
 from saelab.text.corpora import CorpusConfig
+from saelab.training.sweep import train
 
 # As small as a gate can be, for what does not ask whether it sees.
 LEAST = SMALL.model_copy(update={"doses": (0.4,), "dev_copies": 2, "n_features": 6})
@@ -120,6 +124,30 @@ def test_a_killed_gate_goes_on_and_ends_with_the_same_bytes(
     assert written and not set(written) & set(again)
     for path in sorted(p for p in (tmp_path / "whole").rglob("*") if p.is_file()):
         assert path.read_bytes() == (tmp_path / "torn" / path.relative_to(tmp_path / "whole")).read_bytes(), path.name
+
+
+def test_gates_of_several_saes_share_what_is_not_their_own(tmp_path: Path, world: World, corpus: CorpusConfig) -> None:
+    config = LEAST.model_copy(update={"contexts": 16, "width": 64})
+
+    def start(sae: Sae | None) -> dict[str, int]:
+        run(
+            config,
+            world.lm,
+            SITE,
+            tmp_path / "gate",
+            classes=planted_classes(0),
+            sae=sae,
+            corpus=corpus,
+            embed=Letters(),
+        )
+        return {p.name: p.stat().st_mtime_ns for p in (tmp_path / "gate" / "texts").iterdir()}
+
+    before = start(None)
+    shards = ActivationShards(tmp_path / "gate" / "activations" / SITE)
+    sae = train([TopKConfig(d_in=world.lm.d_model, d_sae=64, k=8)], shards, steps=20, batch=64)[0]
+    after = start(sae)
+    assert before.items() <= after.items()  # nothing was written again
+    assert any(name.startswith("sae.") for name in set(after) - set(before))
 
 
 def test_without_classes_nothing_is_gated(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from saelab.instrument.gate import Gate
 
 NOT_PASSED = 8  # the exit code of a gate that failed, or was not tested
-SHOWN = ("dose", "outcome", "lift", "low", "high", "share", "nll", "distinct")
 
 
 def instrument(
@@ -110,10 +109,37 @@ def instrument(
 
 def _show(found: "Gate") -> None:
     if found.controls:
-        columns = ("name", "outcome", "value", "low", "high", "n", "p", "bound", "holds")
-        rows = [{c: getattr(control, c) for c in columns} for control in found.controls]
-        kinds = dict.fromkeys(columns[2:5], pl.Float64) | {"p": pl.Float64, "bound": pl.Float64, "holds": pl.Boolean}
+        rows = [
+            {
+                "control": control.name.replace("_", " "),
+                "outcome": control.outcome,
+                "lift": _with_interval(control.value, control.low, control.high),
+                "n": control.n,
+                "p": control.p,
+                "bound": control.bound,
+                "holds": {True: "yes", False: "NO", None: "no bound"}[control.holds],
+            }
+            for control in found.controls
+        ]
+        kinds = {"p": pl.Float64, "bound": pl.Float64}
         show_table(pl.DataFrame(rows, schema_overrides=kinds), as_json=False, title=f"At {found.dose:g} nats a token")
     if found.doses.height:
-        show_table(found.doses.select(SHOWN), as_json=False, title="Known classes by dose")
+        shown = [
+            {
+                "dose": row["dose"],
+                "outcome": row["outcome"],
+                "lift": _with_interval(row["lift"], row["low"], row["high"]),
+                "share of norm": row["share"],
+                "nll": row["nll"],
+                "distinct": row["distinct"],
+            }
+            for row in found.doses.iter_rows(named=True)
+        ]
+        show_table(pl.DataFrame(shown), as_json=False, title="Known classes by dose, on dev")
     say(found.sentence)
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "missing"
+    return f"{value:+.3f}" + ("" if low is None else f" [{low:+.3f}, {high:+.3f}]")

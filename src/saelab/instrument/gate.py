@@ -108,11 +108,14 @@ def not_gated(reason: str) -> Gate:
 
 @dataclass(frozen=True)
 class Sets:
-    """What is steered with: classes, the random dictionary's features, an SAE's."""
+    """What is steered with: classes, the random dictionary's features, an SAE's; and what the texts of the last two are
+    kept under, so that gates of several SAEs share all that is not their own."""
 
     classes: Features
     random: Features
     sae: Features | None = None
+    random_key: str = "random_dictionary"
+    sae_key: str = "sae"
 
 
 def gate(config: GateConfig, desk: Desk, probe: Probe, sets: Sets, keep: Keep, progress: Progress = SILENT) -> Gate:
@@ -124,13 +127,13 @@ def gate(config: GateConfig, desk: Desk, probe: Probe, sets: Sets, keep: Keep, p
         return work.result("failed", f"The instrument cannot see steering: {reason} (no_dev_signal).", None)
     numbers = range(config.dev_copies, config.dev_copies + config.test_copies)
     classes = work.at(found.dose, "classes", sets.classes, numbers)
-    random = work.at(found.dose, "random_dictionary", sets.random, range(config.feature_copies))
+    random = work.at(found.dose, "random_dictionary", sets.random, range(config.feature_copies), sets.random_key)
     controls = [
         *(_positive(classes, outcome, config.seed) for outcome in OUTCOMES),
         *_negative(classes, random, config.seed),
     ]
     if sets.sae is not None:
-        sae = work.at(found.dose, "sae", sets.sae, range(config.feature_copies))
+        sae = work.at(found.dose, "sae", sets.sae, range(config.feature_copies), sets.sae_key)
         controls += [_less(sae, random, outcome, config.seed) for outcome in OUTCOMES]
         controls += [lift_of("sae", outcome, sae.tables[outcome], seed=config.seed) for outcome in OUTCOMES]
     work.controls = tuple(controls)
@@ -180,20 +183,22 @@ class _Work:
             lifts[dose] = found.tables[HEADLINE]["lift"].fill_null(np.nan).to_numpy()
         return choose(lifts, seed=self.config.seed)
 
-    def at(self, dose: float, name: str, features: Features, copies: Sequence[int]) -> _Measured:
+    def at(self, dose: float, name: str, features: Features, copies: Sequence[int], key: str = "") -> _Measured:
         """A set at the chosen dose, its table kept for the result."""
-        found = self.measured(name, features, dose, copies)
+        found = self.measured(name, features, dose, copies, key)
         self.strengths[name] = float(found.table["strength"][0])
         for outcome, table in found.tables.items():
             labels = pl.DataFrame({"set": name, "outcome": outcome, "name": list(features.names)})
             self.features.append(pl.concat([labels, table], how="horizontal"))
         return found
 
-    def measured(self, name: str, features: Features, dose: float, copies: Sequence[int]) -> _Measured:
-        """Write a set's texts at a dose and read them beside the unsteered ones."""
+    def measured(self, name: str, features: Features, dose: float, copies: Sequence[int], key: str = "") -> _Measured:
+        """Write a set's texts at a dose (kept under `key`) and read them beside the unsteered ones."""
         strength = self._distance(name.split(".")[0], features, dose)
         jobs: list[Job] = self.desk.jobs(range(len(features)), dose, strength, copies)
-        written = self.keep(f"{name}.{dose:g}", lambda: self.desk.write(name, jobs, features.directions, self.progress))
+        written = self.keep(
+            f"{key or name}.{dose:g}", lambda: self.desk.write(name, jobs, features.directions, self.progress)
+        )
         both = pl.concat([written, self.unsteered])
         texts = texts_of(both)
         values = {

@@ -1,7 +1,7 @@
 """The instrument's stage: from a language model and a site to a gate on disk, going on where it was interrupted.
 
 The only place of this package with files (`store.layout.InstrumentFolder`). Another request in the same folder starts
-anew; the texts of a finished step are never written again.
+anew; the texts of a finished step are never written again, and gates of several SAEs in one folder share the rest.
 """
 
 import shutil
@@ -25,12 +25,15 @@ from saelab.instrument.gate import Gate, GateConfig, Sets, gate, not_gated
 from saelab.instrument.prompts import prompts_of
 from saelab.instrument.random_dictionary import untrained_features
 from saelab.instrument.texts import TABLE, Desk
+from saelab.interp.fidelity.control import control_k
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.store.layout import MANIFEST, InstrumentFolder
 from saelab.text.corpora import CorpusConfig, iter_documents
 from saelab.text.pack import PackedText, pack_for
 
+# What no text of the classes depends on: other features in the same folder share these texts.
+OF_FEATURES = ("n_features", "feature_copies", "width", "l0")
 PROBED = 48  # tokens of a context that KL is measured on
 
 
@@ -63,7 +66,7 @@ def run(
         kept.gate.write(found.record())
         return found
     embed = embed or MiniLM()
-    _open(kept, _manifest(config, lm, place, known, sae, corpus) | {"embedder": embed.name})
+    _open(kept, _manifest(config, lm, place, known, corpus) | {"embedder": embed.name})
     packed = _packed(config, lm, corpus, kept.tokens, progress)
     shards = harvest(lm, packed, [place], kept.activations, config=HarvestConfig(), progress=progress)[place]
     text = SiteText.of(lm, packed, shards)
@@ -71,7 +74,7 @@ def run(
         named = class_features(lm, place, known, text.background, embed)
         task.advance()
         size = {"count": config.n_features, "seed": config.seed, "least": 3}
-        l0 = config.l0 if sae is None else max(1, round(_l0(sae, text)))
+        l0 = config.l0 if sae is None else control_k(_l0(sae, text))
         width = config.width if sae is None else len(sae.W_dec)
         random = untrained_features(text, embed, width=width, l0=l0, **size)
         task.advance()
@@ -98,10 +101,19 @@ def run(
             task.advance()
             return step.read(list(TABLE))
 
-        found = gate(config, desk, probe, Sets(named, random, own), keep, progress)
+        many = f"{config.n_features}x{config.feature_copies}"
+        keys = (f"random_dictionary.{width}.{l0}.{many}", f"sae.{_digest(sae)}.{many}")
+        found = gate(config, desk, probe, Sets(named, random, own, *keys), keep, progress)
     kept.features.write(found.features)
     kept.gate.write(found.record())
     return found
+
+
+def _digest(sae: Sae | None) -> str:
+    """A name for an SAE by its weights."""
+    if sae is None:
+        return "none"
+    return digest_of({name: float(w.double().square().sum()) for name, w in sae.weights().items()})[:16]
 
 
 def _l0(sae: Sae, text: SiteText) -> float:
@@ -115,16 +127,14 @@ def _manifest(
     lm: LanguageModel,
     site: str,
     classes: Sequence[LabelledTexts],
-    sae: Sae | None,
     corpus: CorpusConfig,
 ) -> dict[str, Any]:
     return {
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude=set(OF_FEATURES)),
         "corpus": corpus.model_dump(mode="json"),
         "lm": {"reference": lm.reference, "dtype": str(lm.dtype)},
         "site": site,
         "classes": digest_of([asdict(c) for c in classes]),
-        "sae": None if sae is None else digest_of([float(sae.W_dec.double().sum()), list(sae.W_dec.shape)]),
     }
 
 
