@@ -93,7 +93,7 @@ def test_convert_and_push_write_transcoders_and_say_what_cannot_be_written(
     first, again = (load_transcoder(tmp_path / name) for name in ("t", "copy"))
     assert again.cfg.model_dump(exclude={"metadata"}) == first.cfg.model_dump(exclude={"metadata"})
     assert all(torch.equal(again.weights()[n], t) for n, t in first.weights().items())
-    assert "written of SAEs" in refused(capsys, "convert", source, tmp_path / "other", "--to", "sparsify")
+    assert "holds TopK transcoders" in refused(capsys, "convert", source, tmp_path / "other", "--to", "sparsify")
     assert "reads and does not write" in refused(capsys, "convert", clt(tmp_path / "clt"), tmp_path / "x")
     told(capsys, "push", source, f"path:{tmp_path / 'pushed'}", "--incomplete")
     card = (tmp_path / "pushed" / "README.md").read_text()
