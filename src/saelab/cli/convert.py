@@ -11,6 +11,7 @@ def convert(
     *,
     to: str = "saelens",
     from_format: str | None = None,
+    tensors: str | None = None,
     k: int | None = None,
     threshold: float | None = None,
     input_scale: float | None = None,
@@ -33,6 +34,8 @@ def convert(
         saelens, dictionary_learning, sparsify or gemma_scope.
     from_format:
         Format of the source, where two could fit.
+    tensors:
+        Which of plain tensors is which: W_enc=enc.weight.T,W_dec=dec.weight.T,b_enc=enc.bias,..., or a YAML file.
     k:
         Active latents per token, where the files do not say.
     threshold:
@@ -56,7 +59,7 @@ def convert(
     from saelab.store.files import contents
 
     declared = {"k": k, "threshold": threshold, "input_scale": input_scale, "normalise": normalise}
-    declared |= {"transcode": transcode, "site": site, "lm": lm}
+    declared |= {"transcode": transcode, "site": site, "lm": lm, "tensors": tensors}
     held = contents(folder) if replace else []
     sae = convert_sae(source, folder, to=to, format=from_format, replace=replace, **declared)
     if json:

@@ -27,6 +27,7 @@ def inspect(
     contexts: int = 16,
     context: int = 128,
     from_format: str | None = None,
+    tensors: str | None = None,
     json: bool = False,
 ) -> int:
     """Print what an SAE is; with a language model, measure it on real text and give a verdict.
@@ -49,6 +50,8 @@ def inspect(
         Tokens per context.
     from_format:
         Format of the files, where two could fit.
+    tensors:
+        Which of plain tensors is which: W_enc=enc.weight.T,W_dec=dec.weight.T,b_enc=enc.bias,..., or a YAML file.
     json:
         Print one JSON object.
     """
@@ -56,8 +59,8 @@ def inspect(
     from saelab.saes.base import Sae
     from saelab.saes.formats import format_of, load, source_of
 
-    sae = load(reference, format=from_format)
-    record = {"reference": reference, "format": format_of(source_of(reference), from_format).name}
+    sae = load(reference, format=from_format, tensors=tensors)
+    record = {"reference": reference, "format": format_of(source_of(reference, tensors=tensors), from_format).name}
     record |= _described(sae) if isinstance(sae, Sae) else described(sae)
     if not isinstance(sae, Sae):
         return _rebuilt(sae, record, lm, (text, contexts, context), json)

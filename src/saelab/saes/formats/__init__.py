@@ -21,9 +21,11 @@ from saelab.saes.formats import (
     pickled_files,
     saelens,
     sparsify,
+    tensor_map,
 )
 from saelab.saes.formats.hub import located, resolved
-from saelab.saes.formats.source import PICKLES, Declared, Format, Found, Source
+from saelab.saes.formats.listing import below, several, unknown_file
+from saelab.saes.formats.source import PICKLES, Declared, Format, Found, Source, listed
 from saelab.saes.formats.unpickle import unpickle
 from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
@@ -40,6 +42,7 @@ _ALL = (
     circuit_tracer.FORMAT,
     pickled_files.QWEN,
     pickled_files.OPENAI,
+    tensor_map.FORMAT,
 )
 FORMATS: dict[str, Format] = {kind.name: kind for kind in _ALL}
 
@@ -61,9 +64,9 @@ def load_sae(reference: str | Path, *, format: str | None = None, **declared: An
     """Open an SAE from a folder, a file or a reference, whatever format it is in.
 
     reference: a folder, `path:...`, `hf:org/name@revision/folder`, or a short name of the registry. format: the format,
-    where two could fit. declared: what the files do not say (k, threshold, input_scale, normalise, site, lm). Pickles
-    are not opened here. Raises `UserError` (unknown format, unreadable convention), `ArtefactError` (damaged files),
-    `FetchError`.
+    where two could fit. declared: what the files do not say (k, threshold, input_scale, normalise, site, lm; tensors:
+    which of plain tensors is which, formats/tensor_map.py). Pickles are not opened here. Raises `UserError` (unknown
+    format, unreadable convention), `ArtefactError` (damaged files), `FetchError`.
     """
     return _sae(load(reference, format=format, **declared), str(reference))
 
@@ -201,9 +204,11 @@ def source_of(reference: str | Path, *, pickles: bool = False, checked: bool = T
 
 def format_of(source: Source, format: str | None = None) -> Format:
     """The format that recognises the files; none, or more than one, is a `UserError`."""
+    if mapped := tensor_map.chosen(source):
+        return mapped
     if format or source.format:
         return _named(format or source.format or "")
-    fitting = [kind for kind in FORMATS.values() if kind.recognises(source)]
+    fitting = [kind for kind in FORMATS.values() if kind.recognises(source) and source.is_read(kind.recognises)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -211,7 +216,11 @@ def format_of(source: Source, format: str | None = None) -> Format:
         raise UserError(
             f"{source.name} could be {names}.", hint="Say which: format=... (--from-format on the command line)."
         )
-    inside = ", ".join(sorted(p.name for p in source.folder.iterdir())[:8]) or "nothing"
+    if source.file and source.file.endswith((".safetensors", ".npz")):
+        raise unknown_file(source, source.file)
+    if found := below(source, lambda there: any(kind.recognises(there) for kind in FORMATS.values())):
+        raise several(source.name, found)
+    inside = listed(sorted(p.name for p in source.folder.iterdir())) or "nothing"
     known = "; ".join(f"{kind.name} ({kind.holds})" for kind in FORMATS.values())
     hint = f"Known formats: {known}."
     if any(p.suffix in PICKLES for p in source.folder.iterdir()):

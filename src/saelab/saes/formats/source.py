@@ -54,6 +54,7 @@ class Declared(Config):
     normalise: str | None = None  # of every token at run time: a key of normalised.CARRIED
     site: str | None = None
     lm: str | None = None
+    tensors: str | dict[str, Any] | None = None  # which tensor is which: tensor_map.py
     transcode: bool | None = None  # it rebuilds the output of its site's module from the input
     _asked: set[str] = PrivateAttr(default_factory=set)
 
@@ -81,10 +82,18 @@ class Source:
     given: tuple[str, ...] = ()  # the facts among them that the user stated, not the registry
     format: str | None = None  # where the registry of released SAEs knows it
     checked: bool = True  # are all weights read once, to see that they are finite?
+    asked: set[str] = field(default_factory=set, compare=False)  # names of files that were looked for
 
     def has(self, *names: str) -> bool:
         """Are all these files there?"""
+        self.asked.update(names)
         return all((self.folder / n).is_file() for n in names)
+
+    def is_read(self, recognises: Callable[["Source"], bool]) -> bool:
+        """Is the file that was named, if one was, among those that a format looks for? Its folder is another matter."""
+        self.asked.clear()
+        recognises(self)
+        return self.file is None or not self.asked or self.file in {PurePosixPath(n).name for n in self.asked}
 
     def inside(self, name: str) -> Path:
         """A path in the folder from a name found in a file; one that leaves the folder is refused."""

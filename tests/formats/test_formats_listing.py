@@ -1,0 +1,76 @@
+"""A root with several SAEs lists them with the next command, and a file that is named is looked at alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from fake_hub import FakeHub
+from safetensors.torch import save_file
+from sample_saes import random_sae
+
+from saelab.core.errors import UserError
+from saelab.saes.formats import load, load_sae, save_sae
+from saelab.saes.formats.listing import homes
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    with FakeHub() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield running
+
+
+def test_a_local_root_lists_its_saes(tmp_path: Path) -> None:
+    for layer in range(10):
+        save_sae(random_sae("topk"), tmp_path / "root" / "resid" / f"layer_{layer}", format="sparsify")
+    with pytest.raises(
+        UserError, match=r"holds 10 SAEs: resid/layer_0, .*resid/layer_7, \.\.\. \(10 in all\)"
+    ) as caught:
+        load(tmp_path / "root")
+    assert caught.value.hint == f"Open one: saelab inspect {tmp_path}/root/resid/layer_0"
+    assert load_sae(tmp_path / "root" / "resid" / "layer_9").cfg.d_in  # control
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no known SAE format; it holds nothing"):
+        load(tmp_path / "empty")
+
+
+def test_a_hub_root_is_listed_and_not_fetched(hub: FakeHub, tmp_path: Path) -> None:
+    save_sae(random_sae("topk"), tmp_path / "one")
+    files = {p.name: p.read_bytes() for p in (tmp_path / "one").iterdir()}
+    hub.repos["me/saes"] = {f"layer_{n}/{name}": data for n in (2, 10) for name, data in files.items()}
+    hub.repos["me/saes"]["README.md"] = b"two"
+    with pytest.raises(UserError, match="holds 2 SAEs: layer_2, layer_10") as caught:
+        load("hf:me/saes")
+    assert caught.value.hint == "Open one: saelab inspect hf:me/saes/layer_2"
+    assert not any("/resolve/" in path for path in hub.asked), "weights were fetched to say that there are several"
+    assert load_sae("hf:me/saes/layer_10").cfg.k
+    hub.repos["me/set"] = {f"layer_{n}.safetensors": b"" for n in range(3)} | {"config.yaml": b"model_kind: a"}
+    with pytest.raises(UserError, match=r"3 SAEs: layer_0.safetensors"):
+        load("hf:me/set")
+
+
+def test_the_homes_of_weights() -> None:
+    names = [
+        "a/ae.pt",
+        "a/checkpoints/ae_1.pt",
+        "b/hyperparams.json",
+        "b/checkpoints/final.safetensors",
+        "c/optimizer.pt",
+    ]
+    assert homes(names) == ["a", "b"]
+    assert homes(["sae_weights.safetensors", "sparsity.safetensors", "config.json"]) == [""]
+    assert homes(["x/params_layer_0.safetensors", "x/params_layer_1.safetensors"]) == ["x"]
+    assert homes(["autoencoders/README.md"]) == []
+
+
+def test_a_named_file_is_looked_at_alone(tmp_path: Path) -> None:
+    """Beside an SAE's own files, another file is not taken for them."""
+    save_sae(random_sae("jumprelu"), tmp_path)
+    save_file({"log_sparsity": torch.zeros(4), "odd": torch.zeros(2, 3)}, tmp_path / "sparsity.safetensors")
+    with pytest.raises(UserError, match=r"tensors log_sparsity \[4\], odd \[2, 3\]") as caught:
+        load(tmp_path / "sparsity.safetensors")
+    assert "--tensors" in str(caught.value.hint)
+    assert load_sae(tmp_path / "sae_weights.safetensors").cfg.d_in == load_sae(tmp_path).cfg.d_in  # control
