@@ -81,7 +81,7 @@ def test_a_decoder_of_2025_is_told_by_its_shape_and_a_square_one_is_refused(tmp_
 def gemma(folder: Path, kind: str, hook: str, **change: Any) -> Path:
     """Files of a crosscoder of three sites."""
     config = {"architecture": "jump_relu", "type": kind, "hf_hook_point_in": hook, "hf_hook_point_out": hook}
-    files: dict[str, Any] = {"config.json": config | {"model_name": "google/gemma-3-270m-pt-v3"} | change}
+    files: dict[str, Any] = {"config.json": config | {"model_name": "google/gemma-3-270m-pt"} | change}
     for i in range(S):
         shapes = {"w_enc": (D, F), "w_dec": (F, S, D), "b_enc": (F,), "b_dec": (D,), "threshold": (F,)}
         files[f"params_layer_{i}.safetensors"] = {n: drawn(*s, seed=9 * i + 1) for n, s in shapes.items()}
