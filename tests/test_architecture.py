@@ -288,3 +288,33 @@ def test_the_rule_of_names_can_fail(kind: str) -> None:
     for name in HOMES[kind][0]:
         assert catalogue_names_in(f"if kind == {name!r}:\n    pass\n", "report/new.py", kind) == {name}
         assert not catalogue_names_in(f'"""{name}"""\n', "report/new.py", kind)
+
+
+# Files of other libraries and data sets have the names that those gave them.
+FOREIGN_NAMES = r"saes/formats/.*|lm/sources\.py|steering/concepts/axbench\.py"
+LAYOUT = (SRC / "store" / "layout.py").read_text()
+ARTEFACTS = set(re.findall(r'"([a-z_]+\.(?:parquet|json|sqlite|safetensors|yaml|html))"', LAYOUT))
+
+
+def artefact_names_in(source: str, name: str) -> set[str]:
+    """Names of saelab's own files that a file holds: those of the layout, and any table's or tensors'."""
+    if name == "store/layout.py" or re.fullmatch(FOREIGN_NAMES, name):
+        return set()
+    made = re.findall(r'f"[^"\n]*\}\.(?:parquet|safetensors)"', source)
+    return {s for s in strings_of(source) if s in ARTEFACTS or re.fullmatch(r".+\.(parquet|safetensors)", s)} | set(
+        made
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_artefacts_are_named_in_the_layout_alone(path: Path) -> None:
+    assert not artefact_names_in(path.read_text(), str(path.relative_to(SRC)))
+
+
+def test_the_rule_of_artefact_names_can_fail() -> None:
+    source = (
+        '"""Reads fidelity.json."""\nread(folder / "fidelity.json")\nread(f"{site}.safetensors")\nread("new.parquet")\n'
+    )
+    found = artefact_names_in(source, "report/new.py")
+    assert found == {"fidelity.json", 'f"{site}.safetensors"', "new.parquet"}
+    assert not artefact_names_in(source, "saes/formats/new.py") and len(ARTEFACTS) > 15

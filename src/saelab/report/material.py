@@ -15,7 +15,7 @@ from saelab.report.names import Names
 from saelab.report.words import finite
 from saelab.steering.methods import SAE_FEATURE
 from saelab.store.files import read_json
-from saelab.store.layout import RunFolder
+from saelab.store.layout import InterpFolder, MatchingFolder, RunFolder, SelectionFolder, StatsFolder, SteeringFolder
 from saelab.store.tables import read_table
 
 SAES = ("sae", "lm", "site", "architecture", "level", "l0", "fvu", "ce_recovered", "interpretability", "utility")
@@ -139,10 +139,10 @@ def read_material(run: RunFolder) -> Material:
     material = Material(
         summary=read_json(run.summary) if run.summary.exists() else {},
         names=_names(run.names),
-        saes=_table(run.stats / "saes.parquet", SAES),
-        agreement=_table(run.stats / "agreement.parquet", AGREEMENT),
-        selection=_table(run.stats / "selection.parquet", SELECTION),
-        feature_level=_table(run.stats / "features.parquet", FEATURE_LEVEL),
+        saes=_table(StatsFolder(run.stats).table("saes").path, SAES),
+        agreement=_table(StatsFolder(run.stats).table("agreement").path, AGREEMENT),
+        selection=_table(StatsFolder(run.stats).table("selection").path, SELECTION),
+        feature_level=_table(StatsFolder(run.stats).table("features").path, FEATURE_LEVEL),
         training=_training(run),
         pairs=pairs,
         paths=_paths(run, pairs),
@@ -159,12 +159,12 @@ def read_material(run: RunFolder) -> Material:
 def read_evidence(run: RunFolder, sae: str) -> Evidence:
     """Read what the cards of one SAE need."""
     return Evidence(
-        features=_table(run.interp(sae) / "features.parquet", FEATURES),
-        contexts=_table(run.interp(sae) / "contexts.parquet", CONTEXTS),
-        effects=_table(run.selection(sae) / "effects.parquet", EFFECTS),
-        utility=_table(run.steering(sae) / "utility.parquet", UTILITY),
-        generations=_table(run.steering(sae) / "generations.parquet", GENERATIONS),
-        judgements=_table(run.steering(sae) / "judgements.parquet", JUDGEMENTS),
+        features=_table(InterpFolder(run.interp(sae)).features.path, FEATURES),
+        contexts=_table(InterpFolder(run.interp(sae)).contexts.path, CONTEXTS),
+        effects=_table(SelectionFolder(run.selection(sae)).effects.path, EFFECTS),
+        utility=_table(SteeringFolder(run.steering(sae)).utility.path, UTILITY),
+        generations=_table(SteeringFolder(run.steering(sae)).generations.path, GENERATIONS),
+        judgements=_table(SteeringFolder(run.steering(sae)).judgements.path, JUDGEMENTS),
     )
 
 
@@ -193,8 +193,7 @@ def _folders(parent: Path) -> list[str]:
 
 
 def _training(run: RunFolder) -> pl.DataFrame | None:
-    files = sorted(run.training("*").parent.glob(f"{run.training('*').name}/metrics.parquet"))
-    frames = [read_table(f, TRAINING).pipe(_no_nan) for f in files]
+    frames = [table.read(TRAINING).pipe(_no_nan) for table in run.metrics]
     return pl.concat([f.select(TRAINING) for f in frames], how="vertical_relaxed") if frames else None
 
 
@@ -210,12 +209,12 @@ def _pairs(run: RunFolder) -> tuple[Pair, ...]:
     for folder in _folders(run.matching("", "").parent):
         first, mark, second = folder.partition("--")
         place = run.matching(first, second)
-        if not mark or not (place / "quality.json").exists():
+        if not mark or not (MatchingFolder(place).quality.path).exists():
             continue
-        table = _table(place / "matching.parquet", ("a", "b"))
+        table = _table(MatchingFolder(place).matching.path, ("a", "b"))
         matched = 0 if table is None else table.filter(pl.col("b") >= 0).height
         total = 0 if table is None else table.height
-        found.append(Pair(first, second, read_json(place / "quality.json"), matched, total))
+        found.append(Pair(first, second, read_json(MatchingFolder(place).quality.path), matched, total))
     return tuple(found)
 
 
@@ -224,7 +223,7 @@ def _paths(run: RunFolder, pairs: tuple[Pair, ...]) -> tuple[Paths, ...]:
     onward = {p.first: p.second for p in pairs if not p.quality.get("composed")}
     found = []
     for pair in pairs:
-        table = _table(run.matching(pair.first, pair.second) / "paths.parquet", PATHS)
+        table = _table(MatchingFolder(run.matching(pair.first, pair.second)).paths.path, PATHS)
         chain = [pair.first]
         while chain[-1] != pair.second and chain[-1] in onward:
             chain.append(onward[chain[-1]])
@@ -237,9 +236,9 @@ def _per_sae(run: RunFolder, names: list[str]) -> tuple[pl.DataFrame | None, pl.
     """Candidates for cards, states summed over SAEs, and the judges' names, one SAE in memory at a time."""
     candidates, states, judges = [], [], set[str]()
     for sae in names:
-        features = _table(run.interp(sae) / "features.parquet", FEATURES)
-        utility = _table(run.steering(sae) / "utility.parquet", UTILITY)
-        judgements = _table(run.steering(sae) / "judgements.parquet", JUDGEMENTS)
+        features = _table(InterpFolder(run.interp(sae)).features.path, FEATURES)
+        utility = _table(SteeringFolder(run.steering(sae)).utility.path, UTILITY)
+        judgements = _table(SteeringFolder(run.steering(sae)).judgements.path, JUDGEMENTS)
         # A feature chosen for several reasons has several rows in `utility`, all alike.
         for stage, table in (("interpretability of features", features), ("steering of features", utility)):
             if table is not None:

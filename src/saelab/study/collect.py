@@ -14,7 +14,7 @@ from saelab.stats.means import mean_estimate
 from saelab.steering.arms import RANDOM
 from saelab.steering.methods import SAE_FEATURE
 from saelab.store.files import read_json
-from saelab.store.layout import RunFolder
+from saelab.store.layout import InterpFolder, RunFolder, SelectionFolder, SteeringFolder
 from saelab.store.tables import read_table
 from saelab.study.names import CONTROLS, INTERPRETABILITY, SCORES, UNSELECTED, predictors
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
@@ -45,12 +45,14 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     for spec in saes_of(study):
         if not spec.steer:
             continue
-        steered = read_table(run.steering(spec.name) / "utility.parquet", ["feature", "method", "reason_chosen"])
-        interp = read_table(run.interp(spec.name) / "features.parquet")
-        effects = read_table(run.selection(spec.name) / "effects.parquet")
+        steered = read_table(
+            SteeringFolder(run.steering(spec.name)).utility.path, ["feature", "method", "reason_chosen"]
+        )
+        interp = read_table(InterpFolder(run.interp(spec.name)).features.path)
+        effects = read_table(SelectionFolder(run.selection(spec.name)).effects.path)
         scores = [m.name for m in SCORES]
         joined = steered.join(interp.select("feature", *scores), on="feature", how="left", maintain_order="left")
-        contexts = run.interp(spec.name) / "contexts.parquet"
+        contexts = InterpFolder(run.interp(spec.name)).contexts.path
         if contexts.exists():
             seen = read_table(contexts, ["feature", "tokens", "peak"])
             for name in that_read("contexts"):
@@ -68,8 +70,8 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
 
 def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
     """An SAE's coordinates, fidelity and interpretability."""
-    fidelity = read_json(run.interp(spec.name) / "fidelity.json")
-    interp = read_table(run.interp(spec.name) / "features.parquet", ["feature", "state", INTERPRETABILITY])
+    fidelity = read_json(InterpFolder(run.interp(spec.name)).fidelity.path)
+    interp = read_table(InterpFolder(run.interp(spec.name)).features.path, ["feature", "state", INTERPRETABILITY])
     scored = interp.filter(pl.col("state") == "ok")
     score = mean_estimate(_numbers(scored, INTERPRETABILITY), name=f"{spec.name}/interpretability", seed=study.seed)
     return {
@@ -84,7 +86,9 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
 
 def _utility(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
     """Mean test score of the randomly drawn features: the SAE's steering score without selection."""
-    steered = read_table(run.steering(spec.name) / "utility.parquet", ["method", "reason_chosen", "test_score"])
+    steered = read_table(
+        SteeringFolder(run.steering(spec.name)).utility.path, ["method", "reason_chosen", "test_score"]
+    )
     base = steered.filter((pl.col("method") == SAE_FEATURE) & (pl.col("reason_chosen") == RANDOM))
     mean = mean_estimate(_numbers(base, "test_score"), name=f"{spec.name}/utility", seed=study.seed)
     return {

@@ -20,6 +20,7 @@ from saelab.saes.catalogue import training_config
 from saelab.selection import run as selection_stage
 from saelab.steering import run as steering_stage
 from saelab.store.files import write_json
+from saelab.store.layout import InterpFolder, MatchingFolder, SelectionFolder
 from saelab.store.tables import read_table
 from saelab.study.cells import Cell
 from saelab.study.summary import write_statistics
@@ -105,7 +106,7 @@ def _evaluate(cell: Cell, work: Workspace) -> list[Path]:
         work.site_suite(work.saes[cell.name]),
         work.sae(cell.name),
         cell.name,
-        features=read_table(work.run.interp(cell.name) / "features.parquet"),
+        features=read_table(InterpFolder(work.run.interp(cell.name)).features.path),
         judge=work.judge,
         table=work.run.evaluations(cell.name),
         saebench=work.run.saebench,
@@ -115,7 +116,7 @@ def _evaluate(cell: Cell, work: Workspace) -> list[Path]:
 
 def _select(cell: Cell, work: Workspace) -> list[Path]:
     spec = work.saes[cell.name]
-    features = read_table(work.run.interp(cell.name) / "features.parquet", ["feature", "density", "state"])
+    features = read_table(InterpFolder(work.run.interp(cell.name)).features.path, ["feature", "density", "state"])
     features = features.sort("feature")
     alive = (features["density"] > 0).to_list()
     tested = features.filter(pl.col("state") == "ok")["feature"].to_list()
@@ -148,8 +149,8 @@ def _steer(cell: Cell, work: Workspace) -> list[Path]:
     inputs = steering_stage.SteeringInputs(
         lm=lm,
         sae=work.sae(cell.name),
-        features=read_table(work.run.interp(cell.name) / "features.parquet"),
-        effects=read_table(work.run.selection(cell.name) / "effects.parquet"),
+        features=read_table(InterpFolder(work.run.interp(cell.name)).features.path),
+        effects=read_table(SelectionFolder(work.run.selection(cell.name)).effects.path),
         instructions=work.instructions,
         judge=judge,
         judge_record=record,
@@ -162,7 +163,7 @@ def _match(cell: Cell, work: Workspace) -> list[Path]:
     specs = [work.saes[n] for n in names]
     model = specs[0].model
     folders = [work.run.matching(a, b) for a, b in pairwise(names)]
-    steps: list[pl.DataFrame] = [read_table(f / "matching.parquet") for f in folders] if len(names) > 2 else []
+    steps: list[pl.DataFrame] = [read_table(MatchingFolder(f).matching.path) for f in folders] if len(names) > 2 else []
     return matching_stage.run(
         work.study.matching,
         work.sae(names[0]),

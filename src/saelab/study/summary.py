@@ -20,7 +20,7 @@ from saelab.stats.lift import selection_lift, steering_gains
 from saelab.stats.means import mean_estimate
 from saelab.steering.methods import UNSTEERED
 from saelab.store.files import read_json, write_json
-from saelab.store.layout import RunFolder
+from saelab.store.layout import InterpFolder, MatchingFolder, RunFolder, StatsFolder, SteeringFolder
 from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine, versions
 from saelab.store.tables import read_table, write_table
@@ -46,7 +46,7 @@ def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
         }
     paths = []
     for name, table in tables.items():
-        paths.append(run.stats / f"{name}.parquet")
+        paths.append(StatsFolder(run.stats).table(name).path)
         write_table(paths[-1], table)
     return paths
 
@@ -169,14 +169,14 @@ def write_summary(
 def _dtype(study: StudyConfig, run: RunFolder, model: str) -> str:
     """The number format that a model ran in, as its first SAE's fidelity recorded it."""
     first = next(s for s in saes_of(study) if s.model.key == model)
-    return str(read_json(run.interp(first.name) / "fidelity.json")["lm_dtype"])
+    return str(read_json(InterpFolder(run.interp(first.name)).fidelity.path)["lm_dtype"])
 
 
 def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     """What a finished study says: nothing in it depends on when, where or in how many pieces it was run."""
     return {
         "study": study.name,
-        "saes": read_table(run.stats / "saes.parquet").to_dicts(),
+        "saes": read_table(StatsFolder(run.stats).table("saes").path).to_dicts(),
         "agreement": _rows(run, "agreement", pl.col("statistic").is_in(["psi", "Psi"]) | (pl.col("mode") == "overall")),
         "selection": _rows(run, "selection", pl.col("sae") == "all"),
         "matching": _matching(study, run),
@@ -189,13 +189,13 @@ def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
 
 
 def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:
-    path = run.stats / f"{table}.parquet"
+    path = StatsFolder(run.stats).table(table).path
     return read_table(path).filter(keep).to_dicts() if path.exists() else []
 
 
 def _matching(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     names = sorted(c.name for c in cells_of(study) if c.stage == "match")
-    return {name: read_json(run.matching(*name.split("--")) / "quality.json") for name in names}
+    return {name: read_json(MatchingFolder(run.matching(*name.split("--"))).quality.path) for name in names}
 
 
 def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _counts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     folders = [run.steering(s.name) for s in saes_of(study) if s.steer]
     if not folders:
         return {}
-    states = pl.concat([read_table(f / "judgements.parquet", ["state"]).select("state") for f in folders])
+    states = pl.concat([read_table(SteeringFolder(f).judgements.path, ["state"]).select("state") for f in folders])
     states = states["state"].value_counts()
-    written = sum(read_table(f / "generations.parquet", ["generation"]).height for f in folders)
+    written = sum(read_table(SteeringFolder(f).generations.path, ["generation"]).height for f in folders)
     return {"generations": written, "judgements": dict(states.sort("state").iter_rows())}

@@ -21,7 +21,7 @@ from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
 from saelab.store.files import read_json
-from saelab.store.layout import RunFolder
+from saelab.store.layout import RunFolder, tensors_name
 from saelab.store.tensors import read_tensors
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 from saelab.text.instructions import load_instructions
@@ -114,7 +114,7 @@ class Workspace:
         def prepared() -> SiteSuite:
             text = self.site_text(spec)
             return prepare_suite(
-                self.suite, text, lambda key: read_tensors(folder / key / f"{spec.site}.safetensors"), self.progress
+                self.suite, text, lambda key: read_tensors(folder / key / tensors_name(spec.site)), self.progress
             )
 
         return self._keep("site suite", (spec.model.key, spec.site), prepared)
