@@ -26,7 +26,7 @@ from saelab.core.hardware import side_by_side
 from saelab.core.progress import SILENT, Progress, Task
 from saelab.core.sites import parse_site
 from saelab.store.files import sha256_of
-from saelab.store.layout import MOMENTS, shard_name
+from saelab.store.layout import MOMENTS, SHARDS, shard_name
 from saelab.store.tensors import write_tensors
 from saelab.text.pack import PackedText
 
@@ -132,7 +132,7 @@ class _Work:
                 moments = manifest.moments if whole else None
                 self.manifests[site] = replace(manifest, shards=tuple(kept.values()), moments=moments)
             # Hidden files are what a killed writer (ours, or the safetensors library) left half-written.
-            for path in [*folder.glob("shard-*.safetensors"), *folder.glob(".*")]:
+            for path in [*folder.glob(SHARDS), *folder.glob(".*")]:
                 if path.name not in kept:
                     path.unlink()
             done &= {k for k in self.shards if shard_name(k) in kept}

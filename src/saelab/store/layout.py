@@ -36,6 +36,7 @@ MANIFEST = "manifest.json"
 TOKENS = "tokens.safetensors"
 MOMENTS = "moments.safetensors"
 METRICS = "metrics.parquet"
+SHARDS = "shard-*.safetensors"  # all of a folder, as a pattern
 
 
 def shard_name(number: int) -> str:
