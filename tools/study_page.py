@@ -19,11 +19,11 @@ from saelab.stats.tables import TextTable, agreement_table, lift_table, number
 from saelab.store.files import read_json, write_text
 from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
+from saelab.study.names import chosen_arms
 from saelab.study.spec import StudyConfig
 
 X, Y = "interpretability", "utility"
 AXES = {"architecture": "architecture", "level": "level", "lm": "lm"}
-CRITERIA = ("delta_confidence", "output_score")
 
 
 def span(row: dict[str, Any], digits: int = 2) -> str:
@@ -48,12 +48,12 @@ def verdict(row: dict[str, Any]) -> str:
     return "zero is outside, on the side of agreement" if row["low"] > 0 else "zero is outside: they disagree"
 
 
-def wide(run: RunFolder) -> pl.DataFrame:
+def wide(run: RunFolder, arms: Sequence[str]) -> pl.DataFrame:
     """One row per steered SAE: its scores, those of its selected features, and its mean |DeltaC|."""
     saes = read_table(run.stats / "saes.parquet").filter(pl.col("n_steered").is_not_null())
     steered = read_table(run.stats / "steered.parquet")
     gains = steering_gains(steered, criterion="criterion", baseline="none")
-    for criterion in CRITERIA:
+    for criterion in arms:
         own = gains.filter(pl.col("criterion") == criterion)
         own = own.select(
             "sae", pl.col("selected").alias(f"after {criterion}"), pl.col("gain").alias(f"gain {criterion}")
@@ -69,11 +69,12 @@ class Page:
 
     def __init__(self, run: RunFolder):
         self.run, self.study = run, StudyConfig.from_yaml(run.study)
-        self.summary, self.saes = read_json(run.summary), wide(run)
+        self.arms = list(chosen_arms(self.study))
+        self.summary, self.saes = read_json(run.summary), wide(run, self.arms)
         self.steered = read_table(run.stats / "steered.parquet")
         self.draws = {"seed": self.study.seed, "draws": self.study.resamples}
         self.tables: list[tuple[str, TextTable]] = []
-        outcomes = [Y, *(f"{kind} {c}" for c in CRITERIA for kind in ("after", "gain"))]
+        outcomes = [Y, *(f"{kind} {c}" for c in self.arms for kind in ("after", "gain"))]
         self.found = {y: agreement(self.saes, x=X, y=y, axes=AXES, **self.draws) for y in outcomes}
         self.found["mean |DeltaC|"] = agreement(self.saes, x="mean |DeltaC|", y=Y, axes=AXES, **self.draws)
 
@@ -90,8 +91,8 @@ class Page:
             for y in self.found
             for row in self.overall(y)
         ]
-        lines += [self.change(c) for c in CRITERIA]
-        lines += [self.by_axis(y, named[y]) for y in (Y, *(f"after {c}" for c in CRITERIA))]
+        lines += [self.change(c) for c in self.arms]
+        lines += [self.by_axis(y, named[y]) for y in (Y, *(f"after {c}" for c in self.arms))]
         lines += [self.confounded(given) for given in (["l0"], ["fvu"])]
         lines += self.architectures()
         lines += [self.feature_level(), self.floor()]
@@ -147,8 +148,8 @@ class Page:
 
     def numbers(self) -> None:
         """Collect the tables."""
-        captions = {Y: "Table 1: against utility"} | {f"after {c}": f"Against utility after {c}" for c in CRITERIA}
-        captions |= {f"gain {c}": f"Table 3: against the steering gain by {c}" for c in CRITERIA}
+        captions = {Y: "Table 1: against utility"} | {f"after {c}": f"Against utility after {c}" for c in self.arms}
+        captions |= {f"gain {c}": f"Table 3: against the steering gain by {c}" for c in self.arms}
         for y, caption in captions.items():
             self.tables.append((caption, agreement_table(self.found[y])))
         self.tables.append(("Matched groups, against utility", agreement_table(self.found[Y], mode="matched")))
