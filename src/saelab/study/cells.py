@@ -22,7 +22,7 @@ REVISIONS: Mapping[str, int] = {
     "calibrate": 1,
     "steer": 1,
     "match": 2,
-    "stats": 1,
+    "stats": 2,
 }
 
 
