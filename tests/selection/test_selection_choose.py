@@ -11,7 +11,6 @@ from saelab.selection.choose import (
     choose_tier,
     outcome,
     random_subsets,
-    rank_correlation,
     rank_product,
     shuffled_choice,
     top1_regret,
@@ -110,10 +109,7 @@ def test_controls_are_repeatable() -> None:
         random_subsets(scores, 999)
 
 
-def test_rank_correlation_and_regret() -> None:
+def test_regret() -> None:
     x = np.array([1.0, 2, 3, 4, np.nan])
-    assert rank_correlation(x, np.array([1.0, 4, 9, 16, 0])) == pytest.approx(1.0)
-    assert rank_correlation(x, -x) == pytest.approx(-1.0)
-    assert rank_correlation(x, np.ones(5)) is None
     assert top1_regret(x, np.array([5.0, 1, 1, 3, 99])) == 2.0
     assert top1_regret(x * np.nan, x) is None

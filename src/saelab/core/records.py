@@ -1,4 +1,4 @@
-"""Frozen records that several stages share: a feature's address, a description, a judgement.
+"""Frozen records that several stages share: a description with its terms, a judgement.
 
 Records hold plain values. A judgement that failed is a state of its own and carries no value: missing is
 never a number.
@@ -8,18 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 JudgementState = Literal["ok", "refused", "unparsed", "missing"]
-
-
-@dataclass(frozen=True)
-class FeatureId:
-    """Where a feature lives: the SAE's reference at its revision, the site, the index."""
-
-    sae: str
-    site: str
-    index: int
-
-    def __str__(self) -> str:
-        return f"{self.sae}/{self.site}/{self.index}"
 
 
 @dataclass(frozen=True)

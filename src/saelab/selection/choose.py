@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from scipy.stats import spearmanr
 
 from saelab.core.errors import UserError, nearest
 from saelab.core.seeds import numpy_generator
@@ -141,15 +140,6 @@ def shuffled_choice(
         if best.test is not None:
             reported.append(best.test)
     return np.array(reported)
-
-
-def rank_correlation(criterion: np.ndarray, score: np.ndarray) -> float | None:
-    """Spearman's rho over the features where both are known; None with fewer than three or with a constant side."""
-    both = np.isfinite(criterion) & np.isfinite(score)
-    x, y = criterion[both], score[both]
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    return float(spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]  (the stub knows a plain tuple)
 
 
 def top1_regret(criterion: np.ndarray, score: np.ndarray) -> float | None:
