@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         ReluConfig,
         TopKConfig,
     )
-    from saelab.saes.formats import load_sae, save_sae
+    from saelab.saes.formats import load_crosscoder, load_latents, load_sae, load_transcoder, save_sae
     from saelab.selection.effects import feature_effects
     from saelab.stats.agreement import agreement
     from saelab.training.sweep import train
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "LanguageModel": "saelab.lm.model",
+    "load_crosscoder": "saelab.saes.formats",
+    "load_latents": "saelab.saes.formats",
     "load_sae": "saelab.saes.formats",
+    "load_transcoder": "saelab.saes.formats",
     "save_sae": "saelab.saes.formats",
     "TopKConfig": "saelab.saes.catalogue",
     "BatchTopKConfig": "saelab.saes.catalogue",
@@ -56,7 +59,10 @@ __all__ = [
     "TopKConfig",
     "agreement",
     "feature_effects",
+    "load_crosscoder",
+    "load_latents",
     "load_sae",
+    "load_transcoder",
     "match",
     "run_study",
     "save_sae",

@@ -17,7 +17,7 @@ from saelab.core.errors import ArtefactError, SaelabError, UserError
 from saelab.saes.architectures.matching_pursuit import SETTINGS
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.catalogue import MODULES
-from saelab.saes.formats import FORMATS, convert_sae, load_sae, save_sae
+from saelab.saes.formats import FORMATS, convert_sae, load_latents, load_sae, save_sae
 from saelab.saes.formats.source import check_safetensors, fault_of, finite, floats
 
 WRITTEN = [name for name, kind in FORMATS.items() if kind.write is not None]
@@ -143,6 +143,32 @@ def test_a_declared_fact_that_nothing_uses_is_refused(tmp_path: Path, kind: str,
     save_sae(random_sae(kind), tmp_path)
     with pytest.raises(UserError, match=f"was given {next(iter(declared))}"):
         load_sae(tmp_path, **declared)
+
+
+@pytest.mark.parametrize("to", WRITTEN)
+def test_a_few_latents_are_those_of_the_whole(tmp_path: Path, to: str) -> None:
+    save_sae(random_sae("topk" if to == "sparsify" else "jumprelu"), tmp_path, to)
+    if FORMATS[to].pickle is not None:
+        with pytest.raises(UserError, match="saelab convert"):
+            load_latents(tmp_path, [1])
+        return
+    whole, rows = load_sae(tmp_path), load_latents(tmp_path, [5, 2])
+    assert torch.equal(rows["W_dec"], whole.W_dec[[5, 2]]) and torch.equal(rows["W_enc"], whole.W_enc[:, [5, 2]])
+    assert torch.equal(rows["b_dec"], whole.b_dec) and torch.equal(rows["b_enc"], whole.b_enc[[5, 2]])
+    for odd in (-1, whole.cfg.d_sae):
+        with pytest.raises(UserError, match=f"Latent {odd} does not exist"):
+            load_latents(tmp_path, [0, odd])
+
+
+def test_a_few_latents_are_checked_and_the_others_are_not(tmp_path: Path) -> None:
+    save_sae(random_sae("standard"), tmp_path)
+    weights = load_sae(tmp_path).weights()
+    weights["W_dec"][7, 3] = float("nan")
+    save_file(weights, tmp_path / "sae_weights.safetensors")
+    assert load_latents(tmp_path, [6])["W_dec"].shape[0] == 1
+    for read in (lambda: load_latents(tmp_path, [6, 7]), lambda: load_sae(tmp_path)):
+        with pytest.raises(ArtefactError, match="NaN or infinite values in 'W_dec'"):
+            read()
 
 
 def test_a_declared_fact_that_is_used_is_not_refused(tmp_path: Path) -> None:

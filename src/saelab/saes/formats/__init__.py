@@ -4,8 +4,12 @@ This file must never know what is inside a format: formats/ holds one file each.
 alone.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from saelab.core.errors import UserError, nearest
 from saelab.saes.architectures.topk import TopKSae
@@ -25,7 +29,7 @@ from saelab.saes.formats import (
 )
 from saelab.saes.formats.hub import located, resolved
 from saelab.saes.formats.listing import below, several, unknown_file
-from saelab.saes.formats.source import PICKLES, Declared, Format, Found, Source, listed
+from saelab.saes.formats.source import PICKLES, Declared, Format, Found, Source, floats, listed
 from saelab.saes.formats.unpickle import unpickle
 from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
@@ -49,11 +53,15 @@ FORMATS: dict[str, Format] = {kind.name: kind for kind in _ALL}
 
 def load(reference: str | Path, *, format: str | None = None, **declared: Any) -> Found:
     """Open whatever lies there, an SAE, a transcoder or a dictionary of several sites; see `load_sae`."""
+    return _opened(reference, format, declared)
+
+
+def _opened(reference: str | Path, format: str | None, declared: dict[str, Any], *, checked: bool = True) -> Found:
     known = FORMATS.get(resolved(str(reference)).format or "")
     named = str(reference).endswith(PICKLES) and not Path(reference).is_dir()  # a release's folders end in .pt
     if named or (known is not None and known.pickle is not None):
         raise _pickled(str(reference), known)  # before anything is fetched
-    source = source_of(reference, **declared)
+    source = source_of(reference, checked=checked, **declared)
     kind = format_of(source, format)
     if kind.pickle is not None:
         raise _pickled(source.name, kind)
@@ -69,6 +77,25 @@ def load_sae(reference: str | Path, *, format: str | None = None, **declared: An
     format, unreadable convention), `ArtefactError` (damaged files), `FetchError`.
     """
     return _sae(load(reference, format=format, **declared), str(reference))
+
+
+def load_latents(
+    reference: str | Path, latents: Sequence[int], *, format: str | None = None, **declared: Any
+) -> dict[str, Tensor]:
+    """The weights of a few latents of an SAE, without reading those of the others from the disk.
+
+    latents: their indices; the others as for `load_sae`. Returns W_enc [D, N], W_dec [N, D], b_enc [N], what else its
+    architecture has per latent [N], and b_dec [D]. In the native format this touches some pages of the file; formats
+    that turn or scale a matrix read it whole. Raises the errors of `load_sae`, and `UserError` for an index that is
+    not there.
+    """
+    weights = _sae(_opened(reference, format, declared, checked=False), str(reference)).weights()
+    count = len(weights["b_enc"])
+    if odd := [i for i in latents if not 0 <= i < count]:
+        raise UserError(f"Latent {odd[0]} does not exist.", hint=f"The SAE has latents 0 to {count - 1}.")
+    index = torch.as_tensor(latents, dtype=torch.int64)
+    rows = {n: t[:, index] if n == "W_enc" else t if n == "b_dec" else t[index] for n, t in weights.items()}
+    return floats(rows, str(reference))
 
 
 def load_transcoder(reference: str | Path, *, format: str | None = None, **declared: Any) -> Transcoder:
