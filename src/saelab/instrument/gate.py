@@ -1,12 +1,13 @@
 """The gate: a measurement of steering speaks only where it can see steering, and sees none where there is none.
 
     positive   known classes, direction and reader from disjoint halves, at the dose of the grid that dev chose: lift
-               above 0 by its interval over classes and by exchanging readers (p < 0.01), under both outcomes
+               above 0 by its interval over classes and by exchanging readers (p < 0.01)
     negative   the random dictionary under its own readers: `described` lift below half of the classes'
     SAE        where one is given: `described` lift above the random dictionary's by an interval that excludes 0
 
 A dose is a KL (dose.py): every set is moved as far as gives its own median direction that KL. Failed means that nothing
-here may be called steering; without classes nothing was tested, which is "not gated" and neither of the two. Knows no
+here may be called steering. `described`, the headline, decides; `read_back` has a positive control of its own, without
+which its column says nothing. Without classes nothing was tested: "not gated", which is neither of the two. Knows no
 file: `run.py` keeps the texts.
 """
 
@@ -137,10 +138,7 @@ def gate(config: GateConfig, desk: Desk, probe: Probe, sets: Sets, keep: Keep, p
         controls += [_less(sae, random, outcome, config.seed) for outcome in OUTCOMES]
         controls += [lift_of("sae", outcome, sae.tables[outcome], seed=config.seed) for outcome in OUTCOMES]
     work.controls = tuple(controls)
-    lost = [c for c in controls if c.holds is False]
-    if lost:
-        return work.result("failed", f"The instrument cannot see steering: {'; '.join(map(_said, lost))}.", found.dose)
-    return work.result("passed", _seen(controls), found.dose)
+    return work.result(*_verdict(controls), found.dose)
 
 
 @dataclass(frozen=True)
@@ -246,27 +244,24 @@ def _with(control: Control, **changes: Any) -> Control:
     return Control(**(asdict(control) | changes))
 
 
-def _said(control: Control) -> str:
-    found = _spoken(control)
-    if control.name == "classes":
-        return f"known classes have a {control.outcome} lift of {found} (p {control.p:.3g})"
-    if control.name == "random_dictionary":
-        bound = "missing" if control.bound is None else f"{control.bound:+.3f}"
-        return f"a random dictionary has a {control.outcome} lift of {found}, not below half of the classes' ({bound})"
-    return f"the SAE's features less a random dictionary's have a {control.outcome} lift of {found}"
-
-
-def _seen(controls: Sequence[Control]) -> str:
+def _verdict(controls: Sequence[Control]) -> tuple[Literal["passed", "failed"], str]:
+    """Passed where no control of the headline is lost, and the sentence that says so or which one is."""
     by = {(c.name, c.outcome): c for c in controls}
     known, random = by["classes", HEADLINE], by["random_dictionary", HEADLINE]
-    sentence = (
-        f"The instrument sees steering: known classes have a lift of {_spoken(known)}, "
-        f"features of a random dictionary {_spoken(random)}"
-    )
+    figures = f"known classes have a lift of {_spoken(known)} (p {_p(known)}), features of a random dictionary"
+    if not known.holds:
+        return "failed", f"The instrument cannot see steering: {figures} {_spoken(random)}."
+    if not random.holds:
+        return "failed", f"The instrument cannot see steering: {figures} {_spoken(random)}, not less than half of that."
+    sentence = f"The instrument sees steering: {figures} {_spoken(random)}"
+    if not by["classes", OUTCOMES[1]].holds:
+        sentence += f" ({OUTCOMES[1]} does not see it, so that column says nothing)"
     less = by.get(("sae_less_random_dictionary", HEADLINE))
-    if less is not None:
-        sentence += f", and the SAE's features less those {_spoken(less)}"
-    return sentence + "."
+    if less is None:
+        return "passed", f"{sentence}."
+    if less.holds:
+        return "passed", f"{sentence}, and the SAE's features less those {_spoken(less)}."
+    return "failed", f"{sentence}; but the SAE's features cannot be told from those (difference {_spoken(less)})."
 
 
 def _spoken(control: Control) -> str:
@@ -274,3 +269,7 @@ def _spoken(control: Control) -> str:
         return "missing"
     interval = "" if control.low is None else f" [{control.low:+.3f}, {control.high:+.3f}]"
     return f"{control.value:+.3f}{interval}"
+
+
+def _p(control: Control) -> str:
+    return "missing" if control.p is None else f"{control.p:.2g}"

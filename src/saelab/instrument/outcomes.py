@@ -92,7 +92,7 @@ def quality(texts: Texts) -> Quality:
             raise UserError(
                 f"Scores are relative to unsteered texts, at least {LEAST_REFERENCES} of a kind; "
                 f"there are {int(known.sum())} {name}.",
-                hint="Write more of them.",
+                hint="Write more of them; a text without a token does not count.",
             )
         usual[here] = texts.nll[known].mean()
     related = texts.related[plain & texts.answer & np.isfinite(texts.related)]
