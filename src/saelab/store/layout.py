@@ -15,6 +15,9 @@ run/
   matching/<a>--<b>/          matching.parquet  quality.json  paths.parquet (end to end)
   stats/                      saes.parquet  steered.parquet  agreement.parquet  selection.parquet  features.parquet
 
+gate/ (of one site, anywhere)
+  manifest.json  tokens/  activations/<site>/  texts/<step>.parquet  features.parquet  instrument.json
+
 A folder's class names its files; a file is a `Table` (Parquet), a `Record` (JSON) or a plain path. Building one opens
 and creates nothing. What a file's contents mean is its stage's.
 """
