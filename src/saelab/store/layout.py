@@ -2,7 +2,7 @@
 
 run/
   study.yaml  names.json  format.json  ledger.sqlite  results.json  summary.json  report.html
-  judges/                     calibrations; replies.sqlite: the replies of a paid judge; anchors.json: did it drift
+  judges/                     calibrations; replies.sqlite: the replies of a paid judge
   tokens/<lm>/<part>/         packed text (tokens.safetensors, manifest.json)
   activations/<lm>/<site>/    shards, moments.safetensors and their manifest
   saes/<sae>/                 native SAE folder
@@ -291,11 +291,6 @@ class RunFolder:
     def replies(self) -> Path:
         """The reply cache of a paid judge."""
         return self.root / "judges" / "replies.sqlite"
-
-    @property
-    def anchors(self) -> Record:
-        """What the judge said of the anchors, and whether it stayed the same."""
-        return Record(self.root / "judges" / "anchors.json")
 
     def judge(self, lm: str) -> Path:
         """The calibration of the embedded judge for a language model."""
