@@ -39,9 +39,7 @@ def open_model(located: Located, *, dtype: str, device: str) -> tuple[nn.Module,
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     except ImportError:
         raise MissingDependency("Language models need transformers.", hint="pip install 'saelab[lm]'") from None
-    folder, extra = str(located.path), {}
-    if located.gguf is not None:
-        folder, extra = str(located.path.parent), {"gguf_file": located.gguf}
+    folder, extra = _files(located)
     try:
         with quiet(), read_once() if located.gguf else nullcontext():
             if located.gguf is None:
@@ -70,9 +68,7 @@ def size_of(ref: str) -> tuple[int, int]:
         from transformers import AutoConfig
     except ImportError:
         raise MissingDependency("Language models need transformers.", hint="pip install 'saelab[lm]'") from None
-    folder, extra = str(located.path), {}
-    if located.gguf is not None:
-        folder, extra = str(located.path.parent), {"gguf_file": located.gguf}
+    folder, extra = _files(located)
     try:
         with quiet(), read_once() if located.gguf else nullcontext():
             config = AutoConfig.from_pretrained(folder, local_files_only=True, **extra)
@@ -81,6 +77,13 @@ def size_of(ref: str) -> tuple[int, int]:
     except Exception as error:  # as in open_model
         line = (str(error).strip().splitlines() or ["no message"])[0]
         raise ArtefactError(f"The config of {located.reference} could not be read: {line}") from error
+
+
+def _files(located: Located) -> tuple[str, dict[str, Any]]:
+    """What transformers' `from_pretrained` takes for a folder, or for a GGUF file."""
+    if located.gguf is None:
+        return str(located.path), {}
+    return str(located.path.parent), {"gguf_file": located.gguf}
 
 
 def settle(model: Any) -> Any:
