@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
+from saelab.cli.models import model_for
 from saelab.cli.output import say, show_record, show_table
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
@@ -13,7 +14,7 @@ def concepts(
     files: Path,
     *,
     out: Path,
-    lm: str = "smollm2-135m",
+    lm: str | None = None,
     site: str | None = None,
     sae: str | None = None,
     features: Path | None = None,
@@ -46,7 +47,7 @@ def concepts(
     out:
         Folder for the results.
     lm:
-        Language model: short name or reference.
+        Language model: short name or reference; by default the one that the SAE names, without one smollm2-135m.
     site:
         Where directions are read and act; by default the SAE's own.
     sae:
@@ -118,7 +119,7 @@ def concepts(
         JudgeConfig() if judge is None else JudgeConfig.parse(judge, origin="--judge"),
         load_instructions(instructions),
     )
-    model = saelab.LanguageModel.load(lm)
+    model = model_for([], lm or "smollm2-135m") if opened is None else model_for([opened], lm)
     with shown() as progress:
         folder = run_concepts(
             config, data, out, model, asked, judge=who, sae=opened, features=table, concepts=n, progress=progress

@@ -53,6 +53,7 @@ def push(
     from saelab.publish.upload import upload
     from saelab.saes.crosscoder import Crosscoder
     from saelab.saes.formats import load, save_sae, source_of
+    from saelab.store.files import contents
 
     sae = load(source)
     if isinstance(sae, Crosscoder):
@@ -71,10 +72,14 @@ def push(
         folder = Path(made)
         save_sae(_with_claims(sae, card.facts), folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
+        held = contents(Path(target.removeprefix("path:")).expanduser()) if target.startswith("path:") else []
         place = upload(folder, target, private=private, replace=replace)
     if json:
-        show_record({"place": place, "missing": card.missing, "facts": card.facts}, as_json=True)
+        record = {"place": place, "replaced": held, "missing": card.missing, "facts": card.facts}
+        show_record(record, as_json=True)
     else:
+        if held:
+            say(f"Replaced: {', '.join(held)}.")
         lacking = f" (not recorded: {', '.join(card.missing)})" if card.missing else ""
         say(f"{place}: pushed, with its card{lacking}.")
         say(f"Check it: saelab inspect {place} --lm {sae.cfg.lm or 'NAME'}")

@@ -1,6 +1,6 @@
 """Directions evaluated on disk: write, judge on dev, choose each factor, write and judge on test.
 
-Shared by the stages of this package (`run.py` for an SAE's features, `concepts.py` for fitted directions), and with
+Shared by the stages of this package (`run.py` for an SAE's features, `concepts/` for fitted directions), and with
 them the only files of this package with I/O. Resumable: texts are saved after every chunk and judgements after every
 phase; what a former call with the same settings left is kept, and chunks are always the same, so an interrupted run
 ends with the bytes of an uninterrupted one. Tables (one row per text, per judgement):
