@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from planted import World
+from planted_steering import World
 
 from saelab.cli import main
 from saelab.cli.instrument import _show

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from planted import SITE, World
+from planted_steering import SITE, World
 
 from saelab.core.errors import UserError
 from saelab.core.seeds import numpy_generator

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from planted import GROUPS, SITE, SMALL, Letters, World, planted_classes
+from planted_steering import GROUPS, SITE, SMALL, Letters, World, planted_classes
 
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import FetchError, UserError

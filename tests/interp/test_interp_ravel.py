@@ -53,7 +53,7 @@ def facts() -> Facts:
 
 def scores(directions: Tensor) -> dict[str, float | int | None]:
     result = ravel.evaluate(TwoBlocks(), "s", facts(), sae_of(directions, k=len(directions)), CONFIG, 0)
-    assert problems(record(result, sae_of(directions, k=2), "x", version="0")) == []
+    assert problems(record(result, sae_of(directions, k=len(directions)), "x", version="0")) == []
     return dict(result.metrics["ravel"])
 
 

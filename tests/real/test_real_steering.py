@@ -12,6 +12,7 @@ from saelab.lm.model import LanguageModel
 from saelab.steering.batch import Job, write
 from saelab.steering.concepts.detection import detect, direction_scores
 from saelab.steering.concepts.directions.diff_means import diff_means
+from saelab.steering.concepts.directions.method import Fitting
 from saelab.steering.concepts.examples import Examples, Pair, read
 from saelab.steering.directions.equal_norm import equal_norm_direction
 from saelab.text.instructions import load_instructions
@@ -68,7 +69,7 @@ def test_the_judge_can_tell_what_it_claims_to(lm: LanguageModel) -> None:
 
 def test_a_difference_in_means_detects_and_steers(lm: LanguageModel, examples: Examples) -> None:
     """Detection on unseen texts; steering brackets: too weak, useful (better than a random direction), broken."""
-    direction = diff_means(examples)
+    direction = diff_means(examples, Fitting())
     fresh = read(lm, SITE, [Pair("Write a sentence.", t) for t in UNSEEN])
     kinds = ["positive" if t in UNSEEN[:3] else "negative" for t in UNSEEN]
     assert detect(direction_scores(direction, fresh), kinds).auroc_easy == 1.0
