@@ -219,7 +219,7 @@ def test_convert_writes_into_no_folder_that_holds_anything(tmp_path: Path, to: s
     for place in (source, tmp_path / "link"):
         if place != source:
             place.symlink_to(source)
-        with pytest.raises(UserError, match="is what is to be converted"):
+        with pytest.raises(UserError, match="is where the source's files lie"):
             convert_sae(source, place, to=to, replace=True)
     target.mkdir()
     (target / "notes.txt").write_text("mine")

@@ -52,7 +52,7 @@ def push(
     from saelab.publish.run_facts import known_about, known_lm
     from saelab.publish.upload import upload
     from saelab.saes.crosscoder import Crosscoder
-    from saelab.saes.formats import load, save_sae, source_of
+    from saelab.saes.formats import load, save_sae, source_of, spare
     from saelab.store.files import contents
 
     sae = load(source)
@@ -68,21 +68,24 @@ def push(
             f"The model card would lack {', '.join(card.missing)}.",
             hint=f"State them: --fact {card.missing[0]}=..., or push with --incomplete.",
         )
+    place = Path(target.removeprefix("path:")).expanduser() if target.startswith("path:") else None
+    if place is not None:
+        spare(source_of(source), place)
+    held = contents(place) if place is not None else []
     with tempfile.TemporaryDirectory(prefix="saelab-push-") as made:
         folder = Path(made)
         save_sae(_with_claims(sae, card.facts), folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
-        held = contents(Path(target.removeprefix("path:")).expanduser()) if target.startswith("path:") else []
-        place = upload(folder, target, private=private, replace=replace)
+        pushed = upload(folder, target, private=private, replace=replace)
     if json:
-        record = {"place": place, "replaced": held, "missing": card.missing, "facts": card.facts}
+        record = {"place": pushed, "replaced": held, "missing": card.missing, "facts": card.facts}
         show_record(record, as_json=True)
     else:
         if held:
             say(f"Replaced: {', '.join(held)}.")
         lacking = f" (not recorded: {', '.join(card.missing)})" if card.missing else ""
-        say(f"{place}: pushed, with its card{lacking}.")
-        say(f"Check it: saelab inspect {place} --lm {sae.cfg.lm or 'NAME'}")
+        say(f"{pushed}: pushed, with its card{lacking}.")
+        say(f"Check it: saelab inspect {pushed} --lm {sae.cfg.lm or 'NAME'}")
     return 0
 
 

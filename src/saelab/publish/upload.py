@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from saelab.core.errors import FetchError, UserError
-from saelab.store.files import filling
+from saelab.store.files import apart, filling
 from saelab.store.references import hub_library, parse_reference
 
 
@@ -21,6 +21,7 @@ def upload(folder: Path, target: str, *, private: bool = False, replace: bool = 
     ref = parse_reference(target)
     if ref.kind == "path":
         place = Path(ref.name).expanduser()
+        apart(place, folder)
         with filling(place, replace=replace) as made:
             shutil.copytree(folder, made, dirs_exist_ok=True)
         return str(place)

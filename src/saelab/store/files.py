@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,9 +21,9 @@ from saelab.core.errors import ArtefactError, ResourceError, UserError
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")  # no process id: what a killed writer left is written over
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
@@ -42,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filling(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a new folder beside `target`; on success its files move there, on failure nothing has changed.
+    """Yield a new folder; on success its files move to `target`, on failure what `target` held is there as before.
 
     Raises `UserError` where `target` holds anything: with `replace`, only where it is no folder or holds folders, so
     that no more than one folder's files can be lost.
@@ -59,25 +60,79 @@ def filling(target: Path, *, replace: bool = False) -> Iterator[Path]:
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as beside:
-            made, former = Path(beside) / "made", Path(beside) / "former"
+        # A folder that is there may be a mount or a link: inside it, every move stays on one device.
+        place = target if target.is_dir() else target.parent
+        work = Path(tempfile.mkdtemp(dir=place, prefix=".saelab-"))
+        made, former = work / "made", work / "former"
+        try:
             made.mkdir()
             former.mkdir()
             yield made
             target.mkdir(exist_ok=True)
-            for name in held:
-                (target / name).rename(former / name)
-            for path in sorted(made.iterdir()):
-                path.rename(target / path.name)
+            _swap(target, held, made, former)
+        except BaseException:
+            if former.is_dir() and any(former.iterdir()):  # they could not be put back, and are kept here
+                raise ResourceError(f"{target} could not be restored; its files lie in {former}.") from None
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work)
     except OSError as error:
         raise disk_error(error, target) from error
 
 
+def _swap(target: Path, held: list[str], made: Path, former: Path) -> None:
+    """Move what is held to `former` and what was made to `target`; on failure, all of it back."""
+    new = sorted(p.name for p in made.iterdir())
+    moves = [(target / n, former / n) for n in held] + [(made / n, target / n) for n in new]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for source, place in moves:
+            source.rename(place)
+            done.append((source, place))
+    except BaseException:
+        for source, place in reversed(done):
+            with suppress(OSError):
+                place.rename(source)
+        raise
+
+
+def apart(target: Path, source: Path, *read: Path) -> None:
+    """Refuse to write to `target` where that could harm what is read; nothing has been touched then.
+
+    source: a folder whose files are read, at any depth, or a file, read with those beside it. read: other files.
+    Raises `UserError` where one of them, with links followed, lies in the target, and where the target lies in the
+    source's folder (beside a file, an empty folder may).
+    """
+    home = (source if source.is_dir() else source.parent).resolve()
+    place = target.resolve()
+    if place == home:
+        fault = "is where the source's files lie"
+    elif place in home.parents:
+        fault = f"holds the source, {source}"
+    elif home in place.parents and (source.is_dir() or contents(target)):
+        fault = f"lies in the source, {home}"
+    elif contents(target) and (inside := [f for f in (*_files(source), *read) if place in f.resolve().parents]):
+        fault = f"holds {inside[0].resolve().name}, which is read"
+    else:
+        return
+    raise UserError(f"{target} {fault}; nothing was written.", hint="Name another folder.")
+
+
+def _files(source: Path) -> Iterator[Path]:
+    """The files of a folder at any depth, links to folders followed once; of a file, it and those beside it."""
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(source if source.is_dir() else source.parent, followlinks=source.is_dir()):
+        seen.add(os.path.realpath(folder))
+        folders[:] = [f for f in folders if source.is_dir() and os.path.realpath(Path(folder, f)) not in seen]
+        yield from (Path(folder, f) for f in files)
+
+
 def contents(folder: Path) -> list[str]:
     """Names of all that a folder holds, sorted; none where there is no folder. A file is a `UserError`."""
-    if not folder.is_dir() and os.path.lexists(folder):
+    there = os.path.isdir(folder)  # noqa: PTH112  (Path.is_dir fails on a name too long for the disk)
+    if not there and os.path.lexists(folder):
         raise UserError(f"{folder} is a file, and a folder is to be written there.", hint="Name another place.")
-    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    return sorted(p.name for p in folder.iterdir()) if there else []
 
 
 def disk_error(error: OSError, path: Path) -> ResourceError:
@@ -87,7 +142,10 @@ def disk_error(error: OSError, path: Path) -> ResourceError:
             f"The disk is full: {path} could not be written.",
             hint="Free some space and run the same command again; finished work is kept.",
         )
-    return ResourceError(f"{path} could not be written: {error.strerror or error}.")
+    return ResourceError(
+        f"{path} could not be written: {error.strerror or error}.",
+        hint="Name a folder that exists, may be written and has a shorter name, or mend this one.",
+    )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -33,7 +33,7 @@ from saelab.saes.formats.source import PICKLES, Declared, Format, Found, Source,
 from saelab.saes.formats.unpickle import unpickle
 from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
-from saelab.store.files import filling
+from saelab.store.files import apart, filling
 
 _ALL = (
     saelens.FORMAT,
@@ -166,18 +166,22 @@ def convert_sae(
     """Open an SAE or a transcoder of any format, pickles included, write it to a folder in another, and return it.
 
     A pickle is read in a process of its own (formats/unpickle.py). The folder must be new or empty; replace: its files
-    are given up, once the new ones are whole. An SAE is never written over itself.
+    are given up, once the new ones are whole. Nothing that is read is written over.
     """
     _named(to)
     source = source_of(reference, pickles=True, **declared)
-    if source.folder.resolve() == Path(folder).resolve():
-        raise UserError(f"{folder} is what is to be converted; nothing was written.", hint="Name another folder.")
+    spare(source, Path(folder))
     with filling(Path(folder), replace=replace) as made:
         sae = open_any(source, format)
         if isinstance(sae, Crosscoder):
             raise UserError(f"{reference} is a {sae.cfg.kind}, which saelab reads and does not write.")
         save_sae(sae, made, to)
     return sae
+
+
+def spare(source: Source, target: Path) -> None:
+    """Refuse to write to a folder where a file of the source, or of its map of tensors, is read (`UserError`)."""
+    apart(target, source.folder / (source.file or ""), *tensor_map.files(source.declared.tensors))
 
 
 def open_any(source: Source, format: str | None = None) -> Found:

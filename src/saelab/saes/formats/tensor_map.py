@@ -47,10 +47,15 @@ def _recognises(source: Source) -> bool:
     return source.declared.tensors is not None or source.has(BESIDE)
 
 
+def files(said: str | dict[str, Any] | None) -> list[Path]:
+    """The file that a declared map lies in, if it lies in one."""
+    return [Path(said)] if isinstance(said, str) and said.endswith((".yaml", ".yml")) else []
+
+
 def _map(source: Source) -> TensorMap:
     said = source.declared.tensors
-    if said is None or (isinstance(said, str) and said.endswith((".yaml", ".yml"))):
-        path = source.folder / BESIDE if said is None else Path(said)
+    if said is None or files(said):
+        path = source.folder / BESIDE if said is None else files(said)[0]
         return TensorMap.parse(read_yaml(path), origin=str(path))
     if isinstance(said, dict):
         data = dict(said)
