@@ -164,7 +164,7 @@ def test_sparsify_old_decoder_is_transposed_and_the_new_is_not(tmp_path: Path) -
         assert same(sae(X), codes @ W_DEC + B_DEC)
         assert sae.cfg.site == "resid_post.7"
     wrong = shared | {"W_dec": W_DEC.T}
-    with pytest.raises(UserError, match="W_dec has shape"):
+    with pytest.raises(ArtefactError, match="W_dec has shape"):
         load_sae(written(tmp_path / "wrong", {"cfg.json": config, "sae.safetensors": wrong}))
 
 
@@ -435,14 +435,17 @@ def test_what_is_declared_is_used_or_refused(tmp_path: Path) -> None:
     hooks = {"act_fn": "relu", "norm_activation": "inference", "hook_point_in": "blocks.3.hook_resid_post"}
     tensors = {"W_E": W_ENC, "b_E": B_ENC, "W_D": W_DEC, "b_D": B_DEC}
     llama = written(tmp_path / "c", {"config.json": hooks, "sae_weights.safetensors": tensors})
-    assert load_sae(coder, k=3, site="resid_post.1").cfg.k == 3
+    assert load_sae(coder, site="resid_post.1").cfg.k == K
     unused: list[tuple[Path, dict[str, Any]]] = [(coder, {"threshold": 0.3}), (coder, {"input_scale": 2.0})]
+    unused += [(coder, {"k": 3}), (coder, {"k": K})]
     unused += [(gemma, {"k": 3}), (gemma, {"transcode": True}), (llama, {"k": 3}), (llama, {"input_scale": 2.0})]
     for folder, declared in unused:
         with pytest.raises(UserError, match=f"was given {next(iter(declared))}"):
             load(folder, **declared)
+    silent = written(tmp_path / "d", {"cfg.json": {}, "sae.safetensors": LINEAR})
+    assert load_sae(silent, k=3).cfg.k == 3
     with pytest.raises(UserError, match="k = 49 is more than d_sae = 48"):
-        load(coder, k=F + 1)
+        load(silent, k=F + 1)
 
 
 def test_inspect_shows_a_notice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -502,7 +505,7 @@ def pickled(folder: Path, name: str, changed: dict[str, Tensor], **declared: Any
 
 def test_qwen_scope_reads_k_from_the_config_beside_it(tmp_path: Path) -> None:
     folder = tmp_path / "SAE-Res-Qwen3-1.7B-W32K-L0_50"
-    assert pickled(folder, "qwen", {}, k=7).cfg.k == 7
+    assert pickled(tmp_path / "mine", "qwen", {}, k=7).cfg.k == 7
     with pytest.raises(UserError, match="k = 50 is more than d_sae = 48"):
         pickled(folder, "qwen", {})
     written(folder, {"config.json": {"k": K, "d_sae": F}})

@@ -19,7 +19,7 @@ from saelab.core.sites import house_name
 from saelab.saes.crosscoder import Crosscoder, crosscoder, stacked
 from saelab.saes.formats.conventions import oriented
 from saelab.saes.formats.foreign import Count, Foreign
-from saelab.saes.formats.source import Format, Source, listed, take
+from saelab.saes.formats.source import Format, Source, check_plain, listed, take
 from saelab.saes.transcoder import Transcoder, transcoder
 
 CONFIG = "config.yaml"
@@ -74,7 +74,9 @@ def _read(source: Source) -> Transcoder | Crosscoder:
 
 def _config(source: Source) -> _Config:
     path = source.folder / CONFIG
-    return _Config.parse(read_yaml(path) if path.is_file() else {}, origin=str(path))
+    data = read_yaml(path) if path.is_file() else {}
+    check_plain(data, str(path))  # it is kept as metadata
+    return _Config.parse(data, origin=str(path))
 
 
 def _hooks(config: _Config, layers: Sequence[int]) -> list[tuple[str | None, ...]]:
@@ -101,7 +103,7 @@ def _layer(source: Source, name: str, config: _Config) -> Transcoder:
     d_in = weights["W_enc"].numel() // max(latents, 1)
     weights["W_enc"] = oriented(weights["W_enc"], latents, d_in, f"W_enc of {where}", declared=True).T
     weights["W_dec"] = oriented(weights["W_dec"], latents, d_out, f"W_dec of {where}")
-    k = source.declared.k or (int(found["k"]) if "k" in found else config.k)
+    k = source.declared.settled("k", int(found["k"]) if "k" in found else config.k)
     gate = "topk" if k else "jumprelu" if "threshold" in weights else "relu"
     match = _LAYER.fullmatch(name)
     (site,), (site_out,) = _hooks(config, [int(match[1])] if match else [0])

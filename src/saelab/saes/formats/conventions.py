@@ -18,6 +18,7 @@ from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.architectures.gated import GatedSae
 from saelab.saes.architectures.matching_pursuit import MatchingPursuitSae
 from saelab.saes.base import Sae, SaeConfig
+from saelab.saes.formats.source import finite
 
 Weights = dict[str, Tensor]
 
@@ -137,10 +138,38 @@ def shape_of(weights: Weights) -> Shape:
     return Shape(*matrix(weights, "W_enc", "The SAE").shape)
 
 
-def check_widths(where: str, weights: Weights, **said: int | None) -> None:
-    """Refuse a config whose d_in, d_sae or d_out is not that of the weights; what it does not say is None."""
+def check_shapes(where: str, weights: Weights, *, transcodes: bool = False) -> None:
+    """Refuse weights that do not fit together, before anything is computed with them: a short vector would broadcast.
+
+    W_enc [D, F] asks for W_dec [F, D], b_dec [D] and vectors [F]; transcodes: W_dec is [F, D_out], b_dec [D_out] and
+    W_skip [D_out, D].
+    """
     d_in, d_sae = matrix(weights, "W_enc", where).shape
-    held = {"d_in": d_in, "d_sae": d_sae, "d_out": matrix(weights, "W_dec", where).shape[1]}
+    d_out = matrix(weights, "W_dec", where).shape[1] if transcodes else d_in
+    wanted = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,), "W_skip": (d_out, d_in)}
+    for name, tensor in weights.items():
+        shape = wanted.get(name, (d_sae,))
+        if tuple(tensor.shape) != shape or 0 in shape:
+            raise ArtefactError(
+                f"{name} has shape {tuple(tensor.shape)} in {where}; W_enc of {(d_in, d_sae)} asks for {shape}."
+            )
+
+
+def exponential(log: Tensor, where: str) -> Tensor:
+    """Thresholds from their logarithms; one that is not finite is an `ArtefactError`."""
+    threshold = log.exp()
+    if not finite(threshold):
+        raise ArtefactError(f"{where} holds thresholds that are not finite.")
+    return threshold
+
+
+def check_widths(where: str, weights: Weights, *, transcodes: bool = False, **said: int | None) -> None:
+    """Refuse weights that do not fit together, and a config whose d_in, d_sae or d_out is not theirs; what it does not
+    say is None.
+    """
+    check_shapes(where, weights, transcodes=transcodes)
+    d_in, d_sae = weights["W_enc"].shape
+    held = {"d_in": d_in, "d_sae": d_sae, "d_out": weights["W_dec"].shape[1]}
     wrong = [f"{name} = {value}" for name, value in said.items() if value is not None and value != held[name]]
     if wrong:
         inside = ", ".join(f"{name} = {held[name]}" for name in said)

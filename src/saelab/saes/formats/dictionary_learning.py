@@ -111,11 +111,11 @@ def _read(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) ->
     if architecture == "topk" and k is None:
         raise UserError(f"{source.name} does not say its k.", hint="Give k=... (--k).")
     weights = _turned(found, names, source.name)
-    check_widths(source.name, weights, d_in=trainer.activation_dim, d_sae=trainer.dict_size)
     if architecture == "topk":
         weights.pop("threshold", None)
     elif "k" in names:
         weights["threshold"] = _threshold(weights, source, name)
+    check_widths(source.name, weights, d_in=trainer.activation_dim, d_sae=trainer.dict_size)
     if interrupted:
         weights = scaled_in(weights, _input_scale(source, values))
     own = _Own.parse(config.get("saelab", {}), origin=f"saelab in {where}")
@@ -143,7 +143,9 @@ def _class_by(tensors: dict[str, Tensor], where: str) -> str:
 def _k(source: Source, held: Tensor | None, trainer: _Trainer) -> int | None:
     if held is not None and held.numel() != 1:
         raise ArtefactError(f"{source.name} holds a k of {held.numel()} numbers.")
-    return source.declared.k or (trainer.k if held is None else int(held))
+    if held is not None and float(held) != int(held):
+        raise ArtefactError(f"{source.name} holds a k of {float(held)}, which is no whole number.")
+    return source.declared.settled("k", trainer.k if held is None else int(held))
 
 
 def _buffers(names: dict[str, str]) -> frozenset[str]:
@@ -169,8 +171,9 @@ def _threshold(weights: dict[str, Tensor], source: Source, name: str) -> Tensor:
     """The vector of one number for all latents, which training followed; -1 says that it did not."""
     hint = "Give threshold=... (--threshold), such as the one that lets k latents of a token pass on average."
     threshold = weights.get("threshold")
-    if source.declared.threshold is not None:
-        threshold = torch.tensor(source.declared.threshold)
+    followed = threshold is not None and not bool((threshold < 0).any())
+    declared = source.declared.settled("threshold", threshold if followed else None)
+    threshold = threshold if declared is None else torch.as_tensor(declared)
     if threshold is None:
         raise UserError(
             f"{source.name} holds no threshold: its {name} was saved before the library kept one.", hint=hint
@@ -187,22 +190,22 @@ def _threshold(weights: dict[str, Tensor], source: Source, name: str) -> Tensor:
 
 def _input_scale(source: Source, values: dict[str, Any]) -> float:
     """1 / norm_factor of an interrupted run."""
-    if source.declared.input_scale is not None:
-        return source.declared.input_scale
-    factor = values.get("norm_factor")
-    if not isinstance(factor, int | float) or factor <= 0:
+    factor: Any = values.get("norm_factor")
+    stated = 1 / float(factor) if _is_number(factor) and factor > 0 else None
+    scale = source.declared.settled("input_scale", stated)
+    if scale is None:
         raise UserError(
             f"{source.name} is the file of an interrupted run without a norm_factor: its weights are in unknown units.",
             hint="Give input_scale=1 / sqrt(mean squared norm of the activations), or 1 if they were not normalised.",
         )
-    return 1 / float(factor)
+    return scale
 
 
 def _metadata(source: Source, trainer: dict[str, Any], name: str) -> dict[str, Any]:
     """Training settings and, where they were measured, the numbers its evaluation claims."""
     metadata: dict[str, Any] = {"format": "dictionary_learning", "dict_class": name, "training": trainer}
     if source.has("eval_results.json"):
-        results = source.json("eval_results.json")
+        results = source.json("eval_results.json", strict=False)  # a measure that is not finite is no claim
         theirs = {"l0": "l0", "fvu": "frac_variance_explained", "ce_recovered_zero": "frac_recovered"}
         claims = {ours: results[key] for ours, key in theirs.items() if _is_number(results.get(key))}
         if "fvu" in claims:

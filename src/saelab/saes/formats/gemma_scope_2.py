@@ -123,7 +123,7 @@ def _transcoder(
     about["site"] = about["site"] or (f"{block}.pre_feedforward_layernorm.output" if block else None)
     hook = config.hf_hook_point_out or (f"{block}.post_feedforward_layernorm.output" if block else None)
     about["site_out"] = house_name(hook)
-    check_widths(source.name, weights, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
+    check_widths(source.name, weights, transcodes=True, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
     return transcoder(weights, gate="jumprelu", **about)
 
 

@@ -24,12 +24,13 @@ from saelab.saes.formats.conventions import (
     check_widths,
     config_for,
     decoder_norms_folded,
+    exponential,
     matrix,
     scaled_in,
     transposed,
 )
 from saelab.saes.formats.foreign import Count, Foreign, Positive
-from saelab.saes.formats.llamascopium_sites import TYPES, read_sites
+from saelab.saes.formats.llamascopium_sites import NORM, TYPES, norms_in, read_sites
 from saelab.saes.formats.source import Format, Found, Source
 from saelab.saes.transcoder import Transcoder, transcoder
 
@@ -44,7 +45,6 @@ _OLD_NAMES = {
     "activation_function.log_jumprelu_threshold": "log_threshold",
 }
 _NEW_NAMES = {"W_E": "W_enc", "b_E": "b_enc", "W_D": "W_dec", "b_D": "b_dec"}
-_NORM = "dataset_average_activation_norm."
 _NORM_FREE = ("inference", "none", None)  # "inference": the scale is folded in already
 
 
@@ -79,9 +79,11 @@ def _read_old(source: Source) -> Sae | Transcoder:
     config = _config(source.json(OLD), source)
     norm = config.dataset_average_activation_norm
     norm, norm_out = (norm.get("in"), norm.get("out")) if isinstance(norm, dict) else (norm, norm)
-    weights, norms = _named(source.safetensors(OLD_WEIGHTS), source)
-    scale = _scale(config, norm or next(iter(norms.values()), None), weights, source)
-    scale_out = _scale(config, norm_out or norm, weights, source) if norm else scale
+    weights, norms = _named(source.safetensors(OLD_WEIGHTS), config, source)
+    scale = _scale(config, norm or _norm_of(config.hook_point_in, norms, source), weights, source)
+    scale_out = scale
+    if _transcodes(config):
+        scale_out = _scale(config, norm_out or _norm_of(config.hook_point_out, norms, source), weights, source)
     if "log_threshold" not in weights and config.jump_relu_threshold is not None:
         # The one threshold is in raw units: put it in those of x', as everything else here.
         weights["threshold"] = torch.full((weights["b_enc"].shape[0],), config.jump_relu_threshold * scale)
@@ -96,24 +98,42 @@ def _read_new(source: Source) -> Found:
         raise UserError(f"{source.name} holds a {kind}; saelab reads SAEs and transcoders of this layout.")
     # what its library takes the decoder's norm for where the config is silent
     config = _config({"sparsity_include_decoder_norm": True} | said, source)
-    weights, norms = _named(source.safetensors(NEW_WEIGHTS), source)
-    norm = norms.get(str(config.hook_point_in), next(iter(norms.values()), None))
-    scale_out = _scale(config, norms.get(str(config.hook_point_out), norm), weights, source)
-    return _built(weights, config, _scale(config, norm, weights, source), source, scale_out=scale_out)
+    weights, norms = _named(source.safetensors(NEW_WEIGHTS), config, source)
+    scale = _scale(config, _norm_of(config.hook_point_in, norms, source), weights, source)
+    scale_out = scale
+    if _transcodes(config):
+        scale_out = _scale(config, _norm_of(config.hook_point_out, norms, source), weights, source)
+    return _built(weights, config, scale, source, scale_out=scale_out)
 
 
 def _config(said: dict[str, Any], source: Source) -> _Config:
     config = _Config.parse(said, origin=f"The config of {source.name}")
     if config.use_glu_encoder:
         raise UserError(f"{source.name} has a gated linear unit as encoder, which is not read.")
+    if config.hook_point_out is not None and config.hook_point_in is None:
+        raise ArtefactError(
+            f"{source.name} says hook_point_out and no hook_point_in: it could be an SAE or a transcoder.",
+            hint="Write hook_point_in into its config; an SAE's is the same.",
+        )
     return config
 
 
-def _named(found: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _transcodes(config: _Config) -> bool:
+    return config.hook_point_out not in (None, config.hook_point_in)
+
+
+def _norm_of(hook: str | None, norms: dict[str, float], source: Source) -> float | None:
+    """The average norm of a hook point, None where the files hold none; that of another hook is not taken for it."""
+    if norms and hook not in norms and (hook is not None or len(norms) > 1):
+        raise ArtefactError(f"{source.name} holds the average norm of {', '.join(norms)}, and not of its hook {hook}.")
+    return norms.get(hook) if hook is not None else next(iter(norms.values()), None)
+
+
+def _named(found: dict[str, Tensor], config: _Config, source: Source) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Weights in our names and orientation, and the average norms by hook point."""
-    norms = {key.removeprefix(_NORM): float(t) for key, t in found.items() if key.startswith(_NORM) and t.numel() == 1}
+    norms = norms_in(found, source)
     names = _OLD_NAMES | _NEW_NAMES
-    unknown = sorted(key for key in found if key not in names and not key.startswith(_NORM))
+    unknown = sorted(key for key in found if key not in names and not key.startswith(NORM))
     if unknown:
         raise ArtefactError(f"{source.name} has the unknown tensors {', '.join(unknown[:6])}.")
     weights = {names[key]: t for key, t in found.items() if key in names}
@@ -123,6 +143,7 @@ def _named(found: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor],
     if "encoder.weight" in found:  # nn.Linear keeps [out, in]
         weights = transposed(weights, source.name, "W_enc", "W_dec")
     weights.setdefault("b_dec", torch.zeros(matrix(weights, "W_dec", source.name).shape[1]))
+    check_widths(source.name, weights, transcodes=_transcodes(config), d_in=config.d_model, d_sae=config.d_sae)
     return weights, norms
 
 
@@ -136,14 +157,14 @@ def _scale(config: _Config, norm: float | None, weights: dict[str, Tensor], sour
             f"{source.name} normalises activations {kind}, at run time, which no weights can express.",
             hint="Choose an SAE with norm_activation dataset-wise or inference.",
         )
-    if source.declared.input_scale is not None:
-        return source.declared.input_scale
-    if norm is None or not 0 < norm < inf:
+    stated = weights["W_enc"].shape[0] ** 0.5 / norm if norm is not None and 0 < norm < inf else None
+    scale = source.declared.settled("input_scale", stated)
+    if scale is None:
         raise UserError(
             f"{source.name} was trained on scaled activations, and the average norm is not in its files.",
             hint="Give input_scale = sqrt(d) / average norm (--input-scale).",
         )
-    return weights["W_enc"].shape[0] ** 0.5 / norm
+    return scale
 
 
 def _to_other_units(weights: dict[str, Tensor], scale: float, scale_out: float) -> dict[str, Tensor]:
@@ -162,8 +183,7 @@ def _built(
     if gate not in _GATES:
         why = " Its codes depend on the other tokens of a batch." if gate.startswith("batch") else ""
         raise UserError(f"{source.name} has the activation {gate!r}; {', '.join(_GATES)} are read.{why}")
-    check_widths(source.name, weights, d_in=config.d_model, d_sae=config.d_sae)
-    k = source.declared.k or config.top_k if gate == "topk" else None
+    k = source.declared.settled("k", config.top_k) if gate == "topk" else None
     if gate == "topk" and k is None:
         raise ArtefactError(f"{source.name} lacks top_k.", hint="Declare it: k=... (--k).")
     metadata: dict[str, Any] = {"format": "llama_scope", "input_scale": scale}
@@ -192,7 +212,7 @@ def _gated(weights: dict[str, Tensor], gate: str, source: Source) -> dict[str, T
     if gate != "jumprelu":
         return {name: tensor for name, tensor in weights.items() if name != "threshold"}
     if log is not None:
-        return weights | {"threshold": log.exp()}
+        return weights | {"threshold": exponential(log, source.name)}
     if "threshold" not in weights:
         raise ArtefactError(f"{source.name} is a JumpReLU SAE without a threshold.", hint="Its file is not whole.")
     return weights

@@ -17,10 +17,11 @@ from torch import Tensor
 from saelab.core.errors import ArtefactError, UserError
 from saelab.core.sites import house_name
 from saelab.saes.crosscoder import Crosscoder, crosscoder
+from saelab.saes.formats.conventions import exponential
 from saelab.saes.formats.foreign import Count, Foreign
 from saelab.saes.formats.source import Source, take
 
-_NORM = "dataset_average_activation_norm."
+NORM = "dataset_average_activation_norm."
 _THRESHOLD = "activation_function.log_jumprelu_threshold"
 _GATES = {"relu": "relu", "jumprelu": "jumprelu", "topk": "topk", "layertopk": "topk"}
 
@@ -54,8 +55,8 @@ def read_sites(source: Source, said: dict[str, Any], found: dict[str, Tensor]) -
             f"{source.name} has the activation {gate!r}; {', '.join(_GATES)} are read.",
             hint="A batch TopK depends on its batch: turn it into JumpReLU with the library that wrote it.",
         )
-    norms = {key.removeprefix(_NORM): float(found[key]) for key in found if key.startswith(_NORM)}
-    tensors = {key: tensor for key, tensor in found.items() if not key.startswith(_NORM)}
+    norms = norms_in(found, source)
+    tensors = {key: tensor for key, tensor in found.items() if not key.startswith(NORM)}
     names = {"W_E": "W_E", "b_E": "b_E"} | ({"threshold": _THRESHOLD} if gate == "jumprelu" else {})
     own = [f"{n}.{t}" for n in ("W_D", "b_D") for t in range(len(hooks_out))] if kind == "clt" else ["W_D", "b_D"]
     tensors = take(tensors, names | {n: n for n in own}, source.name, axes=3)
@@ -78,7 +79,7 @@ def read_sites(source: Source, said: dict[str, Any], found: dict[str, Tensor]) -
     by_norm = config.sparsity_include_decoder_norm
     norm = norm if by_norm else torch.ones_like(norm)
     if gate == "jumprelu":
-        weights["threshold"] = tensors["threshold"].exp().expand_as(norm) / norm
+        weights["threshold"] = exponential(tensors["threshold"], source.name).expand_as(norm) / norm
     if _GATES[gate] == "topk" and by_norm:
         weights["gain"] = norm
     return crosscoder(
@@ -95,6 +96,15 @@ def read_sites(source: Source, said: dict[str, Any], found: dict[str, Tensor]) -
     )
 
 
+def norms_in(found: dict[str, Tensor], source: Source) -> dict[str, float]:
+    """Average norms by hook point."""
+    held = {key.removeprefix(NORM): tensor for key, tensor in found.items() if key.startswith(NORM)}
+    for hook, tensor in held.items():
+        if tensor.numel() != 1:
+            raise ArtefactError(f"{source.name} has {tensor.numel()} average norms of {hook}; one was expected.")
+    return {hook: float(tensor) for hook, tensor in held.items()}
+
+
 def _check(tensors: dict[str, Tensor], kind: str, n_in: int, n_out: int, source: Source) -> None:
     """Shapes that do not fit the listed sites are an `ArtefactError`."""
     d, f = tensors["W_E"].shape[1:] if tensors["W_E"].ndim == 3 else (0, 0)
@@ -103,6 +113,8 @@ def _check(tensors: dict[str, Tensor], kind: str, n_in: int, n_out: int, source:
         wanted |= {f"W_D.{t}": (t + 1, f, d) for t in range(n_out)} | {f"b_D.{t}": (d,) for t in range(n_out)}
     else:
         wanted |= {"W_D": (n_out, f, d), "b_D": (n_out, d)}
+    if "threshold" in tensors:  # a vector of all sites, or one for each
+        wanted["threshold"] = (n_in, f) if tensors["threshold"].ndim == 2 else (f,)
     for name, shape in wanted.items():
         if tuple(tensors[name].shape) != shape or 0 in shape:
             raise ArtefactError(f"{name} of {source.name} is {tuple(tensors[name].shape)}; {n_in} sites need {shape}.")

@@ -59,7 +59,7 @@ def _read_qwen(source: Source, tensors: dict[str, Tensor], values: dict[str, Any
     said = (
         _QwenConfig.parse(source.json(_QWEN_CONFIG), origin=_QWEN_CONFIG) if source.has(_QWEN_CONFIG) else _QwenConfig()
     )
-    k = source.declared.k or said.k or (int(place.repository["k"]) if place else None)
+    k = source.declared.settled("k", said.k or (int(place.repository["k"]) if place else None))
     if k is None:
         raise UserError(f"{source.name} does not say its k.", hint="It is in the repository's name: give k=... (--k).")
     site = source.declared.site or _QWEN.sub(r"resid_post.\1", _file(source))
@@ -78,7 +78,7 @@ def _read_openai(source: Source, tensors: dict[str, Tensor], values: dict[str, A
     gate, after = values.get("activation", "ReLU"), values.get("activation_state_dict/postact_fn", "ReLU")
     if gate not in ("ReLU", "TopK") or after != "ReLU":
         raise UserError(f"{source.name} has the activation {gate} ({after}); ReLU, and TopK with ReLU, are read.")
-    k = source.declared.k or values.get("activation_state_dict/k") if gate == "TopK" else None
+    k = source.declared.settled("k", values.get("activation_state_dict/k")) if gate == "TopK" else None
     if gate == "TopK" and not isinstance(k, int):
         raise UserError(f"{source.name} does not say its k.", hint="Give k=... (--k).")
     names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": "latent_bias", "b_dec": "pre_bias"}

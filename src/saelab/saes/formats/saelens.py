@@ -24,13 +24,14 @@ from saelab.saes.catalogue import MODULES
 from saelab.saes.formats.conventions import (
     check_widths,
     decoder_norms_folded,
+    exponential,
     scaled_in,
     signs_split,
     whitened_in,
 )
 from saelab.saes.formats.saelens_config import Ours, SAELensConfig, read_config
 from saelab.saes.formats.saelens_transcoder import write_transcoder
-from saelab.saes.formats.source import Format, Source, finite, take
+from saelab.saes.formats.source import Format, Source, take
 from saelab.saes.normalised import CARRIED, NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder, transcoder
 from saelab.store.files import write_json
@@ -144,7 +145,7 @@ def _transcoder(config: SAELensConfig, source: Source) -> Transcoder:
     names = ["W_enc", "b_enc", "W_dec", "b_dec"]
     names += ["threshold"] * name.startswith("jumprelu") + ["W_skip"] * ("skip" in name)
     weights = take(source.safetensors(WEIGHTS), {n: n for n in names}, f"{source.folder / WEIGHTS}")
-    check_widths(source.name, weights, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
+    check_widths(source.name, weights, transcodes=True, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
     return transcoder(
         weights,
         gate=TRANSCODERS[name],
@@ -164,6 +165,8 @@ def _sae_config(config: SAELensConfig, source: Source, *, d_sae: int, settings: 
     if config.reshape_activations not in ("none", None):
         metadata["reshape_activations"] = config.reshape_activations
     k = config.k or ours.k
+    if k is not None and name in ("topk", "abstopk") and k != round(k):
+        raise UserError(f"{source.name} is a TopK SAE whose k is {k}, which is no whole number.")
     if k is None and name in ("topk", "abstopk"):
         k = declared.k
         if k is None or k > config.d_sae:
@@ -190,7 +193,7 @@ def _weights(source: Source, name: str, config: SAELensConfig) -> dict[str, Tens
     """Our weights by name."""
     found = source.safetensors(WEIGHTS)
     if "log_threshold" in found and "threshold" not in found:  # training files before the switch to a direct threshold
-        found["threshold"] = found.pop("log_threshold").exp()
+        found["threshold"] = exponential(found.pop("log_threshold"), f"{source.folder / WEIGHTS}")
     if "topk_threshold" in found:
         found["threshold"] = _one_threshold(found.pop("topk_threshold"), config.d_sae, source)
     factor = next((found.pop(n) for n in FACTORS if n in found), None)
@@ -198,8 +201,6 @@ def _weights(source: Source, name: str, config: SAELensConfig) -> dict[str, Tens
     tied = name == MatchingPursuitSae.saelens_name
     wanted = {n: names.get(n, n) for n in (_TIED if tied else MODULES[name].weight_names())}
     weights = take(found, wanted, f"{source.folder / WEIGHTS}")
-    if "threshold" in weights and not finite(weights["threshold"]):
-        raise ArtefactError(f"{source.folder / WEIGHTS} holds thresholds that are not finite.")
     if tied:
         weights |= {"W_enc": weights["W_dec"].T.contiguous(), "b_enc": torch.zeros(len(weights["W_dec"]))}
         if not config.apply_b_dec_to_input:
@@ -211,6 +212,10 @@ def _weights(source: Source, name: str, config: SAELensConfig) -> dict[str, Tens
                 f"{source.name} holds a scaling_factor other than one that its config does not mention.",
                 hint="Set finetuning_scaling_factor in cfg.json to say whether it applies.",
             )
+        if factor.shape != weights["W_dec"].shape[:1]:
+            raise ArtefactError(
+                f"{source.name} has a scaling_factor of {factor.numel()} numbers for {config.d_sae} latents."
+            )
         weights["W_dec"] = weights["W_dec"] * factor[:, None]
     return weights
 
@@ -219,8 +224,8 @@ def _one_threshold(value: Tensor, d_sae: int, source: Source) -> Tensor:
     """The threshold that a BatchTopK training follows, for every latent; zero says that it has not followed one yet."""
     if value.numel() != 1:
         raise ArtefactError(f"{source.name} holds a topk_threshold of {value.numel()} numbers; one was expected.")
-    threshold = source.declared.threshold if source.declared.threshold is not None else float(value)
-    if threshold <= 0:
+    threshold = source.declared.settled("threshold", float(value) if float(value) > 0 else None)
+    if not threshold:
         raise UserError(
             f"{source.name} was saved before its threshold was followed.", hint="Give one: threshold=... (--threshold)."
         )
@@ -237,8 +242,11 @@ def _scale(source: Source) -> float:
         found = source.json(SCALER).get("scaling_factor")
     elif source.has(STATE):
         state = source.safetensors(STATE, only=(STATE_SCALE,))
-        found = float(state[STATE_SCALE].sum()) if STATE_SCALE in state else 1.0
-    scale: object = source.declared.input_scale or found
+        held = state.get(STATE_SCALE, torch.ones(()))
+        if held.numel() != 1:
+            raise ArtefactError(f"{source.name} holds a training scale of {held.numel()} numbers; one was expected.")
+        found = float(held)
+    scale: object = source.declared.settled("input_scale", found)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise UserError(
             f"{source.name} was trained on activations scaled to a mean norm of sqrt(d_in), and the scale is not "
@@ -264,6 +272,10 @@ def _raw(weights: dict[str, Tensor], config: SAELensConfig, source: Source) -> t
             raise UserError(f"{source.name} was trained on whitened activations, and {WHITENING} is not beside it.")
         names = {n: n for n in ("mean", "matrix", "inverse_matrix")}
         maps = take(source.safetensors(WHITENING), names, f"{source.folder / WHITENING}")
+        for name, tensor in maps.items():
+            if tuple(tensor.shape) != (wanted := (config.d_in,) * (1 if name == "mean" else 2)):
+                shape = tuple(tensor.shape)
+                raise ArtefactError(f"{WHITENING} of {source.name} has {name} of shape {shape}; it should be {wanted}.")
         return whitened_in(weights, **maps, subtract=config.apply_b_dec_to_input), settings
     return weights, settings
 

@@ -63,6 +63,12 @@ class Declared(Config):
             self._asked.add(name)
         return super().__getattribute__(name)
 
+    def settled(self, name: str, stated: Any) -> Any:
+        """What the files state of a fact, else what was declared. A fact that they state is not asked for, so that the
+        door refuses one that was declared all the same.
+        """
+        return getattr(self, name) if stated is None else stated
+
     def unused(self, given: Iterable[str]) -> list[str]:
         """Those of the given facts that nobody asked for."""
         return [name for name in given if name not in self._asked]
@@ -102,14 +108,19 @@ class Source:
             raise ArtefactError(f"{self.name} names the unsafe path {name!r}; nothing was opened.")
         return self.folder / name
 
-    def json(self, name: str) -> dict[str, Any]:
-        """A JSON object of the folder; a text mark at its head (BOM) is no part of it."""
+    def json(self, name: str, *, strict: bool = True) -> dict[str, Any]:
+        """A JSON object of the folder; a text mark at its head (BOM) is no part of it.
+
+        strict: what could not be written again is refused, since a config may be kept whole as metadata.
+        """
         path = self.folder / name
         if path.is_file() and path.stat().st_size > MOST_JSON:
             raise ArtefactError(f"{path} has {path.stat().st_size:,} bytes, which is no config; it was not opened.")
         data = read_json(path)
         if not isinstance(data, dict):
             raise ArtefactError(f"{self.folder / name} should hold a JSON object, but holds a {type(data).__name__}.")
+        if strict:
+            check_plain(data, str(path))
         return data
 
     def safetensors(self, name: str, *, only: tuple[str, ...] | None = None) -> dict[str, Tensor]:
@@ -157,6 +168,17 @@ def floats(tensors: Mapping[str, Tensor], where: str, *, checked: bool = True) -
         if checked and not finite(found[name]):
             raise ArtefactError(f"{where} holds NaN or infinite values in {name!r}.")
     return found
+
+
+def check_plain(data: object, where: str) -> None:
+    """Refuse plain data that no JSON file can hold: a number that is not finite, a text that is no Unicode."""
+    try:
+        json.dumps(data, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, TypeError, RecursionError):
+        raise ArtefactError(
+            f"{where} holds a number that is not finite, or a text or value that no JSON file can hold.",
+            hint="Write null for a number that is not known.",
+        ) from None
 
 
 def finite(tensor: Tensor) -> bool:

@@ -71,7 +71,7 @@ def _read(source: Source) -> Sae | Transcoder:
     if (gate := data.get("activation", "topk")) != "topk":
         raise UserError(f"{source.name} has the activation {gate!r}; topk is read.")
     config = _Config.parse(data, origin=where)
-    k = source.declared.k or config.k
+    k = source.declared.settled("k", config.k)
     if k is None:
         raise ArtefactError(f"{where} lacks k.", hint="Declare it: k=... (--k).")
     weights = _weights(source)

@@ -22,12 +22,13 @@ from saelab.core.sites import house_name
 from saelab.saes.base import Sae
 from saelab.saes.catalogue import MODULES
 from saelab.saes.formats.conventions import config_for
-from saelab.saes.formats.source import PICKLES, Format, Source, listed
+from saelab.saes.formats.source import PICKLES, Format, Source, check_plain, finite, listed
 from saelab.saes.transcoder import Transcoder, transcoder
 
 BESIDE = "saelab.yaml"
 _ENCODES = {"relu": "standard", "gated": "gated", "topk": "topk", "jumprelu": "jumprelu", "batchtopk": "jumprelu"}
 _TELLING = {"threshold": "jumprelu", "r_mag": "gated"}
+_COUNTED = ("topk", "batchtopk")  # those that k belongs to
 _SHAPED = ("W_enc", "W_dec", "W_skip")
 
 
@@ -56,27 +57,40 @@ def _map(source: Source) -> TensorMap:
     said = source.declared.tensors
     if said is None or files(said):
         path = source.folder / BESIDE if said is None else files(said)[0]
-        return TensorMap.parse(read_yaml(path), origin=str(path))
+        return _parsed(read_yaml(path), str(path))
     if isinstance(said, dict):
         data = dict(said)
     else:
         pairs = [part.partition("=") for part in said.split(",") if part.strip()]
         if not all(equals for _, equals, _ in pairs):
             raise UserError(f"--tensors {said!r} is no list of NAME=TENSOR.", hint="W_enc=enc.weight.T,W_dec=...")
-        data = {name.strip(): value.strip() for name, _, value in pairs}
-    own = {name: value for name, value in data.items() if name in TensorMap.model_fields}
-    tensors = own.pop("tensors", None) or {n: v for n, v in data.items() if n not in own}
-    return TensorMap.parse({**own, "tensors": tensors}, origin="--tensors")
+        names = [name.strip() for name, _, _ in pairs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"--tensors says {', '.join(twice)} more than once.", hint="Say each name once.")
+        data = {name: value.strip() for name, (_, _, value) in zip(names, pairs, strict=True)}
+    if "tensors" not in data:
+        own = {name: value for name, value in data.items() if name in TensorMap.model_fields}
+        data = {**own, "tensors": {n: v for n, v in data.items() if n not in own}}
+    return _parsed(data, "--tensors")
+
+
+def _parsed(data: Any, origin: str) -> TensorMap:
+    check_plain(data, origin)  # it is kept as metadata
+    return TensorMap.parse(data, origin=origin)
 
 
 def _read(source: Source, found: dict[str, Tensor] | None = None, values: Any = None) -> Sae | Transcoder:
     del values
     said = _map(source)
     name, found = _file(source) if found is None else (source.file or source.name, found)
-    k = source.declared.k or said.k
+    k = source.declared.settled("k", said.k)
     kind = said.architecture or next((a for n, a in _TELLING.items() if n in said.tensors), "topk" if k else "relu")
     if kind not in _ENCODES:
         raise UserError(f"There is no architecture {kind!r} to map tensors to.", hint=nearest(kind, _ENCODES))
+    if k is not None and kind not in _COUNTED:
+        raise UserError(
+            f"A {kind} has no k, and the map of {name} gives one.", hint=f"Those with a k: {listed(_COUNTED)}."
+        )
     about: dict[str, Any] = {"site": source.declared.site or house_name(said.site), "lm": source.declared.lm or said.lm}
     about |= {"k": k, "metadata": {"format": "tensors", "tensors": ", ".join(f"{a} {b}" for a, b in _texts(said))}}
     module = MODULES[_ENCODES[kind]]
@@ -90,6 +104,11 @@ def _read(source: Source, found: dict[str, Tensor] | None = None, values: Any = 
         raise UserError(f"A {kind} has no {', '.join(extra)}.", hint=f"It has {', '.join(sorted(wanted))}.")
     weights = _weights(said, wanted, found, name)
     if said.site_out:
+        if said.subtract_b_dec:
+            raise UserError(
+                f"The map of {name} subtracts b_dec from the input, and b_dec of a transcoder belongs to its output.",
+                hint="Leave subtract_b_dec out, or fold it into b_enc: b_enc - b_dec W_enc.",
+            )
         return transcoder(
             weights, gate=_ENCODES[kind].replace("standard", "relu"), site_out=house_name(said.site_out), **about
         )
@@ -110,7 +129,10 @@ def _weights(said: TensorMap, wanted: set[str], found: dict[str, Tensor], name: 
             raise UserError(f"{n} of {name} must be a matrix, and the file holds {_held(found)}.")
     latents, d_out = weights["W_dec"].shape
     for n in wanted - weights.keys():
-        weights[n] = torch.full((d_out if n == "b_dec" else latents,), float(_number(said.tensors[n]) or 0.0))
+        number, width = _number(said.tensors[n]) or 0.0, d_out if n == "b_dec" else latents
+        weights[n] = torch.full((width,), number, dtype=torch.float64).float()
+        if not finite(weights[n]):
+            raise UserError(f"{n} of the map of {name} is {said.tensors[n]}, which is no finite number of 32 bits.")
     shapes = {"W_enc": (weights["W_enc"].shape[0], latents), "b_dec": (d_out,)}
     for n in sorted(wanted - {"W_dec", "W_skip"}):
         shape = shapes.get(n, (latents,))
