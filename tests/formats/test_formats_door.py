@@ -3,17 +3,19 @@
 import json
 import math
 import pickle
+import shutil
 import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from sample_saes import inputs, random_sae
 
-from saelab.core.errors import ArtefactError, SaelabError, UserError
+from saelab.core.errors import ArtefactError, ResourceError, SaelabError, UserError
 from saelab.saes.architectures.matching_pursuit import SETTINGS
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.catalogue import MODULES
@@ -158,6 +160,45 @@ def test_a_few_latents_are_those_of_the_whole(tmp_path: Path, to: str) -> None:
     for odd in (-1, whole.cfg.d_sae):
         with pytest.raises(UserError, match=f"Latent {odd} does not exist"):
             load_latents(tmp_path, [0, odd])
+
+
+def test_latents_are_whole_numbers_of_any_iterable(tmp_path: Path) -> None:
+    save_sae(random_sae("standard"), tmp_path)
+    expected = load_latents(tmp_path, [5, 2])["W_dec"]
+    for same in ((5, 2), np.array([5, 2]), [np.int32(5), np.uint8(2)], (i for i in (5, 2)), torch.tensor([5, 2])):
+        assert torch.equal(load_latents(tmp_path, same)["W_dec"], expected)
+    for odd in ([1.7], [True], 3, ["1"], [None], "12", None, np.array([True]), np.array([1.0]), torch.tensor([True])):
+        with pytest.raises(UserError, match=r"is no index|no list of indices"):
+            load_latents(tmp_path, odd)
+
+
+@pytest.mark.parametrize(
+    "name", [f"{start}{'x' * 300}{end}" for start in ("", "path:", "./", "~no-one/") for end in ("", ".pt")]
+)
+def test_a_name_that_no_disk_holds_is_a_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="There is no" if not name.endswith(".pt") else "There is no|is a pickle"):
+        load_sae(name)
+    with pytest.raises(UserError, match="There is no"):
+        convert_sae(name, tmp_path / "new")
+
+
+def test_a_target_that_no_disk_holds_is_a_sentence(tmp_path: Path) -> None:
+    save_sae(random_sae("standard"), tmp_path / "source")
+    for write in (lambda to: convert_sae(tmp_path / "source", to), lambda to: save_sae(random_sae("standard"), to)):
+        with pytest.raises(ResourceError, match="could not be written") as caught:
+            write(tmp_path / ("x" * 300))
+        assert "shorter name" in str(caught.value.hint)
+        write(tmp_path / "new")  # control
+        shutil.rmtree(tmp_path / "new")
+
+
+def test_a_named_format_beats_a_map_that_lies_there(tmp_path: Path) -> None:
+    save_sae(random_sae("standard"), tmp_path)
+    (tmp_path / "saelab.yaml").write_text("tensors: {W_enc: no_such_tensor}\n")
+    assert load_sae(tmp_path, format="saelens").cfg.d_in
+    for format in (None, "tensors"):  # control
+        with pytest.raises(UserError, match="The map of"):
+            load_sae(tmp_path, format=format)
 
 
 def test_a_few_latents_are_checked_and_the_others_are_not(tmp_path: Path) -> None:

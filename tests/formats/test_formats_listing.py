@@ -1,5 +1,6 @@
 """A root with several SAEs lists them with the next command, and a file that is named is looked at alone."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from sample_saes import random_sae
 
 from saelab.core.errors import UserError
-from saelab.saes.formats import load, load_sae, save_sae
+from saelab.saes.formats import convert_sae, load, load_sae, save_sae
 from saelab.saes.formats.listing import homes
 
 
@@ -74,3 +75,64 @@ def test_a_named_file_is_looked_at_alone(tmp_path: Path) -> None:
         load(tmp_path / "sparsity.safetensors")
     assert "--tensors" in str(caught.value.hint)
     assert load_sae(tmp_path / "sae_weights.safetensors").cfg.d_in == load_sae(tmp_path).cfg.d_in  # control
+
+
+def test_links_and_bad_folders_hide_nothing(tmp_path: Path) -> None:
+    """A link to an ancestor is not followed; what cannot be looked into is named, and the others are listed."""
+    root = tmp_path / "root"
+    for name in ("a", "b"):
+        save_sae(random_sae("topk"), root / name)
+    (root / "loop").symlink_to(root)
+    (root / "latest").symlink_to(root / "b")
+    assert _message(root).endswith("holds 2 SAEs: a, b.")
+    (root / "broken").mkdir()
+    (root / "broken" / "config.json").write_text("{")
+    (root / "broken" / "ae.pt").write_bytes(b"")
+    assert re.search(r"holds 2 SAEs: a, b; not looked into: broken \(.*not valid JSON", _message(root))
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "closed"):
+        save_sae(random_sae("topk"), tmp_path / name)
+    listing = Path.is_file
+
+    def denied(self: Path) -> bool:
+        if self.parent.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return listing(self)
+
+    monkeypatch.setattr(Path, "is_file", denied)
+    assert "one SAE further down: a; not looked into: closed (Permission denied)." in _message(tmp_path)
+
+
+def _message(root: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load(root)
+    return caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("folder", "file"),
+    [
+        ("qwen_scope/SAE-Res-Qwen3-1.7B-Base-W32K-L0_5", "layer3.sae.pt"),
+        ("openai/resid_post_mlp_v4", "autoencoders/3.pt"),
+        ("openai/resid_post_mlp_v4/autoencoders", "3.pt"),
+    ],
+)
+def test_a_folder_of_pickled_files_lists_them(tmp_path: Path, folder: str, file: str) -> None:
+    place = Path(__file__).parent / "golden" / folder
+    with pytest.raises(UserError, match=f"holds one SAE.*: {file}") as caught:
+        convert_sae(place, tmp_path / "new")
+    assert caught.value.hint == f"Open one: saelab convert {place}/{file} NEW-FOLDER"
+    assert convert_sae(place / file, tmp_path / "new").cfg.d_in  # control: what the hint says
+
+
+def test_a_folder_with_one_unknown_file_says_how_to_map_it(tmp_path: Path) -> None:
+    save_file({"enc": torch.zeros(2, 3)}, tmp_path / "odd.safetensors")
+    for place in (tmp_path, tmp_path / "odd.safetensors"):
+        with pytest.raises(UserError, match=r"the tensors enc \[2, 3\]") as caught:
+            load(place)
+        assert f"saelab inspect {place} --tensors W_enc=" in str(caught.value.hint)
+    save_file({"enc": torch.zeros(2, 3)}, tmp_path / "other.safetensors")  # control: of two, neither is taken
+    with pytest.raises(UserError, match=r"it holds odd\.safetensors, other\.safetensors"):
+        load(tmp_path)

@@ -1,6 +1,5 @@
 """`saelab inspect`: what an SAE is, and, with its language model, whether it does what it says."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -152,10 +151,11 @@ def _described(sae: "Sae") -> dict[str, Any]:
 
 def _packed(lm: Any, text: str | None, contexts: int, context: int) -> Any:
     """Text of the corpus in contexts of tokens."""
+    from saelab.store.files import is_there
     from saelab.text.corpora import CorpusConfig, iter_documents
     from saelab.text.pack import pack_for
 
-    source = text if text is None or ":" in text or not Path(text).exists() else f"path:{text}"
+    source = text if text is None or ":" in text or not is_there(text) else f"path:{text}"
     documents = iter_documents(CorpusConfig(source=source or "embedded"))
     return pack_for(lm, documents, context=context, n_contexts=contexts)
 

@@ -54,6 +54,7 @@ def push(
     from saelab.saes.crosscoder import Crosscoder
     from saelab.saes.formats import load, save_sae, source_of, spare
     from saelab.store.files import contents
+    from saelab.store.references import local
 
     sae = load(source)
     if isinstance(sae, Crosscoder):
@@ -68,7 +69,7 @@ def push(
             f"The model card would lack {', '.join(card.missing)}.",
             hint=f"State them: --fact {card.missing[0]}=..., or push with --incomplete.",
         )
-    place = Path(target.removeprefix("path:")).expanduser() if target.startswith("path:") else None
+    place = local(target.removeprefix("path:")) if target.startswith("path:") else None
     if place is not None:
         spare(source_of(source), place)
     held = contents(place) if place is not None else []

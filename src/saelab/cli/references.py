@@ -3,8 +3,9 @@
 Nothing here is printed, and no verb is known.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from saelab.store.files import is_there
 
 if TYPE_CHECKING:
     from saelab.saes.base import Sae
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def split_site(reference: str) -> tuple[str, str | None]:
     """The reference and the site after its last `#`; a path that exists, and the sha256 of a wheel, are left whole."""
     before, mark, after = reference.rpartition("#")
-    if not mark or reference.startswith("pypi:") or Path(reference.removeprefix("path:")).exists():
+    if not mark or reference.startswith("pypi:") or is_there(reference.removeprefix("path:")):
         return reference, None
     from saelab.core.sites import house_name
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from saelab.core.errors import FetchError, UserError
 from saelab.store.files import apart, filling
-from saelab.store.references import hub_library, parse_reference
+from saelab.store.references import hub_library, local, parse_reference
 
 
 def upload(folder: Path, target: str, *, private: bool = False, replace: bool = False) -> str:
@@ -20,7 +20,7 @@ def upload(folder: Path, target: str, *, private: bool = False, replace: bool = 
     """
     ref = parse_reference(target)
     if ref.kind == "path":
-        place = Path(ref.name).expanduser()
+        place = local(ref.name)
         apart(place, folder)
         with filling(place, replace=replace) as made:
             shutil.copytree(folder, made, dirs_exist_ok=True)

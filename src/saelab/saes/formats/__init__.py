@@ -4,10 +4,13 @@ This file must never know what is inside a format: formats/ holds one file each.
 alone.
 """
 
-from collections.abc import Sequence
+import operator
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,7 +36,7 @@ from saelab.saes.formats.source import PICKLES, Declared, Format, Found, Source,
 from saelab.saes.formats.unpickle import unpickle
 from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
-from saelab.store.files import apart, filling
+from saelab.store.files import apart, filling, is_there
 
 _ALL = (
     saelens.FORMAT,
@@ -58,7 +61,7 @@ def load(reference: str | Path, *, format: str | None = None, **declared: Any) -
 
 def _opened(reference: str | Path, format: str | None, declared: dict[str, Any], *, checked: bool = True) -> Found:
     known = FORMATS.get(resolved(str(reference)).format or "")
-    named = str(reference).endswith(PICKLES) and not Path(reference).is_dir()  # a release's folders end in .pt
+    named = str(reference).endswith(PICKLES) and not is_there(reference, "/")  # a release's folders end in .pt
     if named or (known is not None and known.pickle is not None):
         raise _pickled(str(reference), known)  # before anything is fetched
     source = source_of(reference, checked=checked, **declared)
@@ -80,22 +83,39 @@ def load_sae(reference: str | Path, *, format: str | None = None, **declared: An
 
 
 def load_latents(
-    reference: str | Path, latents: Sequence[int], *, format: str | None = None, **declared: Any
+    reference: str | Path, latents: Any, *, format: str | None = None, **declared: Any
 ) -> dict[str, Tensor]:
     """The weights of a few latents of an SAE, without reading those of the others from the disk.
 
-    latents: their indices; the others as for `load_sae`. Returns W_enc [D, N], W_dec [N, D], b_enc [N], what else its
-    architecture has per latent [N], and b_dec [D]. In the native format this touches some pages of the file; formats
-    that turn or scale a matrix read it whole. Raises the errors of `load_sae`, and `UserError` for an index that is
-    not there.
+    latents: their indices, any iterable of whole numbers; the others as for `load_sae`. Returns W_enc [D, N], W_dec
+    [N, D], b_enc [N], what else its architecture has per latent [N], and b_dec [D]. In the native format this touches
+    some pages of the file; formats that turn or scale a matrix read it whole. Raises the errors of `load_sae`, and
+    `UserError` for what is no index or not there.
     """
+    chosen = _indices(latents)
     weights = _sae(_opened(reference, format, declared, checked=False), str(reference)).weights()
     count = len(weights["b_enc"])
-    if odd := [i for i in latents if not 0 <= i < count]:
+    if odd := [i for i in chosen if not 0 <= i < count]:
         raise UserError(f"Latent {odd[0]} does not exist.", hint=f"The SAE has latents 0 to {count - 1}.")
-    index = torch.as_tensor(latents, dtype=torch.int64)
+    index = torch.as_tensor(chosen, dtype=torch.int64)
     rows = {n: t[:, index] if n == "W_enc" else t if n == "b_dec" else t[index] for n, t in weights.items()}
     return floats(rows, str(reference))
+
+
+def _indices(latents: Any) -> list[int]:
+    """Whole numbers of any iterable; what is none (a truth value, a number with a point, a text) is a `UserError`."""
+    hint = "Give whole numbers: [3, 17]"
+    if not isinstance(latents, Iterable) or (isinstance(latents, Tensor) and latents.ndim != 1):
+        raise UserError(f"The latents {latents!r} are no list of indices.", hint=hint)
+    found = []
+    for value in latents.tolist() if isinstance(latents, Tensor) else latents:
+        if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+            raise UserError(f"The latent {value!r} is no index.", hint=hint)
+        try:
+            found.append(operator.index(value))
+        except TypeError:
+            raise UserError(f"The latent {value!r} is no index.", hint=hint) from None
+    return found
 
 
 def load_transcoder(reference: str | Path, *, format: str | None = None, **declared: Any) -> Transcoder:
@@ -146,7 +166,7 @@ def save_sae(sae: Sae | Transcoder, folder: str | Path, format: str = "saelens")
     if not isinstance(sae, Sae) and kind not in (saelens.FORMAT, sparsify.FORMAT):
         raise UserError(f"{format} is written of SAEs; this is a transcoder.", hint="Write it as saelens or sparsify.")
     there = Source(Path(folder), str(folder))
-    others = [k.name for k in FORMATS.values() if k is not kind and Path(folder).is_dir() and k.recognises(there)]
+    others = [k.name for k in FORMATS.values() if k is not kind and is_there(folder, "/") and k.recognises(there)]
     if others:
         raise UserError(
             f"{folder} already holds an SAE as {others[0]}; nothing was written.", hint="Name another folder."
@@ -230,13 +250,15 @@ def source_of(reference: str | Path, *, pickles: bool = False, checked: bool = T
     given = {key: value for key, value in declared.items() if value is not None}
     said = Declared.parse(registered | given, origin="What was declared")
     folder, file = (path.parent, path.name) if path.is_file() else (path, None)
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"{folder} may not be read.", hint="Ask for the right to read it, or name another folder.")
     return Source(folder, known.reference, file, said, tuple(given), known.format, checked)
 
 
 def format_of(source: Source, format: str | None = None) -> Format:
     """The format that recognises the files; none, or more than one, is a `UserError`."""
-    if mapped := tensor_map.chosen(source):
-        return mapped
+    if format in (None, tensor_map.FORMAT.name) and (mapped := tensor_map.chosen(source)):
+        return mapped  # a format that was named beats a map that lies there
     if format or source.format:
         return _named(format or source.format or "")
     fitting = [kind for kind in FORMATS.values() if kind.recognises(source) and source.is_read(kind.recognises)]
@@ -249,16 +271,25 @@ def format_of(source: Source, format: str | None = None) -> Format:
         )
     if source.file and source.file.endswith((".safetensors", ".npz")):
         raise unknown_file(source, source.file)
-    if found := below(source, lambda there: any(kind.recognises(there) for kind in FORMATS.values())):
-        raise several(source.name, found)
-    inside = listed(sorted(p.name for p in source.folder.iterdir())) or "nothing"
+    found, bad = below(source, _recognised) if source.file is None else ([], [])
+    if found:
+        raise several(source.name, found, bad)
+    names = sorted(p.name for p in source.folder.iterdir())
+    weights = [n for n in names if n.endswith((".safetensors", ".npz", *PICKLES))]
+    if len(weights) == 1 and source.file is None and not weights[0].endswith(PICKLES):
+        raise unknown_file(source, weights[0])
+    inside = (listed(names) or "nothing") + (f"; not looked into: {listed(bad)}" if bad else "")
     known = "; ".join(f"{kind.name} ({kind.holds})" for kind in FORMATS.values())
     hint = f"Known formats: {known}."
-    if any(p.suffix in PICKLES for p in source.folder.iterdir()):
+    if any(n.endswith(PICKLES) for n in names):
         hint += " A pickle without its config is not opened."
     elif source.name.startswith("hf:"):
         hint += f" Pickles are not fetched; if it is one: saelab convert {source.name} NEW-FOLDER"
     raise UserError(f"{source.name} is in no known SAE format; it holds {inside}.", hint=hint)
+
+
+def _recognised(source: Source) -> bool:
+    return any(kind.recognises(source) and source.is_read(kind.recognises) for kind in FORMATS.values())
 
 
 def _named(name: str) -> Format:

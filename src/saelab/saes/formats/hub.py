@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from saelab.core.errors import UserError
 from saelab.saes.formats.listing import homes, several
 from saelab.saes.formats.released import Released, released
+from saelab.store.files import is_there
 from saelab.store.references import fetch, hub_library, parse_reference
 
 SAFE = ["*.safetensors", "*.npz", "*.json", "*.yaml", "*.yml", "README.md"]
@@ -20,7 +21,7 @@ _KINDS = ("hf:", "path:", "pypi:")
 
 def resolved(reference: str) -> Released:
     """The reference itself, or what the registry knows under that short name."""
-    if Path(reference).exists() or reference.startswith(_KINDS):
+    if is_there(reference) or reference.startswith(_KINDS):
         return Released(reference, reference)
     if reference.startswith((".", "/", "~")):
         raise UserError(f"There is no folder {reference}.", hint="Give the folder that holds the SAE's files.")
@@ -32,7 +33,7 @@ def located(reference: str, *, pickles: bool = False) -> Path:
 
     A hub folder without weights of its own is not fetched: what lies below it is listed (`UserError`).
     """
-    if Path(reference).exists():
+    if is_there(reference):
         return Path(reference)
     if reference.startswith("hf:") and (found := _several(reference)):
         raise several(reference, found)

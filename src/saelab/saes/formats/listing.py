@@ -3,11 +3,12 @@
 Each ends in the command that goes on. Nothing is opened here but headers, and no format is known by name.
 """
 
+import os
 import re
-from collections.abc import Callable, Iterable
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
 
-from saelab.core.errors import UserError
+from saelab.core.errors import SaelabError, UserError
 from saelab.saes.formats.source import PICKLES, Source, listed
 
 DEEPEST = 4  # folders below a root that are looked into
@@ -18,16 +19,42 @@ _OF_A_LAYER = re.compile(r"layer_?\d+\.(safetensors|sae\.pt)")
 _INNER = ("checkpoints",)  # folders of one SAE's own weights
 
 
-def below(source: Source, recognises: Callable[[Source], bool]) -> list[str]:
-    """Paths, relative to the source's folder, of the SAEs in the folders below it."""
+def below(source: Source, recognises: Callable[[Source], bool]) -> tuple[list[str], list[str]]:
+    """Paths, relative to the source's folder, of the SAEs in the folders below it and in single files.
+
+    Returns them, and the folders that could not be looked into, each with the reason. A folder that several links lead
+    to is listed once.
+    """
     found: list[str] = []
+    bad: list[str] = []
+    seen = {os.path.realpath(source.folder)}
     folders = [source.folder]
-    for _ in range(DEEPEST):
-        folders = sorted(p for f in folders for p in f.iterdir() if p.is_dir() and not p.name.startswith("."))[:MOST]
-        here = [f for f in folders if recognises(Source(f, str(f)))]
-        found += [f.relative_to(source.folder).as_posix() for f in here]
-        folders = [f for f in folders if f not in here]
-    return sorted(found, key=_natural)
+    for depth in range(DEEPEST + 1):
+        inner: list[Path] = []
+        for folder in folders[:MOST]:
+            path = folder.relative_to(source.folder)
+            try:
+                if depth and recognises(Source(folder, str(folder))):
+                    found.append(path.as_posix())
+                    continue
+                entries = sorted((p for p in folder.iterdir() if p.name[0] != "."), key=lambda p: (p.is_symlink(), p))
+                files = [p.name for p in entries if p.suffix in PICKLES and p.is_file()][:MOST]
+                found += [(path / f).as_posix() for f in files if recognises(Source(folder, str(folder), f))]
+                inner += [p for p in entries if p.is_dir() and not _seen(p, seen)]
+            except (OSError, SaelabError) as error:
+                said = error.message.rstrip(".") if isinstance(error, SaelabError) else error.strerror
+                bad.append(f"{path.as_posix()} ({said or error})")
+        folders = inner
+    return sorted(found, key=_natural), bad
+
+
+def _seen(folder: Path, seen: set[str]) -> bool:
+    """Was this folder met under another name? It has been, from now on."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return True
+    seen.add(real)
+    return False
 
 
 def homes(names: Iterable[str]) -> list[str]:
@@ -44,12 +71,17 @@ def homes(names: Iterable[str]) -> list[str]:
     return sorted(found, key=_natural)
 
 
-def several(name: str, found: list[str]) -> UserError:
-    """The error of a root that holds several SAEs (or one, further down), with the next command."""
-    what = f"{len(found)} SAEs" if len(found) > 1 else "one SAE further down"
+def several(name: str, found: list[str], bad: Sequence[str] = ()) -> UserError:
+    """The error of a root that holds several SAEs (or one, further down), with the next command.
+
+    bad: what could not be looked into.
+    """
+    alone = "one SAE" if found[0].endswith(PICKLES) else "one SAE further down"
+    what = f"{len(found)} SAEs" if len(found) > 1 else alone
     first = f"{name.rstrip('/')}/{found[0]}"
     opens = f"saelab convert {first} NEW-FOLDER" if found[0].endswith(PICKLES) else f"saelab inspect {first}"
-    return UserError(f"{name} holds {what}: {listed(found)}.", hint=f"Open one: {opens}")
+    others = f"; not looked into: {listed(bad)}" if bad else ""
+    return UserError(f"{name} holds {what}: {listed(found)}{others}.", hint=f"Open one: {opens}")
 
 
 def unknown_file(source: Source, name: str) -> UserError:
