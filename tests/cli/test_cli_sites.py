@@ -24,6 +24,7 @@ EYE = torch.eye(D)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--lm` names no download here."""
     monkeypatch.setattr("saelab.lm.model.LanguageModel.load", lambda ref: tiny_lm(n_layers=3))
+    monkeypatch.setattr("saelab.lm.loading.size_of", lambda ref: (D, 3))
 
 
 def folder_of(path: Path, *, site: str = "resid_pre.2", out: str = "resid_post.1", scramble: bool = False) -> str:

@@ -4,8 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from saelab.cli.declared import NOTHING, Facts
+from saelab.cli.models import check_reading
 from saelab.cli.output import say, show_record, show_table
 from saelab.cli.progress import shown
+from saelab.core.errors import UserError
 
 if TYPE_CHECKING:
     from saelab.interp.proof import Proof
@@ -26,7 +29,7 @@ def inspect(
     contexts: int = 16,
     context: int = 128,
     from_format: str | None = None,
-    tensors: str | None = None,
+    facts: Facts = NOTHING,
     json: bool = False,
 ) -> int:
     """Print what an SAE is; with a language model, measure it on real text and give a verdict.
@@ -49,17 +52,18 @@ def inspect(
         Tokens per context.
     from_format:
         Format of the files, where two could fit.
-    tensors:
-        Which of plain tensors is which: W_enc=enc.weight.T,W_dec=dec.weight.T,b_enc=enc.bias,..., or a YAML file.
     json:
         Print one JSON object.
     """
     from saelab.cli.references import described
+    from saelab.core.sites import parse_site
     from saelab.saes.base import Sae
     from saelab.saes.formats import format_of, load, source_of
 
-    sae = load(reference, format=from_format, tensors=tensors)
-    record = {"reference": reference, "format": format_of(source_of(reference, tensors=tensors), from_format).name}
+    place = None if site is None else str(parse_site(site))
+    sae = load(reference, format=from_format, **facts.given())
+    source = source_of(reference, tensors=facts.tensors)
+    record = {"reference": reference, "format": format_of(source, from_format).name}
     record |= _described(sae) if isinstance(sae, Sae) else described(sae)
     if not isinstance(sae, Sae):
         return _rebuilt(sae, record, lm, (text, contexts, context), json)
@@ -69,11 +73,15 @@ def inspect(
     from saelab.interp.proof import as_record, prove
     from saelab.lm.model import LanguageModel
 
+    place = place or sae.cfg.site
+    if place is None:
+        raise UserError("The SAE's files do not say which site it reads.", hint="Give it: --site resid_post.12")
+    check_reading(lm, [place], sae.cfg.d_in)
     with shown() as progress, progress.task("proving", 2, "steps") as task:
         model = LanguageModel.load(lm)
         task.advance()
         packed = _packed(model, text, contexts, context)
-        proof = prove(model, sae, packed, site=site)
+        proof = prove(model, sae, packed, site=place)
         task.advance()
     if json:
         show_record(record | {"proof": as_record(proof)}, as_json=True)
@@ -91,7 +99,7 @@ def _rebuilt(
     as_json: bool,
 ) -> int:
     """The proof of what writes to other sites than it reads: FVU of each, with and without its codes."""
-    from saelab.interp.fidelity.rebuilt import rebuilt_sites, unreadable
+    from saelab.interp.fidelity.rebuilt import ends, rebuilt_sites, unreadable
 
     if lm is None:
         show_record(record | {"proof": NO_LM}, as_json=as_json)
@@ -102,6 +110,7 @@ def _rebuilt(
         return 0
     from saelab.lm.model import LanguageModel
 
+    check_reading(lm, ends(found)[0], found.cfg.d_in)
     with shown() as progress, progress.task("proving", 2, "steps") as task:
         model = LanguageModel.load(lm)
         task.advance()
@@ -122,6 +131,8 @@ def _rebuilt(
 
 def _described(sae: "Sae") -> dict[str, Any]:
     """Architecture, sizes, conventions and provenance."""
+    from saelab.saes.formats.conventions import unit_of_codes
+
     cfg, weights = sae.cfg, sae.weights()
     norms = weights["W_dec"].norm(dim=1)
     record: dict[str, Any] = {
@@ -133,9 +144,11 @@ def _described(sae: "Sae") -> dict[str, Any]:
         "site": cfg.site,
         "lm": cfg.lm,
         "b_dec subtracted": cfg.subtract_b_dec,
-        "unit of codes": "raw activations",
+        "unit of codes": unit_of_codes(sae),
         "decoder norms": f"{float(norms.min()):.3g} to {float(norms.max()):.3g}",
     }
+    if isinstance(declared := cfg.metadata.get("declared"), dict):
+        record["declared"] = ", ".join(f"{k} {v}" for k, v in declared.items())
     if cfg.settings:
         record["settings"] = ", ".join(f"{k} {v}" for k, v in cfg.settings.items())
     if "threshold" in weights:

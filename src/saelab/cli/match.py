@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Fold = Literal["theta", "mean", "rms", "quantile", "max", "none"]
 CONTEXT = 128  # tokens
+ROUNDING = 1e-9  # of the cost: a gap below that is none
 
 
 def match(
@@ -120,7 +121,14 @@ def _steps(
             whole["same as direct"] = float((path == straight.permutation)[both].mean()) if both.any() else None
         if direct or step == len(saes) - 2:
             rows.append(dict.fromkeys(rows[0]) | whole | {"method": "composed"})
+    if not direct:
+        rows = [{k: v for k, v in row.items() if k != "same as direct"} for row in rows]
     return pl.DataFrame(rows, infer_schema_length=None), pl.concat(pairs)
+
+
+def shown_gap(gap: float, cost: float) -> float:
+    """The gap of a matching, zero where it is rounding of its cost."""
+    return gap if abs(gap) >= ROUNDING * abs(cost) else 0.0
 
 
 def _row(first: str, second: str, found: "Matching") -> dict[str, Any]:
@@ -130,7 +138,7 @@ def _row(first: str, second: str, found: "Matching") -> dict[str, Any]:
         "to": second,
         "matched": int(matched.sum()),
         "cost": found.cost,
-        "gap": found.gap,
+        "gap": shown_gap(found.gap, found.cost),
         "median cosine": float(np.median(found.cosine[matched])) if matched.any() else None,
         "same as direct": None,
         "method": found.method,
@@ -162,12 +170,17 @@ def _evaluated(
 ) -> int:
     """Every step (and, of three or more SAEs, end to end) matched and put to work on a language model."""
     from saelab.matching import run as stage
+    from saelab.matching.fold import features_of
     from saelab.text.corpora import CorpusConfig, iter_documents
     from saelab.text.pack import pack_for
 
     sites = [str(site) for s in saes if (site := s.cfg.site)]
     if len(sites) != len(saes):
-        raise UserError("With --lm every SAE must say its site.", hint="Save it with one, or match without --lm.")
+        hint = "Name it, as in FOLDER#resid_post.12, or match without --lm."
+        raise UserError("With --lm every SAE must say its site.", hint=hint)
+    if settings["fold"] == "theta":
+        for sae in saes:
+            features_of(sae, "theta")  # an SAE without thresholds is told before the model is loaded
     config = stage.MatchConfig.parse(settings, origin="the command line")
     rows = []
     with shown() as progress:
@@ -187,7 +200,7 @@ def _evaluated(
                 {
                     "from": references[i],
                     "to": references[j],
-                    "gap": quality["gap"],
+                    "gap": shown_gap(quality["gap"], quality["cost"]),
                     "matching score": quality["matching_score"],
                     "chance": quality["chance"],
                     "explained variance": quality["skip"]["explained_variance"],

@@ -45,6 +45,11 @@ def model_for(found: "Iterable[Sae | Directions]", lm: str | None) -> "LanguageM
     return LanguageModel.load(lm)
 
 
+def check_reading(lm: str, sites: Iterable[str], width: int) -> None:
+    """Refuse a model of another width or depth than is read at these sites, before its weights are."""
+    _check_fit([_Named(None, site, width) for site in sites], lm)
+
+
 def _named(found: "Sae | Directions") -> _Named:
     from saelab.saes.directions import Directions
 
@@ -81,4 +86,10 @@ def _check_fit(saes: list[_Named], lm: str) -> None:
 
 
 def _hint(sae: _Named) -> str:
+    from saelab.lm.sources import reference_of
+
+    if sae.lm is None:
+        return "Give the language model that it was trained on."
+    if reference_of(sae.lm) is None:
+        return f"It was trained on {sae.lm}: say where that lies, --lm hf:org/name or path:folder."
     return f"It was trained on {sae.lm}: leave out --lm, or give that."

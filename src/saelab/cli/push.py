@@ -47,12 +47,13 @@ def push(
     json:
         Print what was pushed as one JSON object.
     """
+    from saelab.cli.references import check_of, not_held
     from saelab.core.errors import UserError
     from saelab.publish.card import card_of, written
     from saelab.publish.run_facts import known_about, known_lm
     from saelab.publish.upload import upload
     from saelab.saes.crosscoder import Crosscoder
-    from saelab.saes.formats import load, save_sae, source_of, spare
+    from saelab.saes.formats import holding, load, save_sae, source_of, spare
     from saelab.store.files import contents
     from saelab.store.references import local
 
@@ -74,8 +75,11 @@ def push(
         spare(source_of(source), place)
     held = contents(place) if place is not None else []
     with tempfile.TemporaryDirectory(prefix="saelab-push-") as made:
-        folder = Path(made)
-        save_sae(_with_claims(sae, card.facts), folder)
+        # Named as it will be: sparsify keeps a site in its folder's name alone.
+        folder = Path(made) / (target.removeprefix("path:").rstrip("/").rpartition("/")[2] or "sae")
+        folder.mkdir()
+        save_sae(_with_claims(sae, card.facts), folder, holding(sae))
+        lost = not_held(sae, folder)
         (folder / "README.md").write_text(text, encoding="utf-8")
         pushed = upload(folder, target, private=private, replace=replace)
     if json:
@@ -86,7 +90,9 @@ def push(
             say(f"Replaced: {', '.join(held)}.")
         lacking = f" (not recorded: {', '.join(card.missing)})" if card.missing else ""
         say(f"{pushed}: pushed, with its card{lacking}.")
-        say(f"Check it: saelab inspect {pushed} --lm {sae.cfg.lm or 'NAME'}")
+        if lost:
+            say(f"Its files do not say its {' and '.join(lost)}; the card does.")
+        say(f"Check it: {check_of(pushed, sae, lost)}")
     return 0
 
 

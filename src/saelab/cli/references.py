@@ -3,6 +3,8 @@
 Nothing here is printed, and no verb is known.
 """
 
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from saelab.store.files import is_there
@@ -24,20 +26,62 @@ def split_site(reference: str) -> tuple[str, str | None]:
     return before, house_name(after)
 
 
-def opened(reference: str) -> "tuple[Sae | Directions, str | None]":
-    """An SAE as it is, and the decoder rows of the named site of anything else."""
+def opened(reference: str, site: str | None = None) -> "tuple[Sae | Directions, str | None]":
+    """An SAE as it is, and the decoder rows of the named site of anything else.
+
+    site: of an SAE whose files do not say it, or which site of several, as after a `#`. Raises `UserError` where the
+    files say another.
+    """
     from saelab.core.errors import UserError
+    from saelab.core.sites import house_name, parse_site
     from saelab.saes.base import Sae
     from saelab.saes.formats import load
 
-    place, site = split_site(reference)
+    place, marked = split_site(reference)
+    site = house_name(site) or marked
     found = load(place)
     if isinstance(found, Sae):
+        if site is not None and found.cfg.site is None:
+            found.cfg = found.cfg.model_copy(update={"site": str(parse_site(site))})
         if site not in (None, found.cfg.site):
-            raise UserError(f"{place} is an SAE of {found.cfg.site or 'a site that it does not say'}, not of {site}.")
+            raise UserError(f"{place} is an SAE of {found.cfg.site}, not of {site}.")
         return found, found.cfg.site
     rows = found.directions(site)
     return rows, rows.site
+
+
+def without_site(reference: str) -> str:
+    """The hint for an SAE whose files say no site."""
+    return (
+        "Say it: --site resid_post.12; or write it down once: "
+        f"saelab convert {quote(reference)} NEW-FOLDER --site resid_post.12 --lm NAME"
+    )
+
+
+def not_held(found: "Sae | Transcoder", folder: Path) -> list[str]:
+    """Which of site and language model are known and not in the files that were written (pickled ones hold both)."""
+    from saelab.saes.formats import format_of, load, source_of
+
+    if format_of(source_of(folder)).pickle is not None:
+        return []
+    names = {"site": "site", "site_out": "site that it writes", "lm": "language model"}
+    again = load(folder).cfg
+    pairs = {said: (getattr(found.cfg, n, None), getattr(again, n, None)) for n, said in names.items()}
+    return [said for said, (known, held) in pairs.items() if known not in (None, held)]
+
+
+def check_of(place: str, found: "Sae | Transcoder", lost: list[str]) -> str:
+    """The command that proves what was written; a pickle is converted first."""
+    from saelab.lm.sources import reference_of
+    from saelab.saes.base import Sae
+    from saelab.saes.formats import format_of, source_of
+
+    lm, check, before = reference_of(found.cfg.lm or ""), place, ""
+    if Path(place).is_dir() and format_of(source_of(place)).pickle is not None:
+        check = f"{place.rstrip('/')}-check"
+        before = f"saelab convert {quote(place)} {quote(check)} && "
+    site = f" --site {quote(found.cfg.site)}" if "site" in lost and isinstance(found, Sae) and found.cfg.site else ""
+    return f"{before}saelab inspect {quote(check)}{site} --lm {quote(lm) if lm else 'NAME'}"
 
 
 def described(found: "Transcoder | Crosscoder") -> dict[str, Any]:

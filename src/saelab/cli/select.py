@@ -3,7 +3,7 @@ with.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from saelab.cli.models import model_for
 from saelab.cli.output import show_table
@@ -11,11 +11,15 @@ from saelab.cli.progress import shown
 from saelab.core.errors import UserError, nearest
 from saelab.store.tables import read_table, write_table
 
+if TYPE_CHECKING:
+    from saelab.saes.base import Sae
+
 
 def select(
     sae: str,
     *,
     lm: str | None = None,
+    site: str | None = None,
     by: str | None = None,
     top: int = 5,
     prefix: str = "From my experience,",
@@ -36,6 +40,8 @@ def select(
         Reference or folder of the SAE.
     lm:
         Language model: short name or reference; by default the one that the SAE names.
+    site:
+        Where the SAE reads, if its files do not say.
     by:
         Criterion that ranks the features; by default Delta Token Confidence.
     top:
@@ -74,7 +80,7 @@ def select(
     wanted = list(computed if all_criteria else usual())
     if by in computed and by not in wanted:
         wanted.append(by)
-    opened = saelab.load_sae(sae)
+    opened = _at_its_site(sae, site)
     model = model_for([opened], lm)
     with shown() as progress:
         table = saelab.feature_effects(
@@ -99,3 +105,15 @@ def select(
     view = extremes.select(*columns, extremes["top_tokens"].list.head(5))
     show_table(view, as_json=json, title=f"The {top} largest and smallest by {by}, of {table.height} features")
     return 0
+
+
+def _at_its_site(reference: str, site: str | None) -> "Sae":
+    from saelab.cli.references import opened, without_site
+    from saelab.saes.base import Sae
+
+    found, place = opened(reference, site)
+    if not isinstance(found, Sae):
+        raise UserError(f"{reference} is no SAE, and select scores an SAE's features.", hint="saelab steer takes it.")
+    if place is None:
+        raise UserError("This SAE does not say at which site it was trained.", hint=without_site(reference))
+    return found

@@ -16,6 +16,7 @@ def steer(
     strength: float,
     unit: Literal["raw", "norm", "kl"] = "raw",
     lm: str | None = None,
+    site: str | None = None,
     chat: bool = False,
     edit: Literal["add", "clamp", "min_clamp", "subspace_clamp", "ablate"] = "add",
     positions: Literal["all", "prompt", "generated", "last"] = "all",
@@ -44,6 +45,8 @@ def steer(
         raw: activation units. norm: shares of the median activation's norm. kl: nats of KL on neutral prefixes.
     lm:
         Language model: short name or reference; by default the one that the SAE names.
+    site:
+        Where the SAE reads, if its files do not say; of a dictionary of several sites, which one is steered.
     chat:
         Put the prompt into the model's chat template.
     edit:
@@ -69,7 +72,7 @@ def steer(
 
     import torch
 
-    from saelab.cli.references import opened
+    from saelab.cli.references import opened, without_site
     from saelab.saes.base import Sae
     from saelab.steering import strength as strengths
     from saelab.steering.directions.sae_feature import sae_feature
@@ -79,9 +82,9 @@ def steer(
         raise UserError(f"A direction is not exported as {export.suffix!r}.", hint="Name a .safetensors or .csv file.")
     if not math.isfinite(strength):
         raise UserError(f"--strength must be a finite number, not {strength}.")
-    found, site = opened(sae)
+    found, site = opened(sae, site)
     if site is None:
-        raise UserError("This SAE does not say at which site it was trained.", hint="saelab inspect can find it.")
+        raise UserError("This SAE does not say at which site it was trained.", hint=without_site(sae))
     direction = strengths.raw(sae_feature(found, index, 1.0))
     model = model_for([found], lm)
     ids = model.chat(prompt) if chat else model.tokenize([prompt])[0]

@@ -7,10 +7,14 @@ read (base model, tags, library, metrics). Nothing is measured here, and no file
 
 import json
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any
 
 from saelab.core.errors import UserError, nearest
+from saelab.lm.sources import reference_of
 from saelab.saes.base import Sae
+from saelab.saes.formats import holding
+from saelab.saes.formats.conventions import unit_of_codes
 from saelab.saes.transcoder import Transcoder
 
 # fact -> what the card calls it
@@ -76,10 +80,10 @@ def written(card: Card, sae: Sae | Transcoder, reference: str) -> str:
     what, door = ("Sparse autoencoder", "saelab") if isinstance(sae, Sae) else ("Transcoder", "saelab.saes.formats")
     loads = "sae" if isinstance(sae, Sae) else "transcoder"
     architecture = sae.cfg.architecture if isinstance(sae, Sae) else sae.cfg.gate
-    lm = str(facts.get("lm") or "")
+    lm, layout = str(facts.get("lm") or ""), holding(sae)
     head = {
-        "library_name": "saelens",  # what the hub and SAELens find it by; the layout is theirs
-        "tags": ["sparse-autoencoder", "saelens", "saelab", "mechanistic-interpretability", architecture],
+        "library_name": layout,  # what the hub finds it by; the layout is that library's
+        "tags": ["sparse-autoencoder", layout, "saelab", "mechanistic-interpretability", architecture],
         "base_model": lm.removeprefix("hf:").split("@")[0] if lm.startswith("hf:") else None,
         "datasets": [_repository(facts["data"])] if str(facts.get("data")).startswith("hf:") else None,
         "license": facts.get("license"),
@@ -94,7 +98,7 @@ def written(card: Card, sae: Sae | Transcoder, reference: str) -> str:
     rows |= {"architecture": architecture, "width of activations": cfg.d_in, "latents": cfg.d_sae}
     rows |= {"k": cfg.k} if cfg.k else {}
     if isinstance(sae, Sae):
-        rows |= {"encodes as": sae.saelens_name, "unit of codes": "raw activations"}
+        rows |= {"encodes as": sae.saelens_name, "unit of codes": unit_of_codes(sae)}
         rows |= {"b_dec subtracted from the input": sae.cfg.subtract_b_dec}
     else:
         rows |= {"writes": sae.cfg.site_out, "skip connection": "W_skip" in sae.weights()}
@@ -106,7 +110,8 @@ def written(card: Card, sae: Sae | Transcoder, reference: str) -> str:
         lines += ["", "## Training settings", "", "```json", json.dumps(training, indent=2), "```"]
     lines += ["", "## Use", "", "```python", f"import {door}", f"sae = {door}.load_{loads}({reference!r})"]
     lines += ["codes = sae.encode(activations)", "```", ""]
-    lines += [f"Check it: `saelab inspect {reference} --lm {cfg.lm or 'NAME'}`. Written by saelab.", ""]
+    named = quote(reference_of(cfg.lm or "") or "NAME")
+    lines += [f"Check it: `saelab inspect {quote(reference)} --lm {named}`. Written by saelab.", ""]
     return "\n".join(lines)
 
 

@@ -18,6 +18,8 @@ def upload(folder: Path, target: str, *, private: bool = False, replace: bool = 
     A repository that is not there is made; a local folder must be new or empty, unless its files are to be replaced.
     Raises `FetchError` where the hub refuses or cannot be reached.
     """
+    if not target.startswith(("hf:", "path:")):
+        raise UserError(f"{target!r} is no place to push to.", hint="Give hf:org/name/folder or path:folder.")
     ref = parse_reference(target)
     if ref.kind == "path":
         place = local(ref.name)
@@ -25,8 +27,6 @@ def upload(folder: Path, target: str, *, private: bool = False, replace: bool = 
         with filling(place, replace=replace) as made:
             shutil.copytree(folder, made, dirs_exist_ok=True)
         return str(place)
-    if ref.kind != "hf":
-        raise UserError(f"{target!r} is no place to push to.", hint="Give hf:org/name/folder or path:folder.")
     api = hub_library().HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         api.create_repo(ref.name, private=private, exist_ok=True)

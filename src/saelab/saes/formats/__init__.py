@@ -6,7 +6,7 @@ alone.
 
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,7 @@ def save_sae(sae: Sae | Transcoder, folder: str | Path, format: str = "saelens")
     """Write an SAE (a transcoder: as SAELens or sparsify) to a folder in a format; one that it cannot express is a
     `UserError`.
     """
-    kind = _named(format)
-    if kind.write is None:
-        written = [name for name, k in FORMATS.items() if k.write is not None]
-        raise UserError(f"saelab reads {format} and does not write it.", hint=f"It writes {', '.join(written)}.")
+    kind, write = _writer(format)
     if not isinstance(sae, Sae) and kind not in (saelens.FORMAT, sparsify.FORMAT):
         raise UserError(f"{format} is written of SAEs; this is a transcoder.", hint="Write it as saelens or sparsify.")
     there = Source(Path(folder), str(folder))
@@ -171,14 +168,14 @@ def save_sae(sae: Sae | Transcoder, folder: str | Path, format: str = "saelens")
         raise UserError(
             f"{folder} already holds an SAE as {others[0]}; nothing was written.", hint="Name another folder."
         )
-    kind.write(sae, Path(folder))
+    write(sae, Path(folder))
 
 
 def convert_sae(
     reference: str | Path,
     folder: str | Path,
     *,
-    to: str = "saelens",
+    to: str | None = None,
     format: str | None = None,
     replace: bool = False,
     **declared: Any,
@@ -188,20 +185,26 @@ def convert_sae(
     A pickle is read in a process of its own (formats/unpickle.py). The folder must be new or empty; replace: its files
     are given up, once the new ones are whole. Nothing that is read is written over.
     """
-    _named(to)
+    if to is not None:
+        _writer(to)
     source = source_of(reference, pickles=True, **declared)
     spare(source, Path(folder))
     with filling(Path(folder), replace=replace) as made:
         sae = open_any(source, format)
         if isinstance(sae, Crosscoder):
             raise UserError(f"{reference} is a {sae.cfg.kind}, which saelab reads and does not write.")
-        save_sae(sae, made, to)
+        save_sae(sae, made, to or holding(sae))
     return sae
 
 
 def spare(source: Source, target: Path) -> None:
     """Refuse to write to a folder where a file of the source, or of its map of tensors, is read (`UserError`)."""
     apart(target, source.folder / (source.file or ""), *tensor_map.files(source.declared.tensors))
+
+
+def holding(found: Sae | Transcoder) -> str:
+    """The format that an SAE is written in where none is asked for: the native one, sparsify for TopK transcoders."""
+    return sparsify.FORMAT.name if isinstance(found, Transcoder) and found.cfg.gate == "topk" else saelens.FORMAT.name
 
 
 def open_any(source: Source, format: str | None = None) -> Found:
@@ -226,6 +229,8 @@ def _read(kind: Format, source: Source, *pickled: Any) -> Found:
             f"{source.name} was given {' and '.join(unused)}, which its files state or its encoder does not use.",
             hint="Leave it out.",
         )
+    if numbers := {n: getattr(source.declared, n) for n in ("k", "threshold", "input_scale") if n in source.given}:
+        found.cfg.metadata["declared"] = numbers  # nothing else in the weights tells them
     if declared is None or (isinstance(found, NormalisedSae) and found.kind == declared):
         return found
     if not isinstance(found, Sae) or isinstance(found, NormalisedSae):
@@ -290,6 +295,17 @@ def format_of(source: Source, format: str | None = None) -> Format:
 
 def _recognised(source: Source) -> bool:
     return any(kind.recognises(source) and source.is_read(kind.recognises) for kind in FORMATS.values())
+
+
+def _writer(name: str) -> tuple[Format, Callable[[Any, Path], None]]:
+    """The format of a name and how it is written; another name is a `UserError` that lists those that are."""
+    written = {name: kind for name, kind in FORMATS.items() if kind.write is not None}
+    kind = FORMATS.get(name)
+    if kind is None:
+        raise UserError(f"There is no SAE format {name!r} to write.", hint=nearest(name, written))
+    if kind.write is None:
+        raise UserError(f"saelab reads {name} and does not write it.", hint=f"It writes {', '.join(written)}.")
+    return kind, kind.write
 
 
 def _named(name: str) -> Format:

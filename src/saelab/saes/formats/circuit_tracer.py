@@ -9,6 +9,7 @@ Cross-layer: `W_enc_{i}.safetensors` with W_enc_{i} [F, D], b_enc_{i}, b_dec_{i}
 
 import re
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
 from pydantic import Field
@@ -64,11 +65,13 @@ def _read(source: Source) -> Transcoder | Crosscoder:
     if not layers:
         places = [f"hf:{uri.removeprefix('hf://').partition('?')[0]}" for uri in config.transcoders] or ["nowhere"]
         raise UserError(
-            f"{source.name} names files that lie elsewhere: {listed(places, 3)}.", hint=f"Open one: {places[0]}"
+            f"{source.name} names files that lie elsewhere: {listed(places, 3)}.",
+            hint=f"Open one: saelab inspect {places[0]}",
         )
+    first = quote(f"{source.name.rstrip('/')}/{layers[0]}")
     raise UserError(
         f"{source.name} holds {len(layers)} transcoders, one a layer: {listed(layers)}.",
-        hint=f"Open one: {source.name.rstrip('/')}/{layers[0]}",
+        hint=f"Open one: saelab inspect {first}",
     )
 
 

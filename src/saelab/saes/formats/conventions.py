@@ -180,3 +180,15 @@ def config_for(weights: Weights, architecture: str, **fields: object) -> SaeConf
     """A config with the widths of the weights."""
     shape = shape_of(weights)
     return SaeConfig.parse({"architecture": architecture, "d_in": shape.d_in, "d_sae": shape.d_sae} | fields)
+
+
+def unit_of_codes(sae: Sae) -> str:
+    """The unit of an SAE's codes, as far as its files tell (docs/formats.md, "Units").
+
+    saelab trains in raw activations, and the other formats are read so; a SAELens file may have a training scale in its
+    weights, and plain tensors whatever their owner did.
+    """
+    said = sae.cfg.metadata
+    if isinstance(said.get("training"), dict) or said.get("format", "tensors") != "tensors":
+        return "raw activations"
+    return "that of its file: raw activations unless a training scale is in its weights"

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from shlex import quote
 
 from saelab.core.errors import SaelabError, UserError
 from saelab.saes.formats.source import PICKLES, Source, listed
@@ -78,7 +79,7 @@ def several(name: str, found: list[str], bad: Sequence[str] = ()) -> UserError:
     """
     alone = "one SAE" if found[0].endswith(PICKLES) else "one SAE further down"
     what = f"{len(found)} SAEs" if len(found) > 1 else alone
-    first = f"{name.rstrip('/')}/{found[0]}"
+    first = quote(f"{name.rstrip('/')}/{found[0]}")
     opens = f"saelab convert {first} NEW-FOLDER" if found[0].endswith(PICKLES) else f"saelab inspect {first}"
     others = f"; not looked into: {listed(bad)}" if bad else ""
     return UserError(f"{name} holds {what}: {listed(found)}{others}.", hint=f"Open one: {opens}")
@@ -90,7 +91,8 @@ def unknown_file(source: Source, name: str) -> UserError:
     held = listed([f"{n} {list(t.shape)}" for n, t in sorted(tensors.items())]) or "nothing"
     return UserError(
         f"{source.name} is in no known SAE format; it holds the tensors {held}.",
-        hint=f"If they are an SAE's: saelab inspect {source.name} --tensors W_enc=...,W_dec=...,b_enc=...,b_dec=...",
+        hint=f"If they are an SAE's: saelab inspect {quote(source.name)} --tensors "
+        "W_enc=...,W_dec=...,b_enc=...,b_dec=...,subtract_b_dec=false",
     )
 
 

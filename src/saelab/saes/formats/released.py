@@ -7,6 +7,7 @@ A name is a release and the SAE's name in it, as SAELens and Neuronpedia call th
 import json
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache, lru_cache
 from importlib import resources
 from itertools import product
@@ -49,7 +50,9 @@ def released(name: str) -> Released:
     release, _, inside = name.partition("/")
     known = releases()
     if release not in known:
-        raise UserError(f"There is no folder {name!r}, and no release of that name.", hint=nearest(release, known))
+        close = get_close_matches(release, known, n=2, cutoff=0.8)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "Check the path, or give a release's short name."
+        raise UserError(f"There is no folder {name}, and no release of that name.", hint=hint)
     names = names_in(release)
     if inside not in names:
         what = f"no SAE {inside!r}" if inside else f"{len(names)} SAEs: name one"

@@ -147,7 +147,9 @@ def _write(sae: Sae | Transcoder, folder: Path) -> None:
             raise UserError(
                 f"sparsify holds TopK transcoders of one width; this one is {sae.cfg.gate}, from {sae.cfg.d_in} to "
                 f"{sae.cfg.d_out}.",
-                hint="Write it with --to saelens.",
+                hint="No format that saelab writes holds it."
+                if sae.cfg.gate == "topk"
+                else "Write it with --to saelens.",
             )
         weights = sae.weights()
     elif isinstance(sae, TopKSae):
