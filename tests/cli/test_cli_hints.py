@@ -16,7 +16,7 @@ from saelab.core.errors import UserError
 from saelab.publish.upload import upload
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import SaeConfig
-from saelab.saes.formats import load, load_sae, save_sae
+from saelab.saes.formats import load_sae, load_transcoder, save_sae
 from saelab.saes.formats.conventions import unit_of_codes
 from saelab.saes.formats.released import released
 from saelab.saes.transcoder import transcoder
@@ -58,7 +58,7 @@ def test_a_topk_transcoder_is_written_where_it_fits(tmp_path: Path, capsys: pyte
     text = said(capsys, "convert", tmp_path / "layers.1.mlp", tmp_path / "b" / "layers.1.mlp")
     assert "sparsify" in text
     for copy in ("out", "b"):
-        assert load(tmp_path / copy / "layers.1.mlp").cfg.site_out == "mlp_out.1"
+        assert load_transcoder(tmp_path / copy / "layers.1.mlp").cfg.site_out == "mlp_out.1"
     assert "sparsify" in (tmp_path / "out" / "layers.1.mlp" / "README.md").read_text().split("---")[1]
     assert said(capsys, "convert", tmp_path / "layers.1.mlp", tmp_path / "c", "--to", "saelens", code=2)
 
