@@ -81,6 +81,16 @@ def test_a_tensor_of_another_shape_is_one_sentence(folder: Path, tmp_path: Path)
         save_file(tensors, path)
 
 
+@pytest.mark.parametrize("name", ["b_enc", "b_dec"])
+def test_a_bias_of_a_set_that_is_one_number_is_refused(name: str, tmp_path: Path) -> None:
+    path, tensors = tmp_path / "layer_0.safetensors", read_tensors(GS / "circuit_tracer/set_relu/layer_0.safetensors")
+    save_file(tensors, path)
+    load_transcoder(path)  # control
+    save_file(tensors | {name: torch.tensor(0.5)}, path)
+    with pytest.raises(SaelabError):
+        load(path)
+
+
 def llama_2(folder: Path, norms: dict[str, float], **config: Any) -> Path:
     tensors = {"W_E": W_ENC, "b_E": B_ENC, "W_D": W_DEC, "b_D": B_DEC}
     tensors |= {NORM + hook: torch.tensor(value) for hook, value in norms.items()}

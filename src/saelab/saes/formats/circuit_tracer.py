@@ -102,7 +102,7 @@ def _layer(source: Source, name: str, config: _Config) -> Transcoder:
     names |= {"threshold": _THRESHOLD} if _THRESHOLD in found else {}
     names |= {"W_skip": "W_skip"} if "W_skip" in found else {}
     weights = take(found, names, where, optional=("k",))
-    latents, d_out = len(weights["b_enc"]), len(weights["b_dec"])
+    latents, d_out = weights["b_enc"].numel(), weights["b_dec"].numel()
     d_in = weights["W_enc"].numel() // max(latents, 1)
     weights["W_enc"] = oriented(weights["W_enc"], latents, d_in, f"W_enc of {where}", declared=True).T
     weights["W_dec"] = oriented(weights["W_dec"], latents, d_out, f"W_dec of {where}")
