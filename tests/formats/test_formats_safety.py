@@ -63,12 +63,12 @@ def test_a_malicious_pickle_runs_nothing(tmp_path: Path, canary: Path, legacy: b
 
 
 def test_an_empty_or_cut_pickle_is_said_in_its_own_words(tmp_path: Path) -> None:
-    save_sae(random_sae("standard"), tmp_path, "dictionary_learning")
-    whole = (tmp_path / "ae.pt").read_bytes()
+    save_sae(random_sae("standard"), tmp_path / "in", "dictionary_learning")
+    whole = (tmp_path / "in" / "ae.pt").read_bytes()
     for kept, words in ((0, "is empty"), (len(whole) // 2, "archive"), (1, "no file of weights")):
-        (tmp_path / "ae.pt").write_bytes(whole[:kept])
+        (tmp_path / "in" / "ae.pt").write_bytes(whole[:kept])
         with pytest.raises(ArtefactError, match=words) as caught:
-            convert_sae(tmp_path, tmp_path / "out")
+            convert_sae(tmp_path / "in", tmp_path / "out")
         assert one_sentence(caught.value)
         assert "runpy" not in caught.value.message
 
