@@ -227,7 +227,7 @@ HOMES: dict[str, tuple[set[str], str]] = {
     "architecture": (set(ARCHITECTURES), r"saes/(architectures/.*|formats/.*|transcoder\.py|crosscoder\.py)"),
     "judge": (set(JUDGES), r"judges/.*"),
     "direction": (set(METHODS), r"steering/concepts/directions/.*"),
-    "LM family": (set(FAMILIES), r"lm/(families|tiny)\.py"),
+    "LM family": (set(FAMILIES), r"lm/(families|facts|tiny)\.py"),
 }
 # Files that mean something else by a catalogue's name, each with what they mean.
 OTHER_MEANINGS = {

@@ -8,6 +8,8 @@ from saelab.cli.output import say, show_record, show_table
 def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
     """Print cells and estimated hours per stage, disk, judge calls and their cost. Nothing is run or fetched.
 
+    What would keep the study from running here is said too, and the exit code is then 2.
+
     Parameters
     ----------
     study:
@@ -17,6 +19,7 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
     json:
         Print JSON.
     """
+    from saelab.study.checks import check, unknown_models
     from saelab.study.costs import disk_bytes, judge_calls, judged_texts, plan_table
     from saelab.study.scales import read_study
     from saelab.study.sizes import size_of
@@ -30,6 +33,7 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
         record |= {"judge_calls": 0, "dollars": 0.0} if calls is None else {
             "judge_calls": calls.calls, "dollars": calls.dollars}  # fmt: skip
         show_record(record, as_json=True)
+        check(config, download=False)
         return 0
     show_table(table, as_json=False, title=f"{config.name}: {len(saes_of(config))} SAEs")
     say(f"Disk: about {disk_bytes(config) / 1e9:,.1f} GB. Steered texts to judge: {judged_texts(config):,}.")
@@ -42,4 +46,7 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
     guessed = [m.lm for m in config.models if not size_of(m.lm).known]
     note = f" The size of {', '.join(guessed)} is guessed from the name." if guessed else ""
     say(f"Hours are estimates for two cores without bfloat16, one cell after the other.{note}")
+    if unseen := unknown_models(config):
+        say(f"Sites, positions and templates were not compared with {', '.join(unseen)}: not on this machine yet.")
+    check(config, download=False)
     return 0

@@ -7,6 +7,7 @@ only (numbers, strings, lists, nested configs), never tensors or open files.
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -19,10 +20,29 @@ from saelab.core.errors import UserError, nearest
 C = TypeVar("C", bound="Config")
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one key of a config: where it stands (keys and numbers of list items), and a sentence."""
+
+    where: tuple[str | int, ...]
+    what: str
+
+    def __str__(self) -> str:
+        return f"{'.'.join(map(str, self.where))}: {self.what}" if self.where else self.what
+
+
+class Faults(ValueError):
+    """What a validator raises that finds several keys at fault, or a key below its own."""
+
+    def __init__(self, found: Sequence[Fault]):
+        super().__init__("; ".join(map(str, found)))
+        self.found = tuple(found)
+
+
 class Config(BaseModel):
     """A small frozen record of settings. Subclass it once per stage; give every field a sentence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def digest(self) -> str:
         """sha256 (hex) of the config as canonical JSON."""
@@ -38,7 +58,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise UserError(f"{origin} is not a valid {cls.__name__}: {_sentence(error, cls)}") from None
+            raise refusal(f"{origin} is not a valid {cls.__name__}", faults_in(error, cls)) from None
 
     @classmethod
     def from_yaml(cls: type[C], path: str | Path) -> C:
@@ -62,15 +82,28 @@ def digest_of(data: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _sentence(error: ValidationError, cls: type[BaseModel]) -> str:
-    parts = []
+def faults_in(error: ValidationError, cls: type[BaseModel]) -> list[Fault]:
+    """What pydantic found wrong, each with its key; an unknown key with the nearest known ones."""
+    found: list[Fault] = []
+    places = [item["loc"] for item in error.errors()]
     for item in error.errors():
-        where = ".".join(str(p) for p in item["loc"]) or "the whole"
-        if item["type"] == "extra_forbidden":
-            parts.append(f"unknown key {where!r}. {nearest(str(item['loc'][-1]), _fields_at(cls, item['loc'][:-1]))}")
+        loc, cause = item["loc"], item.get("ctx", {}).get("error")
+        if item["type"] == "too_short" and any(p[: len(loc)] == loc != p for p in places):
+            continue  # it is short of the items that are said to be wrong
+        if isinstance(cause, Faults):
+            found += [Fault((*loc, *fault.where), fault.what) for fault in cause.found]
+        elif item["type"] == "extra_forbidden":
+            found.append(Fault(loc, f"unknown key {loc[-1]!r}. {nearest(str(loc[-1]), _fields_at(cls, loc[:-1]))}"))
         else:
-            parts.append(f"{where}: {item['msg']}")
-    return "; ".join(parts)
+            found.append(Fault(loc, item["msg"].removeprefix("Value error, ")))
+    return list(dict.fromkeys(found))
+
+
+def refusal(start: str, faults: Sequence[Fault]) -> UserError:
+    """The error that says all faults at once: one behind the start, several each on a line of its own."""
+    if len(faults) == 1:
+        return UserError(f"{start}: {faults[0]}")
+    return UserError(f"{start}:" + "".join(f"\n  {fault}" for fault in faults))
 
 
 def _fields_at(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:

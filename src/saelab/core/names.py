@@ -6,6 +6,8 @@ so that its page can be made without the code that computed its tables. Plain da
 
 from dataclasses import dataclass
 
+LONGEST = 64  # bytes of a name: two of them and what stands between make one folder's name
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -24,3 +26,15 @@ class Look:
     label: str
     light: str
     dark: str
+
+
+def path_part(name: str) -> str:
+    """`name`, where it can be the name of one folder inside a run; a `ValueError` says why it cannot."""
+    if not name.strip(". ") or name != name.strip() or name.startswith("."):
+        raise ValueError(f"{name!r} is no name: it needs letters or digits, and no dot or blank in front")
+    wrong = next((c for c in name if c in "/\\" or not c.isprintable()), None)
+    if wrong is not None or "--" in name:
+        raise ValueError(f"{name!r} holds {wrong or '--'!r}, which no name of a folder may")
+    if len(name.encode(errors="replace")) > LONGEST:
+        raise ValueError(f"{name!r} is longer than {LONGEST} bytes")
+    return name

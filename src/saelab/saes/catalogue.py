@@ -24,10 +24,14 @@ MODULES: dict[str, type[Sae]] = {
 }
 
 
+def level_key(architecture: str) -> str:
+    """What an architecture's config calls its level: its k, or the L0 that it is controlled to."""
+    return "k" if "k" in ARCHITECTURES[architecture].model_fields else "target_l0"
+
+
 def training_config(architecture: str, *, level: int, **settings: Any) -> TrainConfig:
     """The config of an architecture by name, with `level` as its k or target L0."""
     if architecture not in ARCHITECTURES:
         raise UserError(f"There is no architecture {architecture!r}.", hint=nearest(architecture, ARCHITECTURES))
     kind = ARCHITECTURES[architecture]
-    key = "k" if "k" in kind.model_fields else "target_l0"
-    return kind.parse({**settings, key: level}, origin=f"the settings of {architecture}")
+    return kind.parse({**settings, level_key(architecture): level}, origin=f"the settings of {architecture}")

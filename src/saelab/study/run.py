@@ -12,6 +12,7 @@ from saelab.store.files import write_json, write_text
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.study.cells import in_order
+from saelab.study.checks import check
 from saelab.study.executors import Stoppable, run_in_process
 from saelab.study.names import names_of
 from saelab.study.on_ray import RayPlace, run_on_ray
@@ -46,11 +47,14 @@ def run(
     start = time.perf_counter()
     place = _place(on, threads)
     folder = RunFolder(Path(out).absolute())
-    _own(study, folder)
-    ledger = Ledger(folder.ledger)
+    _check_folder(study, folder)
     cells = cells_of(study)
     if stages is not None:
         cells = in_order(c for c in cells if c.stage in stages)
+    known = {row.key for row in Ledger(folder.ledger).rows() if row.state == "done"} if folder.ledger.exists() else ()
+    check(study, {c.stage for c in cells if c.key not in known})
+    _begin(study, folder)
+    ledger = Ledger(folder.ledger)
     if place is not None:
         used = place.threads
         ran = run_on_ray(cells, study, folder, ledger, place, progress)
@@ -75,8 +79,8 @@ def _place(on: str, threads: int | None) -> RayPlace | None:
     return RayPlace(address=address or None, threads=threads or 1)
 
 
-def _own(study: StudyConfig, folder: RunFolder) -> None:
-    """Write the study file and what its names mean into the folder, unless a study of another name lives there."""
+def _check_folder(study: StudyConfig, folder: RunFolder) -> None:
+    """Refuse a folder in which another study lives."""
     folder.check_writable()
     if folder.study.exists():
         held = StudyConfig.from_yaml(folder.study)
@@ -85,6 +89,10 @@ def _own(study: StudyConfig, folder: RunFolder) -> None:
                 f"{folder.root} holds a run of the study {held.name!r}, not of {study.name!r}.",
                 hint="Give another folder with --out.",
             )
+
+
+def _begin(study: StudyConfig, folder: RunFolder) -> None:
+    """Write the study file and what its names mean into the folder."""
     folder.begin()
     write_text(folder.study, study.to_yaml())
     write_json(folder.names, names_of(study))

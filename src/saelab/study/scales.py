@@ -15,6 +15,7 @@ from typing import Any
 
 from saelab.core.config import read_yaml
 from saelab.core.errors import UserError, nearest
+from saelab.study.checks import accepted
 from saelab.study.spec import StudyConfig
 
 
@@ -25,17 +26,17 @@ def read_study(path: str | Path, scale: str | None = None) -> StudyConfig:
     """
     data = read_yaml(path)
     if not isinstance(data, dict):
-        return StudyConfig.parse(data, origin=str(path))
+        return accepted(data, origin=str(path))
     scales = data.pop("scales", None) or {}
     if not isinstance(scales, dict) or not all(isinstance(s, dict) for s in scales.values()):
         raise UserError(f"{path}: scales must map names to keys of a study, such as `small: {{resamples: 500}}`.")
     if scale is None:
-        return StudyConfig.parse(data, origin=str(path))
+        return accepted(data, origin=str(path))
     if scale not in scales:
         known = nearest(scale, scales) if scales else "It defines none."
         raise UserError(f"{path} defines no scale {scale!r}.", hint=known)
     changed = {"name": f"{data.get('name')}-{scale}"} | scales[scale]
-    return StudyConfig.parse(merged(data, changed), origin=f"{path} at scale {scale}")
+    return accepted(merged(data, changed), origin=f"{path} at scale {scale}")
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,27 +1,39 @@
 """The study file: what is trained, on what, and how it is scored. YAML, validated, unknown keys refused.
 
 A study names models; a model names grids of SAEs (sites x architectures x levels) and the matchings between them; the
-other sections are the configs of the stages. Nothing is computed here.
+other sections are the configs of the stages. What can be known without looking at this machine is checked here; what
+cannot is in checks.py. Nothing is computed here.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from saelab.activations.harvest import HarvestConfig
-from saelab.core.config import Config
+from saelab.core.config import Config, Fault, Faults, faults_in
 from saelab.core.errors import UserError, nearest
+from saelab.core.names import path_part
 from saelab.core.sites import parse_site
 from saelab.interp.run import InterpConfig
+from saelab.interp.suite.catalogue import CATALOGUE
 from saelab.interp.suite.config import SuiteConfig
 from saelab.judges.catalogue import JudgeConfig
+from saelab.lm.sources import SHORT_NAMES, named
 from saelab.matching.run import MatchConfig
-from saelab.saes.catalogue import ARCHITECTURES
+from saelab.saes.catalogue import ARCHITECTURES, level_key
 from saelab.selection.criteria.catalogue import that_read
 from saelab.selection.run import SelectionConfig
+from saelab.stats.estimate import FEWEST
 from saelab.steering.config import UtilityConfig
+from saelab.store.references import Reference, parse_reference
 from saelab.text.corpora import CorpusConfig
 from saelab.training.config import TrainingConfig
+
+EMBEDDED = CorpusConfig().source
+APART = "apart"  # context of a validation that leaves out what is wrong between sections
+LARGEST = 2**31  # what any count of a study may reach; more is a slip of the pen
 
 
 def _known(name: str) -> str:
@@ -30,7 +42,22 @@ def _known(name: str) -> str:
     return name
 
 
+def said(check: Callable[[str], object]) -> Callable[[str], str]:
+    """A validator of a text that keeps it as it stands; what `check` refuses is said of its key."""
+
+    def kept(text: str) -> str:
+        try:
+            check(text)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    return kept
+
+
 Architecture = Annotated[str, AfterValidator(_known)]
+SiteName = Annotated[str, AfterValidator(said(parse_site))]
+Name = Annotated[str, AfterValidator(path_part)]
 
 
 class TextConfig(Config):
@@ -45,9 +72,11 @@ class TextConfig(Config):
 class GridConfig(Config):
     """SAEs at some sites: every architecture at every level, width and training seed."""
 
-    sites: tuple[str, ...] = Field(min_length=1, description="Such as resid_post.15.")
+    sites: tuple[SiteName, ...] = Field(min_length=1, description="Such as resid_post.15.")
     architectures: tuple[Architecture, ...] = Field(min_length=1, description="Which SAEs.")
-    levels: tuple[int, ...] = Field(min_length=1, description="Target L0 (k for the TopK family).")
+    levels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, description="Target L0 (k for the TopK family)."
+    )
     d_sae: int | tuple[int, ...] = Field(description="Features per SAE: one width or several.")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="Training runs of each SAE, by number.")
     steer: bool = Field(
@@ -59,11 +88,12 @@ class GridConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _sites_parse_and_widths_are_positive(self) -> "GridConfig":
-        for site in self.sites:
-            parse_site(site)
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError("d_sae must be a positive number or a list of them")
+    def _every_sae_can_be_trained(self) -> "GridConfig":
+        if not self.widths or not 1 <= min(self.widths) <= max(self.widths) < LARGEST:
+            raise Faults([Fault(("d_sae",), "must be a positive number or a list of them")])
+        found = dict.fromkeys(_untrainable(self))
+        if found:
+            raise Faults(list(found))
         return self
 
     @property
@@ -77,7 +107,7 @@ class PathConfig(Config):
 
     architecture: Architecture
     level: int
-    sites: tuple[str, ...] = Field(min_length=2)
+    sites: tuple[SiteName, ...] = Field(min_length=2)
     d_sae: int | None = Field(default=None, description="Which width, where grids have several.")
     seed: int = Field(default=0, description="Which training run.")
 
@@ -85,8 +115,10 @@ class PathConfig(Config):
 class ModelConfig(Config):
     """One language model and what is done with it."""
 
-    lm: str = Field(description="Short name or reference of the language model.")
-    name: str | None = Field(default=None, description="How it is called in tables; by default the end of `lm`.")
+    lm: Annotated[str, AfterValidator(said(named))] = Field(
+        description="Short name or reference of the language model."
+    )
+    name: Name | None = Field(default=None, description="How it is called in tables; by default the end of `lm`.")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto", description="Type in which the LM runs; auto: bfloat16 where the machine multiplies it."
     )
@@ -96,10 +128,23 @@ class ModelConfig(Config):
     grids: tuple[GridConfig, ...] = Field(min_length=1)
     paths: tuple[PathConfig, ...] = ()
 
+    @model_validator(mode="after")
+    def _has_a_name_and_a_template(self) -> "ModelConfig":
+        try:
+            path_part(self.key)
+        except ValueError as error:
+            raise Faults([Fault(("lm",), f"gives no name for tables: {error}. Say one with `name`.")]) from None
+        if self.template is not None and "{instruction}" not in self.template:
+            raise Faults([Fault(("template",), "does not hold {instruction}")])
+        return self
+
     @property
     def key(self) -> str:
         """A name fit for a folder."""
-        return self.name or self.lm.split("@")[0].rstrip("/").split("/")[-1].split("!")[-1].split("#")[0]
+        if self.name is not None or self.lm in SHORT_NAMES:
+            return self.name or self.lm
+        where: Reference = parse_reference(self.lm)
+        return Path(where.inside or where.name).name
 
 
 class ResourcesConfig(Config):
@@ -112,7 +157,7 @@ class ResourcesConfig(Config):
 class StudyConfig(Config):
     """A whole study."""
 
-    name: str = Field(description="What the study is called.")
+    name: Name = Field(description="What the study is called.")
     seed: int = Field(default=0, description="The root of all randomness.")
     models: tuple[ModelConfig, ...] = Field(min_length=1)
     text: TextConfig
@@ -133,22 +178,9 @@ class StudyConfig(Config):
     resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples and permutations of the statistics.")
 
     @model_validator(mode="after")
-    def _saes_are_named_once_and_paths_exist(self) -> "StudyConfig":
-        names = [s.name for s in saes_of(self)]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise ValueError(f"grids name the same SAE more than once: {', '.join(twice)}")
-        for model in self.models:
-            for path in model.paths:
-                path_saes(self, model, path)
-        return self
-
-    @model_validator(mode="after")
-    def _arms_are_scored(self) -> "StudyConfig":
-        scored = (*self.selection.criteria, *that_read("nothing"))
-        for arm in self.steering.arms if any(s.steer for s in saes_of(self)) else ():
-            if arm.criterion is not None and arm.criterion not in scored:
-                raise ValueError(f"an arm chooses by {arm.criterion}, which selection.criteria does not list")
+    def _fits_together(self, info: Any) -> "StudyConfig":
+        if info.context != APART and (found := misfits(self)):
+            raise Faults(found)
         return self
 
 
@@ -214,7 +246,96 @@ def path_saes(study: StudyConfig, model: ModelConfig, path: PathConfig) -> list[
     return found
 
 
-def check_widths(spec: SaeSpec) -> None:
-    """A level must be smaller than the dictionary."""
-    if spec.level >= spec.d_sae:
-        raise UserError(f"{spec.name}: a target L0 of {spec.level} needs more than {spec.d_sae} features.")
+def _untrainable(grid: GridConfig) -> Iterator[Fault]:
+    """What keeps the training config of one of a grid's SAEs from being built."""
+    own = {"architecture", "d_in", "d_sae", *map(level_key, grid.architectures)}
+    for name in own & set(grid.options):
+        yield Fault(("options", name), "is said by architectures, levels and d_sae")
+    for i, level in enumerate(grid.levels):
+        if level >= min(grid.widths):
+            yield Fault(("levels", i), f"a target L0 of {level} needs more than {min(grid.widths)} features")
+    options = {k: v for k, v in grid.options.items() if k not in own}
+    for architecture in grid.architectures:
+        kind, width = ARCHITECTURES[architecture], max(grid.widths)
+        try:
+            kind.model_validate(options | {level_key(architecture): 1, "d_in": 1, "d_sae": width})
+        except ValidationError as error:
+            for fault in faults_in(error, kind):
+                yield Fault(("options", *fault.where), f"{fault.what} (of {architecture})")
+
+
+def misfits(study: "StudyConfig") -> list[Fault]:
+    """What is wrong between the sections of a study whose sections are right."""
+    return [*_unresolved(study), *_unnamed(study), *_unscored(study), *_too_few(study)]
+
+
+def _unresolved(study: "StudyConfig") -> Iterator[Fault]:
+    """References that stand for nothing, in sections that know of none."""
+    source = study.text.corpus.source
+    try:
+        if source != EMBEDDED:
+            parse_reference(source)
+    except UserError as error:
+        yield Fault(("text", "corpus", "source"), f"{error} Or: {EMBEDDED}.")
+    try:
+        if study.judge.kind.takes == "LM":
+            named(study.judge.model)
+    except UserError as error:
+        yield Fault(("judge", "name"), str(error))
+
+
+def _unnamed(study: "StudyConfig") -> Iterator[Fault]:
+    """Two things of one name, and paths through SAEs that no grid has."""
+    keys = [m.key for m in study.models]
+    for i, key in enumerate(keys):
+        if key in keys[:i]:
+            yield Fault(("models", i), f"another model is called {key} too: give it a `name`")
+    names = [s.name for s in saes_of(study)]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        yield Fault(("models",), f"grids name the same SAE more than once: {', '.join(twice)}")
+    for i, model in enumerate(study.models):
+        for j, path in enumerate(model.paths):
+            try:
+                path_saes(study, model, path)
+            except ValueError as error:
+                yield Fault(("models", i, "paths", j), str(error))
+
+
+def _unscored(study: "StudyConfig") -> Iterator[Fault]:
+    """Names of scores that a study cannot compute, or does not."""
+    computed, chosen = that_read("effect", "lens"), study.selection.criteria
+    for i, name in enumerate(chosen):
+        if name not in computed:
+            why = "needs a written concept" if name in that_read("concept") else "is no criterion of an effect"
+            yield Fault(("selection", "criteria", i), f"{name!r} {why}. {nearest(name, computed)}")
+    steered = any(s.steer for s in saes_of(study))
+    known = (*chosen, *that_read("nothing"))
+    for i, arm in enumerate(study.steering.arms if steered else ()):
+        if arm.criterion is not None and arm.criterion not in known:
+            what = f"an arm chooses by {arm.criterion}, which selection.criteria does not list"
+            yield Fault(("steering", "arms", i, "criterion"), f"{what}. {nearest(arm.criterion, known)}")
+    for i, kind in enumerate(study.suite.only if study.suite else ()):
+        if study.suite is not None and kind not in study.suite.kinds:
+            yield Fault(("suite", "only", i), f"{kind} needs suite.{CATALOGUE[kind].needs}")
+
+
+def _too_few(study: "StudyConfig") -> Iterator[Fault]:
+    """Sizes below which a stage fails, or its tables hold nothing."""
+    text, windows = study.text, study.interp.windows
+    rows = text.train_contexts * text.context
+    if study.training.batch > rows:
+        yield Fault(("training", "batch"), f"{study.training.batch} tokens a step, but the text has {rows}")
+    least = 2 * windows.radius + 2
+    if windows.radius < 0 or text.context < least:
+        what = f"a window of radius {windows.radius} does not fit into contexts of {text.context} tokens"
+        yield Fault(("text", "context"), f"{what}; give at least {least} or a smaller interp.windows.radius")
+    if isinstance(study.matching.reject, float) and study.matching.reject <= 0:
+        yield Fault(("matching", "reject"), "a reject cost must be positive")
+    if not any(s.steer for s in saes_of(study)):
+        return
+    if study.interp.n_scored < FEWEST:
+        yield Fault(("interp", "n_scored"), f"steering chooses among tested features: at least {FEWEST}")
+    for i, arm in enumerate(study.steering.arms):
+        if arm.random is not None and arm.random < FEWEST:
+            what = f"an SAE's score needs at least {FEWEST} features drawn at random, not {arm.random}"
+            yield Fault(("steering", "arms", i, "random"), what)

@@ -92,10 +92,9 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
 
 
 def _read(cell: Cell, work: Workspace) -> list[Path]:
-    model = next(m for m in work.study.models if cell.name.startswith(f"{m.key}."))
-    key = cell.name.removeprefix(f"{model.key}.")
-    reading = next(r for r in readings_of(work.suite) if r.key == key)
-    folder = work.run.readings(model.key) / key
+    asked = {f"{m.key}.{r.key}": (m, r) for m in work.study.models for r in readings_of(work.suite)}
+    model, reading = asked[cell.name]
+    folder = work.run.readings(model.key) / reading.key
     return suite_stage.read(
         reading, work.lm(model), cell.settings["sites"], folder, seed=cell.settings["seed"], progress=work.progress
     )

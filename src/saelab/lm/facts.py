@@ -1,0 +1,119 @@
+"""What a study must know of a language model before it is loaded: depth, width, vocabulary, positions, chat template.
+
+Built-in models have theirs in `facts.json`, pinned with the weights; of others the config and the tokenizer's files are
+read as JSON, or a GGUF file's header. No weights are read and no code of a model's folder is run.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+from saelab.core.errors import ArtefactError, FetchError, UserError
+from saelab.lm.families import FAMILIES
+from saelab.lm.sources import SHORT_NAMES, Located, locate, named
+from saelab.store.files import read_json
+from saelab.store.references import cached
+
+CONFIG = ("config.json", "tokenizer_config.json", "chat_template.*", "*.gguf")
+# What GGUF calls a family where transformers calls it otherwise.
+GGUF_FAMILIES = {"gemma3": "gemma3_text", "gptneox": "gpt_neox"}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """family: transformers' model type; positions: how many it has learned, None where they are computed; template:
+    whether its tokenizer says how it is asked."""
+
+    family: str
+    n_layers: int
+    d_model: int
+    vocab_size: int
+    positions: int | None
+    template: bool
+
+
+def facts_of(ref: str, *, fetch: bool = True) -> ModelFacts | None:
+    """The facts of a model by name or reference; None where they are not on this machine (and cannot be fetched).
+
+    fetch: whether a config may be downloaded. Raises `UserError` for a path without a model or a family that saelab
+    cannot read, `ArtefactError` for a broken config.
+    """
+    if ref in SHORT_NAMES:
+        return ModelFacts(**_pinned()[ref])
+    if not fetch and not all(cached(reference) for reference in named(ref)):
+        return None
+    try:
+        located = locate(ref, CONFIG)
+    except FetchError:
+        return None
+    found = _of_gguf(located) if located.gguf else _of_folder(located)
+    if found.family not in FAMILIES:
+        raise UserError(
+            f"The architecture {found.family!r} is not one that saelab can read.",
+            hint=f"It looked for one of: {', '.join(FAMILIES)}.",
+        )
+    return found
+
+
+@lru_cache(maxsize=1)
+def _pinned() -> dict[str, dict[str, Any]]:
+    return json.loads(resources.files("saelab.lm").joinpath("facts.json").read_text(encoding="utf-8"))
+
+
+def _of_folder(located: Located) -> ModelFacts:
+    config = read_json(located.path / "config.json")
+    if not isinstance(config, dict):
+        raise ArtefactError(f"{located.path / 'config.json'} does not hold a JSON object.")
+    family = str(config.get("model_type"))
+    learned = family in FAMILIES and FAMILIES[family].positions == "learned"
+    return ModelFacts(
+        family=family,
+        n_layers=_number(config, located, "num_hidden_layers", "n_layer"),
+        d_model=_number(config, located, "hidden_size", "n_embd"),
+        vocab_size=_number(config, located, "vocab_size"),
+        positions=_number(config, located, "n_positions", "max_position_embeddings") if learned else None,
+        template=_has_template(located.path),
+    )
+
+
+def _number(config: Mapping[str, Any], located: Located, *names: str) -> int:
+    found = next((config[n] for n in names if n in config), None)
+    if not isinstance(found, int) or found < 1:
+        raise ArtefactError(f"The config of {located.reference} says no {names[0]}.")
+    return found
+
+
+def _has_template(folder: Path) -> bool:
+    """Whether a tokenizer's folder says how its model is asked; the last name is of old folders' lists."""
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    config = folder / "tokenizer_config.json"
+    found = read_json(config) if config.is_file() else {}
+    return bool(isinstance(found, dict) and found.get("chat_template"))
+
+
+def _of_gguf(located: Located) -> ModelFacts:
+    gguf: Any = import_module("gguf")
+    try:
+        reader = gguf.GGUFReader(str(located.path))
+        said = {name: field for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
+        values = {name: field.contents() for name, field in said.items()}
+        tokens = reader.fields.get("tokenizer.ggml.tokens")
+    except Exception as error:  # the library's errors have many roots; all mean "not readable"
+        raise ArtefactError(f"The header of {located.path} could not be read: {error}.") from error
+    kind = str(values.get("general.architecture"))
+    family = GGUF_FAMILIES.get(kind, kind)
+    learned = family in FAMILIES and FAMILIES[family].positions == "learned"
+    sizes = values | {f"{kind}.vocab_size": len(tokens.data) if tokens is not None else 0}
+    return ModelFacts(
+        family=family,
+        n_layers=_number(sizes, located, f"{kind}.block_count"),
+        d_model=_number(sizes, located, f"{kind}.embedding_length"),
+        vocab_size=_number(sizes, located, f"{kind}.vocab_size"),
+        positions=_number(sizes, located, f"{kind}.context_length") if learned else None,
+        template=bool(values.get("tokenizer.chat_template")),
+    )

@@ -1,0 +1,201 @@
+"""Whether a study can run here: its models, files, key and devices, looked at before anything is computed.
+
+What a study file alone can be wrong in is refused when it is parsed (spec.py); `plan` and `run` both ask here for the
+rest. All that is wrong is said at once, each with its key. Reads configs and tokenizers, never weights.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from saelab.core.config import Fault, faults_in, refusal
+from saelab.core.errors import SaelabError
+from saelab.core.hardware import device_of
+from saelab.core.sites import parse_site
+from saelab.judges.steering_lexical import FEWEST
+from saelab.lm.facts import ModelFacts, facts_of
+from saelab.store.references import cached, fetch, parse_reference
+from saelab.study.spec import APART, EMBEDDED, ModelConfig, StudyConfig, misfits
+from saelab.text.corpora import CorpusConfig
+from saelab.text.instructions import load_instructions
+from saelab.text.local import read_rows, text_files
+
+
+def accepted(data: object, *, origin: str) -> StudyConfig:
+    """The study of a file's plain data. Where it is refused, what this machine lacks for the rest is said with it."""
+    try:
+        return StudyConfig.model_validate(data)
+    except ValidationError:
+        raise refusal(f"{origin} is not a valid study", _all_of(data)) from None
+
+
+def check(study: StudyConfig, stages: Collection[str] | None = None, *, download: bool = True) -> None:
+    """Raise `UserError` with all that keeps these stages of a study from running here. stages: None is all."""
+    if found := faults_of(study, stages, download=download):
+        raise refusal(f"The study {study.name} cannot run here", found)
+
+
+def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, download: bool = True) -> list[Fault]:
+    """What keeps these stages from running here. download: whether configs of models may be fetched."""
+
+    def wanted(*some: str) -> bool:
+        return stages is None or any(stage in stages for stage in some)
+
+    found: list[Fault] = []
+    for i, model in enumerate(study.models):
+        found += _of_model(study, model, ("models", i), wanted, download)
+    found += _of_files(study, wanted)
+    if wanted("interp", "evaluate", "steer"):
+        found += _of_judge(study, download)
+    if wanted("train"):
+        found += _said(("training", "device"), lambda: device_of(study.training.device))
+    return list(dict.fromkeys(found))
+
+
+def unknown_models(study: StudyConfig) -> list[str]:
+    """Models of which nothing is on this machine, so that sites and templates could not be looked at."""
+    return [m.lm for m in study.models if _quiet_facts(m.lm) is None]
+
+
+def _of_model(
+    study: StudyConfig, model: ModelConfig, where: tuple[str | int, ...], wanted: Callable[..., bool], download: bool
+) -> Iterator[Fault]:
+    found: list[ModelFacts | None] = []
+    faults = list(_said((*where, "lm"), lambda: found.append(facts_of(model.lm, fetch=download))))
+    yield from faults
+    facts = found[0] if found else None
+    if facts is None:
+        return
+    for j, grid in enumerate(model.grids):
+        for k, name in enumerate(grid.sites):
+            site, key = parse_site(name), (*where, "grids", j, "sites", k)
+            if site.layer >= facts.n_layers:
+                last = f"{site.kind}.{facts.n_layers - 1}"
+                yield Fault(key, f"{name} is beyond the last block: the model has {facts.n_layers}. Nearest: {last}.")
+            elif wanted("interp", "select", "steer", "match") and not site.kind.startswith("resid_"):
+                near = f"resid_post.{site.layer}"
+                yield Fault(key, f"{name} can be trained at, not scored: no pass starts there. Nearest: {near}.")
+    if facts.positions is not None and study.text.context > facts.positions:
+        yield Fault(
+            ("text", "context"), f"{study.text.context} tokens, but {model.key} has {facts.positions} positions"
+        )
+    if wanted("select") and not 1 <= study.selection.k <= facts.vocab_size:
+        yield Fault(("selection", "k"), f"counts tokens, of which {model.key} has {facts.vocab_size}")
+    if not (wanted("steer", "calibrate") and any(grid.steer for grid in model.grids)):
+        return
+    if not facts.template and model.template is None:
+        what = 'the model has no chat template: say how it is asked, such as "Question: {instruction}\\nAnswer:"'
+        yield Fault((*where, "template"), what)
+    if facts.positions is not None and study.steering.max_new_tokens >= facts.positions:
+        what = f"answers of {study.steering.max_new_tokens} tokens, but {model.key} has {facts.positions} positions"
+        yield Fault(("steering", "max_new_tokens"), what)
+
+
+def _of_files(study: StudyConfig, wanted: Callable[..., bool]) -> Iterator[Fault]:
+    """Text, instructions and the suite's tables: are they there, and are they enough?"""
+    corpus = study.text.corpus
+    if wanted("text") and corpus.source != EMBEDDED:
+        yield from _said(("text", "corpus", "source"), lambda: _open_corpus(corpus))
+    if study.suite is not None and study.suite.ravel is not None and wanted("read", "evaluate"):
+        tables = study.suite.ravel
+        yield from _said(("suite", "ravel"), lambda: fetch(tables))
+    if not (wanted("steer", "calibrate") and any(g.steer for m in study.models for g in m.grids)):
+        return
+    held: list[str] = []
+    yield from _said(("instructions",), lambda: held.extend(load_instructions(study.instructions)))
+    if not held:
+        return
+    if len(set(held)) < len(held):
+        yield Fault(("instructions",), "an instruction is given twice; it could land in dev and in test")
+    asked = study.steering.n_dev + study.steering.n_test
+    if asked > len(held):
+        what = f"{study.steering.n_dev} dev and {study.steering.n_test} test instructions, out of {len(held)}"
+        yield Fault(("steering", "n_test"), f"{what}. Nearest: {max(1, len(held) - study.steering.n_dev)}.")
+    if study.judge.kind.per_model and len(held) < FEWEST:
+        yield Fault(("instructions",), f"{len(held)} of them; the judge is calibrated on at least {FEWEST}")
+
+
+def _of_judge(study: StudyConfig, download: bool) -> Iterator[Fault]:
+    judge = study.judge
+    if judge.kind.paid and judge.base_url is None and not os.environ.get(judge.key_variable, "").strip():
+        yield Fault(("judge", "key_variable"), f"the environment variable {judge.key_variable} holds no API key")
+    if judge.kind.takes == "LM":
+        found: list[ModelFacts | None] = []
+        yield from _said(("judge", "name"), lambda: found.append(facts_of(judge.model, fetch=download)))
+        if found and found[0] is not None and not found[0].template:
+            yield Fault(("judge", "name"), f"{judge.model} has no chat template, so it cannot be asked")
+
+
+def _open_corpus(corpus: CorpusConfig) -> None:
+    """Look at the first text of a corpus that lies on this machine."""
+    reference = parse_reference(corpus.source)
+    if reference.kind != "hf" and cached(reference):
+        first = text_files(fetch(reference))[0][1]
+        next(iter(read_rows(first, corpus.column)), None)
+
+
+def _said(where: tuple[str | int, ...], look: Callable[[], object]) -> Iterator[Fault]:
+    try:
+        look()
+    except SaelabError as error:
+        yield Fault(where, str(error))
+
+
+def _quiet_facts(lm: str) -> ModelFacts | None:
+    try:
+        return facts_of(lm, fetch=False)
+    except SaelabError:
+        return None
+
+
+def _all_of(data: object) -> list[Fault]:
+    """All that is wrong with the plain data of a study: what is at fault is left out, and the rest is looked at."""
+    found: list[Fault] = []
+    gone = set[tuple[str | int, ...]]()
+    while True:
+        rest = copy.deepcopy(data)
+        for where in sorted(gone, key=lambda w: [f"{k!s:>9}" for k in w], reverse=True):  # of a list, last items first
+            _remove(rest, where)
+        if isinstance(rest, dict) and ("name",) in gone:
+            rest["name"] = "study"
+        try:
+            study = StudyConfig.model_validate(rest, context=APART)
+        except ValidationError as error:
+            study, later = None, faults_in(error, StudyConfig)
+        else:
+            later = [*misfits(study), *faults_of(study)]
+        moved = [Fault(_former(f.where, gone), f.what) for f in later]
+        found += [f for f in moved if not any(w[: len(f.where)] == f.where for w in gone)]  # no complaint of a gap
+        new = {f.where for f in moved if f.where} - gone
+        if study is not None or not new:
+            return list(dict.fromkeys(found))
+        gone |= new
+
+
+def _remove(data: Any, where: tuple[str | int, ...]) -> None:
+    """Take the item at a place out of nested lists and mappings; of a place inside a plain value, that value."""
+    *way, last = where
+    for key in way:
+        if not _holds(data, key) or not isinstance(data[key], dict | list):
+            last = key
+            break
+        data = data[key]
+    if _holds(data, last):
+        del data[last]
+
+
+def _holds(data: Any, key: str | int) -> bool:
+    return key in data if isinstance(data, dict) else isinstance(data, list) and key in range(len(data))
+
+
+def _former(where: tuple[str | int, ...], gone: Collection[tuple[str | int, ...]]) -> tuple[str | int, ...]:
+    """Where an item stood before those in front of it were taken out."""
+    found: tuple[str | int, ...] = ()
+    for key in where:
+        for lost in sorted(w[-1] for w in gone if w[:-1] == found and isinstance(w[-1], int)):
+            key = key + 1 if isinstance(key, int) and lost <= key else key
+        found += (key,)
+    return found
