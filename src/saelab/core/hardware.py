@@ -6,7 +6,7 @@ torch is imported when asked, so that `stats` and `report` run without it.
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ def multiplies_bfloat16(device: str = "cpu") -> bool:
     import torch
 
     if torch.device(device).type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported())
+        return bool(torch.cpu._is_avx512_bf16_supported())  # pyright: ignore[reportPrivateUsage]  (torch has no public name)
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -48,7 +48,7 @@ def threads() -> int:
 
 
 @contextmanager
-def limited(count: int | None) -> Iterator[int]:
+def limited(count: int | None) -> Generator[int, None, None]:
     """torch uses `count` threads inside (None: as many as before); yields how many, and puts the former number back."""
     import torch
 
@@ -61,7 +61,7 @@ def limited(count: int | None) -> Iterator[int]:
 
 
 @contextmanager
-def side_by_side(jobs: int) -> Iterator[ThreadPoolExecutor]:
+def side_by_side(jobs: int) -> Generator[ThreadPoolExecutor, None, None]:
     """A pool of as many threads as torch has (or jobs, if fewer), which share torch's own among them.
 
     Independent work runs faster on one thread each than in turn on all: nothing waits at the end of every small

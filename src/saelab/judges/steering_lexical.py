@@ -22,6 +22,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from saelab.core.classifiers import auroc
 from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
@@ -96,10 +97,10 @@ def calibrate(
         answers=tuple(texts),
         unrelated=unrelated,
         related=max(unrelated, float(np.quantile(same, 0.25))),
-        relatedness_auroc=_auroc(same, other),
+        relatedness_auroc=_exceeds(same, other),
         fluent=fluent,
         broken=max(fluent, float(np.quantile(broken, 0.05))),
-        fluency_auroc=_auroc(broken, plain),
+        fluency_auroc=_exceeds(broken, plain),
         distinct=float(np.quantile([distinct_bigrams(_words(lm, t)) for t in texts], 0.05)),
     )
 
@@ -219,7 +220,6 @@ def _lacks(request: Request) -> str | None:
     return None
 
 
-def _auroc(high: np.ndarray, low: np.ndarray) -> float:
-    """Probability that a draw of `high` exceeds one of `low`."""
-    difference = high[:, None] - low[None, :]
-    return float((difference > 0).mean() + (difference == 0).mean() / 2)
+def _exceeds(high: np.ndarray, low: np.ndarray) -> float:
+    """P(a draw of `high` > one of `low`), ties counting half."""
+    return auroc(np.concatenate([high, low]), np.arange(high.size + low.size) < high.size)

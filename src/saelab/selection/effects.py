@@ -90,13 +90,13 @@ def feature_effects(
             own = None if concept is None else concept.rows(first, first + len(rows))
             found = walk.scores(rows, top, own)
             if looking:
-                seen = [Lens(some) for some in lens.split(SLICE)]
+                seen = [Lens(some) for some in torch.split(lens, SLICE)]
                 found |= {c.name: torch.cat([c.score(some) for some in seen]) for c in looking}
             for name, column in columns.items():
                 column[part] = found[name]
             promoted[part] = top
             task.advance(len(rows))
-    shown = [lm.token_strings(row) for row in promoted.tolist()]
+    shown = [lm.token_strings(row) for row in promoted.numpy().tolist()]
     return pl.DataFrame({"feature": wanted, **{n: c.numpy() for n, c in columns.items()}, "top_tokens": shown})
 
 

@@ -39,7 +39,7 @@ class Group:
 
 def groups_of(table: pl.DataFrame, axes: Mapping[str, str], mode: Mode) -> list[Group]:
     """The groups of every axis (name -> column), sorted by their values; matched mode needs two axes or more."""
-    found = []
+    found: list[Group] = []
     indexed = table.with_row_index("_row")
     for axis, column in axes.items():
         keys = [column] if mode == "reported" else [c for c in axes.values() if c != column]

@@ -114,7 +114,7 @@ def group_differences(
     require(table, [x, y, by])
     table = table.sort([by, x, y], nulls_last=True)
     names, xs, ys = labels(table, by), numbers(table, x), numbers(table, y)
-    found = []
+    found: list[tuple[tuple[str, str], Estimate]] = []
     for a, b in combinations(sorted(set(names.tolist())), 2):
         first, second = (sample_of(xs[names == g], ys[names == g]) for g in (a, b))
         start = Estimate(

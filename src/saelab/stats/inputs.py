@@ -4,7 +4,7 @@ A missing column is a `UserError` with the nearest names; a null, NaN or infinit
 computes a statistic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from saelab.core.errors import ArtefactError, UserError, nearest
 from saelab.store.tables import read_table
 
-READERS = {
+READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": read_table,
     ".csv": pl.read_csv,
     ".tsv": lambda path: pl.read_csv(path, separator="\t"),
@@ -45,7 +45,7 @@ def numbers(table: pl.DataFrame, column: str) -> Float[np.ndarray, "N"]:
     """A column as float64, NaN where it is missing or not finite; text is a `UserError`."""
     require(table, [column])
     dtype = table[column].dtype
-    if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
+    if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.Null):
         raise UserError(
             f"Column {column!r} holds {dtype}, not numbers.",
             hint=nearest(column, [c for c in table.columns if table[c].dtype.is_numeric()]),

@@ -89,7 +89,7 @@ def permuted_taus(
     blocks = [np.arange(x.size)]
     if strata is not None:
         blocks = [np.flatnonzero(strata[order] == s) for s in dict.fromkeys(strata.tolist())]
-    found = []
+    found: list[np.ndarray] = []
     for start in range(0, draws, CHUNK):
         rows = np.tile(ranks, (min(CHUNK, draws - start), 1))
         for block in blocks:

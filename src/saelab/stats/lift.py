@@ -161,7 +161,7 @@ def _sign_flips(differences: Float[np.ndarray, "N"], draws: Draws) -> tuple[floa
     n, observed = differences.size, abs(float(differences.sum()))
     exact = n <= EXACT_SIGNS
     if exact:
-        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        signs = 1 - 2 * ((np.arange(1 << n)[:, None] >> np.arange(n)) & 1)
     else:
         signs = 1 - 2 * draws.generator("signs").integers(0, 2, (draws.count, n))
     extreme = int((np.abs(signs @ differences) >= observed - 1e-12).sum())

@@ -29,7 +29,7 @@ def smallest_taus(sizes: Sequence[int], *, alpha: float = 0.05, power: float = 0
     """
     if not 0 < alpha < 1 or not alpha < power < 1:
         raise UserError(f"alpha={alpha:g} and power={power:g} are not chances with alpha < power < 1.")
-    rows = []
+    rows: list[dict[str, float | str | None]] = []
     for n in sizes:
         if n < 3:
             raise UserError(f"A tau needs three rows; a design of {n} was given.")

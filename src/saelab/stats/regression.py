@@ -49,7 +49,7 @@ def rank_regression(
     drawn = _fit(ranked, fixed, own.generator("bootstrap").integers(0, n, (draws, n)))
     others = np.array([np.delete(np.arange(n), i) for i in range(n)])
     influence = values - _fit(ranked, fixed, others)
-    found = []
+    found: list[Estimate] = []
     for i, value in enumerate(values):
         row = replace(start, state="ok", value=float(value))
         interval = resample.bca(drawn[:, i], float(value), influence[:, i]) if n >= FEWEST_FOR_INTERVAL else None
@@ -65,7 +65,8 @@ def _design(
     table: pl.DataFrame, outcome: str, numeric: Sequence[str], labelled: Sequence[str]
 ) -> tuple[Float[np.ndarray, "N P"], Float[np.ndarray, "N Q"], list[str]]:
     """Columns to rank (outcome first), 0/1 columns of labels without their first value, and the terms' names."""
-    names, dummies = list(numeric), []
+    names = list(numeric)
+    dummies: list[np.ndarray] = []
     for column in labelled:
         values = labels(table, column)
         for value in sorted(set(values.tolist()))[1:]:
@@ -92,11 +93,12 @@ def _fit_chunk(
     other = fixed[picks]
     other = other - other.mean(axis=1, keepdims=True)
     design = np.concatenate([ranks[:, :, 1:], other], axis=2)
-    gram = np.einsum("rnc,rnd->rcd", design, design) / picks.shape[1]
+    gram: np.ndarray = np.einsum("rnc,rnd->rcd", design, design) / picks.shape[1]
     sound = (np.linalg.eigvalsh(gram)[:, 0] > 1e-6) & (spread[:, 0, 0] > 0)
     gram[~sound] = np.eye(gram.shape[1])
-    target = np.einsum("rnc,rn->rc", design, ranks[:, :, 0]) / picks.shape[1]
-    return np.where(sound[:, None], np.linalg.solve(gram, target[:, :, None])[:, :, 0], np.nan)
+    target: np.ndarray = np.einsum("rnc,rn->rc", design, ranks[:, :, 0]) / picks.shape[1]
+    solved = np.linalg.solve(gram, target[:, :, None])
+    return np.where(sound[:, None], solved[:, :, 0], np.nan)
 
 
 def _rows(outcome: str, names: Sequence[str], estimates: Sequence[Estimate]) -> pl.DataFrame:

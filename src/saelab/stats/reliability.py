@@ -53,7 +53,7 @@ def _reliabilities(groups: list[np.ndarray], start: Estimate) -> list[Estimate]:
         return [replace(start, state="ok", value=1.0, note="the repeats agree exactly")] * 2
     ratio, freedom = between / within, (items - 1, total - items)
     low, high = ratio / fisher.ppf(0.975, *freedom), ratio * fisher.ppf(0.975, *freedom[::-1])
-    found = []
+    found: list[Estimate] = []
     for single in (True, False):
         a, b, c = (float((q - 1) / (q - 1 + k) if single else 1 - 1 / q) for q in (ratio, low, high))
         found.append(replace(start, state="ok", value=a, low=b, high=c, interval_method="F, one-way"))

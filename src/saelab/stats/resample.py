@@ -116,14 +116,15 @@ def bca(values: Float[np.ndarray, "R"], estimate: float, influence: Float[np.nda
     kept = _defined(values)
     if kept is None or not np.isfinite(influence).all():
         return None
-    below = ((kept < estimate - 1e-9).mean() + (kept <= estimate + 1e-9).mean()) / 2
+    below = float((kept < estimate - 1e-9).mean() + (kept <= estimate + 1e-9).mean()) / 2
     centred = influence - influence.mean()
     spread = float((centred**2).sum())
     if spread == 0 or not 0 < below < 1:
         return None
-    acceleration = float((centred**3).sum()) / (6 * spread**1.5)
-    bias, edges = norm.ppf(below), norm.ppf([0.025, 0.975])
-    levels = norm.cdf(bias + (bias + edges) / (1 - acceleration * (bias + edges)))
+    acceleration: float = float((centred**3).sum()) / (6 * spread**1.5)
+    bias = norm.ppf(below)
+    moved = bias + norm.ppf(np.array([0.025, 0.975]))
+    levels = norm.cdf(bias + moved / (1 - acceleration * moved))
     return _pair(np.quantile(kept, levels))
 
 

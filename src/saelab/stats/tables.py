@@ -43,7 +43,9 @@ def agreement_table(result: pl.DataFrame, *, mode: str = "reported") -> TextTabl
     """The paper's Table 1 or 3 from the frame of `agreement`: overall, groups by axis, psi per axis, Psi."""
     require(result, ["mode", "axis", "group", "statistic", "value", "p_holm", "null_low"])
     headers = ("Axis", "Group", "n", "Pairs", "τ_b", "95 % interval", "p", "p (Holm)", "Null, 95 %")
-    rows, lines, axis = [], set(), None
+    rows: list[tuple[str, ...]] = []
+    lines: set[int] = set()
+    axis = None
     for row in result.filter(pl.col("mode").is_in(["overall", mode])).iter_rows(named=True):
         if row["axis"] != axis or row["statistic"] == "Psi":
             axis = row["axis"]
@@ -62,7 +64,7 @@ def lift_table(result: pl.DataFrame) -> TextTable:
     cells = {(r["group"], r["criterion"]): r for r in scores.iter_rows(named=True)}
     lifts = result.filter((pl.col("statistic") == "lift") & (pl.col("against") == names[-1])) if names else result
     gained = {(r["group"], r["criterion"]): r["value"] for r in lifts.iter_rows(named=True)}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in [*names[-1:], *names[:-1]]:  # the baseline first
         row = [name]
         for group in groups:
@@ -121,7 +123,7 @@ def _markdown(table: TextTable) -> str:
 
 def _html(table: TextTable) -> str:
     head = "".join(f"<th>{escape(h)}</th>" for h in table.headers)
-    body = []
+    body: list[str] = []
     for i, row in enumerate(table.rows):
         mark = ' class="rule"' if i in table.lines else ""
         body.append(f"<tr{mark}>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>")
@@ -133,7 +135,7 @@ def _latex(table: TextTable) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(LATEX.get(c, c) for c in cell) for cell in cells) + r" \\"
 
-    body = []
+    body: list[str] = []
     for i, row in enumerate(table.rows):
         body += [r"\midrule"] * (i in table.lines) + [line(row)]
     parts = [r"\begin{tabular}{" + "l" * len(table.headers) + "}", r"\toprule", line(table.headers), r"\midrule"]

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from saelab.core.config import Config
 from saelab.core.errors import UserError, nearest
 from saelab.core.seeds import numpy_generator
-from saelab.selection.choose import Tail, Tier, choose
+from saelab.selection.choose import Tail, choose
 from saelab.selection.criteria.catalogue import CRITERIA
 
 RANDOM = "random"
@@ -114,5 +114,5 @@ def filled(arms: Sequence[Arm], features: pl.DataFrame, effects: pl.DataFrame, s
             drawn = numpy_generator(seed, "steering", "random_arm").choice(pool, min(arm.random, len(pool)), False)
             found[name] = sorted(int(f) for f in drawn)
         elif arm.criterion is not None and arm.tail is not None:
-            found[name] = choose(mine, Tier(arm.criterion, arm.tail, "top", arm.n or 0))
+            found[name] = choose(mine, arm.criterion, arm.tail, arm.n or 0)
     return found

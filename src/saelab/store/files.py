@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from saelab.core.errors import ArtefactError, ResourceError, UserError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path, None, None]:
     """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure it is removed."""
     temporary = path.with_name(f".{path.name}.part")  # no process id: what a killed writer left is written over
     try:
@@ -42,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def filling(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def filling(target: Path, *, replace: bool = False) -> Generator[Path, None, None]:
     """Yield a new folder; on success its files move to `target`, on failure what `target` held is there as before.
 
     Raises `UserError` where `target` holds anything: with `replace`, only where it is no folder or holds folders, so

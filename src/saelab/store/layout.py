@@ -80,8 +80,8 @@ class Record:
 
     def read(self) -> dict[str, Any]:
         """The object; a missing or broken file, or one that holds something else, is an `ArtefactError`."""
-        found = read_json(self.path)
-        if not isinstance(found, dict):
+        found: dict[str, Any] = read_json(self.path)
+        if type(found) is not dict:
             raise ArtefactError(f"{self.path} does not hold a JSON object.")
         return found
 

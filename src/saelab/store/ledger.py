@@ -8,7 +8,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ class Ledger:
             raise ArtefactError(f"{path} is not a readable ledger: {error}.") from None
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self) -> Generator[sqlite3.Connection, None, None]:
         with closing(sqlite3.connect(self.path, timeout=60)) as db:
             db.execute("PRAGMA journal_mode=WAL")
             with db:

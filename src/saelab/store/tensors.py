@@ -5,14 +5,17 @@ No pickle is read or written here.
 
 from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]  (its stub leaves PathLike open)
 from torch import Tensor
 
 from saelab.core.errors import ArtefactError
 from saelab.store.files import replacing
+
+open_file: Any = safe_open  # its stub leaves what it opens untyped
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -30,7 +33,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 def read_tensors(path: Path, only: Container[str] | None = None) -> dict[str, Tensor]:
     """Read all tensors of a file, or `only` those; a missing, truncated or foreign file is an `ArtefactError`."""
     try:
-        with safe_open(path, framework="pt") as handle:
+        with open_file(path, framework="pt") as handle:
             names = [n for n in handle.keys() if only is None or n in only]  # noqa: SIM118  (not a dict)
             return {name: handle.get_tensor(name) for name in names}
     except FileNotFoundError:
@@ -42,7 +45,7 @@ def read_tensors(path: Path, only: Container[str] | None = None) -> dict[str, Te
 def read_metadata(path: Path) -> dict[str, str]:
     """The file's own words about its tensors; empty where it has none. The same errors as `read_tensors`."""
     try:
-        with safe_open(path, framework="pt") as handle:
+        with open_file(path, framework="pt") as handle:
             return dict(handle.metadata() or {})
     except FileNotFoundError:
         raise ArtefactError(f"{path} is missing.") from None

@@ -6,10 +6,13 @@ file or a label. What several criteria share (normaliser, probabilities, entropy
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+linalg: Any = torch.linalg  # untyped in torch
 
 
 class NextToken:
@@ -45,7 +48,7 @@ class NextToken:
     @cached_property
     def entropy(self) -> Float[Tensor, "B"]:
         """H(p) in nats: log Z - E_p[logit]."""
-        return self.log_norm - torch.linalg.vecdot(self.weights, self.logits) / self.norm
+        return self.log_norm - linalg.vecdot(self.weights, self.logits) / self.norm
 
     def log_probs_of(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """log p of the given tokens; one row of ids per row of logits (a single row of logits serves all)."""

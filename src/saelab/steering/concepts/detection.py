@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
+from saelab.core.classifiers import auroc, logistic
 from saelab.core.errors import UserError
 from saelab.steering.concepts.examples import Rows
 from saelab.steering.direction import Direction
@@ -45,8 +45,8 @@ def detect(scores: np.ndarray, kinds: Sequence[str]) -> Detection:
         raise UserError("Detection needs texts that show the concept and plain texts that do not.")
     plain = ~hard
     return Detection(
-        auroc_easy=float(roc_auc_score(positive[plain], scores[plain])),
-        auroc_all=float(roc_auc_score(positive, scores)),
+        auroc_easy=auroc(scores[plain], positive[plain]),
+        auroc_all=auroc(scores, positive),
         hard_accuracy=_hard_accuracy(scores, positive, easy, hard) if hard.any() else None,
         n_positive=int(positive.sum()),
         n_negative=int(easy.sum()),
@@ -65,8 +65,7 @@ def direction_scores(direction: Direction, rows: Rows) -> np.ndarray:
 def bag_of_words(train: Sequence[str], labels: Sequence[bool], test: Sequence[str]) -> np.ndarray:
     """The floor for what words alone can do: counts and a logistic regression (C = 100), scores of `test`."""
     vectors = CountVectorizer()
-    model = LogisticRegression(C=100, max_iter=1000)
-    model.fit(vectors.fit_transform(train), np.asarray(labels))
+    model = logistic(vectors.fit_transform(train), np.asarray(labels, dtype=bool), cost=100.0)
     return model.decision_function(vectors.transform(test))
 
 

@@ -6,8 +6,8 @@ penalty, classes balanced, where AxBench runs AdamW under a unit-norm constraint
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 
+from saelab.core.classifiers import logistic
 from saelab.steering.concepts.directions.linear import pointed
 from saelab.steering.concepts.directions.method import Fitting
 from saelab.steering.concepts.examples import Examples
@@ -21,7 +21,7 @@ def probe(examples: Examples, using: Fitting) -> Direction:
     rows = examples.rows.values.numpy()
     label = examples.positive[examples.rows.text].numpy()
     spread = rows.std(0) + 1e-6
-    model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=500, random_state=using.seed)
-    model.fit((rows - rows.mean(0)) / spread, label)
+    scaled = (rows - rows.mean(0)) / spread
+    model = logistic(scaled, label, cost=STRENGTH, steps=500, class_weight="balanced", random_state=using.seed)
     vector = np.asarray(model.coef_[0], dtype=np.float32) / spread.astype(np.float32)
     return pointed(torch.from_numpy(vector), examples, "probe")

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from saelab.core.classifiers import aurocs
 from saelab.saes.base import Sae
 from saelab.steering.concepts.directions.method import Fitting
 from saelab.steering.concepts.examples import Examples, Rows
@@ -18,7 +19,7 @@ def sae_auroc(examples: Examples, using: Fitting) -> Direction:
     sae = using.sae
     assert sae is not None
     pooled = largest_codes(examples.rows, sae)
-    feature = int(column_auroc(pooled, examples.positive).argmax())
+    feature = int(aurocs(pooled.numpy(), examples.positive.numpy()).argmax())
     direction = sae_feature(sae, feature, float(pooled[examples.positive, feature].max()))
     origin = f"{examples.concept} (feature {feature})"
     return replace(direction, method="sae_auroc", origin=origin, reference_source="largest training code")
@@ -31,14 +32,3 @@ def largest_codes(rows: Rows, sae: Sae, *, block: int = 4096) -> Float[Tensor, "
         codes = sae.encode(values)
         found = found.scatter_reduce(0, text[:, None].expand_as(codes), codes, "amax")
     return found
-
-
-def column_auroc(scores: Float[Tensor, "X F"], positive: Bool[Tensor, "X"]) -> Float[Tensor, "F"]:
-    """AUROC of every column, ties counting one half: (mean rank of positives - (P + 1)/2) / Q, ranks ascending."""
-    order = scores.sort(dim=0).values.T.contiguous()
-    values = scores.T.contiguous()
-    below = torch.searchsorted(order, values, right=False)
-    upto = torch.searchsorted(order, values, right=True)
-    rank = (below + upto + 1).double() / 2
-    n = int(positive.sum())
-    return ((rank[:, positive].mean(1) - (n + 1) / 2) / (len(positive) - n)).float()
