@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from sample_saes import inputs, random_sae
 
-from saelab.core.errors import ArtefactError, ResourceError, SaelabError, UserError
+from saelab.core.errors import ArtefactError, SaelabError, UserError
 from saelab.saes.architectures.matching_pursuit import SETTINGS
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.catalogue import MODULES
@@ -185,7 +185,7 @@ def test_a_name_that_no_disk_holds_is_a_sentence(tmp_path: Path, name: str) -> N
 def test_a_target_that_no_disk_holds_is_a_sentence(tmp_path: Path) -> None:
     save_sae(random_sae("standard"), tmp_path / "source")
     for write in (lambda to: convert_sae(tmp_path / "source", to), lambda to: save_sae(random_sae("standard"), to)):
-        with pytest.raises(ResourceError, match="could not be written") as caught:
+        with pytest.raises(UserError, match="could not be written") as caught:
             write(tmp_path / ("x" * 300))
         assert "shorter name" in str(caught.value.hint)
         write(tmp_path / "new")  # control

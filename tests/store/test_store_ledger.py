@@ -44,12 +44,13 @@ def test_a_living_owner_keeps_its_cell_and_a_dead_one_loses_it(tmp_path: Path) -
     path = tmp_path / "ledger.sqlite"
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    Ledger(path).take("k", "stage", "name")
+    mine = Ledger(path)
+    mine.take("k", "stage", "name")
     other = context.Process(target=_claim, args=(path, queue))
     other.start()
     assert queue.get(timeout=60) == "held", "this process lives and holds the cell"
     other.join()
-    Ledger(path).fail("k", "stopped")
+    mine.fail("k", "stopped")
     second = context.Process(target=_claim, args=(path, queue))
     second.start()
     assert queue.get(timeout=60) == "taken"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from saelab.core.errors import UserError
 from saelab.store.ledger import Ledger
 from saelab.study.cells import Cell
 from saelab.study.executors import run_in_process
@@ -34,7 +33,7 @@ def chain(n: int) -> list[Cell]:
 
 
 def test_two_launchers_share_a_folder(tmp_path: Path) -> None:
-    """Threads stand for processes: each launcher has an owner of its own, and nothing else in common but the folder."""
+    """Threads stand for processes: each launcher has a ledger of its own, and nothing else in common but the folder."""
     calls: list[tuple[str, str]] = []
     together = threading.Barrier(2, timeout=30)
 
@@ -51,31 +50,15 @@ def test_two_launchers_share_a_folder(tmp_path: Path) -> None:
             threading.Event().wait(0.05)
             return [path]
 
-    with pytest.MonkeyPatch.context() as patch:
-        # The process is the owner of a cell; here the thread is, and threads of this process live.
-        own = "saelab.store.ledger._owner"
-        patch.setattr(own, lambda: f"here:{threading.get_ident()}:x")
-        patch.setattr("saelab.store.ledger._alive", lambda owner: bool(owner))
-        patch.setattr("saelab.store.ledger.os.uname", lambda: type("Node", (), {"nodename": "here"}))
-        launchers = [Launcher(), Launcher()]
-        for launcher in launchers:
-            launcher.start()
-        for launcher in launchers:
-            launcher.join(60)
+    launchers = [Launcher(), Launcher()]
+    for launcher in launchers:
+        launcher.start()
+    for launcher in launchers:
+        launcher.join(60)
     names = [name for name, _ in calls]
     assert sorted(names) == sorted(str(c) for c in chain(12)), "every cell once"
     assert {who for _, who in calls} == {launcher.name for launcher in launchers}, "control: both did some"
     assert all(row.attempts == 1 and row.state == "done" for row in Ledger(tmp_path / "ledger.sqlite").rows())
-
-
-def test_a_cell_of_another_machine_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger = Ledger(tmp_path / "ledger.sqlite")
-    first = chain(0)[0]
-    with monkeypatch.context() as patch:
-        patch.setattr("saelab.store.ledger._owner", lambda: "elsewhere:1:1")
-        assert ledger.take(first.key, first.stage, first.name) == "taken"
-    with pytest.raises(UserError, match="elsewhere"):
-        run_in_process(chain(0), lambda cell: [], ledger)
 
 
 def test_a_cell_finished_between_looking_and_taking_is_not_done_again(

@@ -58,7 +58,8 @@ class Config(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise refusal(f"{origin} is not a valid {cls.__name__}", faults_in(error, cls)) from None
+            said = "; ".join(map(str, faults_in(error, cls)))
+            raise UserError(f"{origin} is not a valid {cls.__name__}: {said}") from None
 
     @classmethod
     def from_yaml(cls: type[C], path: str | Path) -> C:
@@ -97,13 +98,6 @@ def faults_in(error: ValidationError, cls: type[BaseModel]) -> list[Fault]:
         else:
             found.append(Fault(loc, item["msg"].removeprefix("Value error, ")))
     return list(dict.fromkeys(found))
-
-
-def refusal(start: str, faults: Sequence[Fault]) -> UserError:
-    """The error that says all faults at once: one behind the start, several each on a line of its own."""
-    if len(faults) == 1:
-        return UserError(f"{start}: {faults[0]}")
-    return UserError(f"{start}:" + "".join(f"\n  {fault}" for fault in faults))
 
 
 def _fields_at(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:

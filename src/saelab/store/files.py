@@ -1,33 +1,48 @@
 """Atomic writes: a reader sees the old file or the whole new one, never half.
 
-Every artefact is written through `replacing`: a temporary file in the same folder, flushed to disk, renamed, and the
-folder flushed. A full disk is an error with a sentence, and what was there before stays.
+Every artefact is written through `replacing`: a temporary file of a name of its own in the same folder, flushed to
+disk, renamed, and the folder flushed. A full disk is an error with a sentence, and what was there before stays.
+Inside a folder of `guarded` nothing is written through a link, and a file takes its place only while the guard lets it.
 """
 
 import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from saelab.core.errors import ArtefactError, ResourceError, UserError
+from saelab.core.errors import ArtefactError, ResourceError, SaelabError, UserError
+
+PART = ".part"  # the end of a temporary file's name
+# Folders in which a file may take its place only while this lets it (a ledger's lease). Filled by whoever holds one.
+guarded: dict[Path, Callable[[], AbstractContextManager[None]]] = {}
 
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path, None, None]:
-    """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure it is removed."""
-    temporary = path.with_name(f".{path.name}.part")  # no process id: what a killed writer left is written over
+    """Yield a temporary path beside `path`; on success it takes `path`'s place, on failure it is removed.
+
+    Two writers of one path do not meet: the last to finish wins, with a whole file.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}{PART}")
+    root = next((folder for folder in guarded if folder in path.parents), None)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if root is not None:
+            unlinked(*(p for p in path.parents if root in p.parents))
+        # Made here and by nobody else: whatever lies under this name already is not written to.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o666))
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
-        temporary.replace(path)
+        with guarded[root]() if root is not None else nullcontext():
+            temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise disk_error(error, path) from error
@@ -39,6 +54,24 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def unlinked(*paths: Path) -> None:
+    """Refuse to write through a link: one that came with a folder may point at anything of the user's."""
+    if found := [p for p in paths if p.is_symlink()]:
+        raise UserError(
+            f"{found[0]} is a link; nothing is written through one inside a run folder.",
+            hint="Put the whole run folder where there is room, or name another with --out.",
+        )
+
+
+def sweep(root: Path) -> None:
+    """Remove what killed writers left in a folder and those below it, links not followed."""
+    for folder, _, files in os.walk(root):
+        for name in files:
+            if name.startswith(".") and name.endswith(PART):
+                with suppress(OSError):
+                    Path(folder, name).unlink()
 
 
 @contextmanager
@@ -140,14 +173,18 @@ def contents(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir()) if there else []
 
 
-def disk_error(error: OSError, path: Path) -> ResourceError:
-    """The sentence for a failed write."""
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
+def disk_error(error: OSError, path: Path) -> SaelabError:
+    """The sentence for a failed write: a full or broken disk is a `ResourceError`, the wrong folder a `UserError`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError(
             f"The disk is full: {path} could not be written.",
             hint="Free some space and run the same command again; finished work is kept.",
         )
-    return ResourceError(
+    kind = UserError if error.errno in UNWRITABLE else ResourceError
+    return kind(
         f"{path} could not be written: {error.strerror or error}.",
         hint="Name a folder that exists, may be written and has a shorter name, or mend this one.",
     )

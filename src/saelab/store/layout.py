@@ -33,7 +33,7 @@ from saelab.core.errors import ArtefactError, UserError
 from saelab.store.files import read_json, write_json
 from saelab.store.tables import read_table, write_table
 
-FORMAT = 1  # of a run folder; runs from before it was written down are 0
+FORMAT = 2  # of a run folder; runs from before it was written down are 0
 
 MANIFEST = "manifest.json"
 TOKENS = "tokens.safetensors"

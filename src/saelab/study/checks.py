@@ -6,13 +6,13 @@ rest. All that is wrong is said at once, each with its key. Reads configs and to
 
 import copy
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from saelab.core.config import Fault, faults_in, refusal
-from saelab.core.errors import SaelabError
+from saelab.core.config import Fault, faults_in
+from saelab.core.errors import SaelabError, UserError
 from saelab.core.hardware import device_of
 from saelab.core.sites import parse_site
 from saelab.judges.steering_lexical import FEWEST
@@ -29,13 +29,13 @@ def accepted(data: object, *, origin: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(data)
     except ValidationError:
-        raise refusal(f"{origin} is not a valid study", _all_of(data)) from None
+        raise _refusal(f"{origin} is not a valid study", _all_of(data)) from None
 
 
 def check(study: StudyConfig, stages: Collection[str] | None = None, *, download: bool = True) -> None:
     """Raise `UserError` with all that keeps these stages of a study from running here. stages: None is all."""
     if found := faults_of(study, stages, download=download):
-        raise refusal(f"The study {study.name} cannot run here", found)
+        raise _refusal(f"The study {study.name} cannot run here", found)
 
 
 def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, download: bool = True) -> list[Fault]:
@@ -53,6 +53,13 @@ def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, down
     if wanted("train"):
         found += _said(("training", "device"), lambda: device_of(study.training.device))
     return list(dict.fromkeys(found))
+
+
+def _refusal(start: str, faults: Sequence[Fault]) -> UserError:
+    """One fault behind the start, several each on a line of its own."""
+    if len(faults) == 1:
+        return UserError(f"{start}: {faults[0]}")
+    return UserError(f"{start}:" + "".join(f"\n  {fault}" for fault in faults))
 
 
 def unknown_models(study: StudyConfig) -> list[str]:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,11 +68,11 @@ class Queue:
         return len(self.finished) < len(self.cells)
 
     def _check_holder(self, cell: Cell) -> None:
-        node, here = self.ledger.holder(cell.key)
-        if not here:
+        holder = self.ledger.holder(cell.key)
+        if holder is not None and holder.elsewhere:
             raise UserError(
-                f"A process of the machine {node} holds {cell} in {self.ledger.root}.",
-                hint="Run one launcher per folder (`--on ray` uses many machines), or stop it first.",
+                f"Another machine works on {self.ledger.root}: {holder.launcher} holds {cell}.",
+                hint="Run one machine per folder (`--on ray` uses many), or stop the other first.",
             )
 
 
@@ -148,7 +148,8 @@ def _beside(first: Cell, queue: Queue, work: Work, progress: Stoppable, ran: lis
         except BaseException:
             progress.stop()
             if after is not None:
-                queue.ledger.fail(after.key, "stopped before it began")
+                with suppress(SaelabError):
+                    queue.ledger.fail(after.key, "stopped before it began")
             raise
     return after
 
@@ -168,6 +169,7 @@ def _run_one(cell: Cell, work: Work, ledger: Ledger) -> None:
     try:
         artefacts = work(cell)
     except BaseException as error:  # also Ctrl-C: the row must say that the cell is not done
-        ledger.fail(cell.key, reason_of(error))
+        with suppress(SaelabError):  # on a full disk it cannot; the first error is the one to be shown
+            ledger.fail(cell.key, reason_of(error))
         raise
     ledger.finish(cell.key, time.perf_counter() - start, artefacts)

@@ -54,16 +54,16 @@ def run(
     known = {row.key for row in Ledger(folder.ledger).rows() if row.state == "done"} if folder.ledger.exists() else ()
     check(study, {c.stage for c in cells if c.key not in known})
     _begin(study, folder)
-    ledger = Ledger(folder.ledger)
-    if place is not None:
-        used = place.threads
-        ran = run_on_ray(cells, study, folder, ledger, place, progress)
-    else:
-        shown = Stoppable(progress)
-        with limited(threads) as used, closing(Workspace(study, folder, shown)) as work:
-            ran = run_in_process(cells, lambda cell: do(cell, work), ledger, shown)
-    if stages is None and (ran or not folder.results.exists() or not folder.summary.exists()):
-        write_summary(study, folder, ledger, {"this_call": time.perf_counter() - start}, used)
+    with closing(Ledger(folder.ledger)) as ledger:
+        if place is not None:
+            used = place.threads
+            ran = run_on_ray(cells, study, folder, ledger, place, progress)
+        else:
+            shown = Stoppable(progress)
+            with limited(threads) as used, closing(Workspace(study, folder, shown)) as work:
+                ran = run_in_process(cells, lambda cell: do(cell, work), ledger, shown)
+        if stages is None and (ran or not folder.results.exists() or not folder.summary.exists()):
+            write_summary(study, folder, ledger, {"this_call": time.perf_counter() - start}, used)
     return folder
 
 
