@@ -17,7 +17,7 @@ from typing import Any
 # Faults that pass when the call is made again.
 FAULTS = (
     "429", "429-seconds", "429-date", "500", "502", "503", "hang-up", "stall", "html", "empty", "truncated",
-    "wrong-schema", "no-text", "off-scale", "two-answers", "garbled", "wrong-model",
+    "wrong-schema", "no-text", "off-scale", "two-answers", "garbled",
 )  # fmt: skip
 STALL = 8.0
 

@@ -21,10 +21,10 @@ from fake_endpoint import FAULTS, FakeEndpoint
 from saelab.core.errors import JudgeError, UserError
 from saelab.core.records import Description, Judgement
 from saelab.judges.cache import ReplyCache
-from saelab.judges.chat import ChatConfig
 from saelab.judges.client import Request
-from saelab.judges.limit import AdaptiveLimit, retry_after
+from saelab.judges.endpoint import ChatConfig
 from saelab.judges.openai_compatible import OpenAIJudge
+from saelab.judges.transport import retry_after
 
 Serve = Callable[..., FakeEndpoint]
 
@@ -76,14 +76,15 @@ def test_a_healthy_endpoint_is_asked_once_per_question(serve: Serve) -> None:
 
 
 FORM = ("off-scale", "two-answers", "garbled")  # readable, but not in the form that was asked for
+PAID = (*FORM, "no-text")  # booked by the endpoint, and so asked for once more only
 
 
-@pytest.mark.parametrize("fault", [f for f in FAULTS if f not in FORM])
+@pytest.mark.parametrize("fault", [f for f in FAULTS if f not in PAID])
 def test_each_fault_passes_and_leaves_no_trace_in_the_values(serve: Serve, fault: str) -> None:
-    endpoint = serve(lambda n, body: fault if n < 3 else "ok")
+    endpoint = serve(lambda n, body: fault if n < 2 else "ok")
     judge = judge_at(endpoint, deadline=2.0 if fault == "stall" else 60.0)
     assert values(judge.judge(ratings(6))) == [0, 1, 2] * 2
-    assert endpoint.faults.count(fault) == 3 and (len(endpoint.calls) == 9 or fault == "stall")
+    assert endpoint.faults.count(fault) == 2 and (len(endpoint.calls) == 8 or fault == "stall")
 
 
 @pytest.mark.parametrize("fault", FORM)
@@ -94,13 +95,12 @@ def test_a_reply_of_the_wrong_form_is_asked_for_once_more(serve: Serve, fault: s
     assert len(endpoint.calls) == 2 * 4
 
 
-@pytest.mark.parametrize("fault", ["500", "html", "no-text", "wrong-model", "off-scale", "two-answers", "garbled"])
+@pytest.mark.parametrize("fault", ["500", "html", "no-text", "off-scale", "two-answers", "garbled"])
 def test_a_fault_that_stays_is_a_state_with_a_reason_and_no_value(serve: Serve, fault: str) -> None:
     endpoint = serve(lambda n, body: fault)
     for answer in judge_at(endpoint, attempts=3).judge(ratings(2) + windows(2)):
         assert answer.state in ("missing", "unparsed") and answer.value is None and answer.reason
-    if fault in FORM:
-        assert len(endpoint.calls) == 2 * 3  # asked once more, not eight times
+    assert len(endpoint.calls) == (2 if fault in PAID else 3) * 3
 
 
 def test_a_refusal_is_its_own_state_and_is_not_argued_with(serve: Serve) -> None:
@@ -138,9 +138,11 @@ def test_too_many_missing_stop_the_run_with_the_reason(serve: Serve) -> None:
 @pytest.mark.parametrize("fault", ["401", "403", "429-quota", "404"])
 def test_a_refused_key_or_empty_account_stops_at_once_with_one_message(serve: Serve, fault: str) -> None:
     endpoint = serve(lambda n, body: fault)
-    with pytest.raises(UserError) as caught:
-        judge_at(endpoint, concurrency=4).judge(ratings(200))
-    assert len(endpoint.calls) <= 12
+    judge = judge_at(endpoint, concurrency=4)
+    for _ in range(2):  # the second cell of a run that asks hears the same and costs nothing
+        with pytest.raises(UserError) as caught:
+            judge.judge(ratings(200))
+    assert len(endpoint.calls) == 1
     assert "sk-planted-key" not in str(caught.value)
 
 
@@ -230,7 +232,7 @@ def test_replies_survive_sigkill(serve: Serve, tmp_path: Path) -> None:
         textwrap.dedent(f"""
         from pathlib import Path
         from saelab.judges.cache import ReplyCache
-        from saelab.judges.chat import ChatConfig
+        from saelab.judges.endpoint import ChatConfig
         from saelab.judges.client import Request
         from saelab.judges.openai_compatible import OpenAIJudge
         config = ChatConfig(model="fake-1", base_url="{endpoint.url}", concurrency=2)
@@ -249,37 +251,6 @@ def test_replies_survive_sigkill(serve: Serve, tmp_path: Path) -> None:
     judge = judge_at(endpoint, cache=ReplyCache(tmp_path / "judge.sqlite"))
     assert values(judge.judge(ratings(400)))[:3] == [0, 1, 2]
     assert len(endpoint.calls) - before <= 400 - before + 3
-
-
-# --- the limit ---
-
-
-def test_the_limit_halves_once_per_refusal_burst_and_grows_back() -> None:
-    async def story() -> list[float]:
-        limit = AdaptiveLimit(16, 16)
-        seen = []
-        for _ in range(5):
-            limit.limited(0.05)
-        seen.append(limit.limit)
-        await asyncio.sleep(0.06)
-        limit.limited(0.0)
-        seen.append(limit.limit)
-        for _ in range(200):
-            limit.succeeded()
-        return [*seen, limit.limit]
-
-    assert asyncio.run(story()) == [8, 4, 16]
-
-
-def test_a_pause_holds_new_calls_back() -> None:
-    async def story() -> float:
-        limit = AdaptiveLimit(4, 4)
-        limit.limited(0.1)
-        start = time.monotonic()
-        async with limit.slot():
-            return time.monotonic() - start
-
-    assert asyncio.run(story()) >= 0.09
 
 
 def test_retry_after_reads_seconds_and_dates() -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from saelab.core.errors import UserError
 from saelab.core.records import Description
-from saelab.judges.chat import ChatConfig
 from saelab.judges.client import Request
+from saelab.judges.endpoint import ChatConfig
 from saelab.judges.openai_compatible import OpenAIJudge
 from saelab.judges.prompts import questions_of
 from saelab.judges.rubric import RUBRICS, harmonic_mean, parse_axbench, parse_strict, prompt
@@ -18,7 +18,9 @@ REPLIES = [
     ("Rating: [[3]]", 0.0, "unparsed"),
     ("Rating: 2/2", 0.0, "unparsed"),
     ("rating: 1", 0.0, 1.0),
-    ("Rating: [[0]]\nOn reflection:\nRating: [[2]]", 2.0, 2.0),
+    ("Rating: [[0]]\nOn reflection:\nRating: [[2]]", 2.0, "unparsed"),
+    ("A rating: 2 needs more than this.\nRating: [[1]]", 1.0, 1.0),
+    ("Rating: [[1]]\nRating: [[1]]", 1.0, 1.0),
     ("Rating: [[0]] ... Rating: [[2]]", 2.0, "unparsed"),
     ("", 0.0, "unparsed"),
     ("It reads well.\n\nRating: [[2]].", 2.0, 2.0),

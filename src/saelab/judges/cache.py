@@ -19,7 +19,9 @@ from saelab.core.errors import ArtefactError
 from saelab.store.files import disk_error
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT NOT NULL, refused INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS calls (
     model TEXT NOT NULL, key TEXT NOT NULL, outcome TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER
 );
@@ -35,6 +37,15 @@ class Spend:
     prompt_tokens: int
     completion_tokens: int
     dollars: float | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A reply: which model gave it, and its text; refused: the sentence of a refusal that came in another field."""
+
+    model: str
+    text: str
+    refused: bool
 
 
 def request_key(**content: Any) -> str:
@@ -70,16 +81,16 @@ class ReplyCache:
         """Close the file."""
         self._db.close()
 
-    def get(self, key: str) -> str | None:
-        """The reply text, or None."""
+    def get(self, key: str) -> Kept | None:
+        """The reply to a question, or None."""
         with self._open() as db:
-            row = db.execute("SELECT text FROM replies WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+            row = db.execute("SELECT model, text, refused FROM answers WHERE key = ?", (key,)).fetchone()
+        return None if row is None else Kept(str(row[0]), str(row[1]), bool(row[2]))
 
-    def put(self, key: str, model: str, text: str) -> None:
-        """Keep a reply that could be read."""
+    def put(self, key: str, model: str, text: str, *, refused: bool = False) -> None:
+        """Keep a reply that could be read, with the id of the model that gave it."""
         with self._open() as db:
-            db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", (key, model, text))
+            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (key, model, text, refused))
 
     def record(self, model: str, key: str, outcome: str, usage: tuple[int, int] | None) -> None:
         """One HTTP call: its outcome in a word, and (prompt, completion) tokens where the endpoint said."""

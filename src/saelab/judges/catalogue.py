@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from saelab.core.config import Config
 from saelab.core.errors import nearest
 from saelab.judges.cache import ReplyCache
-from saelab.judges.chat import ChatConfig
 from saelab.judges.client import Judge
+from saelab.judges.endpoint import ChatConfig, EndpointConfig
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.local import LocalJudge
 from saelab.judges.openai_compatible import OpenAIJudge
@@ -24,21 +24,12 @@ from saelab.judges.steering_lexical import Calibration, LexicalSteeringJudge, ca
 from saelab.lm.model import LanguageModel
 
 
-class JudgeConfig(Config):
+class JudgeConfig(EndpointConfig):
     """The judge of a study. In a study file a plain name (`judge: lexical`) stands for all defaults."""
 
     name: str = Field(default="lexical", description="lexical, local:LM or openai:MODEL.")
-    base_url: str | None = Field(default=None, description="Endpoint of an openai: judge; None is OpenAI's own.")
-    key_variable: str = Field(default="OPENAI_API_KEY", description="Environment variable that holds the API key.")
-    temperature: float = Field(default=0.0, ge=0, description="Sampling temperature of the replies; 0 is greedy.")
-    max_tokens: int = Field(default=300, ge=1, description="Longest reply.")
     together: int = Field(default=14, ge=1, description="Detection windows per question.")
-    concurrency: int = Field(default=16, ge=1, description="Calls in flight at most.")
-    deadline: float = Field(default=60.0, gt=0, description="Seconds for one call.")
     max_missing: float = Field(default=0.02, ge=0, le=1, description="Share of unusable judgements that stops the run.")
-    price: tuple[float, float] | None = Field(
-        default=None, description="Dollars per million prompt and completion tokens."
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -101,12 +92,20 @@ class JudgeKind:
 
 
 def _openai(config: JudgeConfig, replies: Path) -> Judge:
-    own = {name: getattr(config, name) for name in ChatConfig.model_fields if name in JudgeConfig.model_fields}
+    own = {name: getattr(config, name) for name in EndpointConfig.model_fields}
     chat = ChatConfig.parse(own | {"model": config.model})
     return OpenAIJudge(chat, cache=ReplyCache(replies), together=config.together, max_missing=config.max_missing)
 
 
-_CHAT = ("name", "base_url", "temperature", "max_tokens", "together")
+def _local(config: JudgeConfig, replies: Path) -> Judge:
+    del replies
+    return LocalJudge(LanguageModel.load(config.model, system=config.system))
+
+
+_CHAT = (
+    "name", "base_url", "accept", "system", "temperature", "max_tokens", "max_completion_tokens", "reasoning_effort",
+    "extra_body", "together",
+)  # fmt: skip
 _PROXY = "The lexical judge matches words. Its scores are a named proxy, not those of a language model or a person."
 
 JUDGES: dict[str, JudgeKind] = {
@@ -114,7 +113,7 @@ JUDGES: dict[str, JudgeKind] = {
     for kind in (
         JudgeKind("lexical", lambda config, replies: LexicalJudge(), identity=(), note=_PROXY,
                   per_model=PerModel(calibrate, Calibration.parse, LexicalSteeringJudge)),
-        JudgeKind("local", lambda config, replies: LocalJudge(LanguageModel.load(config.model)), "LM"),
+        JudgeKind("local", _local, "LM", identity=("name", "system")),
         JudgeKind("openai", _openai, "MODEL", identity=_CHAT, paid=True),
     )
 }  # fmt: skip

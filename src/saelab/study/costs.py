@@ -10,8 +10,8 @@ import polars as pl
 from saelab.core.records import Description
 from saelab.interp.features.detection import TASK
 from saelab.interp.features.windows import TEST
-from saelab.judges.chat import ChatConfig
 from saelab.judges.client import Request
+from saelab.judges.endpoint import ChatConfig
 from saelab.judges.openai_compatible import Estimate, OpenAIJudge
 from saelab.judges.rubric import RUBRICS
 from saelab.steering.plan import Budget, budget
@@ -59,7 +59,7 @@ def judge_calls(study: StudyConfig) -> Estimate | None:
     """Questions to a paid judge, their tokens, and dollars where the price is given; None for a judge that is free."""
     if not study.judge.kind.paid:
         return None
-    judge = OpenAIJudge(ChatConfig(model="estimate", max_tokens=study.judge.max_tokens, price=study.judge.price),
+    judge = OpenAIJudge(ChatConfig(model="estimate", max_tokens=study.judge.limit, price=study.judge.price),
                         together=study.judge.together)  # fmt: skip
     detection, rated = judge.estimate(_windows(study)), judge.estimate(_texts(study))
     scored = len(saes_of(study)) * study.interp.n_scored
