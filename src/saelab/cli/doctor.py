@@ -8,7 +8,12 @@ from saelab.cli.output import show_record
 from saelab.store.provenance import machine, versions
 from saelab.store.references import cache_folder
 
-EXTRAS = {"lm": ("torch", "transformers", "gguf"), "judge": ("openai", "tenacity", "aiolimiter"), "ray": ("ray",), "notebook": ("marimo",)}
+EXTRAS = {
+    "lm": ("torch", "transformers", "gguf"),
+    "judge": ("openai", "tenacity", "aiolimiter"),
+    "ray": ("ray",),
+    "notebook": ("marimo",),
+}
 
 
 def doctor(*, json: bool = False) -> int:

@@ -8,7 +8,7 @@ the key of a question.
 import re
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from saelab.core.config import Config
 from saelab.judges.transport import check_url
@@ -21,6 +21,8 @@ _SECRET = re.compile(r"api[-_]?key|authorization|password|secret|^token$", re.IG
 
 class EndpointConfig(Config):
     """How a model behind an OpenAI-compatible endpoint is asked."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     base_url: str | None = Field(default=None, description="Endpoint of an openai: judge; None is OpenAI's own.")
     key_variable: str = Field(default="OPENAI_API_KEY", description="Environment variable that holds the API key.")

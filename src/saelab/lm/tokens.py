@@ -35,6 +35,8 @@ class Tokens:
         added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self.special_ids: frozenset[int] = frozenset(added | set(tokenizer.all_special_ids))
         self._strings: dict[int, str] = {}
+        if system is not None:
+            self._rendered("Hello.")  # a system prompt that cannot be used is said when the model is opened
 
     def tokenize(self, texts: Iterable[str], *, bos: bool = True) -> list[list[int]]:
         """Token ids of each text, with one BOS first where `bos` and the model has one."""
@@ -105,7 +107,7 @@ class Tokens:
                 hint="Give a template that holds it and {instruction}.",
             )
         if (open_thought := _OPEN_THOUGHT.search(text)) is not None:  # a model that always thinks: it has done so
-            text += f"\n</{open_thought[1]}>\n\n"
+            text = f"{text.rstrip()}\n\n</{open_thought[1]}>\n\n"
         return text
 
     def _split(self, text: str, instruction: str) -> list[int]:

@@ -16,6 +16,7 @@ from saelab.core.errors import SaelabError, UserError
 from saelab.core.hardware import device_of
 from saelab.core.sites import parse_site
 from saelab.judges.steering_lexical import FEWEST
+from saelab.judges.transport import key_of
 from saelab.lm.facts import ModelFacts, facts_of
 from saelab.store.references import cached, fetch, parse_reference
 from saelab.study.spec import APART, EMBEDDED, ModelConfig, StudyConfig, misfits
@@ -129,6 +130,8 @@ def _of_judge(study: StudyConfig, download: bool) -> Iterator[Fault]:
     judge = study.judge
     if judge.kind.paid and judge.base_url is None and not os.environ.get(judge.key_variable, "").strip():
         yield Fault(("judge", "key_variable"), f"the environment variable {judge.key_variable} holds no API key")
+    if judge.kind.paid:
+        yield from _said(("judge", "key_variable"), lambda: key_of(judge.key_variable))
     if judge.kind.takes == "LM":
         found: list[ModelFacts | None] = []
         yield from _said(("judge", "name"), lambda: found.append(facts_of(judge.model, fetch=download)))

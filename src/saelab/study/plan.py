@@ -114,7 +114,8 @@ def _suite_cells(study: StudyConfig, ends: Sequence[Cell]) -> list[Cell]:
 def _asked(model: ModelConfig) -> dict[str, str]:
     """The settings of a model that answers instructions."""
     own = {"lm": model.lm, "dtype": model.dtype}
-    return own if model.template is None else own | {"template": model.template}
+    said = {"template": model.template, "system": model.system}
+    return own | {k: v for k, v in said.items() if v is not None}
 
 
 def _steered_tokens(study: StudyConfig) -> int:

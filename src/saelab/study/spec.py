@@ -123,8 +123,9 @@ class ModelConfig(Config):
         default="auto", description="Type in which the LM runs; auto: bfloat16 where the machine multiplies it."
     )
     template: str | None = Field(
-        default=None, description="How a model without a chat template is asked: a text that holds {instruction}."
+        default=None, description="How it is asked instead of by its chat template: a text that holds {instruction}."
     )
+    system: str | None = Field(default=None, description="System prompt of every chat, where its template takes one.")
     grids: tuple[GridConfig, ...] = Field(min_length=1)
     paths: tuple[PathConfig, ...] = ()
 
@@ -136,6 +137,8 @@ class ModelConfig(Config):
             raise Faults([Fault(("lm",), f"gives no name for tables: {error}. Say one with `name`.")]) from None
         if self.template is not None and "{instruction}" not in self.template:
             raise Faults([Fault(("template",), "does not hold {instruction}")])
+        if self.template is not None and self.system is not None:
+            raise Faults([Fault(("system",), "would not be read beside a template; write it into the template")])
         return self
 
     @property

@@ -32,8 +32,7 @@ TRAIN, HELD_OUT = "train", "held_out"
 
 def load_lm(model: ModelConfig) -> LanguageModel:
     """The language model of a study file's entry."""
-    own = {} if model.template is None else {"plain": model.template}
-    return LanguageModel.load(model.lm, dtype=model.dtype, **own)
+    return LanguageModel.load(model.lm, dtype=model.dtype, plain=model.template, system=model.system)
 
 
 @dataclass
