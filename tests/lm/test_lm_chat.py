@@ -1,4 +1,4 @@
-"""How a model is asked: a template that is given is used, thinking is off, dates stand still, an instruction is text."""
+"""How a model is asked: a given template is used, thinking is off, dates stand still, an instruction is text."""
 
 import copy
 from typing import Any
