@@ -5,7 +5,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from saelab.core.errors import JudgeError
 from saelab.core.records import Description, Judgement
-from saelab.judges.anchors import anchors, check_drift, drift, judge_anchors, weighted_kappa
+from saelab.judges.anchors import anchors, drift, judge_anchors, weighted_kappa
 from saelab.judges.client import Request
 from saelab.judges.local import LocalJudge, likelihood_prompt
 from saelab.judges.prompts import detection_prompt, questions_of, read_detection
@@ -29,11 +29,9 @@ def test_a_judge_that_stays_the_same_passes_and_one_that_changes_is_caught() -> 
     start = judge_anchors(ScriptedJudge(truthful), 0)
     same = drift(start, judge_anchors(ScriptedJudge(truthful), 1))
     assert same.kappa == 1 and same.kappa_expected == 1 and same.n == 40
-    check_drift(same)
+    assert same.state == "same"
     changed = drift(start, judge_anchors(ScriptedJudge(lambda r: 2 - truthful(r)), 1))
-    assert changed.kappa is not None and changed.kappa < 0
-    with pytest.raises(JudgeError, match="changed during the run"):
-        check_drift(changed)
+    assert changed.kappa is not None and changed.kappa < 0 and changed.state == "changed"
 
 
 def test_rounds_differ_in_their_sample_so_that_no_cache_answers_for_both() -> None:
@@ -44,9 +42,16 @@ def test_rounds_differ_in_their_sample_so_that_no_cache_answers_for_both() -> No
 
 
 def test_a_judge_that_answers_too_little_cannot_be_checked() -> None:
-    start = judge_anchors(ScriptedJudge(lambda r: "down"), 0)
-    with pytest.raises(JudgeError, match="Only 0 of 40"):
-        check_drift(drift(start, start))
+    def gives_up(request: Request) -> int:
+        raise JudgeError("3 % of the judgements are missing.")
+
+    start = judge_anchors(ScriptedJudge(truthful), 0)
+    for answer in (lambda r: "down", gives_up):
+        found = drift(start, judge_anchors(ScriptedJudge(answer), 1))
+        assert found.record() == {"state": "too_few", "kappa": None, "kappa_expected": 1, "n": 0, "missing": 40}
+    few = [a if i < 19 else Judgement("missing", None, "j", "down") for i, a in enumerate(start)]
+    assert drift(start, few).state == "too_few" and drift(start, few).kappa == 1
+    assert drift(start, few).record()["kappa"] is None, "nineteen items tell nothing"
 
 
 def test_weighted_kappa_is_the_textbook_one() -> None:

@@ -205,6 +205,18 @@ def test_missing_is_said_and_never_a_number(tmp_path: Path) -> None:
     assert len(re.findall(r"missing \(1\)\s*fidelity was not measured", shown)) == 2
 
 
+@pytest.mark.parametrize("state", ["same", "changed", "too_few"])
+def test_the_page_says_whether_the_judge_stayed_the_same(tmp_path: Path, state: str) -> None:
+    """The anchors stand among the facts; a judge that changed, or cannot be checked, is a sentence by the scores."""
+    run = build_run(tmp_path / "run")
+    kappa = {"same": 1.0, "changed": 0.31}.get(state)
+    found = {"state": state, "kappa": kappa, "kappa_expected": None, "n": 12, "missing": 28}
+    write_json(run.summary, read_json(run.summary) | {"anchors": found})
+    shown = " ".join(Reader(write_report(run).read_text("utf-8")).text)
+    assert re.search(rf"judge's anchors.*state\s+{state}.*kappa expected\s+not recorded", shown, re.S)
+    assert ("The judge changed" in shown, "is not known" in shown) == (state == "changed", state == "too_few")
+
+
 @pytest.mark.parametrize("value", [None, 1.5, float("nan"), True, b"x", [1]])
 def test_the_page_refuses_raw_values(value: object) -> None:
     """What nobody put into words cannot be printed; words and integers can."""

@@ -7,11 +7,16 @@ import pytest
 import yaml
 
 from saelab.core.errors import UserError
+from saelab.judges.scripted import ScriptedJudge
+from saelab.store.layout import RunFolder
+from saelab.study.cells import Cell
 from saelab.study.costs import disk_bytes, judge_calls, plan_table
 from saelab.study.plan import cells_of
 from saelab.study.scales import merged, read_study
 from saelab.study.sizes import size_of
 from saelab.study.spec import StudyConfig, saes_of
+from saelab.study.stages import do
+from saelab.study.workspace import Workspace
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -102,6 +107,7 @@ def test_the_judge_is_part_of_what_it_judges_and_of_nothing_else(study_data: dic
     assert keys(name="openai:gpt-4o-mini", price=(1.0, 2.0), concurrency=2) == paid, "what it costs changes nothing"
     assert keys(name="openai:another")["steer"] != paid["steer"]
     assert StudyConfig.parse(study_data | {"judge": "lexical"}) == StudyConfig.parse(study_data)
+    assert "anchors" not in plain and set(paid["anchors"]) == {"start", "end"}
     for wrong in ("gpt-4", "openai:", "lexica"):
         with pytest.raises(UserError, match="no judge"):
             StudyConfig.parse(study_data | {"judge": wrong})
@@ -114,7 +120,8 @@ def test_a_plan_counts_calls_and_dollars(study_data: dict[str, Any]) -> None:
     found = judge_calls(StudyConfig.parse(study_data | {"judge": judge}))
     assert found is not None and found.dollars is not None
     texts = 4 * (7 * 3 + 6 * 2)  # four steered SAEs; seven directions, six features beside them unsteered
-    assert found.calls == 3 * texts + 5 * 48 * 2, "28 windows are two questions of 14"
+    anchored = 2 * (30 + 4)  # two rounds: thirty texts, and ten windows of four descriptions
+    assert found.calls == 3 * texts + 5 * 48 * 2 + anchored, "28 windows are two questions of 14"
     assert found.dollars == pytest.approx((found.prompt_tokens + 2 * found.completion_tokens) / 1e6)
     assert judge_calls(StudyConfig.parse(study_data | {"judge": "openai:x"})).dollars is None, "no price, no number"
 
@@ -141,3 +148,25 @@ def test_the_shipped_studies() -> None:
     assert [m.grids[0].sites for m in paper.models] == [("resid_post.12",), ("resid_post.17",), ("resid_post.20",)]
     assert disk_bytes(paper) > 1e12 > disk_bytes(small)
     assert judge_calls(paper) is not None and judge_calls(reduced) is None
+
+
+@pytest.mark.parametrize(("last", "state"), [(0, "same"), (2, "changed"), ("down", "too_few")])
+def test_a_model_that_judges_answers_its_anchors_before_and_after_all_it_judges(
+    study_data: dict[str, Any], tmp_path: Path, last: int | str, state: str
+) -> None:
+    """First and last of the cells; what is left says in a state whether the judge stayed, in no number if not known."""
+    study = StudyConfig.parse(study_data | {"judge": "openai:x"})
+    cells = cells_of(study)
+    start, end = (c for c in cells if c.stage == "anchors")
+    assert cells[0] == start and [c.stage for c in cells[cells.index(end) + 1 :]] == ["stats"]
+    assert {c.name for c in end.inputs if c.stage == "steer"} == {s.name for s in saes_of(study) if s.steer}
+    run = RunFolder(tmp_path)
+
+    def asked(answer: int | str, cell: Cell) -> list[Path]:
+        turns = iter([0, 1] * 20)
+        return do(cell, Workspace(study, run, asked=ScriptedJudge(lambda _: answer or next(turns))))
+
+    assert asked(0, start) == [run.anchors("start").path]
+    assert asked(last, end) == [run.anchors("end").path]
+    drift = run.anchors("end").read()["drift"]
+    assert drift["state"] == state and (drift["kappa"] is None) == (state == "too_few")

@@ -9,9 +9,10 @@ judge. Agreement with what was expected of the items is reported beside it, as a
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
@@ -22,16 +23,31 @@ from saelab.judges.client import Judge, Request
 
 # Anchor questions have sample numbers of their own, so that no cache answers the second round with the first.
 FIRST_SAMPLE = 1_000_000
+LEAST = 0.8  # kappa of two rounds of one judge
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How two rounds over the anchors agree. n: items answered in both; missing: items that were not."""
+    """How two rounds over the anchors agree. n: items answered in both; missing: items that were not.
+
+    kappa: of the rounds with each other; kappa_expected: of the first with what is expected. None without a value.
+    """
 
     kappa: float | None
     kappa_expected: float | None
     n: int
     missing: int
+
+    @property
+    def state(self) -> str:
+        """`same`, `changed` (kappa below `LEAST`), or `too_few`: less than half the items were answered twice."""
+        if self.kappa is None or self.n < len(anchors()) // 2:
+            return "too_few"
+        return "same" if self.kappa >= LEAST else "changed"
+
+    def record(self) -> dict[str, Any]:
+        """State and figures; no kappa of the rounds where too few items tell."""
+        return {"state": self.state} | vars(self) | ({"kappa": None} if self.state == "too_few" else {})
 
 
 @cache
@@ -48,12 +64,12 @@ def anchors() -> tuple[tuple[Request, int], ...]:
 
 
 def judge_anchors(judge: Judge, moment: int, *, progress: Progress = SILENT) -> list[Judgement]:
-    """One round over the anchors; `moment` numbers the rounds."""
-    requests = [
-        Request(r.task, r.text, description=r.description, instruction=r.instruction, sample=FIRST_SAMPLE + moment)
-        for r, _ in anchors()
-    ]
-    return judge.judge(requests, progress=progress)
+    """One round over the anchors; `moment` numbers the rounds. Where the judge gives up, all are missing."""
+    requests = [replace(r, sample=FIRST_SAMPLE + moment) for r, _ in anchors()]
+    try:
+        return judge.judge(requests, progress=progress)
+    except JudgeError as error:
+        return [Judgement("missing", None, judge.name, error.message)] * len(requests)
 
 
 def drift(start: Sequence[Judgement], end: Sequence[Judgement]) -> Drift:
@@ -61,19 +77,6 @@ def drift(start: Sequence[Judgement], end: Sequence[Judgement]) -> Drift:
     pairs = [(a.value, b.value) for a, b in zip(start, end, strict=True) if a.value is not None and b.value is not None]
     known = [(a.value, float(e)) for a, (_, e) in zip(start, anchors(), strict=True) if a.value is not None]
     return Drift(weighted_kappa(pairs), weighted_kappa(known), len(pairs), len(start) - len(pairs))
-
-
-def check_drift(found: Drift, *, least: float = 0.8) -> None:
-    """Raise `JudgeError` where the judge did not stay the same, or where too few items tell."""
-    if found.kappa is None or found.n < len(anchors()) // 2:
-        raise JudgeError(
-            f"Only {found.n} of {len(anchors())} anchor items were judged twice; the judge cannot be checked."
-        )
-    if found.kappa < least:
-        raise JudgeError(
-            f"The judge changed during the run: weighted kappa of the anchors is {found.kappa:.2f}, not {least:g}.",
-            hint="Pin a dated model id and judge the run again.",
-        )
 
 
 def weighted_kappa(pairs: Sequence[tuple[float, float]]) -> float | None:

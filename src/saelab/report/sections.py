@@ -73,6 +73,7 @@ GROUPS = (
     ("Language model", "lm"),
     ("Text", "text"),
     ("Counts", "counts"),
+    ("The judge's anchors, asked first and last", "anchors"),
     ("Seeds", "seeds"),
     ("Versions", "versions"),
     ("Machine", "machine"),
@@ -189,8 +190,19 @@ def scatter(material: Material) -> Section:
     )
     parts = [Part("figure", figures.scatter(saes, material.names))]
     notes = (material.names.judges.get(judge, {}).get("note") for judge in material.judges)
-    parts += [Part("callout", str(note)) for note in notes if note]
+    parts += [Part("callout", str(note)) for note in (*notes, _drift(material)) if note]
     return Section(name, title, lead, tuple(parts))
+
+
+def _drift(material: Material) -> str:
+    """What a reader must be told of the judge's anchors; nothing where they were not asked or the judge stayed."""
+    found = material.summary.get("anchors") or {}
+    if found.get("state") == "changed":
+        kappa = words.number(float(found["kappa"]), signed=True)
+        return f"The judge changed during the run: weighted kappa of its two rounds over the anchors is {kappa}."
+    if found.get("state") == "too_few":
+        return f"Whether the judge stayed the same is not known: it answered {found.get('n')} anchors twice."
+    return ""
 
 
 def agreement(material: Material) -> Section:

@@ -2,7 +2,7 @@
 
 run/
   study.yaml  names.json  format.json  ledger.sqlite  results.json  summary.json  report.html
-  judges/                     calibrations; replies.sqlite: the replies of a paid judge
+  judges/                     calibrations; anchors/; replies.sqlite: the replies of a paid judge
   tokens/<lm>/<part>/         packed text (tokens.safetensors, manifest.json)
   activations/<lm>/<site>/    shards, moments.safetensors and their manifest
   saes/<sae>/                 native SAE folder
@@ -295,6 +295,10 @@ class RunFolder:
     def judge(self, lm: str) -> Path:
         """The calibration of the embedded judge for a language model."""
         return self.root / "judges" / f"{lm}.json"
+
+    def anchors(self, moment: str) -> Record:
+        """The judge's round over its anchors at the start or the end; the second holds how the two agree."""
+        return Record(self.root / "judges" / "anchors" / f"{moment}.json")
 
     def tokens(self, lm: str) -> Path:
         return self.root / "tokens" / lm

@@ -61,7 +61,7 @@ class Watch:
     """What this process has seen of the heartbeats of others, by launcher's number: the count, and since when."""
 
     seen: dict[int, tuple[int, float]] = field(default_factory=dict)
-    moved: set[int] = field(default_factory=set)
+    moved: set[int] = field(default_factory=set[int])
 
     def silent(self, number: int, beat: int) -> bool:
         """Whether a heartbeat has stood still for longer than one waits."""

@@ -21,6 +21,7 @@ REVISIONS: Mapping[str, int] = {
     "select": 1,
     "calibrate": 1,
     "steer": 1,
+    "anchors": 1,
     "match": 2,
     "stats": 2,
 }

@@ -49,7 +49,7 @@ def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, down
     for i, model in enumerate(study.models):
         found += _of_model(study, model, ("models", i), wanted, download)
     found += _of_files(study, wanted)
-    if wanted("interp", "evaluate", "steer"):
+    if wanted("interp", "evaluate", "steer", "anchors"):
         found += _of_judge(study, download)
     if wanted("train"):
         found += _said(("training", "device"), lambda: device_of(study.training.device))

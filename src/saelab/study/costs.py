@@ -10,6 +10,7 @@ import polars as pl
 from saelab.core.records import Description
 from saelab.interp.features.detection import TASK
 from saelab.interp.features.windows import TEST
+from saelab.judges.anchors import anchors
 from saelab.judges.client import Request
 from saelab.judges.endpoint import ChatConfig
 from saelab.judges.openai_compatible import Estimate, OpenAIJudge
@@ -63,7 +64,8 @@ def judge_calls(study: StudyConfig) -> Estimate | None:
                         together=study.judge.together)  # fmt: skip
     detection, rated = judge.estimate(_windows(study)), judge.estimate(_texts(study))
     scored = len(saes_of(study)) * study.interp.n_scored
-    parts = ((detection, scored), (rated, judged_texts(study)))
+    checked = judge.estimate([request for request, _ in anchors()])
+    parts = ((detection, scored), (rated, judged_texts(study)), (checked, 2))
 
     def total(name: str) -> int:
         return sum(getattr(estimate, name) * times for estimate, times in parts)

@@ -2,7 +2,7 @@
 
 The graph, for every model: text -> harvest -> train (a site's SAEs together) -> interp, select -> steer for every SAE
 of a steered grid, interp for the others, match for every step of a path; the lexical judge is calibrated once per
-model; then stats over all.
+model; then stats over all. A judge that is a model answers its anchors first and last.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ SECONDS = {
     "calibrate": 30.0,
     "steer": 1 / 70,  # per generated token
     "match": 12.0,
+    "anchors": 20.0,
     "stats": 5.0,
 }
 
@@ -38,7 +39,9 @@ def cells_of(study: StudyConfig) -> list[Cell]:
     for model in study.models:
         ends += _model_cells(study, model)
     settings = {"seed": study.seed, "resamples": study.resamples, "name": study.name}
-    return in_order([Cell("stats", study.name, settings, tuple(ends), SECONDS["stats"]), *_suite_cells(study, ends)])
+    suite = _suite_cells(study, ends)
+    first, last = _anchor_cells(study, [*ends, *suite])
+    return in_order([*first, Cell("stats", study.name, settings, (*ends, *last), SECONDS["stats"]), *suite])
 
 
 def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
@@ -109,6 +112,14 @@ def _suite_cells(study: StudyConfig, ends: Sequence[Cell]) -> list[Cell]:
         estimate = SECONDS["evaluate"] * _weight(model)
         cells += [Cell("evaluate", s.name, settings, (interp[s.name], *read), estimate) for s in saes]
     return cells
+
+
+def _anchor_cells(study: StudyConfig, judged: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """The first and the last round over the anchors of a judge that is a model: before and after all that it judges."""
+    if not study.judge.kind.takes:
+        return [], []
+    start = Cell("anchors", "start", study.judge.identity, (), SECONDS["anchors"])
+    return [start], [Cell("anchors", "end", study.judge.identity, (start, *judged), SECONDS["anchors"])]
 
 
 def _asked(model: ModelConfig) -> dict[str, str]:

@@ -5,16 +5,20 @@ in its package; how cells are ordered and recorded is in cells.py and executors.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from saelab.activations.harvest import harvest
 from saelab.core.errors import ArtefactError
+from saelab.core.records import Judgement
 from saelab.interp import run as interp_stage
 from saelab.interp.suite import run as suite_stage
 from saelab.interp.suite.evaluation import readings_of
+from saelab.judges.anchors import drift, judge_anchors
 from saelab.matching import run as matching_stage
 from saelab.saes.catalogue import training_config
 from saelab.selection import run as selection_stage
@@ -157,6 +161,16 @@ def _steer(cell: Cell, work: Workspace) -> list[Path]:
     return steering_stage.run(work.study.steering, inputs, work.run.steering(cell.name), work.progress)
 
 
+def _anchors(cell: Cell, work: Workspace) -> list[Path]:
+    rounds = ("start", "end")
+    found = judge_anchors(work.judge, rounds.index(cell.name), progress=work.progress)
+    record: dict[str, Any] = {"judge": work.judge.name, "answers": [asdict(answer) for answer in found]}
+    if cell.name == "end":
+        start = [Judgement(**answer) for answer in work.run.anchors("start").read()["answers"]]
+        record |= {"drift": drift(start, found).record()}
+    return [work.run.anchors(cell.name).write(record)]
+
+
 def _match(cell: Cell, work: Workspace) -> list[Path]:
     names = cell.settings.get("path") or cell.name.split("--")
     specs = [work.saes[n] for n in names]
@@ -195,5 +209,6 @@ STAGES: dict[str, Callable[[Cell, Workspace], list[Path]]] = {
     "calibrate": _calibrate,
     "steer": _steer,
     "match": _match,
+    "anchors": _anchors,
     "stats": _stats,
 }

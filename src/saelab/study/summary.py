@@ -182,6 +182,7 @@ def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
         "matching": _matching(study, run),
         "seeds": {"study": study.seed, "training": sorted({s.seed for s in saes_of(study)})},
         "judge": study.judge.name,
+        "anchors": _anchors(run),
         "text": _texts(study, run),
         "lm": {m.key: {"reference": m.lm, "dtype": _dtype(study, run, m.key)} for m in study.models},
         "counts": _counts(study, run),
@@ -212,6 +213,12 @@ def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
             "held_out_tokens": held_out.tokens.numel(),
         } | {k: v for k, v in vars(counts).items() if isinstance(v, int)}
     return found
+
+
+def _anchors(run: RunFolder) -> dict[str, Any]:
+    """Whether the judge stayed the same; nothing for one that is no model."""
+    end = run.anchors("end")
+    return end.read()["drift"] if end.exists else {}
 
 
 def _counts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
