@@ -60,7 +60,7 @@ class Launcher:
 class Watch:
     """What this process has seen of the heartbeats of others, by launcher's number: the count, and since when."""
 
-    seen: dict[int, tuple[int, float]] = field(default_factory=dict)
+    seen: dict[int, tuple[int, float]] = field(default_factory=dict[int, tuple[int, float]])
     moved: set[int] = field(default_factory=set[int])
 
     def silent(self, number: int, beat: int) -> bool:
