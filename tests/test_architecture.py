@@ -10,6 +10,7 @@ import pytest
 from saelab.interp.suite.catalogue import CATALOGUE
 from saelab.judges.catalogue import JUDGES
 from saelab.lm.families import FAMILIES
+from saelab.matching.baselines import BASELINES
 from saelab.saes.catalogue import ARCHITECTURES
 from saelab.selection.criteria.catalogue import CRITERIA, that_read
 from saelab.steering.arms import FORMER
@@ -227,6 +228,10 @@ HOMES: dict[str, tuple[set[str], str]] = {
     "architecture": (set(ARCHITECTURES), r"saes/(architectures/.*|formats/.*|transcoder\.py|crosscoder\.py)"),
     "judge": (set(JUDGES), r"judges/.*"),
     "direction": (set(METHODS), r"steering/concepts/directions/.*"),
+    "matching baseline": (
+        {b.name for b in BASELINES.values() if b.predict or b.pairs} - {"random", "identity"},
+        r"matching/.*",
+    ),
     "LM family": (set(FAMILIES), r"lm/(families|facts|tiny)\.py"),
 }
 # Files that mean something else by a catalogue's name, each with what they mean.
@@ -234,6 +239,7 @@ OTHER_MEANINGS = {
     "steering/arms.py": dict.fromkeys(FORMER.values(), "what former keys of study files chose by"),
     "steering/methods.py": {"sae_feature": "the method of a whole stage, not of a fit"},
     "interp/suite/probes.py": {"probe": "the name of a random stream"},
+    "interp/features/describe.py": {"previous": "the token before"},
     "cli/steer.py": {"kl": "a unit of strength"},
     "cli/doctor.py": {"openai": "a package that may be installed"},
     "study/on_ray.py": {"local": "Ray's own address"},

@@ -94,13 +94,16 @@ def test_matching_curves_join_neighbours_only() -> None:
         return Pair(f"t.resid_post.{a}", f"t.resid_post.{b}", quality, matched=2, features=4)
 
     pairs = [pair(14, 16, 9.0), pair(15, 16, 2.0), pair(14, 15, 1.0)]
-    chain, alone, *chance = figures.curves(pairs, "cost")
+    chain, alone, *chance = figures.curves(pairs, "cost", NAMES)
     assert (chain.x, chain.y, chain.chain) == (("14 → 15", "15 → 16"), (0.5, 1.0), True)
     assert (alone.x, alone.y, alone.chain) == (("14 → 16",), (4.5,), False)
     assert [c.y for c in chance] == [(2.0, 2.0), (2.0,)]
-    assert {c.name for c in figures.curves(pairs, "explained_variance")} == {"Matched features", "Blocks dropped"}
-    assert {c.name for c in figures.curves(pairs, "ce_change")} == {"Matched features"}
-    assert figures.curves(pairs, "matching_score") == []
+    assert {c.name for c in figures.curves(pairs, "explained_variance", NAMES)} == {
+        "Matched features",
+        "Blocks dropped",
+    }
+    assert {c.name for c in figures.curves(pairs, "ce_change", NAMES)} == {"Matched features"}
+    assert figures.curves(pairs, "matching_score", NAMES) == []
 
 
 def test_a_certificate_says_what_is_proved() -> None:

@@ -1,8 +1,12 @@
-"""What a matching is compared with: identity, random, top-1 cosine, mutual nearest, greedy.
+"""Catalogue of what a matching is read against: other matchings, and other predictions of the second site's state.
 
-Each gives index arrays like `Matching.permutation`; top-1 may use a column twice, mutual nearest leaves features
+A new one is an entry of `BASELINES`: the stage computes it, its record holds it by its name, the page draws it. The
+functions give index arrays like `Matching.permutation`; top-1 may use a column twice, mutual nearest leaves features
 unmatched.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +16,9 @@ from torch import Tensor
 from saelab.core.seeds import numpy_generator
 from saelab.matching.assignment import candidates, greedy_full
 from saelab.matching.cost import Costs
+from saelab.matching.fold import HasFeatures
+
+Predict = Callable[[HasFeatures, HasFeatures, Tensor, Tensor], Tensor]
 
 
 def random_pairs(n: int, seed: int = 0) -> Int[np.ndarray, " n"]:
@@ -47,3 +54,43 @@ def top_cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[np.nda
     """The largest cosine of every row of a with a row of b: what no one-to-one matching can exceed."""
     a, b = (torch.nn.functional.normalize(x, dim=1) for x in (a, b))
     return torch.cat([(x @ b.T).amax(dim=1) for x in a.split(1024)]).double().numpy()
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Something that a matching is drawn beside.
+
+    name: in the quality record. label, colour (a variable of the page's palette), dash: how the page draws it.
+    note, note_of: its short name in the table of matchings, and the measure beside which it stands there.
+    pairs: an index array from the costs and a seed; only between as many features on both sides.
+    predict: the second site's state [N, D] from both SAEs and both sites' states.
+    """
+
+    name: str
+    label: str
+    colour: str
+    dash: str = "dot"
+    note: str = ""
+    note_of: str = ""
+    pairs: Callable[[Costs, int], Int[np.ndarray, " n"]] | None = None
+    predict: Predict | None = None
+
+
+MATCHED, COMPOSED = "matched", "composed"
+BASELINES = {
+    b.name: b
+    for b in (
+        Baseline(MATCHED, "Matched features", "line-0", "solid"),
+        Baseline(COMPOSED, "Matched step by step", "line-0", "dash"),
+        Baseline("drop", "Blocks dropped", "line-3", note="blocks dropped", note_of="ce_change",
+                 predict=lambda a, b, x, y: x),
+        Baseline("current", "Encode-decode, nothing skipped", "line-1", note="nothing skipped",
+                 note_of="explained_variance", predict=lambda a, b, x, y: b.decode(b.encode(y))),
+        Baseline("previous", "Encode-decode of the state before", "line-2",
+                 predict=lambda a, b, x, y: a.decode(a.encode(x))),
+        Baseline("identity", "Same index", "line-4", "dashdot", pairs=lambda costs, seed: np.arange(costs.shape[0])),
+        Baseline("random", "Chance", "line-4", pairs=lambda costs, seed: random_pairs(costs.shape[0], seed)),
+        Baseline("greedy", "Greedy matching", "line-5", pairs=lambda costs, seed: greedy(costs)),
+        Baseline("chance", "Chance", "line-4", note="chance", note_of="matching_score"),
+    )
+}  # fmt: skip

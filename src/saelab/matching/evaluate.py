@@ -18,6 +18,7 @@ from torch import Tensor
 from saelab.activations.site import SiteReading, read_states, sink_bound, spliced_ce
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
+from saelab.matching.baselines import BASELINES, MATCHED
 from saelab.matching.fold import Features, HasFeatures
 from saelab.text.pack import PackedText
 
@@ -141,20 +142,15 @@ def skips(
 ) -> dict[str, dict[str, float]]:
     """The state at the second site replaced by a prediction: explained variances and change of cross-entropy (nats).
 
-    matched: the skip. drop: the first site's state as it is (the blocks between dropped). current: encode-decode of
-    the true state with B. previous: encode-decode of the first site's state with A. moved: further skips by name, in
-    which only some features go through their partners (`limited`).
+    By name: the skip, the catalogue's other predictions (baselines.py), and `moved`: further skips, in which only some
+    features go through their partners (`limited`).
     """
     x, y = reading.first[reading.kept], reading.second[reading.kept]
     a, b = saes
     with torch.inference_mode():
         codes = a.encode(x)
-        predictions = {
-            "matched": b.decode(transferred(codes, permutation, scales)),
-            "drop": x,
-            "current": b.decode(b.encode(y)),
-            "previous": a.decode(codes),
-        }
+        predictions = {MATCHED: b.decode(transferred(codes, permutation, scales))}
+        predictions |= {other.name: other.predict(a, b, x, y) for other in BASELINES.values() if other.predict}
         for name, which in (moved or {}).items():
             predictions[name] = limited(codes, saes, permutation, scales, which)
         found: dict[str, dict[str, float]] = {}

@@ -18,6 +18,7 @@ from saelab.core.config import Config
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
 from saelab.matching import baselines
+from saelab.matching.baselines import BASELINES, COMPOSED, MATCHED
 from saelab.matching.classes import Classes, classed
 from saelab.matching.cost import Costs, costs_between
 from saelab.matching.evaluate import coactivation, decoder_distances, read_sites, skips, tensor_errors
@@ -85,7 +86,7 @@ def run(
     distance = decoder_distances(folded[0], folded[1], found.permutation)
     moved = {f"quantile_{q:g}": distance <= np.nanquantile(distance, q) for q in config.quantiles}
     every = skips(lm, reading, sites[1], saes, found.permutation, scales, moved=moved, progress=progress)
-    quality |= {"skip": every["matched"], "compared_with": {k: every[k] for k in ("drop", "current", "previous")}}
+    quality |= {"skip": every.pop(MATCHED), "compared_with": {k: v for k, v in every.items() if k not in moved}}
     quality["limited"] = {k: every[k] for k in moved}
     quality |= _beside(folded, costs, found, config.seed)
     curve = [s * classes.rho for s in CURVE]
@@ -95,13 +96,13 @@ def run(
     written = []
     if steps:
         path = _composed([s["b"].to_numpy() for s in steps])
-        own = skips(lm, reading, sites[1], saes, path, scales, progress=progress)["matched"]
+        own = skips(lm, reading, sites[1], saes, path, scales, progress=progress)[MATCHED]
         same = float((path == found.permutation).mean())
         partners = [s["partner"].fill_null(-1).to_numpy() for s in steps]
         kept = _composed(partners)
         agree = (kept == classes.permutation)[(kept >= 0) & (classes.permutation >= 0)]
-        quality["composed"] = coactivation(*on, path) | {"skip": own, "same_as_direct": same}
-        quality["composed"] |= {"same_as_direct_of_partners": float(agree.mean()) if len(agree) else None}
+        quality[COMPOSED] = coactivation(*on, path) | {"skip": own, "same_as_direct": same}
+        quality[COMPOSED] |= {"same_as_direct_of_partners": float(agree.mean()) if len(agree) else None}
         quality["survival"] = [s.tolist() for s in survival(partners)]
         written.append(place.paths.write(feature_paths(partners, costs.shape[1])))
     return [place.matching.write(_table(found, classes)), place.quality.write(quality), *written]
@@ -128,19 +129,17 @@ def _certificate(found: Matching) -> dict[str, Any]:
 def _beside(folded: Sequence[Features], costs: Costs, found: Matching, seed: int) -> dict[str, Any]:
     """What the matching is compared with: cosines, costs of the baselines, and errors per tensor in folded units."""
     first, second = folded
-    floors = {"identity": np.arange(len(first)), "random": baselines.random_pairs(len(first), seed)}
-    if len(first) != len(second):
-        floors = {}
+    alike = len(first) == len(second)
+    floors = {b.name: b.pairs(costs, seed) for b in BASELINES.values() if b.pairs is not None and alike}
     quality: dict[str, Any] = {"cosine": {"matched_median": _median(found.cosine)}}
     quality["cosine"]["top1_median"] = _median(baselines.top_cosine(first.decoder, second.decoder))
-    if floors:
-        pairs = torch.from_numpy(floors["random"])
+    if alike:
+        pairs = torch.from_numpy(baselines.random_pairs(len(first), seed))
         chance = torch.nn.functional.cosine_similarity(first.decoder, second.decoder[pairs], dim=1)
         quality["cosine"]["random_median"] = _median(chance.double().numpy())
-        floors["greedy"] = baselines.greedy(costs)
     quality["baselines"] = {k: float(costs.edges(np.arange(len(p)), p).sum()) for k, p in floors.items()}
     quality["baselines"]["mutual_nearest_share"] = float((baselines.mutual_nearest(costs) >= 0).mean())
-    named = floors | {"matched": found.permutation}
+    named = floors | {MATCHED: found.permutation}
     quality["mse"] = {k: tensor_errors(first, second, p) for k, p in named.items()}
     return quality
 

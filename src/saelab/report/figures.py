@@ -19,20 +19,9 @@ from plotly.subplots import make_subplots
 
 from saelab.report import words
 from saelab.report.material import Pair
-from saelab.report.names import OTHER, Names
+from saelab.report.names import DASHES, OTHER, Names
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "hexagon")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-# What a matching is drawn beside: its name in a quality record, its name on the page, its colour, its line.
-RIVALS = {
-    "matched": ("Matched features", "var(--line-0)", "solid"),
-    "composed": ("Matched step by step", "var(--line-0)", "dash"),
-    "current": ("Encode-decode, nothing skipped", "var(--line-1)", "dot"),
-    "previous": ("Encode-decode of the state before", "var(--line-2)", "dot"),
-    "drop": ("Blocks dropped", "var(--line-3)", "dot"),
-    "greedy": ("Greedy matching", "var(--line-5)", "dot"),
-    "chance": ("Chance", "var(--line-4)", "dot"),
-}
 
 
 @dataclass(frozen=True)
@@ -227,7 +216,7 @@ def training(metrics: pl.DataFrame, known: dict[str, tuple[str, float]], names: 
     return Figure("training", embed(figure), 380, alt, caption)
 
 
-def matching(pairs: Sequence[Pair]) -> Figure:
+def matching(pairs: Sequence[Pair], names: Names) -> Figure:
     """Cost, matching score, explained variance and cross-entropy change along the matched pairs of sites."""
     panels = {
         "cost": "Cost per matched feature",
@@ -238,7 +227,7 @@ def matching(pairs: Sequence[Pair]) -> Figure:
     figure = make_subplots(2, 2, subplot_titles=tuple(panels.values()), vertical_spacing=0.2, horizontal_spacing=0.1)
     named = set[str]()
     for i, column in enumerate(panels):
-        for curve in curves(pairs, column):
+        for curve in curves(pairs, column, names):
             figure.add_trace(
                 go.Scatter(
                     x=[safe(x) for x in curve.x], y=list(curve.y), mode="lines+markers" if curve.chain else "markers",
@@ -276,7 +265,7 @@ class Curve:
     y: tuple[float, ...]
 
 
-def curves(pairs: Sequence[Pair], column: str) -> list[Curve]:
+def curves(pairs: Sequence[Pair], column: str, names: Names) -> list[Curve]:
     """The lines of one panel: the matching, and what it has to be read against. Absent values are left out."""
     own: dict[tuple[str, bool], dict[str, float]] = {}
     least = min((p.span for p in pairs), default=0)
@@ -285,9 +274,9 @@ def curves(pairs: Sequence[Pair], column: str) -> list[Curve]:
             own.setdefault((name, pair.span == least), {})[pair.label] = value
     found = []
     for (name, chain), line in own.items():
-        shown, shade, dash = RIVALS.get(name, (words.upper(words.label(name)), "var(--line-4)", "dot"))
+        shown, shade, dash = names.line(name)
         found.append(Curve(safe(shown), shade, dash, chain, tuple(line), tuple(line.values())))
-    order = [shown for shown, _, _ in RIVALS.values()]
+    order = [safe(names.line(name)[0]) for name in names.matchings]
     return sorted(found, key=lambda c: (order.index(c.name) if c.name in order else len(order), not c.chain))
 
 

@@ -9,18 +9,19 @@ from typing import Any
 from saelab.report import words
 from saelab.report.cells import BLANK, Cell, Column, Row, Table, figure, missing, percentage, text
 from saelab.report.material import Pair
+from saelab.report.names import Names
 
 
-def matchings(pairs: tuple[Pair, ...]) -> Table:
+def matchings(pairs: tuple[Pair, ...], names: Names) -> Table:
     """Every matching with its certificate and what skipping the blocks between with it costs."""
     columns = (
         Column("Sites", kind="text"),
         Column("Matched", "of features", room=6),
         Column("Cost", "per feature", room=9),
-        Column("Score", "chance", room=5),
+        Column("Score", names.beside("matching_score")[1], room=5),
         Column("Cosine", "random", room=5),
-        Column("Variance explained", "nothing skipped", room=5),
-        Column("CE change", "blocks dropped", room=6),
+        Column("Variance explained", names.beside("explained_variance")[1], room=5),
+        Column("CE change", names.beside("ce_change")[1], room=6),
     )
     rows = []
     for pair in sorted(pairs, key=lambda p: (p.span, p.layers, p.first)):
@@ -30,10 +31,10 @@ def matchings(pairs: tuple[Pair, ...]) -> Table:
             text(pair.label, pair.first.rpartition(".")[0], title=f"{pair.first} to {pair.second}"),
             percentage(share, note=words.number(pair.features, 0), why="no table of pairs"),
             _beside(pair, "cost", certificate(pair.quality)),
-            _beside(pair, "matching_score", "chance"),
+            _beside(pair, "matching_score", names.beside("matching_score")[0]),
             figure(cosine.get("matched_median"), note=_note(cosine.get("random_median")), why="not measured"),
-            _beside(pair, "explained_variance", "current"),
-            _beside(pair, "ce_change", "drop"),
+            _beside(pair, "explained_variance", names.beside("explained_variance")[0]),
+            _beside(pair, "ce_change", names.beside("ce_change")[0]),
         )))  # fmt: skip
         if composed := pair.quality.get("composed"):
             same = words.finite(composed.get("same_as_direct"))
@@ -65,7 +66,7 @@ def certificate(quality: dict[str, Any]) -> str:
 
 
 def _beside(pair: Pair, measure: str, other: str) -> Cell:
-    """A measure of a matching, with that of a rival (or words, for the cost) as its note."""
+    """A measure of a matching, with that of a baseline (or words, for the cost) as its note."""
     values = pair.values(measure)
     if "matched" not in values:
         return missing("not measured")

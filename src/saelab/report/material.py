@@ -58,16 +58,14 @@ class Pair:
         """A measure of the matching and of what it is compared with, by name; what does not exist is left out.
 
         measure: "cost" (per matched feature, folded units), "matching_score", "explained_variance" or "ce_change" (of
-        the skip). Names: matched, composed, greedy, chance, and those of the quality record's `compared_with`.
+        the skip). Names: matched, composed, chance, and those of the quality record's `baselines` and `compared_with`.
         """
         q = self.quality
         composed = q.get("composed") or {}
         if measure == "cost":
-            base = q.get("baselines") or {}
-            found = {k: _per(v, n) for k, v, n in (
-                ("matched", q.get("cost"), self.matched), ("greedy", base.get("greedy"), self.features),
-                ("chance", base.get("random"), self.features),
-            )}  # fmt: skip
+            costs = {k: v for k, v in (q.get("baselines") or {}).items() if not k.endswith("_share")}
+            found = {"matched": _per(q.get("cost"), self.matched)}
+            found |= {name: _per(cost, self.features) for name, cost in costs.items()}
         elif measure == "matching_score":
             found = {"matched": q.get(measure), "composed": composed.get(measure), "chance": q.get("chance")}
         else:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from saelab.report import words
 
 Records = Mapping[str, Mapping[str, Any]]
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # of plotly
 OTHER = "other"  # the class and the colour of what has none
 
 
@@ -26,6 +27,7 @@ class Names:
     measures: Records = field(default_factory=dict)
     arms: Records = field(default_factory=dict)
     judges: Records = field(default_factory=dict)
+    matchings: Records = field(default_factory=dict)
 
     def architecture(self, name: str) -> str:
         """An architecture as its paper writes it."""
@@ -67,6 +69,19 @@ class Names:
             if name.startswith(start):
                 return start + self.arm(name.removeprefix(start))
         return str(self.measures.get(name, {}).get("label") or words.label(name))
+
+    def line(self, name: str) -> tuple[str, str, str]:
+        """What a matching is read against, as it is drawn: its label, colour and dash."""
+        known = self.matchings.get(name, {})
+        colour, dash = (str(known.get(key)) for key in ("colour", "dash"))
+        shown = str(known.get("label") or words.upper(words.label(name)))
+        shade = colour if re.fullmatch(r"line-\d", colour) else OTHER
+        return shown, f"var(--{shade})", dash if dash in DASHES else "dot"
+
+    def beside(self, measure: str) -> tuple[str, str]:
+        """The baseline that stands beside a measure of a matching, and its short name; empty where none is known."""
+        found = ((n, str(b.get("note"))) for n, b in self.matchings.items() if b.get("note_of") == measure)
+        return next(found, ("", ""))
 
     def style(self) -> Markup:
         """The colours of the architectures as CSS: variables for light and dark paper, and a class for each."""

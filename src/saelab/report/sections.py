@@ -305,7 +305,10 @@ def matching(material: Material, cards: Sequence[Card] = ()) -> Section:
         "Each feature of one site is paired with one of the next. If pairs mean the same, they fire together, and "
         "writing the first site's codes through the second's decoder, in place of the block, loses little."
     )
-    parts = [Part("figure", figures.matching(material.pairs)), Part("table", matching_tables.matchings(material.pairs))]
+    parts = [
+        Part("figure", figures.matching(material.pairs, material.names)),
+        Part("table", matching_tables.matchings(material.pairs, material.names)),
+    ]
     if drawn := flow.figure(material.pairs):
         parts += [Part("heading", "What is carried on, what changes, what is born"), Part("figure", drawn)]
         parts.append(Part("table", matching_tables.classes(flow.neighbours(material.pairs))))

@@ -1,7 +1,8 @@
 """What the names in a run's tables mean: kept in the run folder as `names.json`, from the catalogues of this process.
 
-The page is made of artefacts alone, so what it says of a criterion, an architecture, an arm or a judge is written down
-here by the code that knows it. Names of a study's own tables are declared here; all others come from a catalogue.
+The page is made of artefacts alone, so what it says of a criterion, an architecture, an arm, a judge or a baseline is
+written down here by the code that knows it. Names of a study's own tables are declared here; all others come from a
+catalogue.
 """
 
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from typing import Any
 
 from saelab.core.names import Measure
 from saelab.judges.catalogue import JUDGES
+from saelab.matching.baselines import BASELINES
 from saelab.saes.catalogue import ARCHITECTURES
 from saelab.selection.criteria.catalogue import CRITERIA, that_read
 from saelab.steering import arms, methods
@@ -28,6 +30,7 @@ OWN = (
 )
 UNSELECTED = "none"  # what tables call the random arm steered by its own features: the SAE without selection
 CONTROL_METHODS = (methods.RANDOM_DIRECTION, methods.UNSTEERED)  # what stands beside the steered features
+DRAWN = ("label", "colour", "dash", "note", "note_of")  # of what a matching is read against
 CONTROLS = that_read("nothing")  # criteria that know nothing of the feature
 
 
@@ -57,4 +60,5 @@ def names_of(study: StudyConfig) -> dict[str, Any]:
         "measures": {m.name: {"label": m.label, "unit": m.unit, "signed": m.signed} for m in measures},
         "arms": rows,
         "judges": {kind.name: {"note": kind.note} for kind in JUDGES.values()},
+        "matchings": {b.name: {k: getattr(b, k) for k in DRAWN} for b in BASELINES.values()},
     }
