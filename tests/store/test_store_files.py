@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from saelab.core.errors import ArtefactError, FetchError, ResourceError, UserError
-from saelab.store import references
+from saelab.store import wheels
 from saelab.store.files import read_json, replacing, sha256_of, write_json, write_text
 from saelab.store.references import fetch, parse_reference
 from saelab.store.tables import read_table, write_table
@@ -130,9 +130,9 @@ def leftovers(cache: Path) -> list[Path]:
 def test_a_wheel_is_fetched_once_and_checked(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = make_wheel(tmp_path / "index", {"data/file.txt": "hello"})
     reference = f"pypi:dist==1.0!data/file.txt#{sha256_of(wheel)}"
-    monkeypatch.setattr(references.subprocess, "run", fake_pip(wheel))
+    monkeypatch.setattr(wheels.subprocess, "run", fake_pip(wheel))
     assert fetch(reference).read_text() == "hello"
-    monkeypatch.setattr(references.subprocess, "run", fake_pip(None))
+    monkeypatch.setattr(wheels.subprocess, "run", fake_pip(None))
     assert fetch(reference).read_text() == "hello", "the second time comes from the cache"
     with pytest.raises(UserError, match="holds no"):
         fetch("pypi:dist==1.0!other")
@@ -149,9 +149,7 @@ def test_a_broken_download_leaves_the_cache_clean(
     if fault == "truncated":
         wheel.write_bytes(wheel.read_bytes()[:-30])
     expected = "0" * 64 if fault == "wrong sum" else sha256_of(wheel)
-    monkeypatch.setattr(
-        references.subprocess, "run", fake_pip(None if fault == "no index" else wheel, "ERROR: no match")
-    )
+    monkeypatch.setattr(wheels.subprocess, "run", fake_pip(None if fault == "no index" else wheel, "ERROR: no match"))
     with pytest.raises((FetchError, ArtefactError)):
         fetch(f"pypi:dist==1.0!data/file.txt#{expected}")
     assert leftovers(cache) == []

@@ -10,7 +10,8 @@ import pytest
 import zstandard
 
 from saelab.core.errors import ArtefactError, FetchError, UserError
-from saelab.text import corpora, embedded
+from saelab.store.wheels import seal
+from saelab.text import corpora, embedded, hub
 from saelab.text.corpora import CorpusConfig, held_out, iter_documents
 from saelab.text.local import PASSAGE, read_rows
 
@@ -164,7 +165,7 @@ def cached_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for k, name in enumerate(embedded.SETS):
         texts = [f"{name} row {i}. " + "long enough to be kept " * (10 + 3 * k) for i in range(30 + 30 * k)]
         (data / f"{name}.csv.zst").write_bytes(PACKINGS[".zst"](as_bytes(texts, "csv", column="prompt")))
-    (folder / ".complete").write_text(embedded.EMBEDDED.split("#")[1] + "\n")
+    seal(folder, embedded.EMBEDDED.split("#")[1])
     monkeypatch.setenv("SAELAB_CACHE", str(tmp_path / "cache"))
     return data
 
@@ -206,6 +207,7 @@ def test_hub_data_sets_stream_at_a_revision(tmp_path: Path, monkeypatch: pytest.
     (folder / "train-1.jsonl").write_bytes(as_bytes(TEXTS[20:], "jsonl"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(hub, "lies_here", lambda name: False)  # the folder plays the hub
     config = CorpusConfig(source="hf:org/name@abc123/part")
     documents = list(iter_documents(config))
     assert sorted(d.text for d in documents) == sorted(TEXTS)

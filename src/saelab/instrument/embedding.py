@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 
 from saelab.core.errors import ArtefactError, FetchError, MissingDependency
-from saelab.lm.loading import quiet
+from saelab.lm.loading import SAFE, quiet
 from saelab.store.references import fetch
 
 MINILM = (
@@ -47,8 +47,8 @@ class MiniLM:
         folder = _folder(reference)
         try:
             with quiet():
-                self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-                self._model: Any = AutoModel.from_pretrained(str(folder), local_files_only=True).eval()
+                self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), **SAFE)
+                self._model: Any = AutoModel.from_pretrained(str(folder), **SAFE).eval()
         except Exception as error:  # transformers and safetensors raise many kinds; all mean "not readable"
             line = (str(error).strip().splitlines() or ["no message"])[0]
             raise ArtefactError(f"The sentence encoder at {folder} could not be opened: {line}") from error

@@ -5,6 +5,7 @@ answers would be another judge's. Where the endpoint sends the key back (some ec
 it is blotted out before anything reads, keeps or shows it. Knows neither models nor questions.
 """
 
+import logging
 import os
 import re
 import zlib
@@ -85,6 +86,8 @@ def client_of(base_url: str, key: str, deadline: float) -> Any:
                 body = body.replace(key.encode(), BLOT)
             return type(response)(response.status_code, headers=kept, content=body, request=request)
 
+    for name in ("httpcore", "httpcore2"):  # at DEBUG it logs the reply's headers, which may repeat the request's
+        logging.getLogger(name).setLevel(logging.INFO)
     wire = Wire(follow_redirects=False, timeout=deadline)
     return openai.AsyncOpenAI(
         api_key=key or NO_KEY, base_url=base_url, max_retries=0, timeout=deadline, http_client=wire

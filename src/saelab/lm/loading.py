@@ -18,6 +18,8 @@ from saelab.lm.families import FAMILIES
 from saelab.lm.gguf_files import mend_tokenizer, read_once
 from saelab.lm.sources import Located, locate
 
+# No code that lies beside weights is run, and nothing is asked: unsaid, transformers asks on the terminal.
+SAFE = {"local_files_only": True, "trust_remote_code": False}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
@@ -40,19 +42,23 @@ def open_model(located: Located, *, dtype: str, device: str) -> tuple[nn.Module,
     except ImportError:
         raise MissingDependency("Language models need transformers.", hint="pip install 'saelab[lm]'") from None
     folder, extra = _files(located)
+    safe = {} if located.gguf else {"use_safetensors": True}  # never a pickle
     try:
         with quiet(), read_once() if located.gguf else nullcontext():
             if located.gguf is None:
-                _refuse_unknown(AutoConfig.from_pretrained(folder, local_files_only=True))
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype_of(dtype, device), local_files_only=True, **extra
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **extra)
+                _refuse_unknown(AutoConfig.from_pretrained(folder, **SAFE))
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype, device), **SAFE, **safe, **extra)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE, **extra)
             if located.gguf is not None:
                 mend_tokenizer(tokenizer, located.path)
     except SaelabError:
         raise
     except Exception as error:  # transformers, gguf and tokenizers raise many kinds; all mean "not readable"
+        if "trust_remote_code" in str(error):
+            raise ArtefactError(
+                f"{located.reference} is opened by code that lies beside its weights, and saelab never runs that.",
+                hint="Use a model of a family that transformers itself knows.",
+            ) from None
         line = (str(error).strip().splitlines() or ["no message"])[0]
         raise ArtefactError(
             f"{located.reference} could not be opened: {type(error).__name__}: {line}",
@@ -71,7 +77,7 @@ def size_of(ref: str) -> tuple[int, int]:
     folder, extra = _files(located)
     try:
         with quiet(), read_once() if located.gguf else nullcontext():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, **extra)
+            config = AutoConfig.from_pretrained(folder, **SAFE, **extra)
         text = config.get_text_config()
         return int(text.hidden_size), int(text.num_hidden_layers)
     except Exception as error:  # as in open_model

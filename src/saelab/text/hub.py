@@ -1,9 +1,11 @@
 """Texts streamed from a Hugging Face data set at a pinned revision, through `datasets`, which is imported on first use.
 
-A moving data set is not a corpus: a reference without a revision is refused. Nothing here shuffles or drops.
+A moving data set is not a corpus: a reference without a revision is refused. No code of a data set is run: the library
+has dropped scripts, and older ones that ran them are too old for saelab. Nothing here shuffles or drops.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from saelab.core.errors import FetchError, MissingDependency, SaelabError, UserError
 from saelab.store.references import Reference
@@ -25,6 +27,11 @@ def read_hub(reference: Reference, *, subset: str | None, split: str, column: st
         import datasets
     except ImportError:
         raise MissingDependency("hf: corpora need datasets.", hint="pip install 'saelab[lm]'") from None
+    if lies_here(reference.name):  # the library would take it for the data set, whatever the revision
+        raise UserError(
+            f"{reference.name} is also a folder here, which would be read in place of the hub's data set.",
+            hint=f"Run from another folder, or write path:{reference.name}.",
+        )
     number = 0
     try:
         rows = datasets.load_dataset(
@@ -47,3 +54,8 @@ def read_hub(reference: Reference, *, subset: str | None, split: str, column: st
             f"{reference} (split {split!r}) could not be streamed at row {number}: {type(error).__name__}: {first}",
             hint="Check the name, revision, subset and split, and the network; or give local files as path:...",
         ) from error
+
+
+def lies_here(name: str) -> bool:
+    """Whether a data set's name is also that of a folder here."""
+    return Path(name).exists()

@@ -25,11 +25,11 @@ from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae
 from saelab.saes.crosscoder import Crosscoder
 from saelab.saes.transcoder import Transcoder
+from saelab.store.archives import check_archive
 from saelab.store.files import read_json
+from saelab.store.paths import inside
 from saelab.store.tensors import read_tensors
 
-# Weights hardly compress: float32 noise loses a tenth, an all-zero bias vanishes, and no SAE is mostly zeros.
-MOST_INFLATION = 20
 MOST_HEADER = 100_000_000  # bytes, the safetensors library's own limit
 MOST_JSON = 20_000_000  # bytes; configs hold a few thousand
 WEIGHTS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -103,10 +103,7 @@ class Source:
 
     def inside(self, name: str) -> Path:
         """A path in the folder from a name found in a file; one that leaves the folder is refused."""
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name or not name:
-            raise ArtefactError(f"{self.name} names the unsafe path {name!r}; nothing was opened.")
-        return self.folder / name
+        return inside(self.folder, name, origin=self.name)
 
     def json(self, name: str, *, strict: bool = True) -> dict[str, Any]:
         """A JSON object of the folder; a text mark at its head (BOM) is no part of it.
@@ -235,25 +232,6 @@ def read_npz(path: Path) -> dict[str, Tensor]:
             raise ArtefactError(f"{path} holds {name!r} of type {array.dtype}; numbers were expected.")
     native = {name: np.ascontiguousarray(a, a.dtype.newbyteorder("=")) for name, a in found.items()}
     return floats({name: torch.from_numpy(a) for name, a in native.items()}, str(path))
-
-
-def check_archive(path: Path, *, most: int = MOST_INFLATION) -> int:
-    """The bytes that a zip archive (npz, pt) unpacks to; a bomb or a name that leaves the folder is refused."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            items = archive.infolist()
-    except FileNotFoundError:
-        raise ArtefactError(f"{path} is missing.") from None
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise ArtefactError(f"{path} is not a whole archive: {error}.") from None
-    for item in items:
-        name = PurePosixPath(item.filename)
-        if name.is_absolute() or ".." in name.parts:
-            raise ArtefactError(f"{path} holds the unsafe path {item.filename!r}; nothing was unpacked.")
-    total, size = sum(i.file_size for i in items), path.stat().st_size
-    if total > most * size + 1_000_000:
-        raise ArtefactError(f"{path} has {size:,} bytes and would unpack to {total:,}; it was not opened.")
-    return total
 
 
 def take(
