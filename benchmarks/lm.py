@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saelab.lm.edit import Add
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.text.corpora import CorpusConfig, iter_documents
 from saelab.text.pack import pack_for
@@ -59,8 +60,8 @@ def speeds(name: str, lm: LanguageModel, contexts: Tensor) -> None:
     prompt = lm.chat("Tell me about the sea.")
     vectors = torch.randn(ROWS, lm.d_model, generator=torch.Generator().manual_seed(1))
     for what, edits in (("unedited", []), ("one edit per row", [Add(SITE, vectors, 1.0)])):
-        made = lm.generate_ids([prompt] * ROWS, edits=edits, max_new_tokens=NEW)
-        took = seconds(lambda edits=edits: lm.generate_ids([prompt] * ROWS, edits=edits, max_new_tokens=NEW), 2)
+        made = lm.generate_ids([prompt] * ROWS, edits=edits, sampling=Sampling(NEW))
+        took = seconds(lambda edits=edits: lm.generate_ids([prompt] * ROWS, edits=edits, sampling=Sampling(NEW)), 2)
         print(f"{name}: generate, {what}: {sum(map(len, made)) / took:,.0f} tokens/s")
     took = seconds(theirs(lm, prompt), 2)
     print(f"{name}: transformers generate: {ROWS * NEW / took:,.0f} tokens/s")

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 
 from saelab.core.seeds import seed_of
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.steering.batch import Job, Written, write
 from saelab.steering.direction import Direction, unit
@@ -44,7 +45,7 @@ def main() -> None:
     all_jobs = jobs(lm, arguments)
     asked = all_jobs[: arguments.theirs]
     hooked(lm, asked[:2], 2)  # warm up both
-    write(lm, asked[:2], max_new_tokens=2, temperature=0.0)
+    write(lm, asked[:2], sampling=Sampling(2))
     plain, wall, processor = clock(lambda: hooked(lm, asked, arguments.new))
     base = rate(plain, wall, processor)
     print("| way | batch | texts | tokens/s | tokens per processor second | times faster (wall, processor) |")
@@ -54,7 +55,7 @@ def main() -> None:
     for size in (int(b) for b in arguments.batches.split(",")):
         part = all_jobs[: max(size, arguments.ours, len(asked))]
         written, wall, processor = clock(
-            lambda part=part, size=size: write(lm, part, max_new_tokens=arguments.new, temperature=0.0, batch_size=size)
+            lambda part=part, size=size: write(lm, part, sampling=Sampling(arguments.new), batch_size=size)
         )
         mine = rate(written, wall, processor)
         times = f"{mine[0] / base[0]:.1f}, {mine[1] / base[1]:.1f}"

@@ -11,6 +11,7 @@ import torch
 
 import saelab
 from saelab.lm.edit import Add
+from saelab.lm.generate import Sampling
 from saelab.text.corpora import CorpusConfig, iter_documents
 
 SITE = "resid_post.15"
@@ -70,7 +71,7 @@ def main() -> pl.DataFrame:
     sae, prompt = saes["topk"], lm.chat("Describe a walk in a park.")
     peak = float(sae.encode(acts)[:, chosen].max())
     edit = Add(SITE, sae.W_dec[chosen], strength=peak)
-    plain, steered = (lm.generate([prompt], edits=e, max_new_tokens=32, seed=0)[0] for e in ((), (edit,)))
+    plain, steered = (lm.generate([prompt], edits=e, sampling=Sampling(32))[0] for e in ((), (edit,)))
     print(f"unsteered: {plain!r}\nsteered with feature {chosen}: {steered!r}")
 
     matching = saelab.match(saes["relu"], saes["topk"], fold="none")

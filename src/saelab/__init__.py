@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saelab.adapters.saebench import to_saebench
     from saelab.adapters.saelens import to_saelens
+    from saelab.lm.generate import Sampling
     from saelab.lm.model import LanguageModel
     from saelab.matching.match import match
     from saelab.saes.catalogue import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "LanguageModel": "saelab.lm.model",
+    "Sampling": "saelab.lm.generate",
     "load_crosscoder": "saelab.saes.formats",
     "load_latents": "saelab.saes.formats",
     "load_sae": "saelab.saes.formats",
@@ -56,6 +58,7 @@ __all__ = [
     "LanguageModel",
     "MatryoshkaConfig",
     "ReluConfig",
+    "Sampling",
     "TopKConfig",
     "agreement",
     "feature_effects",

@@ -7,7 +7,7 @@ from torch import Tensor
 from saelab.core.errors import UserError
 from saelab.lm import generate
 from saelab.lm.edit import Add, Edit, Splice
-from saelab.lm.generate import choose
+from saelab.lm.generate import Sampling, choose
 from saelab.lm.model import LanguageModel
 
 TWICE = "The ship came home and the sea was quiet."
@@ -46,7 +46,7 @@ def test_generation_is_the_slow_loop(lm: LanguageModel, positions: str) -> None:
     expected = [slowly(lm, r, v, float(s), positions) for r, v, s in zip(rows, vectors, strengths, strict=True)]
     edit = Add("resid_post.1", vectors, strengths, positions)  # pyright: ignore[reportArgumentType]
     for batch_size in (2, 4):
-        got = lm.generate_ids(rows, edits=[edit], max_new_tokens=NEW, batch_size=batch_size)
+        got = lm.generate_ids(rows, edits=[edit], batch_size=batch_size, sampling=Sampling(NEW))
         assert got == expected, batch_size
     plain = [slowly(lm, r, vectors[0], 0.0, positions) for r in rows]
     assert expected[0] == plain[0] and expected != plain  # control: the edits matter
@@ -55,7 +55,7 @@ def test_generation_is_the_slow_loop(lm: LanguageModel, positions: str) -> None:
 def test_position_rules_differ(lm: LanguageModel) -> None:
     """Control of the above: at this strength no two rules give the same text."""
     edits = [Add("resid_post.1", draw(lm.d_model), 6.0, p) for p in POSITIONS]  # pyright: ignore[reportArgumentType]
-    texts = [tuple(lm.generate_ids(PROMPTS[:1], edits=[e], max_new_tokens=NEW)[0]) for e in edits]
+    texts = [tuple(lm.generate_ids(PROMPTS[:1], edits=[e], sampling=Sampling(NEW))[0]) for e in edits]
     assert len(set(texts)) > 2
 
 
@@ -65,29 +65,29 @@ def test_edits_inside_blocks_hold_while_generating(lm: LanguageModel) -> None:
     vectors = draw(4, lm.d_model)
     for site in ("mlp_out.2", "attn_out.1", "resid_pre.0"):
         edits: list[Edit] = [Add(site, vectors, 2.0)]
-        together = lm.generate_ids(PROMPTS, edits=edits, max_new_tokens=NEW)
+        together = lm.generate_ids(PROMPTS, edits=edits, sampling=Sampling(NEW))
         for i, prompt in enumerate(PROMPTS):
             alone: list[Edit] = [Add(site, vectors[i], 2.0)]
-            assert lm.generate_ids([prompt], edits=alone, max_new_tokens=NEW)[0] == together[i]
+            assert lm.generate_ids([prompt], edits=alone, sampling=Sampling(NEW))[0] == together[i]
     assert sum(len(m._forward_hooks) for m in lm.model.modules()) == hooks
 
 
 def test_a_zero_edit_generates_the_unedited_text(lm: LanguageModel) -> None:
-    plain = lm.generate_ids(PROMPTS, max_new_tokens=NEW)
-    assert lm.generate_ids(PROMPTS, edits=[Add("resid_post.1", draw(lm.d_model), 0.0)], max_new_tokens=NEW) == plain
+    plain = lm.generate_ids(PROMPTS, sampling=Sampling(NEW))
+    assert lm.generate_ids(PROMPTS, edits=[Add("resid_post.1", draw(lm.d_model), 0.0)], sampling=Sampling(NEW)) == plain
     assert plain[0] == plain[2]
 
 
 def test_samples_do_not_depend_on_the_batch(lm: LanguageModel) -> None:
     """A row's sample comes from its own stream: alone (by its seed), in any batch size, run again."""
-    seeds = [11, 12, 13, 14]
-    ways = [lm.generate_ids(PROMPTS, max_new_tokens=NEW, temperature=1.0, seed=seeds, batch_size=b) for b in (1, 3)]
+    seeds = (11, 12, 13, 14)
+    ways = [lm.generate_ids(PROMPTS, batch_size=b, sampling=Sampling(NEW, 1.0, seeds)) for b in (1, 3)]
     assert ways[0] == ways[1]
-    alone = lm.generate_ids(PROMPTS[3:], max_new_tokens=NEW, temperature=1.0, seed=[14])
+    alone = lm.generate_ids(PROMPTS[3:], sampling=Sampling(NEW, 1.0, (14,)))
     assert alone[0] == ways[0][3]
     assert ways[0][0] != ways[0][2]  # the same prompt, another stream
-    one, two = (lm.generate(PROMPTS, max_new_tokens=NEW, temperature=1.0, seed=s) for s in (1, 2))
-    assert one == lm.generate(PROMPTS, max_new_tokens=NEW, temperature=1.0, seed=1) != two
+    one, two = (lm.generate(PROMPTS, sampling=Sampling(NEW, 1.0, s)) for s in (1, 2))
+    assert one == lm.generate(PROMPTS, sampling=Sampling(NEW, 1.0, 1)) != two
 
 
 def test_sampling_follows_the_distribution() -> None:
@@ -104,15 +104,15 @@ def test_sampling_follows_the_distribution() -> None:
 
 def test_generation_stops_at_eos_row_by_row(llama: LanguageModel) -> None:
     """A stop id ends its row, is not part of it, and changes no other row."""
-    plain = llama.generate_ids(PROMPTS, max_new_tokens=NEW)
+    plain = llama.generate_ids(PROMPTS, sampling=Sampling(NEW))
     stop = plain[1][4]
     rows = [row[: row.index(stop)] if stop in row else row for row in plain]
     kept = llama.model.generation_config.eos_token_id
     llama.model.generation_config.eos_token_id = [stop, 257]
     try:
         assert llama.stop_ids == {stop, 257}
-        assert llama.generate_ids(PROMPTS, max_new_tokens=NEW) == rows
-        assert llama.generate_ids(PROMPTS, max_new_tokens=NEW, batch_size=1) == rows
+        assert llama.generate_ids(PROMPTS, sampling=Sampling(NEW)) == rows
+        assert llama.generate_ids(PROMPTS, batch_size=1, sampling=Sampling(NEW)) == rows
     finally:
         llama.model.generation_config.eos_token_id = kept
     assert len({len(r) for r in rows}) > 1
@@ -125,12 +125,14 @@ def test_rows_enter_the_slots_of_ended_ones_and_change_nothing(
     """Prompts of many lengths that end at many times: a small batch with its comings and goings is its rows alone."""
     prompts = [[1 + (7 * i + j) % 250 for j in range(2 + i % 5)] for i in range(17)]
     vectors, strengths = draw(17, lm.d_model), torch.linspace(-4, 4, 17)
-    settings = {"max_new_tokens": 16, "temperature": temperature}
 
     def written(rows: list[int], batch_size: int) -> list[list[int]]:
         edit = Add("resid_post.1", vectors[rows], strengths[rows])
         return lm.generate_ids(
-            [prompts[i] for i in rows], edits=[edit], seed=[90 + i for i in rows], batch_size=batch_size, **settings
+            [prompts[i] for i in rows],
+            Sampling(16, temperature, tuple(90 + i for i in rows)),
+            edits=[edit],
+            batch_size=batch_size,
         )
 
     plain = [written([i], 1)[0] for i in range(17)]
@@ -149,22 +151,22 @@ def test_rows_enter_the_slots_of_ended_ones_and_change_nothing(
 
 
 def test_limits_and_order(llama: LanguageModel) -> None:
-    assert llama.generate([], max_new_tokens=3) == []
-    assert [len(r) for r in llama.generate_ids(["a", "b"], max_new_tokens=1)] == [1, 1]
-    assert llama.generate_ids(PROMPTS, max_new_tokens=0) == [[]] * 4
-    backwards = llama.generate(PROMPTS[::-1], max_new_tokens=NEW, batch_size=2)
-    assert backwards[::-1] == llama.generate(PROMPTS, max_new_tokens=NEW, batch_size=2)
+    assert llama.generate([], sampling=Sampling(3)) == []
+    assert [len(r) for r in llama.generate_ids(["a", "b"], sampling=Sampling(1))] == [1, 1]
+    assert llama.generate_ids(PROMPTS, sampling=Sampling(0)) == [[]] * 4
+    backwards = llama.generate(PROMPTS[::-1], batch_size=2, sampling=Sampling(NEW))
+    assert backwards[::-1] == llama.generate(PROMPTS, batch_size=2, sampling=Sampling(NEW))
 
 
 def test_bad_input_is_a_sentence(llama: LanguageModel) -> None:
     with pytest.raises(UserError, match="Prompt 1 has no tokens"):
         llama.generate_ids([[1], []])
     with pytest.raises(UserError, match="2 seeds for 4 prompts"):
-        llama.generate_ids(PROMPTS, seed=[1, 2])
+        llama.generate_ids(PROMPTS, sampling=Sampling(seed=(1, 2)))
     with pytest.raises(UserError, match=r"vector has shape \[3, 32\].*4 rows"):
         llama.generate_ids(PROMPTS, edits=[Add("resid_post.1", draw(3, 32))])
     with pytest.raises(UserError, match="temperature is 0"):
-        llama.generate_ids(PROMPTS, temperature=-1.0)
+        llama.generate_ids(PROMPTS, sampling=Sampling(temperature=-1.0))
     with pytest.raises(UserError, match="batch_size"):
         llama.generate_ids(PROMPTS, batch_size=0)
     with pytest.raises(UserError, match="beyond the last block"):

@@ -5,6 +5,7 @@ import torch
 
 from saelab.lm.batching import pad_left
 from saelab.lm.edit import Add
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 
 pytestmark = pytest.mark.real
@@ -28,7 +29,7 @@ def test_captures_are_hidden_states_bit_for_bit(smollm: LanguageModel, layer: in
 
 
 def test_paris(smollm: LanguageModel) -> None:
-    assert smollm.generate(PROMPTS[:1], max_new_tokens=1) == [" Paris"]
+    assert smollm.generate(PROMPTS[:1], sampling=Sampling(1)) == [" Paris"]
 
 
 def test_left_padding_and_the_cache_change_nothing(smollm: LanguageModel) -> None:
@@ -36,7 +37,7 @@ def test_left_padding_and_the_cache_change_nothing(smollm: LanguageModel) -> Non
     rows = smollm.tokenize(PROMPTS)
     tokens, mask = pad_left(rows)
     batch = smollm.logits(tokens, mask=mask)[:, -1]
-    together = smollm.generate_ids(rows, max_new_tokens=4)
+    together = smollm.generate_ids(rows, sampling=Sampling(4))
     for i, row in enumerate(rows):
         alone = smollm.logits(torch.tensor([row]))[0, -1]
         assert (batch[i] - alone).norm() < 1e-5 * alone.norm()
@@ -57,8 +58,8 @@ def test_edits_steer_and_zero_does_not(smollm: LanguageModel) -> None:
     vector = torch.randn(576, generator=torch.Generator().manual_seed(0))
     chat = [smollm.chat("Name an animal.")] * 3
     strengths = torch.tensor([0.0, 4.0, 40.0])
-    got = smollm.generate_ids(chat, edits=[Add("resid_post.15", vector, strengths)], max_new_tokens=8)
-    assert got[0] == smollm.generate_ids(chat[:1], max_new_tokens=8)[0]
+    got = smollm.generate_ids(chat, edits=[Add("resid_post.15", vector, strengths)], sampling=Sampling(8))
+    assert got[0] == smollm.generate_ids(chat[:1], sampling=Sampling(8))[0]
     assert got[2] != got[0]
     tokens = torch.tensor(chat[:1])
     assert torch.equal(smollm.logits(tokens, edits=[Add("resid_post.15", vector, 0.0)]), smollm.logits(tokens))

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.lm.edit import Splice
+from saelab.lm.generate import Sampling
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.architectures.topk import TopKSae
@@ -48,7 +49,7 @@ JOBS = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mixed_batch_equals_row_by_row(kind: Kind, positions: str) -> None:
     """Greedy: whatever shares its batch (padding included), a row writes the same text."""
-    settings = {"edit": kind, "sae": SAE, "positions": positions, "max_new_tokens": 6, "temperature": 0.0}
+    settings = {"edit": kind, "sae": SAE, "positions": positions, "sampling": Sampling(6)}
     together = write(LM, JOBS, batch_size=64, **settings)
     assert together == write(LM, JOBS, batch_size=4, **settings)
     assert together == [write(LM, [job], **settings)[0] for job in JOBS]
@@ -56,7 +57,7 @@ def test_a_mixed_batch_equals_row_by_row(kind: Kind, positions: str) -> None:
 
 
 def test_sampling_does_not_depend_on_company() -> None:
-    settings = {"max_new_tokens": 6, "temperature": 1.0}
+    settings = {"sampling": Sampling(6, 1.0)}
     together = write(LM, JOBS, batch_size=64, **settings)
     assert together == [write(LM, [job], **settings)[0] for job in JOBS]
 
@@ -66,7 +67,7 @@ def test_the_cache_changes_nothing(kind: Kind) -> None:
     """Generation with its cache equals choosing each token from a whole forward pass under the same edit."""
     job = JOBS[3]
     assert job.direction is not None
-    text = write(LM, [job], edit=kind, sae=SAE, max_new_tokens=5, temperature=0.0)[0].text
+    text = write(LM, [job], edit=kind, sae=SAE, sampling=Sampling(5, 0.0))[0].text
     vectors, strengths = job.direction.vector[None], torch.tensor([job.direction.strength(job.factor)])
     edit = edit_of(kind, SITE, vectors, strengths, "all", sae=SAE, features=torch.tensor([job.direction.feature]))
     ids = LM.chat(job.instruction)
@@ -153,7 +154,7 @@ def test_nothing_of_the_edit_stays_behind() -> None:
     """Perplexity is by the unsteered model: after steering, the model's logits are its own, bit for bit."""
     tokens = torch.tensor(LM.tokenize(["The cat sat."]))
     before = LM.logits(tokens)
-    write(LM, JOBS, edit="clamp", sae=SAE, max_new_tokens=3, temperature=0.0)
+    write(LM, JOBS, edit="clamp", sae=SAE, sampling=Sampling(3, 0.0))
     assert torch.equal(LM.logits(tokens), before)
 
 

@@ -15,6 +15,7 @@ from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Judgement
 from saelab.judges.client import Request
 from saelab.judges.scripted import ScriptedJudge, always
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.base import Sae, SaeConfig
@@ -190,7 +191,7 @@ def test_unsteered_texts_are_the_plain_models_and_are_judged_on_each_concept(
     run(config, replace(inputs, judge=judge), tmp_path)
     plain = tables(tmp_path)[0].filter(pl.col("method") == "unsteered")
     for row in plain.iter_rows(named=True):
-        ids = inputs.lm.generate_ids([inputs.lm.chat(row["instruction"])], max_new_tokens=4)
+        ids = inputs.lm.generate_ids([inputs.lm.chat(row["instruction"])], sampling=Sampling(4))
         assert row["text"] == inputs.lm.decode(ids[0])
     asked = {r.description.text for r in judge.seen if r.task == "concept" and r.description is not None}
     assert len(asked) == plain["feature"].n_unique()

@@ -73,6 +73,7 @@ def steer(
     import torch
 
     from saelab.cli.references import opened, without_site
+    from saelab.lm.generate import Sampling
     from saelab.saes.base import Sae
     from saelab.steering import strength as strengths
     from saelab.steering.directions.sae_feature import sae_feature
@@ -98,8 +99,7 @@ def steer(
     vectors, features = direction.vector[None], torch.tensor([index])
     change = edit_of(edit, direction.site, vectors, torch.tensor([distance]), positions, sae=own, features=features)
     plain, steered = (
-        model.generate([ids], edits=edits, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)[0]
-        for edits in ((), (change,))
+        model.generate([ids], Sampling(max_new_tokens, temperature, seed), edits=edits)[0] for edits in ((), (change,))
     )
     record = {
         "feature": f"{sae} {site} {index}",

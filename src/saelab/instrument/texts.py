@@ -20,6 +20,7 @@ from saelab.instrument.outcomes import UNSTEERED, Texts
 from saelab.instrument.prompts import Prompt
 from saelab.judges.steering_lexical import NEUTRAL, distinct_bigrams
 from saelab.lm.edit import Add
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 
 TABLE = {
@@ -89,10 +90,8 @@ class Desk:
         seeds = [seed_of(self.seed, "instrument", name, j.owner, f"{j.dose:g}", j.prompt, j.copy) for j in jobs]
         ids = self.lm.generate_ids(
             [self.prompts[job.prompt].ids for job in jobs],
+            Sampling(self.new_tokens, self.temperature, tuple(seeds)),
             edits=[Add(self.site, vectors, strengths)] if bool(strengths.any()) else [],
-            max_new_tokens=self.new_tokens,
-            temperature=self.temperature,
-            seed=seeds,
             batch_size=self.batch_size,
             progress=progress,
         )

@@ -30,6 +30,7 @@ from saelab.core.records import Description, Judgement
 from saelab.core.seeds import numpy_generator
 from saelab.judges.client import Request
 from saelab.judges.rubric import rubric_of
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 
 NAME = "lexical"
@@ -72,9 +73,7 @@ def calibrate(
     prompts = [lm.chat(i) for i in instructions]
     answers = lm.generate(
         prompts,
-        max_new_tokens=max_new_tokens,
-        temperature=float(temperature),
-        seed=seed,
+        Sampling(max_new_tokens, temperature, seed),
         batch_size=batch_size,
         progress=progress,
     )

@@ -10,7 +10,7 @@ mates. This module knows nothing of SAEs.
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,12 +34,23 @@ REFILL, SHRINK = 1 / 8, 3 / 4
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen: at most `max_new_tokens`; `temperature` 0 is greedy; `stop_ids` end a row unseen."""
+    """How texts are continued, from a study's settings to the loop that decodes.
 
-    max_new_tokens: int
-    temperature: float
-    stop_ids: frozenset[int]
-    seeds: tuple[int, ...]
+    max_new_tokens: the most that a text gets. temperature: 0 is greedy. seed: text i draws from a stream of its own,
+    made of (seed, i), or of the i-th of several seeds.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float | int = 0
+    seed: int | tuple[int, ...] = 0
+
+    def seeds(self, n: int) -> tuple[int, ...]:
+        """One seed per text; a `UserError` where there are several, but not n."""
+        if isinstance(self.seed, int):
+            return tuple(seed_of(self.seed, "generate", i) for i in range(n))
+        if len(self.seed) != n:
+            raise UserError(f"There are {len(self.seed)} seeds for {n} prompts.", hint="Give one, or one per prompt.")
+        return self.seed
 
 
 @dataclass
@@ -55,12 +66,12 @@ class _Rows:
     made: Tensor
     alive: Tensor
 
-    def choose(self, logits: Tensor, sampling: Sampling, results: list[list[int]]) -> Tensor:
+    def choose(self, logits: Tensor, sampling: Sampling, stops: Tensor, results: list[list[int]]) -> Tensor:
         """The next token of each slot, written to `results`; rows that stop or are full are no longer alive."""
         at = self.made.clamp_max(sampling.max_new_tokens - 1)[:, None]
         uniform = None if self.uniforms is None else self.uniforms.gather(1, at)[:, 0]
-        chosen = choose(logits, sampling.temperature, uniform)
-        runs = self.alive & ~torch.isin(chosen, torch.tensor(sorted(sampling.stop_ids), device=chosen.device))
+        chosen = choose(logits, float(sampling.temperature), uniform)
+        runs = self.alive & ~torch.isin(chosen, stops)
         for i, token, run in zip(self.numbers.tolist(), chosen.tolist(), runs.tolist(), strict=True):
             if run:
                 results[i].append(token)
@@ -97,25 +108,20 @@ class _Rows:
             self.cache.drop(first)
 
 
-def item_seeds(seed: int | Sequence[int], n: int) -> tuple[int, ...]:
-    """One seed per item: given ones as they are, else `seed_of(seed, "generate", i)`."""
-    if isinstance(seed, int):
-        return tuple(seed_of(seed, "generate", i) for i in range(n))
-    if len(seed) != n:
-        raise UserError(f"There are {len(seed)} seeds for {n} prompts.", hint="Give one seed, or one per prompt.")
-    return tuple(seed)
-
-
 def generate_ids(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
+    stop_ids: Iterable[int],
     edits: Sequence[Edit],
     batch_size: int,
     progress: Progress,
 ) -> list[list[int]]:
-    """New token ids of each prompt, in the prompts' order. Raises `UserError` on an empty prompt."""
+    """New token ids of each prompt, in the prompts' order. stop_ids: end a text, unseen.
+
+    Raises `UserError` on an empty prompt.
+    """
     for i, prompt in enumerate(prompts):
         if not prompt:
             raise UserError(f"Prompt {i} has no tokens.", hint="Give it text, or a model with a BOS token.")
@@ -127,10 +133,11 @@ def generate_ids(
     for edit in edits:
         check_site(check_edit(edit, rows=len(prompts), width=width), len(decoder.blocks))
     results: list[list[int]] = [[] for _ in prompts]
+    seeds, stops = sampling.seeds(len(prompts)), torch.tensor(sorted(stop_ids), device=decoder.device)
     if sampling.max_new_tokens < 1:
         return results
     waiting = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), list(prompts[i])), reverse=True))
-    work = _Work(decoder, prompts, sampling, edits, waiting, results)
+    work = _Work(decoder, prompts, sampling, seeds, stops, edits, waiting, results)
     with progress.task("generating", total=len(prompts), unit="texts") as task:
         while waiting:
             work.run(batch_size, task)
@@ -153,6 +160,8 @@ class _Work:
     decoder: Decoder
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
+    seeds: tuple[int, ...]
+    stops: Tensor
     edits: Sequence[Edit]
     waiting: deque[int]
     results: list[list[int]]
@@ -163,7 +172,7 @@ class _Work:
         rows, logits = self.prefill(batch_size, self.sampling.max_new_tokens)
         entered = len(rows.numbers)
         while True:
-            chosen = rows.choose(logits, self.sampling, self.results)
+            chosen = rows.choose(logits, self.sampling, self.stops, self.results)
             alive = rows.alive.nonzero().squeeze(1)
             if (now := entered - len(alive)) > ended:
                 rate = (sum(map(len, self.results)) - tokens) / (time.perf_counter() - began)
@@ -208,7 +217,7 @@ class _Work:
         with taps.hooked(decoder):
             hidden = decoder.run(hidden, frame, start=split, stop=last, cache=cache, visitor=taps)
         lengths = torch.tensor([len(p) for p in prompts], device=decoder.device)
-        uniforms = _uniforms(self.sampling, numbers, decoder.device)
+        uniforms = _uniforms(self.sampling, [self.seeds[i] for i in numbers], decoder.device)
         alive = torch.ones_like(lengths, dtype=torch.bool)
         rows = _Rows(row_numbers, cache, mask, lengths, uniforms, torch.zeros_like(lengths), alive)
         return rows, decoder.unembed(hidden[:, -1])
@@ -231,11 +240,9 @@ def _step(decoder: Decoder, rows: _Rows, tokens: Tensor, edits: Sequence[Edit]) 
     return decoder.unembed(hidden[:, -1])
 
 
-def _uniforms(sampling: Sampling, numbers: list[int], device: torch.device) -> Tensor | None:
+def _uniforms(sampling: Sampling, seeds: Sequence[int], device: torch.device) -> Tensor | None:
     """[B, max_new_tokens] uniforms, one stream per item; None when greedy."""
     if sampling.temperature == 0:
         return None
-    draws = [
-        torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(sampling.seeds[i])) for i in numbers
-    ]
+    draws = [torch.rand(sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(draws).to(device)

@@ -20,11 +20,13 @@ from saelab.core.sites import Site
 from saelab.lm import capture, generate, passes, score
 from saelab.lm.blocks import Decoder
 from saelab.lm.edit import Edit
+from saelab.lm.generate import Sampling
 from saelab.lm.loading import dtype_of, open_model
 from saelab.lm.passes import Prefix
 from saelab.lm.sources import locate
 from saelab.lm.tokens import Tokens
 
+GREEDY = Sampling()
 TextsOrIds = Sequence[str] | Sequence[Sequence[int]]
 
 
@@ -176,47 +178,38 @@ class LanguageModel:
     def generate(
         self,
         prompts: TextsOrIds,
+        sampling: Sampling = GREEDY,
         *,
         edits: Sequence[Edit] = (),
-        max_new_tokens: int = 64,
-        seed: int | Sequence[int] = 0,
-        temperature: float = 0.0,
         batch_size: int = 64,
         progress: Progress = SILENT,
     ) -> list[str]:
         """`generate_ids`, decoded: the new text of each prompt, special tokens left out."""
-        ids = self.generate_ids(
-            prompts,
-            edits=edits,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            temperature=temperature,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        ids = self.generate_ids(prompts, sampling, edits=edits, batch_size=batch_size, progress=progress)
         return [self.decode(row) for row in ids]
 
     def generate_ids(
         self,
         prompts: TextsOrIds,
+        sampling: Sampling = GREEDY,
         *,
         edits: Sequence[Edit] = (),
-        max_new_tokens: int = 64,
-        seed: int | Sequence[int] = 0,
-        temperature: float = 0.0,
         batch_size: int = 64,
         progress: Progress = SILENT,
     ) -> list[list[int]]:
         """New token ids of each prompt, in order, without the token that ended it.
 
         Texts get a BOS; token ids are taken as they are (see `chat`). Row i of a per-row edit belongs to prompt i.
-        temperature 0 is greedy; otherwise row i draws from a stream of its own: seed i, or one made of (seed, i).
+        sampling: how many tokens, at which temperature, from which seeds; greedy and 64 by default.
         """
-        sampling = generate.Sampling(
-            max_new_tokens, float(temperature), self.stop_ids, generate.item_seeds(seed, len(prompts))
-        )
         return generate.generate_ids(
-            self._decoder, self._ids(prompts), sampling, edits=edits, batch_size=batch_size, progress=progress
+            self._decoder,
+            self._ids(prompts),
+            sampling,
+            stop_ids=self.stop_ids,
+            edits=edits,
+            batch_size=batch_size,
+            progress=progress,
         )
 
     @property

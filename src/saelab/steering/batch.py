@@ -6,17 +6,20 @@ writes does not depend on its batch mates (up to the rounding of the batch's mat
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.edit import Edit, Positions
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.steering.direction import Direction
 from saelab.steering.edits import edit_of
+
+ANSWERS = Sampling(128, 1)  # as a study asks for them unless told otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +47,20 @@ def write(
     edit: str = "add",
     sae: Sae | None = None,
     positions: Positions = "all",
-    max_new_tokens: int = 128,
-    temperature: float | int = 1,
+    sampling: Sampling = ANSWERS,
     batch_size: int = 128,
     progress: Progress = SILENT,
 ) -> list[Written]:
-    """The texts of all jobs, in their order. All directions act at one site; `sae` is read by clamps of features."""
+    """The texts of all jobs, in their order, each from its job's seed.
+
+    All directions act at one site; `sae` is read by clamps of features.
+    """
     if not jobs:
         return []
     ids = lm.generate_ids(
         [lm.chat(job.instruction) for job in jobs],
+        replace(sampling, seed=tuple(job.seed for job in jobs)),
         edits=_edits(lm, jobs, edit, positions, sae),
-        max_new_tokens=max_new_tokens,
-        temperature=float(temperature),
-        seed=[job.seed for job in jobs],
         batch_size=batch_size,
         progress=progress,
     )

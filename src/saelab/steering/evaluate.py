@@ -24,6 +24,7 @@ from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description
 from saelab.judges.client import Judge, Request
 from saelab.judges.rubric import RUBRICS
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.steering import plan
@@ -153,8 +154,7 @@ class _Work:
             edit=config.edit,
             sae=task.sae,
             positions=config.positions,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
+            sampling=Sampling(config.max_new_tokens, config.temperature),
             batch_size=config.batch_size,
             progress=self.progress,
         )

@@ -20,6 +20,7 @@ from saelab.core.records import Description
 from saelab.interp.features.detection import Detection, Trial, detect
 from saelab.judges.client import Judge
 from saelab.lm.edit import Add
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 
@@ -75,5 +76,5 @@ def _written(
     lm: LanguageModel, prompts: Sequence[str], config: InterventionConfig, edits: list[Add]
 ) -> list[tuple[str, ...]]:
     """Continuations as token strings; greedy, so that only the edit can differ."""
-    ids = lm.generate_ids(list(prompts), edits=edits, max_new_tokens=config.max_new_tokens)
+    ids = lm.generate_ids(list(prompts), Sampling(config.max_new_tokens), edits=edits)
     return [tuple(lm.token_strings(row)) for row in ids]
