@@ -3,6 +3,7 @@
 Stands above both: a study knows no page, and a page is made of artefacts alone.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from saelab.core.progress import SILENT, Progress
@@ -19,12 +20,14 @@ def run_study(
     scale: str | None = None,
     on: str = HERE,
     threads: int | None = None,
+    replace: bool = False,
+    tell: Callable[[str], None] = lambda sentence: None,
     progress: Progress = SILENT,
 ) -> Path:
     """Run a study file (or config) into the folder `out`; returns the path of the report.
 
     scale: which of the scales of the file (study/scales.py); None: as it stands. on, threads: where cells run and with
-    how many threads each (study/run.py).
+    how many threads each; replace, tell: what is given up, and who is told (study/run.py).
     """
     config = study if isinstance(study, StudyConfig) else read_study(study, scale)
-    return write_report(run(config, out, on=on, threads=threads, progress=progress))
+    return write_report(run(config, out, on=on, threads=threads, replace=replace, tell=tell, progress=progress))

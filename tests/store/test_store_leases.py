@@ -220,5 +220,5 @@ def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
     take(first)
     assert not left.exists() and (tmp_path / "deep" / ".kept").exists()
     left.write_text("half")
-    Ledger(tmp_path / "ledger.sqlite").take("other", "stage", "name")
+    Ledger(tmp_path / "ledger.sqlite").take("other", "stage", "another")
     assert left.exists(), "another launcher lives: it may be its own"

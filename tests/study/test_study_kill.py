@@ -73,7 +73,8 @@ def test_a_cell_finished_between_looking_and_taking_is_not_done_again(
         if not looked:
             looked.append(key)
             assert other.take("k", "text", "t") == "taken"
-            other.finish("k", 1.0, [])
+            (tmp_path / "made.txt").write_text("made")
+            other.finish("k", 1.0, [tmp_path / "made.txt"])
         return found
 
     monkeypatch.setattr(ledger, "row", row)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import polars as pl
 
-from saelab.cli.output import say, show_table
+from saelab.cli.output import note, say, show_table
 from saelab.cli.progress import shown
 from saelab.interp.suite.catalogue import headlines
 from saelab.store.layout import RunFolder
@@ -58,7 +58,7 @@ def interp(
     place = out or (study if folder else Path("runs") / study.stem)
     stages = ("text", "harvest", "train", "interp", "read", "evaluate")
     with shown() as progress:
-        run_folder = run(config, place, stages=stages, threads=threads, progress=progress)
+        run_folder = run(config, place, stages=stages, threads=threads, tell=note, progress=progress)
     rows = [fidelity_row(config, run_folder, spec) for spec in saes_of(config)]
     columns = ("sae", "l0", "fvu", "ce_recovered", "dead_share", "interpretability", "auroc", "n_scored")
     table = pl.DataFrame([{c: r[c] for c in columns} for r in rows])

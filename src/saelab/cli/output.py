@@ -1,6 +1,7 @@
 """How verbs print results: a readable table, or JSON with --json. The only helpers that print."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,3 +48,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(_cell(v) for v in value)
     return str(value)
+
+
+def note(text: str) -> None:
+    """Print a line for people beside the output: what a program reads is not disturbed."""
+    print(text, file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from saelab.cli.output import say, show_record
+from saelab.cli.output import note, say, show_record
 from saelab.cli.progress import shown
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
@@ -16,6 +16,7 @@ def run(
     scale: str | None = None,
     on: str = "here",
     threads: int | None = None,
+    replace: bool = False,
     json: bool = False,
 ) -> int:
     """Run a study file.
@@ -32,11 +33,13 @@ def run(
         here; ray: side by side on this machine; ray:ADDRESS: on a running cluster that sees the run folder.
     threads:
         Threads of one cell. The same number gives the same bytes, wherever cells run.
+    replace:
+        Give up what the folder holds of other settings, and all that follows from it; it says what it deletes.
     json:
         Print the summary as JSON.
     """
     name = study.stem if scale is None else f"{study.stem}-{scale}"
-    return finish(study, out or Path("runs") / name, as_json=json, scale=scale, on=on, threads=threads)
+    return finish(study, out or Path("runs") / name, as_json=json, scale=scale, on=on, threads=threads, replace=replace)
 
 
 def finish(study: Path, out: Path, *, as_json: bool, **how: Any) -> int:
@@ -44,7 +47,7 @@ def finish(study: Path, out: Path, *, as_json: bool, **how: Any) -> int:
     from saelab.workflow import run_study
 
     with shown() as progress:
-        page = run_study(study, out, progress=progress, **how)
+        page = run_study(study, out, tell=note, progress=progress, **how)
     summary = read_json(RunFolder(out).summary)
     if as_json:
         show_record(summary, as_json=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from saelab.cli.output import say
+from saelab.cli.output import note, say
 from saelab.cli.progress import shown
 
 
@@ -24,6 +24,7 @@ def train(study: Path, *, out: Path | None = None) -> int:
             read_study(study),
             out or Path("runs") / study.stem,
             stages=("text", "harvest", "train"),
+            tell=note,
             progress=progress,
         )
     say(f"SAEs: {folder.saes}")

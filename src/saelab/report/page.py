@@ -20,6 +20,7 @@ from saelab.report.material import Material, read_evidence, read_material
 from saelab.report.sections import sections
 from saelab.store.files import write_text
 from saelab.store.layout import RunFolder
+from saelab.store.sums import check_run
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -30,6 +31,7 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
     Raises `UserError` where the folder holds no artefact at all and `ArtefactError` where one is broken; an artefact
     that does not exist yet becomes a sentence in its section.
     """
+    check_run(run)
     material = read_material(run)
     picks = [] if material.candidates is None else feature_card.choose(material.candidates)
     taken = {(p.sae, p.feature) for p in picks}

@@ -1,9 +1,9 @@
 """The ledger of a run: one row per cell, in SQLite (WAL), readable by any process of its machine.
 
-A cell is done when its row says so *and* its artefacts still have the recorded checksums. A half-written artefact has
-no row, so it is never read. Cells are held by launchers with a lease (leases.py): one that has lost its lease, because
-it was stopped for so long that another took over, neither finishes a cell nor puts a file in place. The ledger knows
-keys, states, timings and files; never what a cell computes.
+A cell is done when its row says so *and* its artefacts, of which it has some, still have the recorded checksums, *and*
+so has what it consumed. A half-written artefact has no row, so it is never read. Cells are held by launchers with a
+lease (leases.py): one that has lost its lease, because it was stopped for so long that another took over, neither
+finishes a cell nor puts a file in place. The ledger knows keys, states, timings and files; never what a cell computes.
 """
 
 import json
@@ -12,44 +12,20 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from saelab.core.errors import ArtefactError, ResourceError, SaelabError, UserError
+from saelab.core.errors import ResourceError, SaelabError, UserError
 from saelab.store import leases
 from saelab.store.files import guarded, sha256_of, sweep, unlinked
 from saelab.store.leases import Launcher, Watch
+from saelab.store.rows import CELL, SCHEMA, CellRow, Damage, cell_row, sentence
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS cells (
-    key TEXT PRIMARY KEY, stage TEXT NOT NULL, name TEXT NOT NULL, state TEXT NOT NULL,
-    attempts INTEGER NOT NULL, owner INTEGER, started REAL, seconds REAL, artefacts TEXT NOT NULL DEFAULT '{}',
-    error TEXT
-);
-CREATE TABLE IF NOT EXISTS launchers (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, boot TEXT NOT NULL, space TEXT NOT NULL, pid INTEGER NOT NULL,
-    started TEXT NOT NULL, host TEXT NOT NULL, beat INTEGER NOT NULL DEFAULT 0
-);
-"""
 WAIT = 60.0  # seconds for another process that writes
 _LIVING: set[int] = set()  # numbers of this process's own launchers; others with its process number are left over
-
-
-@dataclass(frozen=True)
-class CellRow:
-    """What the ledger holds of a cell. `artefacts` maps a path relative to the run folder to its sha256."""
-
-    key: str
-    stage: str
-    name: str
-    state: str
-    attempts: int
-    seconds: float | None
-    artefacts: dict[str, str]
-    error: str | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +43,7 @@ class Ledger:
         self.root, self.path = path.parent, path
         self._number: int | None = None  # the fencing number: it grows with every lease of this folder
         self._lost, self._watch = False, Watch()
+        self.begun_anew: set[str] = set()  # cells taken here of which no attempt of the same key was broken off
         unlinked(path)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -92,30 +69,97 @@ class Ledger:
             db.execute("BEGIN IMMEDIATE")
             yield db
 
-    def take(self, key: str, stage: str, name: str) -> Literal["taken", "done", "held"]:
+    def take(
+        self,
+        key: str,
+        stage: str,
+        name: str,
+        *,
+        own: Mapping[str, Any] | None = None,
+        consumed: Mapping[str, str] | None = None,
+    ) -> Literal["taken", "done", "held"]:
         """Take a cell for this launcher, unless it is done or a living launcher holds it.
 
-        Between looking at a row and taking it nobody may have finished it: a changed row is looked at again, so two
-        launchers never do a cell twice. Raises `ResourceError` where this launcher has lost its lease.
+        own: what is its own in its key; consumed: the sums of what it reads of other cells. A finished cell whose files
+        have changed is taken again, and the files are noted. Between looking at a row and taking it nobody may have
+        finished it: a changed row is looked at again, so two launchers never do a cell twice. Raises `ResourceError`
+        where this launcher has lost its lease, `UserError` where another does the cell of other settings.
         """
         while True:
             seen = self.row(key)
-            if seen is not None and self._intact(seen):
+            finished = seen is not None and seen.state == "done"
+            bad = self.damaged(seen.artefacts) if seen is not None and finished else []
+            same = seen is not None and (consumed is None or seen.consumed == consumed)
+            if finished and same and seen is not None and seen.artefacts and not bad:
                 return "done"
+            anew = seen is None or finished or seen.anew
             with self._write() as db:
                 row = db.execute("SELECT state, attempts, owner FROM cells WHERE key = ?", (key,)).fetchone()
                 if (row and row[:2]) != (seen and (seen.state, seen.attempts)):
                     continue
                 if row and row[0] == "running" and row[2] != self._number and self._lives(db, row[2]):
                     return "held"
+                self._only(db, key, stage, name)
+                values = (json.dumps(own or {}, sort_keys=True), json.dumps(consumed or {}, sort_keys=True), anew)
                 db.execute(
-                    "INSERT INTO cells (key, stage, name, state, attempts, owner, started)"
-                    " VALUES (?, ?, ?, 'running', 1, ?, ?)"
-                    " ON CONFLICT (key) DO UPDATE SET state = 'running', attempts = attempts + 1,"
-                    " owner = excluded.owner, started = excluded.started, error = NULL",
-                    (key, stage, name, self._enlist(db), time.time()),
+                    "INSERT INTO cells (key, stage, name, state, attempts, owner, started, own, consumed, anew)"
+                    " VALUES (?, ?, ?, 'running', 1, ?, ?, ?, ?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET state = 'running', attempts = attempts + 1, error = NULL,"
+                    " owner = excluded.owner, started = excluded.started, own = excluded.own,"
+                    " consumed = excluded.consumed, anew = excluded.anew",
+                    (key, stage, name, self._enlist(db), time.time(), *values),
                 )
+                now = time.time()
+                db.executemany("INSERT INTO damage VALUES (?, ?, ?, ?)", [(stage, name, file, now) for file in bad])
+            (self.begun_anew.add if anew else self.begun_anew.discard)(key)
             return "taken"
+
+    def cleared(self, key: str) -> None:
+        """Nothing of a former attempt lies where a cell writes; what it leaves from now on is its own."""
+        self.begun_anew.discard(key)
+        with self._write() as db:
+            db.execute("UPDATE cells SET anew = 0 WHERE key = ? AND owner = ?", (key, self._number))
+
+    def _only(self, db: sqlite3.Connection, key: str, stage: str, name: str) -> None:
+        """There is one cell of a stage and name: what failed under another key goes, what stands is refused."""
+        others = db.execute(
+            "SELECT key, state, owner FROM cells WHERE stage = ? AND name = ? AND key != ?", (stage, name, key)
+        ).fetchall()
+        for other, state, owner in others:
+            if state == "done" or (state == "running" and self._lives(db, owner)):
+                raise UserError(
+                    f"Another launcher works on {self.root} with other settings: of {stage} {name}.",
+                    hint="Give this study a folder of its own with --out.",
+                )
+            db.execute("DELETE FROM cells WHERE key = ?", (other,))
+
+    def drop(self, keys: Iterable[str]) -> None:
+        """Forget cells that no launcher is at. Raises `UserError` where a living one is."""
+        with self._write() as db:
+            for key in keys:
+                row = db.execute("SELECT stage, name, state, owner FROM cells WHERE key = ?", (key,)).fetchone()
+                if row and row[2] == "running" and self._lives(db, row[3]):
+                    raise UserError(
+                        f"Another launcher is at {row[0]} {row[1]} in {self.root}, with other settings.",
+                        hint="Give this study a folder of its own with --out, or wait.",
+                    )
+                db.execute("DELETE FROM cells WHERE key = ?", (key,))
+
+    def reopen(self, key: str) -> None:
+        """A finished cell is to be done again, though nothing of it is damaged."""
+        with self._write() as db:
+            change = "UPDATE cells SET state = 'failed', error = 'to be done again' WHERE key = ? AND state = 'done'"
+            db.execute(change, (key,))
+
+    def damages(self) -> list[Damage]:
+        """All that was ever found damaged and done again, oldest first."""
+        with self._open() as db:
+            rows = db.execute("SELECT stage, name, file, noticed FROM damage ORDER BY noticed, file").fetchall()
+        return [Damage(*row) for row in rows]
+
+    def damaged(self, known: Mapping[str, str]) -> list[str]:
+        """Which of these files are missing, cannot be read, or have another sum."""
+        return [name for name, sum_ in known.items() if not _is(self.root / name, sum_)]
 
     def holder(self, key: str) -> Holder | None:
         """Who holds a cell; None where nobody does."""
@@ -224,28 +268,7 @@ class Ledger:
         return not self._lost
 
     def _sentence(self, error: sqlite3.Error) -> SaelabError:
-        """What SQLite's failure means for a person."""
-        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            return ResourceError(
-                f"The disk is full: {self.path} could not be written.",
-                hint="Free some space and run the same command again; finished work is kept.",
-            )
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return ResourceError(
-                f"{self.path} has been locked for {WAIT:g} seconds by {self._others()}.",
-                hint="If it is stopped, continue or end it, and run the same command again.",
-            )
-        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-            return UserError(
-                f"{self.path} cannot be written: {error}.", hint="Name a folder that exists and may be written."
-            )
-        if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM):
-            return ResourceError(f"{self.path} could not be read or written: {error}.", hint="Check the disk.")
-        return ArtefactError(
-            f"{self.path} is not a readable ledger: {error}.",
-            hint="Move it away: the same command makes a new one, and does the run's cells again.",
-        )
+        return sentence(error, self.path, f"for {WAIT:g} seconds by {self._others()}")
 
     def _others(self) -> str:
         """The launchers that are signed in, in words."""
@@ -266,17 +289,13 @@ class Ledger:
     def done(self, key: str) -> bool:
         """True when the cell is recorded as done and every artefact still has its checksum."""
         row = self.row(key)
-        return row is not None and self._intact(row)
-
-    def _intact(self, row: CellRow) -> bool:
-        return row.state == "done" and all(_is(self.root / name, known) for name, known in row.artefacts.items())
+        return row is not None and row.state == "done" and bool(row.artefacts) and not self.damaged(row.artefacts)
 
     def _select(self, clause: str, values: tuple[str, ...]) -> list[CellRow]:
-        columns = "key, stage, name, state, attempts, seconds, artefacts, error"
         with self._open() as db:
-            found = db.execute(f"SELECT {columns} FROM cells {clause}", values).fetchall()
+            found = db.execute(f"SELECT {CELL} FROM cells {clause}", values).fetchall()
         try:
-            return [CellRow(*r[:6], artefacts=dict(json.loads(r[6])), error=r[7]) for r in found]
+            return [cell_row(row) for row in found]
         except (ValueError, TypeError) as error:
             raise self._sentence(sqlite3.DatabaseError(str(error))) from None
 

@@ -23,8 +23,8 @@ from saelab.judges.client import Request
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.study.cells import Cell
-from saelab.study.executors import PATIENCE, Queue, reason_of, total_of
-from saelab.study.plan import cells_of
+from saelab.study.executors import PATIENCE, Queue, Stale, reason_of, total_of
+from saelab.study.folder import clear
 from saelab.study.spec import StudyConfig
 
 ATTEMPTS = 4  # of one cell, the first included, before a run is given up
@@ -48,18 +48,10 @@ class Outcome:
     reason: str | None = None
 
 
-@dataclass
-class _Bench:
-    """A worker's workspace of one study in one run folder."""
-
-    cells: dict[str, Cell]
-    work: Any
+_BENCHES: dict[tuple[str, str], Any] = {}  # workspaces of this process: opened once, used for all that comes here
 
 
-_BENCHES: dict[tuple[str, str], _Bench] = {}  # of this process: opened once, used for every cell that comes here
-
-
-def work_on(key: str, study: str, root: str, threads: int, judge: Any) -> Outcome:
+def work_on(cell: Cell, study: str, root: str, threads: int, judge: Any) -> Outcome:
     """Do one cell in a worker. study: the study as JSON; judge: the judge's actor, None where there is none."""
     import torch
 
@@ -72,13 +64,12 @@ def work_on(key: str, study: str, root: str, threads: int, judge: Any) -> Outcom
         if (root, study) not in _BENCHES:
             config = StudyConfig.model_validate_json(study)
             asked = None if judge is None else AskedJudge(judge, config.judge.name)
-            work = Workspace(config, RunFolder(Path(root)), asked=asked)
             _BENCHES.clear()  # one study at a time: models are large
-            _BENCHES[root, study] = _Bench({c.key: c for c in cells_of(config)}, work)
-        bench = _BENCHES[root, study]
-        files = do(bench.cells[key], bench.work)
+            _BENCHES[root, study] = Workspace(config, RunFolder(Path(root)), asked=asked)
+        files = do(cell, _BENCHES[root, study])
         names = tuple(str(f.relative_to(root)) for f in files)
     except SaelabError as error:
+        _BENCHES.clear()  # what it read may have changed since
         return Outcome(time.perf_counter() - start, error=error)
     except Exception as error:  # a bug or the machine's fault: its name goes to the launcher, which stops
         return Outcome(time.perf_counter() - start, reason=reason_of(error))
@@ -136,7 +127,7 @@ def run_on_ray(
     its worker `ATTEMPTS` times.
     """
     with _connected(place) as ray, progress.task("study", total=total_of(cells), unit="s (estimated)") as bar:
-        desk = _Desk(ray, study, folder, place, Queue(cells, ledger, bar))
+        desk = _Desk(ray, study, folder, place, Queue(cells, ledger, bar, lambda cell: clear(cell, folder)))
         try:
             while desk.queue.open:
                 desk.hand_out()
@@ -211,12 +202,16 @@ class _Desk:
         self.flying.clear()
 
     def _submit(self, cell: Cell) -> None:
-        ref = self.task.remote(cell.key, self.text, self.root, self.place.threads, self.keeper)
+        ref = self.task.remote(cell, self.text, self.root, self.place.threads, self.keeper)
         self.flying[ref] = cell
 
     def _record(self, cell: Cell, outcome: Outcome) -> None:
         ledger = self.queue.ledger
-        if outcome.error is not None or outcome.reason is not None:
+        failed = outcome.error is not None or outcome.reason is not None
+        if changed := self.queue.damaged(cell, all_of_them=failed):
+            self.queue.stale(Stale(cell, changed))
+            return
+        if failed:
             ledger.fail(cell.key, outcome.reason or (reason_of(outcome.error) if outcome.error else ""))
             raise outcome.error or ResourceError(f"{cell} failed on a worker: {outcome.reason}")
         files = [self.folder.root / name for name in outcome.artefacts]

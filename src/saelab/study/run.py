@@ -1,20 +1,20 @@
 """Run a study: its cells here or on Ray, then its statistics and its record. Safe to call again after any crash."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from saelab.core.errors import UserError
 from saelab.core.hardware import limited
 from saelab.core.progress import SILENT, Progress
-from saelab.store.files import write_json, write_text
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
-from saelab.study.cells import in_order
+from saelab.study.cells import Cell, in_order, stamped
 from saelab.study.checks import check
-from saelab.study.executors import Stoppable, run_in_process
-from saelab.study.names import names_of
+from saelab.study.executors import PATIENCE, Stoppable, run_in_process
+from saelab.study.folder import begin, changes, check_changes, check_folder, clear, supersede, told
+from saelab.study.inputs import input_sums
 from saelab.study.on_ray import RayPlace, run_on_ray
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig
@@ -32,6 +32,8 @@ def run(
     stages: Collection[str] | None = None,
     on: str = HERE,
     threads: int | None = None,
+    replace: bool = False,
+    tell: Callable[[str], None] = lambda sentence: None,
     progress: Progress = SILENT,
 ) -> RunFolder:
     """Run what is not done yet of a study into the folder `out`, and write `results.json` and `summary.json`.
@@ -39,32 +41,77 @@ def run(
     stages: only these (with all that they need); None: all, and then the summary. on: `here`, `ray` (a Ray of this
     machine, or the one that is already connected) or `ray:ADDRESS` (a running cluster, which sees the same folder under
     the same path). threads: here of the whole process (None: torch's own number), on Ray of one cell (None: one).
-    Cells, and the parts of those that run alone, compute with one thread each, so results are the same bytes for any
-    number of threads on processors of one kind; except that SAEs which are fewer than the threads share them all.
+    replace: give up finished cells whose settings have changed; tell: is given sentences of what is accepted, deleted
+    and found damaged. Cells, and the parts of those that run alone, compute with one thread each, so results are the
+    same bytes for any number of threads on processors of one kind; except that SAEs which are fewer than the threads
+    share them all.
 
-    Raises `UserError` where the folder holds a run of another study, or where `on` is none of these.
+    Raises `UserError` where the study cannot run here (checks.py), where the folder holds a run of another study or of
+    other settings, or where `on` is none of these.
     """
-    start = time.perf_counter()
+    start, began = time.perf_counter(), time.time()
     place = _place(on, threads)
     folder = RunFolder(Path(out).absolute())
-    _check_folder(study, folder)
-    cells = cells_of(study)
+    check_folder(study, folder)
+    sums = input_sums(study)
+    cells = whole = stamped(cells_of(study), sums)
     if stages is not None:
         cells = in_order(c for c in cells if c.stage in stages)
-    known = {row.key for row in Ledger(folder.ledger).rows() if row.state == "done"} if folder.ledger.exists() else ()
+    rows = Ledger(folder.ledger).rows() if folder.ledger.exists() else []
+    found, known = changes(cells, rows), {row.key for row in rows if row.state == "done"}
+    if not replace:
+        check_changes(found, folder.root)
     check(study, {c.stage for c in cells if c.key not in known})
-    _begin(study, folder)
+    told(found, folder, replace=replace, tell=tell)
+    folder.begin()
     with closing(Ledger(folder.ledger)) as ledger:
+        supersede(found, whole, folder, ledger)
+        begin(study, folder)
         if place is not None:
             used = place.threads
             ran = run_on_ray(cells, study, folder, ledger, place, progress)
         else:
             shown = Stoppable(progress)
             with limited(threads) as used, closing(Workspace(study, folder, shown)) as work:
-                ran = run_in_process(cells, lambda cell: do(cell, work), ledger, shown)
-        if stages is None and (ran or not folder.results.exists() or not folder.summary.exists()):
-            write_summary(study, folder, ledger, {"this_call": time.perf_counter() - start}, used)
+                ran = run_in_process(
+                    cells,
+                    lambda cell: do(cell, work),
+                    ledger,
+                    shown,
+                    clear=lambda cell: clear(cell, folder),
+                    forget=work.forget,
+                )
+        if stages is None:
+            _record(study, folder, ledger, whole, {"this_call": time.perf_counter() - start}, ran=bool(ran), used=used)
+        for damage in ledger.damages():
+            if damage.noticed >= began:
+                tell(f"Damaged, and made again: {damage.file} (of {damage.stage} {damage.name}).")
     return folder
+
+
+def _record(
+    study: StudyConfig,
+    folder: RunFolder,
+    ledger: Ledger,
+    cells: Sequence[Cell],
+    seconds: dict[str, float],
+    *,
+    ran: bool,
+    used: int,
+) -> None:
+    """Write the summary where anything was done or it is not what was written, as one more cell of the ledger."""
+    record = Cell("record", study.name, {}, tuple(cells))
+    rows = {(r.stage, r.name): r.key for r in ledger.rows()}
+    if (former := rows.get((record.stage, record.name))) not in (None, record.key):
+        ledger.drop([former])
+    if ran:
+        ledger.reopen(record.key)
+    while (state := ledger.take(record.key, record.stage, record.name)) == "held":
+        time.sleep(PATIENCE)
+    if state == "taken":
+        begun = time.perf_counter()
+        write_summary(study, folder, ledger, seconds, used)
+        ledger.finish(record.key, time.perf_counter() - begun, [folder.results, folder.summary])
 
 
 def _place(on: str, threads: int | None) -> RayPlace | None:
@@ -77,22 +124,3 @@ def _place(on: str, threads: int | None) -> RayPlace | None:
     if kind != "ray":
         raise UserError(f"A study runs on `here`, `ray` or `ray:ADDRESS`, not on {on!r}.")
     return RayPlace(address=address or None, threads=threads or 1)
-
-
-def _check_folder(study: StudyConfig, folder: RunFolder) -> None:
-    """Refuse a folder in which another study lives."""
-    folder.check_writable()
-    if folder.study.exists():
-        held = StudyConfig.from_yaml(folder.study)
-        if held.name != study.name:
-            raise UserError(
-                f"{folder.root} holds a run of the study {held.name!r}, not of {study.name!r}.",
-                hint="Give another folder with --out.",
-            )
-
-
-def _begin(study: StudyConfig, folder: RunFolder) -> None:
-    """Write the study file and what its names mean into the folder."""
-    folder.begin()
-    write_text(folder.study, study.to_yaml())
-    write_json(folder.names, names_of(study))

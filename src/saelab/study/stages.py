@@ -52,7 +52,7 @@ def _text(cell: Cell, work: Workspace) -> list[Path]:
     folder = work.run.tokens(cell.name)
     for part, packed in zip((TRAIN, HELD_OUT), parts, strict=True):
         packed.save(folder / part)
-    return _files(folder)
+    return [f for part in (TRAIN, HELD_OUT) for f in _files(folder / part)]
 
 
 def _harvest(cell: Cell, work: Workspace) -> list[Path]:

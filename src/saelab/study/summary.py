@@ -156,11 +156,13 @@ def write_summary(
     record = results(study, run)
     write_json(run.results, record)
     spent: dict[str, float] = {}
-    wanted = {c.key for c in cells_of(study)}
+    wanted = {(c.stage, c.name) for c in cells_of(study)}
     for row in ledger.rows():
-        if row.key in wanted and row.state == "done" and row.seconds is not None:
+        if (row.stage, row.name) in wanted and row.state == "done" and row.seconds is not None:
             spent[row.stage] = round(spent.get(row.stage, 0.0) + row.seconds, 2)
     own = {name: round(value, 2) for name, value in seconds.items()}
+    remade = [{"stage": d.stage, "name": d.name, "file": d.file} for d in ledger.damages()]
+    record |= {"remade": remade} if remade else {}
     record |= {"seconds": spent | own, "versions": versions(), "machine": machine() | {"threads": threads}}
     write_json(run.summary, record)
     return record

@@ -123,6 +123,11 @@ class Workspace:
         """The study's judge, of windows and (where it is not cut for each model) of texts: one for all threads."""
         return self.asked or self._keep("judge", self.study.judge.name, lambda: self.study.judge.open(self.run.replies))
 
+    def forget(self) -> None:
+        """Drop what was opened: files have changed."""
+        with self._lock:
+            self._kept.clear()
+
     def close(self) -> None:
         """Close what holds a file open."""
         judge = self.__dict__.get("judge")  # only if it was ever asked for

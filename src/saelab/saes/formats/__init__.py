@@ -37,6 +37,7 @@ from saelab.saes.formats.unpickle import unpickle
 from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
 from saelab.store.files import apart, filling, is_there
+from saelab.store.sums import check_recorded
 
 _ALL = (
     saelens.FORMAT,
@@ -65,6 +66,7 @@ def _opened(reference: str | Path, format: str | None, declared: dict[str, Any],
     if named or (known is not None and known.pickle is not None):
         raise _pickled(str(reference), known)  # before anything is fetched
     source = source_of(reference, checked=checked, **declared)
+    check_recorded(source.folder)
     kind = format_of(source, format)
     if kind.pickle is not None:
         raise _pickled(source.name, kind)

@@ -1,0 +1,320 @@
+"""What stands in a run folder can be believed: inputs are part of keys, artefacts are looked at before they are used, a
+folder belongs to one study, and what is damaged is named and made again."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from saelab.cli import main
+from saelab.core.errors import ArtefactError, UserError
+from saelab.lm.tiny import tiny_lm
+from saelab.report.page import write_report
+from saelab.saes.formats import load_sae
+from saelab.store.files import read_json
+from saelab.store.layout import RunFolder, SteeringFolder
+from saelab.store.ledger import Ledger
+from saelab.store.rows import CellRow
+from saelab.study import stages
+from saelab.study.cells import Cell, stamped
+from saelab.study.folder import GONE_ON_WITH, changes
+from saelab.study.inputs import input_sums
+from saelab.study.plan import cells_of
+from saelab.study.run import run
+from saelab.study.spec import StudyConfig
+
+SAE = "topk.l0_4.resid_post.1"
+Data = dict[str, Any]
+
+
+def world(folder: Path) -> Data:
+    """The plain data of a small study whose model, text and instructions lie in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lm = tiny_lm()
+    lm.model.save_pretrained(folder / "lm")
+    lm.tokenizer.save_pretrained(folder / "lm")
+    lines = [f"the cat number {i} walks to the river and the house {i % 7} of the dog " * 12 for i in range(200)]
+    (folder / "text.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    (folder / "asked.txt").write_text("\n".join(f"Say something about the number {i}." for i in range(12)))
+    grid = {"sites": ["resid_post.1"], "architectures": ["topk"], "levels": [4], "d_sae": 48}
+    return {
+        "name": "small",
+        "models": [{"lm": f"path:{folder / 'lm'}", "dtype": "float32", "grids": [grid]}],
+        "text": {"corpus": {"source": f"path:{folder / 'text.jsonl'}"}, "context": 32, "train_contexts": 60,
+                 "held_out_contexts": 6},
+        "harvest": {"sink_ratio": 1000.0},
+        "training": {"steps": 10, "batch": 128, "precision": "float32"},
+        "interp": {"fidelity_contexts": 4, "window_rows": 1500, "n_scored": 24},
+        "selection": {"criteria": ["kl"], "positions": "last"},
+        "steering": {"arms": [{"criterion": "kl", "n": 1}, {"random": 3}], "n_control": 1, "factors": [1.0, 2.0],
+                     "n_dev": 1, "n_test": 1, "max_new_tokens": 4},
+        "instructions": str(folder / "asked.txt"),
+        "resamples": 100,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the inputs and a finished run."""
+    base = tmp_path_factory.mktemp("finished")
+    run(StudyConfig.parse(world(base / "in")), base / "run")
+    return base
+
+
+@pytest.fixture
+def data(finished: Path, tmp_path: Path) -> Data:
+    """The study, of the same inputs."""
+    found = json.loads(json.dumps(world_of(finished)))
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return found
+
+
+def world_of(finished: Path) -> Data:
+    return StudyConfig.from_yaml(finished / "run" / "study.yaml").model_dump(mode="json")
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """sha256 of every file that is a function of the study."""
+    skipped = ("ledger", "summary.json", "report.html", "metrics.parquet")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(skipped))
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def flip(path: Path, at: float = 0.5) -> None:
+    """One bit of a file, at a share of its length."""
+    content = bytearray(path.read_bytes())
+    content[int(at * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
+def ran_by(monkeypatch: pytest.MonkeyPatch, then: Callable[[Cell], None] = lambda cell: None) -> list[str]:
+    """The cells that are computed from now on; `then` happens after each."""
+    calls: list[str] = []
+    real = stages.do
+
+    def counted(cell: Cell, work: Any) -> list[Path]:
+        calls.append(cell.stage)
+        files = real(cell, work)
+        then(cell)
+        return files
+
+    monkeypatch.setattr("saelab.study.run.do", counted)
+    return calls
+
+
+ALL = ["text", "harvest", "train", "interp", "select", "calibrate", "steer", "stats"]
+
+
+def test_a_finished_run_is_believed(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control of all that follows."""
+    calls, told = ran_by(monkeypatch), []
+    before = sums(tmp_path / "run")
+    run(StudyConfig.parse(data), tmp_path / "run", tell=told.append)
+    assert not calls and not told and sums(tmp_path / "run") == before
+    write_report(RunFolder(tmp_path / "run"))
+    assert read_json(tmp_path / "run" / "summary.json").get("remade") is None
+
+
+def test_instructions_replaced_under_their_old_name_are_others(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, told = Path(data["instructions"]), list[str]()
+    before = path.read_text()
+    calls = ran_by(monkeypatch)
+    try:
+        path.write_text(before.replace("number", "figure"))
+        run(StudyConfig.parse(data), tmp_path / "run", tell=told.append)
+    finally:
+        path.write_text(before)
+    assert calls == ["calibrate", "steer", "stats"], "they, and what follows from them"
+    assert any("asked.txt is not what it was" in t for t in told)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    ("what", "again"),
+    [("text.jsonl", set(ALL) - {"calibrate"}), ("asked.txt", {"calibrate", "steer", "stats"}), ("lm", set(ALL))],
+)
+def test_an_input_replaced_under_its_old_name_is_another_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, again: set[str]
+) -> None:
+    study, told = StudyConfig.parse(world(tmp_path / "in")), []
+    run(study, tmp_path / "run")
+    if what == "lm":
+        tiny_lm(seed=1).model.save_pretrained(tmp_path / "in" / "lm")
+    else:
+        path = tmp_path / "in" / what
+        path.write_text(path.read_text().replace("number", "figure"))
+    calls = ran_by(monkeypatch)
+    run(study, tmp_path / "run", tell=told.append)
+    assert set(calls) == again and len(calls) == len(again), "that, and all that follows from it"
+    assert any("is not what it was" in t and what in t for t in told)
+    run(study, tmp_path / "fresh")
+    assert sums(tmp_path / "run") == sums(tmp_path / "fresh"), "nothing is left of the old one"
+
+
+def test_sums_reach_every_cell_that_names_an_input(data: Data) -> None:
+    """Also one that is yet to be written: what stands in the settings is looked up, at any depth."""
+    study = StudyConfig.parse(data)
+    lm, text = study.models[0].lm, study.text.corpus.source
+    found = {c.stage: c.sums for c in stamped(cells_of(study), input_sums(study))}
+    assert all(lm in found[s] for s in ("text", "harvest", "interp", "select", "calibrate", "steer"))
+    assert text in found["text"] and data["instructions"] in found["steer"] and not found["stats"]
+    old, new = (stamped([Cell("text", "new", {"deep": [{"lm": lm}]})], {lm: lambda s=s: s})[0] for s in "ab")
+    assert old.key != new.key and old.sums == {lm: "a"}
+
+
+def test_a_bit_that_flips_between_two_cells_does_not_get_into_results(
+    data: Data, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After train was finished and before, or while, its SAE is used."""
+    weights = tmp_path / "new" / "saes" / SAE / "sae_weights.safetensors"
+    flipped: list[str] = []
+
+    def spoil(cell: Cell) -> None:
+        if cell.stage == "interp" and not flipped:  # before or after it read?
+            flipped.append(cell.stage)
+            flip(weights)
+        elif cell.stage == "calibrate" and "select" not in flipped and weights.exists():
+            flipped.append("select")
+            flip(weights)
+
+    calls, told = ran_by(monkeypatch, spoil), []
+    run(StudyConfig.parse(data), tmp_path / "new", tell=told.append)
+    assert flipped and calls.count("train") == 1 + len(flipped) and calls.count("interp") >= 2
+    assert any("sae_weights.safetensors" in t for t in told)
+    assert sums(tmp_path / "new") == sums(finished / "run")
+    remade = read_json(tmp_path / "new" / "summary.json")["remade"]
+    assert {r["stage"] for r in remade} == {"train"}
+
+
+@pytest.mark.parametrize(
+    "name", ["tokens", f"saes/{SAE}", "activations", f"interp/{SAE}", f"steering/{SAE}", "stats", "results.json",
+             "summary.json", "judges"],
+)  # fmt: skip
+def test_what_is_damaged_is_named_and_made_again(data: Data, finished: Path, tmp_path: Path, name: str) -> None:
+    """Whatever it is: a file with one other bit, and one that is gone."""
+    place, told = tmp_path / "run" / name, []
+    files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+    files = [f for f in files if f.name != "report.html"]
+    flip(files[0])
+    if len(files) > 1:
+        files[-1].unlink()
+    run(StudyConfig.parse(data), tmp_path / "run", tell=told.append)
+    assert sums(tmp_path / "run") == sums(finished / "run")
+    for file in {files[0], files[-1]}:
+        assert any(str(file.relative_to(tmp_path / "run")) in t for t in told), told
+    remade = {r["file"] for r in read_json(tmp_path / "run" / "summary.json")["remade"]}
+    assert str(files[0].relative_to(tmp_path / "run")) in remade
+
+
+def test_edited_ratings_are_not_laundered(data: Data, finished: Path, tmp_path: Path) -> None:
+    folder = SteeringFolder(tmp_path / "run" / "steering" / SAE)
+    folder.judgements.write(folder.judgements.read().with_columns(value=pl.lit(2.0)))
+    run(StudyConfig.parse(data), tmp_path / "run")
+    assert sums(tmp_path / "run") == sums(finished / "run")
+
+
+def test_readers_look_at_sums_where_a_run_has_them(data: Data, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = RunFolder(tmp_path / "run")
+    load_sae(folder.sae(SAE))
+    flip(folder.sae(SAE) / "sae_weights.safetensors")
+    with pytest.raises(ArtefactError, match=r"sae_weights.safetensors .* damaged"):
+        load_sae(folder.sae(SAE))
+    alone = tmp_path / "alone"
+    shutil.copytree(folder.sae(SAE), alone)
+    load_sae(alone)  # control: nothing says what it was
+    assert main(["report", str(folder.root)]) == 0, "the page reads no weights"
+    flip(folder.stats / "saes.parquet")
+    capsys.readouterr()
+    assert main(["report", str(folder.root)]) == 3
+    assert "saes.parquet" in capsys.readouterr().err
+
+
+def test_changed_settings_are_refused_and_nothing_is_touched(data: Data, finished: Path, tmp_path: Path) -> None:
+    changed = json.loads(json.dumps(data))
+    changed["models"][0]["grids"][0]["d_sae"] = 40
+    changed["seed"] = 1
+    before = sums(tmp_path / "run")
+    with pytest.raises(UserError, match=r"d_sae: 48, now 40") as found:
+        run(StudyConfig.parse(changed), tmp_path / "run")
+    assert "--out" in str(found.value.hint) and "--replace" in str(found.value.hint)
+    assert sums(tmp_path / "run") == before
+    told: list[str] = []
+    run(StudyConfig.parse(changed), tmp_path / "run", replace=True, tell=told.append)
+    assert any(t.startswith("Replaced") and "files" in t for t in told)
+    assert [s["width"] for s in read_json(tmp_path / "run" / "results.json")["saes"]] == [40]
+
+
+def test_additions_are_accepted_and_told(data: Data, tmp_path: Path) -> None:
+    data["models"][0]["grids"][0]["levels"] = [4, 6]
+    data["steering"]["arms"].insert(0, {"criterion": "output_score", "n": 1})
+    data["selection"]["criteria"].append("output_score")
+    told: list[str] = []
+    run(StudyConfig.parse(data), tmp_path / "run", tell=told.append)
+    said = " ".join(told)
+    assert "topk.l0_6.resid_post.1 is new" in said and "output_score" in said and "added: interp topk.l0_6" in said
+    assert [s["level"] for s in read_json(tmp_path / "run" / "results.json")["saes"]] == [4, 6]
+
+
+def test_two_launchers_of_other_settings_do_not_share_a_cell(tmp_path: Path) -> None:
+    first, second = Ledger(tmp_path / "ledger.sqlite"), Ledger(tmp_path / "ledger.sqlite")
+    assert first.take("a", "train", "x") == "taken"
+    with pytest.raises(UserError, match="other settings"):
+        second.take("b", "train", "x")
+    with pytest.raises(UserError, match="other settings"):
+        second.drop(["a"])
+    first.fail("a", "boom")
+    assert second.take("b", "train", "x") == "taken", "control: of a failed one nothing is left to keep"
+    assert [r.key for r in second.rows()] == ["b"]
+
+
+def test_a_cell_without_files_is_never_done(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.take("a", "text", "x")
+    ledger.finish("a", 1.0, [])
+    assert not ledger.done("a") and ledger.take("a", "text", "x") == "taken"
+
+
+def test_what_a_former_attempt_left_is_cleared_unless_it_is_the_same_attempt(tmp_path: Path) -> None:
+    """Also where the launcher was killed between taking and clearing."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.take("a", "train", "x")
+    assert "a" in ledger.begun_anew
+    ledger.fail("a", "killed before it cleared")
+    ledger.take("a", "train", "x")
+    assert "a" in ledger.begun_anew
+    ledger.cleared("a")
+    ledger.fail("a", "killed in its work")
+    ledger.take("a", "train", "x")
+    assert "a" not in ledger.begun_anew, "control: it goes on"
+
+
+def test_every_place_that_is_gone_on_with_holds_what_its_stage_writes(data: Data, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    rows = {(r.stage, r.name): r for r in Ledger(folder.ledger).rows()}
+    for cell in cells_of(StudyConfig.parse(data)):
+        if cell.stage in GONE_ON_WITH:
+            places = GONE_ON_WITH[cell.stage](cell, folder)
+            for name in rows[cell.stage, cell.name].artefacts:
+                assert any(place in (folder.root / name).parents for place in places), name
+
+
+def test_what_grows_and_what_changes() -> None:
+    def told(old: Data, new: Data) -> tuple[bool, bool]:
+        row = Cell("steer", "x", old)
+        held = CellRow(row.key, "steer", "x", "done", 1, 1.0, {}, None, row.own, {}, False)
+        found = changes([Cell("steer", "x", new)], [held])
+        return bool(found.told), bool(found.refused)
+
+    assert told({"arms": [1]}, {"arms": [2, 1]}) == (True, False)
+    assert told({"arms": [1, 2]}, {"arms": [1]}) == (False, True)
+    assert told({"factors": [1]}, {"factors": [1, 2]}) == (False, True), "it would change what was chosen"
+    assert told({"saes": {"a": {"k": 1}}}, {"saes": {"a": {"k": 1}, "b": {}}}) == (True, False)
+    assert told({"saes": {"a": {"k": 1}}}, {"saes": {"a": {"k": 2}, "b": {}}}) == (True, True)
+    assert told({"a": 1}, {"a": 1}) == (False, False)
