@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from fake_hub import FakeHub
+from huggingface_hub import ModelCard
 from sample_saes import inputs, random_sae
 
 from saelab.cli import main
@@ -113,7 +114,8 @@ def test_names_from_elsewhere_break_no_card() -> None:
     evil = "x\n---\nlibrary_name: other\n| a | b |<script>"
     sae.cfg = sae.cfg.model_copy(update={"lm": f"hf:{evil}", "site": evil})
     text = written(card_of(sae), sae, "path:x")
-    assert yaml.safe_load(text.split("---\n")[1])["library_name"] == "saelens"
+    read = ModelCard(text)  # as the hub reads it
+    assert read.data.library_name == "saelens" and read.text.lstrip().startswith("# Sparse autoencoder")
     assert "<script>" not in text.split("## Use")[0].split("| | |")[1]
 
 

@@ -1,6 +1,7 @@
 """An endpoint's settings: what is sent is what was written, what cannot be sent is refused without being shown."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,17 @@ def test_all_that_is_sent_is_in_the_key() -> None:
     identities = [JudgeConfig.parse({"name": "openai:fake-1"} | c).identity for c in changes if "model" not in c]
     assert all(a != b for i, a in enumerate(identities) for b in identities[:i])
     assert JudgeConfig.parse({"name": "local:x", "system": "y"}).identity != JudgeConfig(name="local:x").identity
+
+
+def test_axbench_reading_is_a_setting_that_the_judge_and_its_cells_are_named_by(tmp_path: Path) -> None:
+    """The benchmark's parser can be asked for in a study file; nothing that it read is taken for the strict one's."""
+    strict, lenient = (
+        JudgeConfig.parse({"name": "openai:fake-1", "base_url": "http://localhost/v1", "parser": parser})
+        for parser in ("strict", "axbench")
+    )
+    assert strict.identity != lenient.identity
+    names = [config.open(tmp_path / "replies.sqlite").name for config in (strict, lenient)]
+    assert names[1] == f"{names[0]}+axbench-parser"
 
 
 def test_names_that_may_answer() -> None:

@@ -20,6 +20,7 @@ from saelab.judges.endpoint import ChatConfig, EndpointConfig
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.local import LocalJudge
 from saelab.judges.openai_compatible import OpenAIJudge
+from saelab.judges.rubric import Parser
 from saelab.judges.steering_lexical import Calibration, LexicalSteeringJudge, calibrate
 from saelab.lm.model import LanguageModel
 
@@ -29,6 +30,9 @@ class JudgeConfig(EndpointConfig):
 
     name: str = Field(default="lexical", description="lexical, local:LM or openai:MODEL.")
     together: int = Field(default=14, ge=1, description="Detection windows per question.")
+    parser: Parser = Field(
+        default="strict", description="How an openai: judge's ratings are read; axbench makes every failure 0.0."
+    )
     max_missing: float = Field(default=0.02, ge=0, le=1, description="Share of unusable judgements that stops the run.")
 
     @model_validator(mode="before")
@@ -94,7 +98,8 @@ class JudgeKind:
 def _openai(config: JudgeConfig, replies: Path) -> Judge:
     own = {name: getattr(config, name) for name in EndpointConfig.model_fields}
     chat = ChatConfig.parse(own | {"model": config.model})
-    return OpenAIJudge(chat, cache=ReplyCache(replies), together=config.together, max_missing=config.max_missing)
+    asked = {name: getattr(config, name) for name in ("together", "max_missing", "parser")}
+    return OpenAIJudge(chat, cache=ReplyCache(replies), **asked)
 
 
 def _local(config: JudgeConfig, replies: Path) -> Judge:
@@ -104,7 +109,7 @@ def _local(config: JudgeConfig, replies: Path) -> Judge:
 
 _CHAT = (
     "name", "base_url", "accept", "system", "temperature", "max_tokens", "max_completion_tokens", "reasoning_effort",
-    "extra_body", "together",
+    "extra_body", "together", "parser",
 )  # fmt: skip
 _PROXY = "The lexical judge matches words. Its scores are a named proxy, not those of a language model or a person."
 

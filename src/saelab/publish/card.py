@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from shlex import quote
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from saelab.core.errors import UserError, nearest
 from saelab.lm.sources import reference_of
 from saelab.saes.base import Sae
@@ -80,17 +82,7 @@ def written(card: Card, sae: Sae | Transcoder, reference: str) -> str:
     what, door = ("Sparse autoencoder", "saelab") if isinstance(sae, Sae) else ("Transcoder", "saelab.saes.formats")
     loads = "sae" if isinstance(sae, Sae) else "transcoder"
     architecture = sae.cfg.architecture if isinstance(sae, Sae) else sae.cfg.gate
-    lm, layout = str(facts.get("lm") or ""), holding(sae)
-    head = {
-        "library_name": layout,  # what the hub finds it by; the layout is that library's
-        "tags": ["sparse-autoencoder", layout, "saelab", "mechanistic-interpretability", architecture],
-        "base_model": lm.removeprefix("hf:").split("@")[0] if lm.startswith("hf:") else None,
-        "datasets": [_repository(facts["data"])] if str(facts.get("data")).startswith("hf:") else None,
-        "license": facts.get("license"),
-        "model-index": [_index(card, reference)],
-    }
-    # Every JSON value is a YAML value, and its quoting cannot be broken by a name.
-    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items() if value is not None), "---", ""]
+    lines = ["---", _head(card, holding(sae), architecture, reference), "---", ""]
     lines += [f"# {what}: {architecture}, {cfg.d_sae} latents, {facts.get('site') or NOT_RECORDED}", ""]
     lines += ["| | |", "|---|---|"]
     rows = {label: facts.get(name) for name, label in (REQUIRED | OPTIONAL).items()}
@@ -115,14 +107,28 @@ def written(card: Card, sae: Sae | Transcoder, reference: str) -> str:
     return "\n".join(lines)
 
 
-def _index(card: Card, reference: str) -> dict[str, Any]:
-    """The hub's `model-index`: what was measured, on what."""
-    values = {k: card.facts.get(k, card.metrics.get(k)) for k in _METRICS}
-    metrics = [{"type": k, "name": _METRICS[k], "value": v} for k, v in values.items() if isinstance(v, int | float)]
-    data = str(card.facts.get("measured_on") or card.facts.get("data") or NOT_RECORDED)
-    task = {"type": "feature-extraction", "name": "sparse coding of activations"}
-    result = {"task": task, "dataset": {"type": data, "name": data}, "metrics": metrics}
-    return {"name": reference.rsplit("/", 1)[-1], "results": [result]}
+def _head(card: Card, layout: str, architecture: str, reference: str) -> str:
+    """What the hub reads, as its own library writes it in YAML. layout: the library whose files the SAE lies in."""
+    facts = card.facts
+    lm, data = (str(facts.get(name) or "") for name in ("lm", "data"))
+    on = str(facts.get("measured_on") or data or NOT_RECORDED)
+    values = {k: facts.get(k, card.metrics.get(k)) for k in _METRICS}
+    measured = [
+        EvalResult(
+            task_type="feature-extraction", task_name="sparse coding of activations", dataset_type=on, dataset_name=on,
+            metric_type=name, metric_name=_METRICS[name], metric_value=value,
+        )
+        for name, value in values.items() if isinstance(value, int | float)
+    ]  # fmt: skip
+    return ModelCardData(
+        library_name=layout,  # what the hub finds it by
+        tags=["sparse-autoencoder", layout, "saelab", "mechanistic-interpretability", architecture],
+        base_model=_repository(lm) if lm.startswith("hf:") else None,
+        datasets=[_repository(data)] if data.startswith("hf:") else None,
+        license=facts.get("license"),
+        model_name=reference.rsplit("/", 1)[-1],
+        eval_results=measured or None,
+    ).to_yaml()
 
 
 def _stated(pair: str) -> tuple[str, Any]:
