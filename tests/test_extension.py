@@ -195,7 +195,7 @@ def finished(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize(
     "shown",
-    ["Toy architecture", "#010203", "#040506", "Toy criterion", "Lift by toy criterion", "Toy title",
+    ["Toy architecture", "#010203", "#040506", "Toy criterion", "Steering (described) after toy criterion", "Toy title",
      "The toy judge counts letters.", "toy-lm", "KL divergence of the effect, down, 1",
      "KL divergence of the effect, up, 1"],
 )  # fmt: skip

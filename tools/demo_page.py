@@ -16,16 +16,28 @@ HEAD = """# The demo: what it did and what it found
 
 The language model is SmolLM2-135M-Instruct (30 blocks, width 576), the text the embedded corpus.
 Fifteen SAEs of five architectures at three levels stand at resid_post.15, two JumpReLU SAEs at
-resid_post.14 and resid_post.16; 2,048 features each. The judge is `lexical`: a named proxy, no LLM.
+resid_post.14 and resid_post.16; 2,048 features each. Interpretability is judged by `lexical`, a named
+proxy and no LLM; steered texts are read by the instrument ([steering.md](steering.md)).
 """
 LEARNT = """On held-out documents. FVU: fraction of variance unexplained (lower is better). CE recovered is
 against *mean* ablation (1 is perfect). Beside each SAE stands a random dictionary of the same width
 and L0 (unit Gaussian rows, TopK, least-squares scale).
 """
 SCORES = """Interpretability is the mean balanced accuracy with which a feature's description tells held-out
-windows where it fires (0.5 says nothing). Utility is the mean harmonic mean of the concept,
-instruction and fluency ratings (0 to 2) of randomly drawn features on test instructions, at the
-factor chosen on dev.
+windows where it fires (0.5 says nothing). Described is the mean percentile of the texts steered by
+randomly drawn features under the readers of what those are about (chance 0.5); read back the same
+under what the model itself reads in them. Less random is the lift of the described outcome less that
+of the features of a random dictionary of the same width and L0. KL in nats per token.
+"""
+GATE = """The gate steers by six known classes of text, which has to show, and by the features of random
+dictionaries, which must show less than half as much, each under readers of their own.
+"""
+ARMS = """Lift is a text's score under its own feature's reader less that under the other features' readers.
+Less random dictionary: Welch's t with SAEs as units. Against no selection: of the percentile, paired
+over SAEs, p by sign flips after Holm.
+"""
+SPREAD = """F is 1 where SAEs do not differ; the smallest difference between two SAEs is the one told four times
+in five.
 """
 RANKS = """Fifteen SAEs of one model, few features and short texts each: the intervals say how little that
 allows one to conclude, and the page says it too.
@@ -54,35 +66,65 @@ def span(row: dict[str, Any], name: str = "", digits: int = 2) -> str:
 
 
 def learnt(summary: dict[str, Any]) -> str:
-    """Fidelity, interpretability and utility of every SAE."""
-    names = "SAE, L0, FVU, random FVU, CE recovered, random CE recovered, dead, interpretability, utility"
+    """Fidelity, interpretability and steering of every SAE."""
+    names = "SAE, L0, FVU, random FVU, CE recovered, dead, interpretability, described, read back, less random, KL"
     rows = []
     for s in summary["saes"]:
-        utility = "not steered" if s["utility"] is None else num(s["utility"]) + span(s, "utility_")
-        measures = [num(s[k]) for k in ("fvu", "random_fvu", "ce_recovered", "random_ce_recovered")]
+        measures = [num(s[k]) for k in ("fvu", "random_fvu", "ce_recovered")]
         clear = num(s["interpretability"]) + span(s, "interpretability_")
-        rows.append([s["sae"], num(s["l0"], 1), *measures, f"{s['dead_share']:.1%}", clear, utility])
+        steered = ["not steered", "", "", ""]
+        if s["n_steered"] is not None:
+            outcomes = ["described", "read_back", "described_less"]
+            steered = [*(num(s[o]) + span(s, f"{o}_") for o in outcomes), num(s["kl_per_token"], 2)]
+        rows.append([s["sae"], num(s["l0"], 1), *measures, f"{s['dead_share']:.1%}", clear, *steered])
     return table(names.split(", "), rows)
+
+
+def gate(summary: dict[str, Any]) -> str:
+    """The controls of the gate."""
+    rows = [
+        [c["name"].replace("_", " "), c["outcome"], num(c["value"]) + span(c), num(c["p"], 4), num(c["bound"]),
+         {True: "yes", False: "no", None: ""}[c["holds"]], str(c["n"])]
+        for c in summary["instrument"]["controls"]
+    ]  # fmt: skip
+    return table(["control", "outcome", "lift", "p", "bound", "holds", "features"], rows)
+
+
+def arms(summary: dict[str, Any]) -> str:
+    """Every arm by both outcomes."""
+    head = ["outcome", "features chosen by", "lift", "less random dictionary", "percentile", "against no selection",
+            "p", "features"]  # fmt: skip
+    rows = [
+        [r["outcome"], r["criterion"], *(num(r[k]) + span(r, f"{k}_") for k in ("lift", "less", "percentile")),
+         num(r["difference"]) + span(r, "difference_"), num(r["difference_p"]), str(r["n"])]
+        for r in summary["arms"]
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def spread(summary: dict[str, Any]) -> str:
+    """What the design can tell apart."""
+    rows = [
+        [r["score"], num(r["repeats"], 0), num(r["f"], 2), num(r["p"]), num(r["reliability"], 2), num(r["se"]),
+         num(r["smallest"])]
+        for r in summary["spread"]
+    ]  # fmt: skip
+    head = ["score", "features per SAE", "F", "p", "reliability", "standard error", "smallest difference"]
+    return table(head, rows)
 
 
 def ranks(summary: dict[str, Any]) -> str:
     """tau_b over all SAEs of every pair that was compared."""
     rows = [r for r in summary["agreement"] if r["mode"] == "overall"]
     return table(
-        ["interpretability against", "tau_b", "p", "SAEs"],
-        [[r["y"], num(r["value"], 2) + span(r), _p(r), str(r["n"])] for r in rows],
+        ["scores", "tau_b", "p", "SAEs"],
+        [[f"{r['x']} and {r['y']}", num(r["value"], 2) + span(r), _p(r), str(r["n"])] for r in rows],
     )
 
 
 def _p(row: dict[str, Any]) -> str:
     """p with how it was permuted: plainly, or within language models."""
     return DASH if row["p"] is None else f"{num(row['p'])} ({row['p_method']})"
-
-
-def selected(summary: dict[str, Any]) -> str:
-    """Steering score by how the features were chosen."""
-    rows = [[r["criterion"], num(r["score"]) + span(r), str(r["n"])] for r in summary["selection"]]
-    return table(["features chosen by", "steering score", "features"], rows)
 
 
 def matched(summary: dict[str, Any]) -> str:
@@ -102,8 +144,18 @@ def write(run: Path, page: Path) -> None:
     text = next(iter(summary["text"].values()))
     parts = [
         HEAD,
+        f"> {summary['verdict']}\n",
+        "The first screen of its page: ![the demo's page](report.png)\n",
         table(["stage", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
         f"Machine: {machine}. Cells that run side by side count each, so the stages add up to more than `this_call`.\n",
+        "## Can it see steering?\n",
+        GATE,
+        gate(summary),
+        "## Which features steer?\n",
+        ARMS,
+        arms(summary),
+        SPREAD,
+        spread(summary),
         "## Did the SAEs learn something?\n",
         LEARNT,
         learnt(summary),
@@ -111,8 +163,6 @@ def write(run: Path, page: Path) -> None:
         "## Do the rankings agree?\n",
         ranks(summary),
         RANKS,
-        "## What does selecting features gain?\n",
-        selected(summary),
         "## What becomes of features from site to site?\n",
         SKIP,
         matched(summary),

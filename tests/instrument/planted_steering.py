@@ -12,10 +12,12 @@ import polars as pl
 import torch
 
 from saelab.core.seeds import numpy_generator, seed_of
+from saelab.instrument.bench import Bench
 from saelab.instrument.classes import LabelledTexts, class_features, halved
+from saelab.instrument.config import GateConfig
 from saelab.instrument.dose import Probe
 from saelab.instrument.features import SiteText
-from saelab.instrument.gate import Gate, GateConfig, Sets, gate
+from saelab.instrument.gate import Gate, Sets, gate
 from saelab.instrument.prompts import prompts_of
 from saelab.instrument.random_dictionary import untrained_features
 from saelab.instrument.readers import Features
@@ -130,7 +132,7 @@ class World:
                 self.written[key] = write()
             return self.written[key]
 
-        return gate(self.config, self.desk, self.probe, sets, keep)
+        return gate(Bench(self.config, self.desk, self.probe, keep), sets)
 
     def with_random_directions(self) -> Features:
         drawn = numpy_generator("random directions", self.seed).normal(size=self.classes.directions.shape)

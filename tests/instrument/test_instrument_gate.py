@@ -14,8 +14,9 @@ from saelab.activations.shards import ActivationShards
 from saelab.core.errors import FetchError, UserError
 from saelab.instrument import run as stage
 from saelab.instrument.classes import classes_in, halved
+from saelab.instrument.config import GateConfig
 from saelab.instrument.controls import Control
-from saelab.instrument.gate import Gate, GateConfig
+from saelab.instrument.gate import Gate
 from saelab.instrument.run import run
 from saelab.saes.base import Sae
 from saelab.saes.catalogue import TopKConfig

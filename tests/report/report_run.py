@@ -17,7 +17,9 @@ from saelab.study import names, spec
 
 ARCHITECTURES = ("relu", "gated", "topk", "batchtopk", "jumprelu")
 LEVELS = (16, 32, 64)
-DEMO = spec.StudyConfig.from_yaml(Path(spec.__file__).parent / "demo.yaml")
+_DEMO = spec.StudyConfig.from_yaml(Path(spec.__file__).parent / "demo.yaml")
+# A run from before studies had an instrument: its page is made of ratings.
+DEMO = _DEMO.model_copy(update={"steering": _DEMO.steering.model_copy(update={"ratings": True})})
 NAMES = Names(**names.names_of(DEMO))
 D_SAE = 2048
 LM = "smollm2-135m"
@@ -193,9 +195,9 @@ def _steering(run: RunFolder, name: str, ids: list[int], rng: np.random.Generato
                 "dev_score": score + 0.05, "test_score": score, "concept": score * 0.9, "instruction": 1.4,
                 "fluency": 1.6, "n_test": 2, "n_missing": missing, "state": "ok",
             })  # fmt: skip
-    write_table(run.steering(name) / "generations.parquet", pl.DataFrame(generations))
-    write_table(run.steering(name) / "judgements.parquet", pl.DataFrame(judgements, infer_schema_length=None))
-    write_table(run.steering(name) / "utility.parquet", pl.DataFrame(utility))
+    write_table(run.ratings(name) / "generations.parquet", pl.DataFrame(generations))
+    write_table(run.ratings(name) / "judgements.parquet", pl.DataFrame(judgements, infer_schema_length=None))
+    write_table(run.ratings(name) / "utility.parquet", pl.DataFrame(utility))
 
 
 def _agreement() -> pl.DataFrame:

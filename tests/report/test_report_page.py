@@ -236,12 +236,12 @@ def test_sections_without_artefacts_say_so(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     write_json(run.summary, {"study": "begun"})
     shown = " ".join(Reader(write_report(run).read_text("utf-8")).text)
-    for what in ("saes.parquet", "agreement.parquet", "selection.parquet", "quality.json", "metrics.parquet"):
+    for what in ("saes.parquet", "agreement.parquet", "arms.parquet", "quality.json", "metrics.parquet"):
         assert what in shown
     whole = build_run(tmp_path / "whole")
-    write_table(run.stats / "selection.parquet", read_table(whole.stats / "selection.parquet"))
+    write_table(run.stats / "agreement.parquet", read_table(whole.stats / "agreement.parquet"))
     shown = " ".join(Reader(write_report(run).read_text("utf-8")).text)
-    assert "selection.parquet" not in shown and "agreement.parquet" in shown
+    assert "agreement.parquet" not in shown and "arms.parquet" in shown
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:

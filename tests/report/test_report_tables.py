@@ -9,7 +9,8 @@ from report_run import ARCHITECTURES, LEVELS, NAMES, build_run
 from saelab.report import tables
 from saelab.report.cells import Table
 from saelab.report.material import Material, read_material
-from saelab.report.sections import floor, frank
+from saelab.report.sections import frank
+from saelab.report.steering_sections import floor
 
 
 @pytest.fixture(scope="module")

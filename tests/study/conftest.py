@@ -63,8 +63,12 @@ def study_data(tiny_weights: Path, sentences: Path) -> dict[str, Any]:
         "selection": {"batch_size": 16},
         "steering": {
             "arms": [{"criterion": "delta_confidence", "n": 1}, {"criterion": "output_score", "n": 1}, {"random": 3}],
-            "n_control": 1, "factors": [1.0, 2.0],
+            "ratings": True, "n_control": 1, "factors": [1.0, 2.0],
             "n_dev": 1, "n_test": 1, "max_new_tokens": 6,
+        },
+        "instrument": {
+            "reader": "lexical", "classes": "none", "doses": [0.003, 0.01], "prompts": 1, "test_copies": 8,
+            "unsteered_copies": 30, "new_tokens": 6, "contexts": 160, "probe_contexts": 2, "n_dev": 4, "n_random": 4,
         },
         "matching": {"contexts": 8},
         "resamples": 100,

@@ -76,7 +76,7 @@ def instrument(
         Print one JSON object.
     """
     from saelab.instrument.classes import classes_in
-    from saelab.instrument.gate import GateConfig
+    from saelab.instrument.config import GateConfig
     from saelab.instrument.run import run
     from saelab.lm.model import LanguageModel
     from saelab.saes.formats import load_sae

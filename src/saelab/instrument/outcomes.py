@@ -139,6 +139,17 @@ def lifts(
     return found
 
 
+def by_text(values: Float[np.ndarray, "N K"], texts: Texts) -> pl.DataFrame:
+    """One row per text: its percentile under its own feature's reader, and its lift; null for unsteered texts."""
+    p = percentiles(values, texts.owner)
+    lift = lifts(scores(p, quality(texts), texts.answer), texts.owner)
+    steered = np.flatnonzero(texts.owner != UNSTEERED)
+    own = np.full(len(lift), np.nan)
+    own[steered] = p[steered, texts.owner[steered]]
+    table = pl.DataFrame({"percentile": own, "lift": lift}, schema={"percentile": pl.Float64, "lift": pl.Float64})
+    return table.with_columns(pl.all().fill_nan(None))
+
+
 def by_feature(values: Float[np.ndarray, "N K"], texts: Texts) -> pl.DataFrame:
     """One row per feature with the columns of `FEATURES`: means over its texts that have a score.
 

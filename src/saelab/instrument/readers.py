@@ -9,13 +9,22 @@ S the covariance of all window means plus a tenth of its mean eigenvalue (linear
 Pure arrays: no model, no file.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from saelab.core.errors import UserError
+from saelab.core.names import Measure
 
+MEASURES = (
+    Measure("described", "steering (described)", "percentile"),
+    Measure("read_back", "steering (read back)", "percentile"),
+)
+OUTCOMES = tuple(measure.name for measure in MEASURES)
+HEADLINE = OUTCOMES[0]
+CLASSES, RANDOM = "classes", "random_dictionary"  # sets of features that every gate steers with
 RIDGE = 0.1
 FEWEST_WINDOWS = 5
 
@@ -58,6 +67,17 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """Sets put together as one, in order."""
+    return Features(
+        names=tuple(name for part in parts for name in part.names),
+        directions=np.concatenate([part.directions for part in parts]),
+        weights=np.concatenate([part.weights for part in parts]),
+        contexts=np.concatenate([part.contexts for part in parts]),
+        terms=np.concatenate([part.terms for part in parts]),
+    )
 
 
 def unit(vectors: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "K D"]:

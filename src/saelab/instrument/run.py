@@ -4,9 +4,7 @@ The only place of this package with files (`store.layout.InstrumentFolder`). Ano
 anew; the texts of a finished step are never written again, and gates of several SAEs in one folder share the rest.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +12,19 @@ import polars as pl
 import torch
 
 from saelab.activations.harvest import HarvestConfig, harvest
-from saelab.core.config import digest_of
-from saelab.core.errors import ArtefactError, FetchError, UserError
+from saelab.core.errors import FetchError, UserError
 from saelab.core.progress import SILENT, Progress
+from saelab.instrument.bench import Bench
 from saelab.instrument.classes import LabelledTexts, class_features, embedded_classes
+from saelab.instrument.config import GateConfig
 from saelab.instrument.dose import Probe
 from saelab.instrument.embedding import Embedder, MiniLM
 from saelab.instrument.features import SiteText, features_of
-from saelab.instrument.gate import Gate, GateConfig, Sets, gate, not_gated
+from saelab.instrument.gate import Gate, Sets, gate, not_gated
+from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened
 from saelab.instrument.prompts import prompts_of
 from saelab.instrument.random_dictionary import untrained_features
-from saelab.instrument.texts import TABLE, Desk
+from saelab.instrument.texts import Desk
 from saelab.interp.fidelity.control import control_k
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
@@ -66,7 +66,7 @@ def run(
         kept.gate.write(found.record())
         return found
     embed = embed or MiniLM()
-    _open(kept, _manifest(config, lm, place, known, corpus) | {"embedder": embed.name})
+    keep = opened(kept, _manifest(config, lm, place, known, corpus) | {"embedder": embed.name})
     packed = _packed(config, lm, corpus, kept.tokens, progress)
     shards = harvest(lm, packed, [place], kept.activations, config=HarvestConfig(), progress=progress)[place]
     text = SiteText.of(lm, packed, shards)
@@ -94,26 +94,16 @@ def run(
     )
     with progress.task("instrument", unit="steps") as task:
 
-        def keep(name: str, write: Callable[[], pl.DataFrame]) -> pl.DataFrame:
-            step = kept.step(name)
-            if not step.exists:
-                step.write(write())
+        def counted(name: str, write: Callable[[], pl.DataFrame]) -> pl.DataFrame:
             task.advance()
-            return step.read(list(TABLE))
+            return keep(name, write)
 
         many = f"{config.n_features}x{config.feature_copies}"
-        keys = (f"random_dictionary.{width}.{l0}.{many}", f"sae.{_digest(sae)}.{many}")
-        found = gate(config, desk, probe, Sets(named, random, own, *keys), keep, progress)
+        keys = (f"random_dictionary.{width}.{l0}.{many}", f"sae.{digest_of_sae(sae)}.{many}")
+        found = gate(Bench(config, desk, probe, counted, progress), Sets(named, random, own, *keys))
     kept.features.write(found.features)
     kept.gate.write(found.record())
     return found
-
-
-def _digest(sae: Sae | None) -> str:
-    """A name for an SAE by its weights."""
-    if sae is None:
-        return "none"
-    return digest_of({name: float(w.double().square().sum()) for name, w in sae.weights().items()})[:16]
 
 
 def _l0(sae: Sae, text: SiteText) -> float:
@@ -132,24 +122,10 @@ def _manifest(
     return {
         "config": config.model_dump(mode="json", exclude=set(OF_FEATURES)),
         "corpus": corpus.model_dump(mode="json"),
-        "lm": {"reference": lm.reference, "dtype": str(lm.dtype)},
+        "lm": of_lm(lm),
         "site": site,
-        "classes": digest_of([asdict(c) for c in classes]),
+        "classes": digest_of_classes(classes),
     }
-
-
-def _open(kept: InstrumentFolder, manifest: dict[str, Any]) -> None:
-    """Take up what a former call with the same request left, or start anew."""
-    try:
-        same = kept.manifest.exists and kept.manifest.read() == manifest
-    except ArtefactError:
-        same = False
-    if not same:
-        for folder in (kept.texts, kept.tokens):
-            shutil.rmtree(folder, ignore_errors=True)
-        for path in (kept.features.path, kept.gate.path):
-            path.unlink(missing_ok=True)
-        kept.manifest.write(manifest)
 
 
 def _packed(

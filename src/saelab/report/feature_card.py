@@ -1,9 +1,10 @@
-"""Feature cards: which ten features are shown, by rule and not by hand, and what stands on each card.
+"""Feature cards: which features are shown, by rule and not by hand, and what stands on each card.
 
-The rule (said on the page): features that are interpretable and steer, that are interpretable and do not steer, that
-steer and are not interpretable, and some drawn at random, so that a reader sees failures as well as successes.
-"Interpretable" and "steers" are ranks of balanced accuracy and of the held-out steering score among all features that
-have both. Pure functions of frames; text stays as the artefacts have it, escaping is the template's work.
+The rule (said on the page): features that are interpretable and steer, that are interpretable and are not seen to, that
+steer and are not interpretable, and some drawn at random, so that a reader sees failures as well as successes. A label
+comes from thresholds, never from a rank, and how often random dictionaries' features meet that of steering is said
+beside it. Where the gate did not pass no card says that a feature steers. Pure functions of frames; text stays as the
+artefacts have it, escaping is the template's work.
 """
 
 import re
@@ -15,19 +16,32 @@ import polars as pl
 
 from saelab.core.errors import ArtefactError
 from saelab.core.seeds import numpy_generator
+from saelab.instrument.readers import HEADLINE
 from saelab.report import words
 from saelab.report.cells import Cell, figure, missing
 from saelab.report.material import Evidence
 from saelab.report.names import Names
 from saelab.steering.methods import RANDOM_DIRECTION, SAE_FEATURE, UNSTEERED
 
-# (reason shown, how many, the column to rank by; None = a seeded draw)
+# From which balanced accuracy a feature is called interpretable, and up to which it is called not.
+CLEAR, UNCLEAR = 0.75, 0.6
+# From which mean percentile and lift of its texts a feature is said to steer; up to which percentile it is not seen to.
+STEERS, SPECIFIC, UNSEEN = 0.9, 0.5, 0.5
+_CLEAR, _UNCLEAR = pl.col("balanced_accuracy") >= CLEAR, pl.col("balanced_accuracy") <= UNCLEAR
+_STEERS = (pl.col("percentile") >= STEERS) & (pl.col("lift") >= SPECIFIC)
+AT_RANDOM = "drawn at random"
+# (reason shown, how many, which features, the column that orders them)
 RULES = (
-    ("interpretable and steers", 4, "both"),
-    ("interpretable, does not steer", 2, "interpretable_only"),
-    ("steers, not interpretable", 2, "steers_only"),
-    ("drawn at random", 2, None),
+    ("interpretable and steers", 4, _CLEAR & _STEERS, "lift"),
+    ("interpretable, not seen to steer", 2, _CLEAR & (pl.col("percentile") <= UNSEEN), "balanced_accuracy"),
+    ("steers, not interpretable", 2, _UNCLEAR & _STEERS, "lift"),
 )
+# Where nothing was seen to steer: what can be said of a feature.
+UNGATED = (
+    ("interpretable", 4, _CLEAR, "balanced_accuracy"),
+    ("not interpretable", 2, _UNCLEAR, "balanced_accuracy"),
+)
+MANY = 10
 PER_SAE = 2
 CONTEXTS, BEFORE, AFTER = 4, 22, 14
 RUBRICS = ("concept", "instruction", "fluency")
@@ -72,10 +86,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Trial:
-    """One instruction with the unsteered text and the texts steered with it."""
+    """One prompt with the unsteered text and the texts steered with it. kind: how the prompt is called."""
 
     instruction: str
     texts: tuple[Text, ...]
+    kind: str = "Instruction"
 
 
 @dataclass(frozen=True)
@@ -91,33 +106,27 @@ class Card:
     absent: tuple[str, ...]
 
 
-def choose(candidates: pl.DataFrame, seed: int = 0) -> list[Pick]:
-    """Ten features by `RULES`, at most two of one SAE where there are enough; descriptions are not repeated.
+def choose(candidates: pl.DataFrame, *, gated: bool) -> list[Pick]:
+    """Up to ten features by rule, at most two of one SAE where there are enough; descriptions are not repeated.
 
-    candidates: sae, feature, description, balanced_accuracy, test_score (null where not steered).
+    candidates: sae, feature, description, balanced_accuracy, percentile, lift (null where not steered). gated: whether
+    the gate passed, without which nothing is said to steer. What no feature meets is not shown; features drawn at
+    random make up for it.
     """
     table = candidates.unique(["sae", "feature"], keep="first").sort("sae", "feature")
-    both = table.drop_nulls(["balanced_accuracy", "test_score"])
-    pool = _ranked(both) if both.height else table.with_columns(pl.lit(0.0).alias("both"))
     picks: list[Pick] = []
-    for reason, count, column in RULES if both.height else (("drawn at random", 10, None),):
-        order = (
-            _shuffled(pool, seed)
-            if column is None
-            else pool.sort(column, "sae", "feature", descending=[True, False, False])
-        )
-        _take(picks, order, reason, count)
+    for reason, count, rule, column in RULES if gated else UNGATED:
+        ranked = table.filter(rule).sort(column, "sae", "feature", descending=[True, False, False])
+        _take(picks, ranked, reason, count)
+    steered = table.drop_nulls("percentile")
+    _take(picks, _shuffled(steered if steered.height else table, 0), AT_RANDOM, MANY - len(picks))
     return picks
 
 
-def _ranked(table: pl.DataFrame) -> pl.DataFrame:
-    """Ranks as shares in (0, 1]: the smaller of the two, and their differences."""
-    interp, steer = (pl.col(c).rank("average") / table.height for c in ("balanced_accuracy", "test_score"))
-    return table.with_columns(
-        pl.min_horizontal(interp, steer).alias("both"),
-        (interp - steer).alias("interpretable_only"),
-        (steer - interp).alias("steers_only"),
-    )
+def rate(table: pl.DataFrame | None) -> float | None:
+    """The share of features (with columns percentile and lift) that meet what "steers" asks for."""
+    known = None if table is None else table.drop_nulls(["percentile", "lift"])
+    return None if known is None or not known.height else known.filter(_STEERS).height / known.height
 
 
 def _shuffled(table: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -147,12 +156,12 @@ def make(pick: Pick, evidence: Evidence, names: Names) -> Card:
     effects = _row(evidence.effects, pick.feature) or {}
     terms = [t["text"] for t in feature.get("terms") or [] if t and t.get("text")]
     contexts = tuple(_contexts(evidence.contexts, pick.feature))
-    trials = tuple(_trials(evidence, pick.feature, terms))
+    trials = tuple(_seen(evidence, pick.feature, terms)) or tuple(_trials(evidence, pick.feature, terms))
     absent = {"contexts": not contexts, "effects": not effects, "steered text": not trials}
     return Card(
         pick=pick,
         title=feature.get("description") or "no description",
-        scores=tuple(_scores(feature, effects, _utility(evidence.utility, pick.feature), names)),
+        scores=tuple(_scores(feature, effects, evidence, pick.feature, names)),
         contexts=contexts,
         promoted=tuple(effects.get("top_tokens") or ())[:10],
         trials=trials,
@@ -169,18 +178,30 @@ def _utility(table: pl.DataFrame | None, feature: int) -> dict[str, Any]:
     return (None if table is None else _row(table.filter(pl.col("method") == SAE_FEATURE), feature)) or {}
 
 
-def _scores(feature: dict, effects: dict, utility: dict, names: Names) -> Iterable[tuple[str, Cell]]:
+def _scores(feature: dict, effects: dict, evidence: Evidence, number: int, names: Names) -> Iterable[tuple[str, Cell]]:
     state = words.reason(feature.get("state"), "windows")
-    steered = words.reason(utility.get("state")) if utility else "not steered"
-    lost = int(utility.get("n_missing") or 0)
     yield "balanced accuracy", figure(feature.get("balanced_accuracy"), why=state)
     yield "AUROC", figure(feature.get("auroc"), why=state)
     density = words.finite(feature.get("density"))
     yield "fires on", missing(state) if density is None else Cell(words.percent(density, 2), "of tokens")
     for criterion in dict.fromkeys(names.arms[arm].get("by") for arm in names.arms_of("chosen")):
         yield names.variable(str(criterion)), figure(effects.get(criterion), why="no effect was computed")
-    note = "of 2, held-out" + (f"; missing ({lost}): no judgement" if lost else "")
-    yield "steering score", figure(utility.get("test_score"), note=note, why=steered, n=max(lost, 1))
+    for row in _outcomes(evidence.outcomes, number):
+        why = words.reason(row["state"], "texts")
+        note = "" if row["lift"] is None else f"lift {words.number(row['lift'], signed=True)}"
+        yield words.label(row["outcome"]), figure(row["percentile"], note=note, why=why)
+    utility = _utility(evidence.utility, number)
+    if utility:
+        lost = int(utility.get("n_missing") or 0)
+        note = "of 2, held-out" + (f"; missing ({lost}): no judgement" if lost else "")
+        why = words.reason(utility.get("state"))
+        yield "rating", figure(utility.get("test_score"), note=note, why=why, n=max(lost, 1))
+
+
+def _outcomes(table: pl.DataFrame | None, feature: int) -> list[dict[str, Any]]:
+    """A feature's row of each outcome."""
+    found = None if table is None else table.filter(pl.col("feature") == feature)
+    return [] if found is None else found.unique("outcome", keep="first", maintain_order=True).to_dicts()
 
 
 def _contexts(table: pl.DataFrame | None, feature: int) -> Iterable[Context]:
@@ -196,6 +217,26 @@ def _contexts(table: pl.DataFrame | None, feature: int) -> Iterable[Context]:
         start, end = max(0, peak - BEFORE), min(len(tokens), peak + AFTER + 1)
         shown = tuple(Token(tokens[i], max(0.0, height[i] / largest), i == peak) for i in range(start, end))
         yield Context(shown, words.number(height[peak], 1), start > 0, end < len(tokens))
+
+
+def _seen(evidence: Evidence, feature: int, terms: Sequence[str]) -> Iterable[Trial]:
+    """A feature's prompts in the instrument: a text without steering, and its own with what its reader makes of it."""
+    table, rows = evidence.readings, _outcomes(evidence.outcomes, feature)
+    if table is None or not rows:
+        return
+    strength, share = (words.finite(rows[0][c]) for c in ("strength", "share"))
+    moved = "" if strength is None or share is None else f", {words.adaptive(strength)} ({words.number(share)} of norm)"
+    mine = table.filter(pl.col("feature") == feature)
+    for (prompt, answer), own in mine.group_by("prompt", "answer", maintain_order=True):
+        plain = table.filter((pl.col("feature") < 0) & (pl.col("prompt") == prompt)).sort("copy").head(1)
+        texts = [Text("Unsteered", tuple(marked(t, terms)), ()) for t in plain["text"]]
+        for row in own.sort("copy").iter_rows(named=True):
+            scores = (
+                ("percentile under its reader", figure(row[HEADLINE], why="the text is empty")),
+                ("lift", figure(row[f"{HEADLINE}_lift"], why="no score")),
+            )
+            texts.append(Text(f"Steered{moved}", tuple(marked(row["text"], terms)), scores))
+        yield Trial(str(prompt), tuple(texts), "Instruction" if answer else "Opening")
 
 
 def _trials(evidence: Evidence, feature: int, terms: Sequence[str]) -> Iterable[Trial]:

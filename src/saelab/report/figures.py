@@ -48,10 +48,10 @@ def embed(figure: go.Figure) -> Markup:
     return Markup(text)
 
 
-def scatter(saes: pl.DataFrame, names: Names) -> Figure:
-    """Interpretability against utility, one mark per SAE, bars on both axes; one panel per LM."""
+def scatter(saes: pl.DataFrame, names: Names, y: str = "utility") -> Figure:
+    """Interpretability against how SAEs steer (column `y`), one mark per SAE, bars on both axes; one panel per LM."""
     saes = names.in_grid_order(saes)
-    drawn = saes.drop_nulls(["interpretability", "utility"])
+    drawn = saes.drop_nulls(["interpretability", y])
     lms = saes["lm"].unique(maintain_order=True).to_list()
     figure = make_subplots(1, len(lms), shared_yaxes=True, subplot_titles=_titles(lms), horizontal_spacing=0.03)
     levels = sorted(saes["level"].unique().to_list())
@@ -64,31 +64,31 @@ def scatter(saes: pl.DataFrame, names: Names) -> Figure:
         for i, lm in enumerate(lms, 1):
             part = drawn.filter((pl.col("lm") == lm) & (pl.col("architecture") == name))
             if part.height:
-                figure.add_trace(_marks(part, name, shapes, names), 1, i)
+                figure.add_trace(_marks(part, name, shapes, names, y), 1, i)
     for level in levels:
         marker = {"symbol": shapes[level], "color": "var(--soft)", "size": 9}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=f"{level:g}", legend="legend2", marker=marker)
     figure.update_xaxes(title_text="Interpretability of features")
-    figure.update_yaxes(title_text="Steering utility", col=1)
+    figure.update_yaxes(title_text=safe(words.upper(names.variable(y))), col=1)
     style(figure, 500)
     figure.update_layout(legend2={"x": 1.01, "y": 0, "yanchor": "bottom", "title": {"text": "Target L0"}})
     lost = saes.height - drawn.height
     caption = f"Not drawn: {words.plural(lost, 'SAE')} without one of the two scores." if lost else ""
-    alt = f"Scatter plot of {words.plural(drawn.height, 'SAE')}: interpretability against steering utility."
+    alt = f"Scatter plot of {words.plural(drawn.height, 'SAE')}: interpretability against {names.variable(y)}."
     return Figure("scatter", embed(figure), 500, alt, caption)
 
 
-def _marks(part: pl.DataFrame, name: str, shapes: dict[Any, str], names: Names) -> go.Scatter:
+def _marks(part: pl.DataFrame, name: str, shapes: dict[Any, str], names: Names, y: str) -> go.Scatter:
     hover = [
-        f"{safe(r['sae'])}<br>interpretability {words.number(r['interpretability'])}, "
-        f"utility {words.number(r['utility'])}<br>L0 {words.number(r['l0'], 1) if r['l0'] is not None else 'missing'}"
+        f"{safe(r['sae'])}<br>interpretability {words.number(r['interpretability'])}<br>{safe(names.variable(y))} "
+        f"{words.number(r[y])}<br>L0 {words.number(r['l0'], 1) if r['l0'] is not None else 'missing'}"
         for r in part.iter_rows(named=True)
     ]
     return go.Scatter(
         x=part["interpretability"].to_list(),
-        y=part["utility"].to_list(),
+        y=part[y].to_list(),
         error_x=_bars(part, "interpretability", names.colour(name, faint=True)),
-        error_y=_bars(part, "utility", names.colour(name, faint=True)),
+        error_y=_bars(part, y, names.colour(name, faint=True)),
         mode="markers",
         name=safe(names.architecture(name)),
         legendgroup=names.swatch(name),

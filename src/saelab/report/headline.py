@@ -1,4 +1,7 @@
-"""The head of the page: one sentence on what it reports, and the key figures. Pure functions of `Material`."""
+"""The head of the page: the study's answer, one sentence on what the page reports, and the key figures.
+
+Where the gate did not pass, nothing is printed as a gain. Pure functions of `Material`.
+"""
 
 from dataclasses import dataclass
 
@@ -8,6 +11,7 @@ from saelab.report import words
 from saelab.report.material import Material
 from saelab.report.names import Names
 from saelab.report.sections import overall, stage_seconds
+from saelab.report.steering_sections import steering_of
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,11 @@ class Tile:
     label: str
     value: str
     note: str
+
+
+def answer(material: Material) -> str:
+    """The study's answer; a run from before studies gave one, or without statistics, has none."""
+    return str(material.summary.get("verdict") or "")
 
 
 def opening(material: Material) -> str:
@@ -37,15 +46,16 @@ def opening(material: Material) -> str:
 
 def tiles(material: Material) -> list[Tile]:
     """The key figures: agreement, lifts, matching score. What does not exist has no tile."""
-    found = []
-    if material.agreement is not None and (row := overall(material.agreement, "interpretability", "utility")):
+    found = gate_tiles(material)
+    y = steering_of(material)
+    if material.agreement is not None and (row := overall(material.agreement, "interpretability", y)):
         value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
         if value is not None:
             note = "" if low is None or high is None else f"95 % interval {words.interval(low, high)}, "
             found.append(
                 Tile("Rank agreement, Kendall's τ", words.number(value, signed=True), f"{note}{row['n']} SAEs")
             )
-    if material.selection is not None:
+    if material.selection is not None and material.gate == "passed":
         found += lift_tiles(material.selection, material.names)
     scores = [
         (p.label, s)
@@ -61,6 +71,24 @@ def tiles(material: Material) -> list[Tile]:
                 f"mean of {words.listing([pair for pair, _ in scores])}",
             )
         )
+    return found
+
+
+def gate_tiles(material: Material) -> list[Tile]:
+    """Whether the study can see steering, and what its features do beyond a random dictionary's."""
+    record = material.summary.get("instrument")
+    if not record:
+        return []
+    sites = [s["state"] for s in record["sites"]]
+    state = {"passed": "passed", "failed": "failed"}.get(material.gate, "not gated")
+    found = [
+        Tile("Gate: can steering be seen?", state, f"{sites.count('passed')} of {words.plural(len(sites), 'site')}")
+    ]
+    less = material.summary.get("steering_lift") or {}
+    if material.gate == "passed" and (value := words.finite(less.get("value"))) is not None:
+        low, high = words.finite(less.get("low")), words.finite(less.get("high"))
+        note = "no interval" if low is None or high is None else f"95 % interval {words.interval(low, high)}"
+        found.append(Tile("Lift less a random dictionary's", words.number(value, signed=True), note))
     return found
 
 

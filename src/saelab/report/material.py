@@ -11,11 +11,21 @@ from typing import Any
 import polars as pl
 
 from saelab.core.errors import ArtefactError, UserError
+from saelab.instrument.readers import HEADLINE, RANDOM
 from saelab.report.names import Names
 from saelab.report.words import finite
 from saelab.steering.methods import SAE_FEATURE
 from saelab.store.files import read_json
-from saelab.store.layout import InterpFolder, MatchingFolder, RunFolder, SelectionFolder, StatsFolder, SteeringFolder
+from saelab.store.layout import (
+    InstrumentFolder,
+    InterpFolder,
+    MatchingFolder,
+    RatingsFolder,
+    RunFolder,
+    SelectionFolder,
+    StatsFolder,
+    SteeringFolder,
+)
 from saelab.store.tables import read_table
 
 SAES = ("sae", "lm", "site", "architecture", "level", "l0", "fvu", "ce_recovered", "interpretability", "utility")
@@ -29,6 +39,13 @@ EFFECTS = ("feature",)
 PATHS = ("path", "site", "feature", "length")
 UTILITY = ("feature", "method", "factor", "test_score", "n_missing", "state")
 GENERATIONS = ("generation", "feature", "method", "factor", "instruction_id", "instruction", "split", "text")
+OUTCOMES = ("feature", "arm", "outcome", "percentile", "lift", "strength", "share", "kl_per_token", "state")
+READINGS = ("feature", "prompt", "answer", "copy", "text", HEADLINE, f"{HEADLINE}_lift")
+DICTIONARY = ("set", "outcome", "percentile", "lift")
+ARMS = ("outcome", "criterion", "percentile", "lift", "difference", "less", "n", "n_saes")
+SPREAD = ("score", "items", "repeats", "f", "p", "reliability", "se", "smallest", "state")
+CONTROLS = ("lm", "site", "name", "outcome", "value", "low", "high", "n", "p", "bound", "holds", "state")
+DOSES = ("lm", "site", "set", "dose", "outcome", "lift", "low", "high")
 EVALUATIONS = ("kind", "metric", "value", "preset", "reason")
 JUDGEMENTS = ("generation", "rubric", "state", "value")
 
@@ -102,6 +119,8 @@ class Evidence:
     utility: pl.DataFrame | None
     generations: pl.DataFrame | None
     judgements: pl.DataFrame | None
+    outcomes: pl.DataFrame | None = None
+    readings: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +128,9 @@ class Material:
     """The tables of a whole run; None where the artefact does not exist.
 
     evaluations: one row per (SAE, metric) of SAEBench's suite.
-    candidates: one row per scored or steered feature (sae, feature, description, balanced_accuracy, test_score, ...).
+    arms, spread, controls, doses: what the instrument says (study/steering.py). untrained: outcomes of the features of
+    all random dictionaries.
+    candidates: one row per scored or steered feature (sae, feature, description, balanced_accuracy, percentile, ...).
     states: (stage, state, reason, n), summed over the SAEs. judges: names of the judges that scored features.
     """
 
@@ -126,6 +147,16 @@ class Material:
     judges: tuple[str, ...]
     paths: tuple[Paths, ...] = ()
     evaluations: pl.DataFrame | None = None
+    arms: pl.DataFrame | None = None
+    spread: pl.DataFrame | None = None
+    controls: pl.DataFrame | None = None
+    doses: pl.DataFrame | None = None
+    untrained: pl.DataFrame | None = None
+
+    @property
+    def gate(self) -> str:
+        """Whether steering was shown to be seen here: passed, failed or not_gated."""
+        return str((self.summary.get("instrument") or {}).get("state") or "not_gated")
 
 
 def read_material(run: RunFolder) -> Material:
@@ -148,6 +179,11 @@ def read_material(run: RunFolder) -> Material:
         states=states,
         judges=judges,
         evaluations=_evaluations(run, names),
+        arms=_table(StatsFolder(run.stats).table("arms").path, ARMS),
+        spread=_table(StatsFolder(run.stats).table("spread").path, SPREAD),
+        controls=_table(StatsFolder(run.stats).table("controls").path, CONTROLS),
+        doses=_table(StatsFolder(run.stats).table("doses").path, DOSES),
+        untrained=_untrained(run),
     )
     if not material.summary and material.saes is None and material.training is None and not names:
         raise UserError(f"There is nothing to report in {run.root}.", hint="Run a study first: saelab run STUDY.yaml.")
@@ -160,9 +196,11 @@ def read_evidence(run: RunFolder, sae: str) -> Evidence:
         features=_table(InterpFolder(run.interp(sae)).features.path, FEATURES),
         contexts=_table(InterpFolder(run.interp(sae)).contexts.path, CONTEXTS),
         effects=_table(SelectionFolder(run.selection(sae)).effects.path, EFFECTS),
-        utility=_table(SteeringFolder(run.steering(sae)).utility.path, UTILITY),
-        generations=_table(SteeringFolder(run.steering(sae)).generations.path, GENERATIONS),
-        judgements=_table(SteeringFolder(run.steering(sae)).judgements.path, JUDGEMENTS),
+        utility=_table(RatingsFolder(run.ratings(sae)).utility.path, UTILITY),
+        generations=_table(RatingsFolder(run.ratings(sae)).generations.path, GENERATIONS),
+        judgements=_table(RatingsFolder(run.ratings(sae)).judgements.path, JUDGEMENTS),
+        outcomes=_table(SteeringFolder(run.steering(sae)).outcomes.path, OUTCOMES),
+        readings=_table(SteeringFolder(run.steering(sae)).readings.path, READINGS),
     )
 
 
@@ -193,6 +231,15 @@ def _folders(parent: Path) -> list[str]:
 def _training(run: RunFolder) -> pl.DataFrame | None:
     frames = [table.read(TRAINING).pipe(_no_nan) for table in run.metrics]
     return pl.concat([f.select(TRAINING) for f in frames], how="vertical_relaxed") if frames else None
+
+
+def _untrained(run: RunFolder) -> pl.DataFrame | None:
+    """The outcomes of the features of every random dictionary."""
+    parent = run.instrument("lm", "site").parent
+    folders = [InstrumentFolder(parent / name) for name in _folders(parent)]
+    tables = [t for f in folders if (t := _table(f.features.path, DICTIONARY)) is not None]
+    found = [t.filter(pl.col("set").str.starts_with(RANDOM)).select(DICTIONARY) for t in tables]
+    return pl.concat(found) if found else None
 
 
 def _evaluations(run: RunFolder, names: list[str]) -> pl.DataFrame | None:
@@ -235,8 +282,8 @@ def _per_sae(run: RunFolder, names: list[str]) -> tuple[pl.DataFrame | None, pl.
     candidates, states, judges = [], [], set[str]()
     for sae in names:
         features = _table(InterpFolder(run.interp(sae)).features.path, FEATURES)
-        utility = _table(SteeringFolder(run.steering(sae)).utility.path, UTILITY)
-        judgements = _table(SteeringFolder(run.steering(sae)).judgements.path, JUDGEMENTS)
+        utility = _table(RatingsFolder(run.ratings(sae)).utility.path, UTILITY)
+        judgements = _table(RatingsFolder(run.ratings(sae)).judgements.path, JUDGEMENTS)
         # A feature chosen for several reasons has several rows in `utility`, all alike.
         for stage, table in (("interpretability of features", features), ("steering of features", utility)):
             if table is not None:
@@ -247,7 +294,11 @@ def _per_sae(run: RunFolder, names: list[str]) -> tuple[pl.DataFrame | None, pl.
             states.append(_count(judgements.select(stage, "state", _reason(judgements))))
         if features is not None and "judge" in features.columns:
             judges |= set(features["judge"].drop_nulls().to_list())
-        joined = _joined(sae, features, utility)
+        outcomes = _table(SteeringFolder(run.steering(sae)).outcomes.path, OUTCOMES)
+        if outcomes is not None:
+            stage = pl.concat_str(pl.lit("steering, "), "outcome").alias("stage")
+            states.append(_count(outcomes.unique(["feature", "outcome"]).select(stage, "state", _reason(outcomes))))
+        joined = _joined(sae, features, outcomes, utility)
         if joined is not None:
             candidates.append(joined)
     empty = pl.DataFrame(schema={"stage": pl.String, "state": pl.String, "reason": pl.String, "n": pl.UInt32})
@@ -264,14 +315,20 @@ def _count(table: pl.DataFrame) -> pl.DataFrame:
     return table.group_by("stage", "state", "reason").agg(pl.len().alias("n"))
 
 
-def _joined(sae: str, features: pl.DataFrame | None, utility: pl.DataFrame | None) -> pl.DataFrame | None:
-    """Features that have a description, with their steering score where they were steered."""
+def _joined(
+    sae: str, features: pl.DataFrame | None, outcomes: pl.DataFrame | None, utility: pl.DataFrame | None
+) -> pl.DataFrame | None:
+    """Features that have a description, with their outcomes and ratings where they were steered."""
     if features is None:
         return None
     columns = [pl.col(c).cast(pl.Float64) for c in ("balanced_accuracy", "auroc")]
     known = features.filter(pl.col("state") == "ok").select(
         pl.lit(sae).alias("sae"), pl.col("feature").cast(pl.Int64), pl.col("description").cast(pl.String), *columns
     )
+    seen = pl.DataFrame(schema={"feature": pl.Int64, "percentile": pl.Float64, "lift": pl.Float64})
+    if outcomes is not None:
+        seen = outcomes.filter(pl.col("outcome") == HEADLINE).select(list(seen.schema)).unique("feature", keep="first")
+    known = known.join(seen, on="feature", how="left", maintain_order="left")
     if utility is None:
         return known.with_columns(pl.lit(None, pl.Float64).alias("test_score"))
     steered = utility.filter((pl.col("method") == SAE_FEATURE) & (pl.col("state") == "ok")).select(

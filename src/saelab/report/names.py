@@ -64,10 +64,10 @@ class Names:
         return [name for name, arm in self.arms.items() if arm.get("role") == role]
 
     def variable(self, name: str) -> str:
-        """A measured quantity in words; `utility after ARM` names the arm too."""
-        for start in ("utility after ", "gain by "):
-            if name.startswith(start):
-                return start + self.arm(name.removeprefix(start))
+        """A measured quantity in words; `SCORE after ARM` and `gain in SCORE by ARM` name the arm too."""
+        if found := re.fullmatch(r"(gain in )?(\S+) (after|by) (\S+)", name):
+            gain, score, how, arm = found.groups()
+            return f"{gain or ''}{self.variable(score)} {how} {self.arm(arm)}"
         return str(self.measures.get(name, {}).get("label") or words.label(name))
 
     def line(self, name: str) -> tuple[str, str, str]:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from saelab.report import feature_card, flow, words
-from saelab.report.headline import opening, tiles
+from saelab.report.headline import answer, opening, tiles
 from saelab.report.material import Material, read_evidence, read_material
 from saelab.report.sections import sections
 from saelab.store.files import write_text
@@ -33,7 +33,9 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
     """
     check_run(run)
     material = read_material(run)
-    picks = [] if material.candidates is None else feature_card.choose(material.candidates)
+    picks = (
+        [] if material.candidates is None else feature_card.choose(material.candidates, gated=material.gate == "passed")
+    )
     taken = {(p.sae, p.feature) for p in picks}
     picks += [p for p in flow.picks(material) if (p.sae, p.feature) not in taken]
     evidence = {sae: read_evidence(run, sae) for sae in dict.fromkeys(p.sae for p in picks)}
@@ -53,6 +55,7 @@ def render(material: Material, cards: list[feature_card.Card]) -> str:
         .render(
             title=f"{name}: saelab report".lstrip(": "),
             kicker=f"Study {name}" if name else "Study",
+            answer=answer(material),
             opening=opening(material),
             tiles=tiles(material),
             sections=sections(material, cards),
@@ -71,7 +74,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=_printable,
     )
-    env.globals["further"] = lambda n: f"{words.plural(n, 'further instruction')}"
+    env.globals["further"] = lambda n: f"{words.plural(n, 'further prompt')}"
     return env
 
 

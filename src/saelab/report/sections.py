@@ -6,33 +6,24 @@ look lives in the templates. Pure functions of `Material` and the cards.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
-from saelab.report import evaluation_tables, figures, flow, matching_tables, tables, words
+from saelab.instrument.readers import HEADLINE
+from saelab.report import (
+    evaluation_tables,
+    feature_card,
+    figures,
+    flow,
+    matching_tables,
+    tables,
+    words,
+)
 from saelab.report.feature_card import Card
 from saelab.report.material import Material
-from saelab.report.names import Names
-
-
-@dataclass(frozen=True)
-class Part:
-    """A piece of a section, named by how it is drawn."""
-
-    kind: Literal["table", "figure", "facts", "bars", "cards", "callout", "heading", "text"]
-    content: Any
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section: `absent` set means that there is nothing to show and why."""
-
-    name: str
-    title: str
-    lead: str
-    parts: tuple[Part, ...] = ()
-    absent: str = ""
+from saelab.report.parts import Part, Section
+from saelab.report.steering_sections import arms, instrument, selection, steering_of
 
 
 @dataclass(frozen=True)
@@ -82,10 +73,11 @@ GROUPS = (
 
 def sections(material: Material, cards: Sequence[Card]) -> list[Section]:
     """All sections in reading order."""
-    makers: tuple[Callable[[Material], Section], ...] = (what_was_run, grid, scatter, agreement, selection)
-    if material.evaluations is not None:
-        makers = (what_was_run, grid, evaluations, scatter, agreement, selection)
-    last = [matching(material, cards), training(material), feature_cards(cards)]
+    first: tuple[Callable[[Material], Section], ...] = (instrument, scatter, agreement, arms)
+    if material.selection is not None:
+        first = (*first, selection)
+    makers = (*first, grid, *([evaluations] if material.evaluations is not None else []), what_was_run)
+    last = [matching(material, cards), training(material), feature_cards(cards, material)]
     return [make(material) for make in makers] + last
 
 
@@ -177,18 +169,18 @@ def evaluations(material: Material) -> Section:
 
 
 def scatter(material: Material) -> Section:
-    """Interpretability against utility."""
-    name, title = "scatter", "Interpretability against utility"
-    saes = material.saes
-    known = 0 if saes is None else saes.drop_nulls(["interpretability", "utility"]).height
+    """Interpretability against how SAEs steer."""
+    name, title = "scatter", "Interpretability against steering"
+    saes, y = material.saes, steering_of(material)
+    known = 0 if saes is None else saes.drop_nulls(["interpretability", y]).height
     if saes is None or not known:
-        return Section(name, title, "", absent="No SAE has both an interpretability score and a utility yet.")
+        return Section(name, title, "", absent="No SAE has both an interpretability score and one of steering yet.")
     judge = f", as judged by {words.listing(material.judges)}" if material.judges else ""
     lead = (
         f"Each mark is one SAE: further right, its features are easier to recognise{judge}; "
-        "higher, they steer better. Bars are 95 % intervals over its features."
+        "higher, texts steered by them are more about what they are about. Bars are 95 % intervals over its features."
     )
-    parts = [Part("figure", figures.scatter(saes, material.names))]
+    parts = [Part("figure", figures.scatter(saes, material.names, y))]
     notes = (material.names.judges.get(judge, {}).get("note") for judge in material.judges)
     parts += [Part("callout", str(note)) for note in (*notes, _drift(material)) if note]
     return Section(name, title, lead, tuple(parts))
@@ -262,40 +254,6 @@ def frank(table: pl.DataFrame, x: str, y: str) -> str:
     return " ".join(parts)
 
 
-def selection(material: Material) -> Section:
-    """What choosing features gains, beside controls."""
-    name, title = "selection", "What selection gains"
-    table = material.selection
-    if table is None or not table.height:
-        return Section(name, title, "", absent="No selection has been evaluated yet (stats/selection.parquet).")
-    lead = (
-        "Mean steering score (0 to 2, held-out instructions) of the features that a criterion chose, beside features "
-        "taken without selection and two controls that any real effect has to beat."
-    )
-    names = material.names
-    made = tables.selections(table, names)
-    if said := floor(table, names):
-        lead = f"{lead} {said}"
-    parts = (Part("figure", figures.lifts(table, names)), *(Part("table", t) for t in made))
-    return Section(name, title, lead, parts)
-
-
-def floor(table: pl.DataFrame, names: Names) -> str:
-    """Said where texts steered without selection cannot be told from texts without any steering (paired over SAEs)."""
-    pooled = table.filter((pl.col("sae") == "all") & pl.col("criterion").is_in(names.arms_of("baseline")))
-    row = pooled.row(0, named=True) if pooled.height else {}
-    over, p = words.finite(row.get("over")), words.finite(row.get("over_p"))
-    if over is None or p is None or (over > 0 and p < 0.05):
-        return ""
-    low, high = words.finite(row["over_low"]), words.finite(row["over_high"])
-    span = "" if low is None or high is None else f" {words.interval(low, high, 3)}"
-    return (
-        "Steering with features taken without selection changes the score by "
-        f"{words.number(over, 3, signed=True)}{span} against texts without any steering (p {words.p_value(p)} after "
-        "Holm): these scores do not show that steering does anything, so no ranking by them can be trusted."
-    )
-
-
 def matching(material: Material, cards: Sequence[Card] = ()) -> Section:
     """Features followed from site to site."""
     name, title = "matching", "Features from layer to layer"
@@ -331,7 +289,7 @@ def training(material: Material) -> Section:
     return Section(name, title, lead, (Part("figure", figures.training(material.training, known, material.names)),))
 
 
-def feature_cards(cards: Sequence[Card]) -> Section:
+def feature_cards(cards: Sequence[Card], material: Material) -> Section:
     """The cards."""
     name, title = "features", "Feature cards"
     if not cards:
@@ -342,4 +300,14 @@ def feature_cards(cards: Sequence[Card]) -> Section:
         f"{words.plural(len(cards), 'feature')} chosen by rule, not by hand: {words.listing(count)}. The stronger a "
         "token is shaded, the more the feature fires on it; marked words in the texts are terms of the description."
     )
+    headline = None if material.untrained is None else material.untrained.filter(pl.col("outcome") == HEADLINE)
+    ours, theirs = feature_card.rate(material.candidates), feature_card.rate(headline)
+    if material.gate == "passed" and ours is not None and theirs is not None:
+        lead += (
+            f" A feature “steers” where its texts have a mean percentile of at least {feature_card.STEERS:g} and a "
+            f"lift of at least {feature_card.SPECIFIC:g}: {words.percent(ours)} of the steered features do, and "
+            f"{words.percent(theirs)} of those of random dictionaries."
+        )
+    elif material.gate != "passed":
+        lead += " No feature is said to steer, as nothing shows that this study could see it."
     return Section(name, title, lead, (Part("cards", tuple(cards)),))

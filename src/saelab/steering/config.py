@@ -15,6 +15,11 @@ class UtilityConfig(Config):
     arms: tuple[Arm, ...] = Field(
         default_factory=default_arms, description="Features that are steered with, by what chose them (docs/study.md)."
     )
+    ratings: bool | None = Field(
+        default=None,
+        description="Whether a judge also rates texts (AxBench's utility, at the factors below); by default where it "
+        "is a language model.",
+    )
     n_control: int = Field(
         default=16, ge=0, description="Random features that a random direction of equal norm stands beside."
     )

@@ -32,7 +32,7 @@ from saelab.steering.batch import Written, write
 from saelab.steering.config import UtilityConfig
 from saelab.steering.direction import Direction
 from saelab.steering.utility import best_factor, score_generations, split_instructions
-from saelab.store.layout import Record, SteeringFolder, Table
+from saelab.store.layout import RatingsFolder, Record, Table
 
 GENERATIONS = {
     "generation": pl.String, "feature": pl.Int64, "method": pl.String, "factor": pl.Float64, "strength": pl.Float64,
@@ -88,7 +88,7 @@ class _Work:
     """The tables on disk and how they grow."""
 
     def __init__(self, config: UtilityConfig, task: Task, folder: Path, progress: Progress):
-        self.config, self.task, self.folder, self.progress = config, task, SteeringFolder(folder), progress
+        self.config, self.task, self.folder, self.progress = config, task, RatingsFolder(folder), progress
         self.generations = pl.DataFrame(schema=GENERATIONS)
         self.judgements = pl.DataFrame(schema=JUDGEMENTS)
         self._open()

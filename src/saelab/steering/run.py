@@ -23,7 +23,7 @@ from saelab.steering.config import UtilityConfig
 from saelab.steering.evaluate import Result, Task, evaluate
 from saelab.steering.methods import RANDOM_DIRECTION
 from saelab.steering.utility import held_out_means
-from saelab.store.layout import SteeringFolder
+from saelab.store.layout import RatingsFolder
 
 UTILITY = {
     "feature": pl.Int64, "method": pl.String, "reason_chosen": pl.String, "factor": pl.Float64,
@@ -65,7 +65,7 @@ def run(config: UtilityConfig, inputs: SteeringInputs, folder: Path, progress: P
         judge_record=inputs.judge_record,
     )
     result = evaluate(config, task, folder, progress)
-    place = SteeringFolder(folder)
+    place = RatingsFolder(folder)
     place.utility.write(utility_table(result, arms, {RANDOM_DIRECTION: RANDOM}))
     return place.files
 

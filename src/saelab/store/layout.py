@@ -11,7 +11,9 @@ run/
   readings/<lm>/<reading>/    activations that the evaluations share, <site>.safetensors
   saebench/<kind>/            results in SAEBench's layout, <sae>_custom_sae_eval_results.json
   selection/<sae>/            effects.parquet
-  steering/<sae>/             manifest.json  generations.parquet  judgements.parquet  utility.parquet
+  instrument/<lm>.<site>/     as a gate's folder, below
+  steering/<sae>/             manifest.json  texts/features.*.parquet  outcomes.parquet  readings.parquet
+  ratings/<sae>/              manifest.json  generations.parquet  judgements.parquet  utility.parquet
   matching/<a>--<b>/          matching.parquet  quality.json  paths.parquet (end to end)
   stats/                      saes.parquet  steered.parquet  agreement.parquet  selection.parquet  features.parquet
 
@@ -131,8 +133,8 @@ class SelectionFolder:
 
 
 @dataclass(frozen=True)
-class InstrumentFolder:
-    """What the gate of one site leaves: its texts step by step, outcomes by feature, and the gate itself."""
+class StepsFolder:
+    """Texts of the instrument, kept step by step with what was read from them."""
 
     root: Path
 
@@ -141,20 +143,24 @@ class InstrumentFolder:
         return Record(self.root / MANIFEST)
 
     @property
+    def texts(self) -> Path:
+        return self.root / "texts"
+
+    def step(self, name: str) -> Table:
+        return Table(self.texts / f"{name}.parquet")
+
+
+@dataclass(frozen=True)
+class InstrumentFolder(StepsFolder):
+    """What the gate of one site leaves: its texts, outcomes by feature, and the gate itself."""
+
+    @property
     def tokens(self) -> Path:
         return self.root / "tokens"
 
     @property
     def activations(self) -> Path:
         return self.root / "activations"
-
-    @property
-    def texts(self) -> Path:
-        return self.root / "texts"
-
-    def step(self, name: str) -> Table:
-        """The texts of one step with what was read from them."""
-        return Table(self.texts / f"{name}.parquet")
 
     @property
     def features(self) -> Table:
@@ -166,8 +172,21 @@ class InstrumentFolder:
 
 
 @dataclass(frozen=True)
-class SteeringFolder:
-    """What evaluating directions leaves."""
+class SteeringFolder(StepsFolder):
+    """What steering with an SAE's features leaves, as the instrument reads it."""
+
+    @property
+    def outcomes(self) -> Table:
+        return Table(self.root / "outcomes.parquet")
+
+    @property
+    def readings(self) -> Table:
+        return Table(self.root / "readings.parquet")
+
+
+@dataclass(frozen=True)
+class RatingsFolder:
+    """What evaluating directions by ratings leaves (AxBench)."""
 
     root: Path
 
@@ -194,7 +213,7 @@ class SteeringFolder:
 
 
 @dataclass(frozen=True)
-class ConceptsFolder(SteeringFolder):
+class ConceptsFolder(RatingsFolder):
     """What a run over written concepts leaves beside the evaluation."""
 
     @property
@@ -210,13 +229,11 @@ class ConceptsFolder(SteeringFolder):
         return Table(self.root / "detection.parquet")
 
     @property
-    def wide(self) -> Table:
-        """AxBench's `steering_data`."""
+    def wide(self) -> Table:  # AxBench's `steering_data`
         return Table(self.root / "steering_data.parquet")
 
     @property
-    def calibration(self) -> Record:
-        """The cuts of the embedded judge."""
+    def calibration(self) -> Record:  # the cuts of the embedded judge
         return Record(self.root / "judge.json")
 
     @property
@@ -251,7 +268,7 @@ class StatsFolder:
     root: Path
 
     def table(self, name: str) -> Table:
-        """A table by name: saes, steered, agreement, selection or features."""
+        """A table by name, such as saes, steered, agreement, arms or features."""
         return Table(self.root / f"{name}.parquet")
 
 
@@ -296,8 +313,7 @@ class RunFolder:
         """The calibration of the embedded judge for a language model."""
         return self.root / "judges" / f"{lm}.json"
 
-    def anchors(self, moment: str) -> Record:
-        """The judge's round over its anchors at the start or the end; the second holds how the two agree."""
+    def anchors(self, moment: str) -> Record:  # of the judge, at the start or the end
         return Record(self.root / "judges" / "anchors" / f"{moment}.json")
 
     def tokens(self, lm: str) -> Path:
@@ -313,20 +329,17 @@ class RunFolder:
     def sae(self, name: str) -> Path:
         return self.saes / name
 
-    def training(self, name: str) -> Path:
-        """name: `<lm>.<site>`; a site's SAEs are trained together."""
+    def training(self, name: str) -> Path:  # of a site's SAEs: `<lm>.<site>`
         return self.root / "training" / name
 
     @property
     def metrics(self) -> list[Table]:
-        """The training curves of all sites."""
         return [Table(p) for p in sorted((self.root / "training").glob(f"*/{METRICS}"))]
 
     def interp(self, sae: str) -> Path:
         return self.root / "interp" / sae
 
     def evaluations(self, sae: str) -> Path:
-        """The table of an SAE's results in the suite."""
         return InterpFolder(self.interp(sae)).evaluations.path
 
     def readings(self, lm: str) -> Path:
@@ -341,6 +354,12 @@ class RunFolder:
 
     def steering(self, sae: str) -> Path:
         return self.root / "steering" / sae
+
+    def ratings(self, sae: str) -> Path:
+        return self.root / "ratings" / sae
+
+    def instrument(self, lm: str, site: str) -> Path:
+        return self.root / "instrument" / f"{lm}.{site}"
 
     def matching(self, first: str, second: str) -> Path:
         return self.root / "matching" / f"{first}--{second}"

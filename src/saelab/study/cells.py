@@ -23,10 +23,12 @@ REVISIONS: Mapping[str, int] = {
     "evaluate": 2,
     "select": 1,
     "calibrate": 1,
-    "steer": 1,
+    "gate": 1,
+    "steer": 2,
+    "rate": 1,
     "anchors": 1,
     "match": 2,
-    "stats": 2,
+    "stats": 3,
     "record": 1,
 }
 

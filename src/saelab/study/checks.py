@@ -49,7 +49,7 @@ def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, down
     for i, model in enumerate(study.models):
         found += _of_model(study, model, ("models", i), wanted, download)
     found += _of_files(study, wanted)
-    if wanted("interp", "evaluate", "steer", "anchors"):
+    if wanted("interp", "evaluate", "rate", "anchors"):
         found += _of_judge(study, download)
     if wanted("train"):
         found += _said(("training", "device"), lambda: device_of(study.training.device))
@@ -92,14 +92,16 @@ def _of_model(
         )
     if wanted("select") and not 1 <= study.selection.k <= facts.vocab_size:
         yield Fault(("selection", "k"), f"counts tokens, of which {model.key} has {facts.vocab_size}")
-    if not (wanted("steer", "calibrate") and any(grid.steer for grid in model.grids)):
+    if not (wanted("gate", "steer", "rate", "calibrate") and any(grid.steer for grid in model.grids)):
         return
     if not facts.template and model.template is None:
         what = 'the model has no chat template: say how it is asked, such as "Question: {instruction}\\nAnswer:"'
         yield Fault((*where, "template"), what)
-    if facts.positions is not None and study.steering.max_new_tokens >= facts.positions:
-        what = f"answers of {study.steering.max_new_tokens} tokens, but {model.key} has {facts.positions} positions"
-        yield Fault(("steering", "max_new_tokens"), what)
+    longest = [(("instrument", "new_tokens"), study.instrument.new_tokens)]
+    longest += [(("steering", "max_new_tokens"), study.steering.max_new_tokens)] if study.rated else []
+    for key, tokens in longest:
+        if facts.positions is not None and tokens >= facts.positions:
+            yield Fault(key, f"answers of {tokens} tokens, but {model.key} has {facts.positions} positions")
 
 
 def _of_files(study: StudyConfig, wanted: Callable[..., bool]) -> Iterator[Fault]:
@@ -110,14 +112,20 @@ def _of_files(study: StudyConfig, wanted: Callable[..., bool]) -> Iterator[Fault
     if study.suite is not None and study.suite.ravel is not None and wanted("read", "evaluate"):
         tables = study.suite.ravel
         yield from _said(("suite", "ravel"), lambda: fetch(tables))
-    if not (wanted("steer", "calibrate") and any(g.steer for m in study.models for g in m.grids)):
+    if not (wanted("gate", "steer", "rate", "calibrate") and any(g.steer for m in study.models for g in m.grids)):
         return
+    if not isinstance(study.instrument.classes, str):
+        yield from _said(("instrument", "classes"), lambda: _open_classes(study))
     held: list[str] = []
     yield from _said(("instructions",), lambda: held.extend(load_instructions(study.instructions)))
     if not held:
         return
     if len(set(held)) < len(held):
         yield Fault(("instructions",), "an instruction is given twice; it could land in dev and in test")
+    if study.instrument.prompts > len(held):
+        yield Fault(("instrument", "prompts"), f"{study.instrument.prompts} instructions, out of {len(held)}")
+    if not study.rated:
+        return
     asked = study.steering.n_dev + study.steering.n_test
     if asked > len(held):
         what = f"{study.steering.n_dev} dev and {study.steering.n_test} test instructions, out of {len(held)}"
@@ -137,6 +145,13 @@ def _of_judge(study: StudyConfig, download: bool) -> Iterator[Fault]:
         yield from _said(("judge", "name"), lambda: found.append(facts_of(judge.model, fetch=download)))
         if found and found[0] is not None and not found[0].template:
             yield Fault(("judge", "name"), f"{judge.model} has no chat template, so it cannot be asked")
+
+
+def _open_classes(study: StudyConfig) -> None:
+    """Read the files of the known classes."""
+    from saelab.instrument.site import classes_of  # with it comes torch
+
+    classes_of(study.instrument)
 
 
 def _open_corpus(corpus: CorpusConfig) -> None:

@@ -7,17 +7,31 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from saelab.core.errors import ArtefactError
+from saelab.instrument.readers import OUTCOMES
+from saelab.instrument.site import dictionary_name
 from saelab.selection.criteria.catalogue import CRITERIA, that_read
+from saelab.stats.less import less_than
 from saelab.stats.means import mean_estimate
 from saelab.steering.arms import RANDOM
 from saelab.steering.methods import SAE_FEATURE
 from saelab.store.files import read_json
-from saelab.store.layout import InterpFolder, RunFolder, SelectionFolder, SteeringFolder
+from saelab.store.layout import (
+    InstrumentFolder,
+    InterpFolder,
+    RatingsFolder,
+    RunFolder,
+    SelectionFolder,
+    SteeringFolder,
+)
 from saelab.store.tables import read_table
 from saelab.study.names import CONTROLS, INTERPRETABILITY, SCORES, UNSELECTED, predictors
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
+
+# What stands beside every outcome: how far texts were moved, and how they look.
+ABOUT = ("strength", "share", "kl_per_token", "nll", "distinct")
 
 SAES: dict[str, Any] = {
     "sae": pl.String, "lm": pl.String, "site": pl.String, "architecture": pl.String, "level": pl.Int64,
@@ -25,29 +39,75 @@ SAES: dict[str, Any] = {
     "random_fvu": pl.Float64, "random_ce_recovered": pl.Float64, "dead_share": pl.Float64,
     "interpretability": pl.Float64, "interpretability_low": pl.Float64, "interpretability_high": pl.Float64,
     "auroc": pl.Float64, "accuracy": pl.Float64, "n_scored": pl.Int64, "utility": pl.Float64, "utility_low": pl.Float64,
-    "utility_high": pl.Float64, "n_steered": pl.Int64, "n_missing": pl.Int64,
+    "utility_high": pl.Float64, "n_rated": pl.Int64, "n_missing": pl.Int64, "n_steered": pl.Int64,
+    **{f"{name}{end}": pl.Float64 for name in OUTCOMES
+       for end in ("", "_low", "_high", "_lift", "_lift_low", "_lift_high", "_less", "_less_low", "_less_high")},
+    **dict.fromkeys(ABOUT, pl.Float64),
 }  # fmt: skip
 
 
 def saes_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     """One row per SAE with its coordinates, fidelity, interpretability and utility (columns `SAES`)."""
-    rows = [fidelity_row(study, run, s) | (_utility(study, run, s) if s.steer else {}) for s in saes_of(study)]
+    rows = []
+    for spec in saes_of(study):
+        row = fidelity_row(study, run, spec)
+        row |= _outcomes(study, run, spec) if spec.steer else {}
+        rows.append(row | (_utility(study, run, spec) if spec.steer and study.rated else {}))
     return pl.DataFrame(rows, schema=SAES)
+
+
+def dictionary_lifts(run: RunFolder, spec: SaeSpec, column: str) -> dict[str, Float[np.ndarray, " F"]]:
+    """By outcome, a column of the features of the random dictionary of an SAE's site, width and level."""
+    table = InstrumentFolder(run.instrument(spec.model.key, spec.site)).features.read(["set", "outcome", column])
+    mine = table.filter(pl.col("set") == dictionary_name(spec.d_sae, spec.level))
+    return {o: _numbers(mine.filter(pl.col("outcome") == o), column) for o in OUTCOMES}
+
+
+def outcomes_of(run: RunFolder, spec: SaeSpec) -> pl.DataFrame:
+    """The outcomes of an SAE's features, a row per (feature, arm, outcome)."""
+    return SteeringFolder(run.steering(spec.name)).outcomes.read(["feature", "arm", "outcome", "percentile", "lift"])
+
+
+def _outcomes(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
+    """Percentile and lift of the randomly drawn features by every outcome, and that less the random dictionary's."""
+    drawn = outcomes_of(run, spec).filter(pl.col("arm") == RANDOM)
+    beside = dictionary_lifts(run, spec, "lift")
+    found: dict[str, Any] = {"n_steered": drawn["feature"].n_unique()}
+    for outcome in OUTCOMES:
+        own = drawn.filter(pl.col("outcome") == outcome)
+        lifts = _numbers(own, "lift")
+        for column, values in ((outcome, _numbers(own, "percentile")), (f"{outcome}_lift", lifts)):
+            mean = mean_estimate(values, name=f"{spec.name}/{column}", seed=study.seed)
+            found |= {column: mean.value, f"{column}_low": mean.low, f"{column}_high": mean.high}
+        less = less_than([lifts], beside[outcome])
+        found |= {f"{outcome}_less": less.value, f"{outcome}_less_low": less.low, f"{outcome}_less_high": less.high}
+    texts = drawn.filter(pl.col("outcome") == OUTCOMES[0])
+    return found | {name: texts[name].mean() for name in ABOUT}
 
 
 def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     """One row per (SAE, steered feature, method, arm): utility beside interpretability and effects.
 
     criterion: `UNSELECTED` for the random arm steered by its features, the arm's name for a selected one, and the
-    method's name for controls.
+    method's name for controls of the ratings. Every outcome has its percentile, and its lift under `OUTCOME_lift`;
+    test_score is the rating where a judge rated.
     """
     tables = []
     for spec in saes_of(study):
         if not spec.steer:
             continue
-        steered = read_table(
-            SteeringFolder(run.steering(spec.name)).utility.path, ["feature", "method", "reason_chosen"]
-        )
+        read = outcomes_of(run, spec)
+        steered = read.select("feature", reason_chosen="arm", method=pl.lit(SAE_FEATURE)).unique(maintain_order=True)
+        for outcome in OUTCOMES:
+            own = read.filter(pl.col("outcome") == outcome)
+            own = own.select("feature", reason_chosen="arm", **{outcome: "percentile", f"{outcome}_lift": "lift"})
+            steered = steered.join(own, on=["feature", "reason_chosen"], how="left", maintain_order="left")
+        about = read.select("feature", *ABOUT).unique("feature", maintain_order=True)
+        steered = steered.join(about, on="feature", how="left", maintain_order="left")
+        if study.rated:
+            keys = ["feature", "method", "reason_chosen"]
+            rated = read_table(RatingsFolder(run.ratings(spec.name)).utility.path, keys)
+            steered = steered.join(rated, on=keys, how="full", coalesce=True, maintain_order="left_right")
         interp = read_table(InterpFolder(run.interp(spec.name)).features.path)
         effects = read_table(SelectionFolder(run.selection(spec.name)).effects.path)
         scores = [m.name for m in SCORES]
@@ -58,13 +118,13 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
             for name in that_read("contexts"):
                 effects = CRITERIA[name].score(effects, seen)
         named = (*(m.name for m in predictors()), *CONTROLS)
-        rest = [c for c in named if c in effects.columns and c not in scores]
+        rest = [c for c in named if c in effects.columns and c not in (*scores, *ABOUT)]
         joined = joined.join(effects.select("feature", *rest), on="feature", how="left", maintain_order="left")
         arm = pl.when(pl.col("reason_chosen") == RANDOM).then(pl.lit(UNSELECTED)).otherwise("reason_chosen")
         criterion = pl.when(pl.col("method") == SAE_FEATURE).then(arm).otherwise("method")
         tables.append(joined.with_columns(sae=pl.lit(spec.name), lm=pl.lit(spec.model.key), criterion=criterion))
     if not tables:
-        raise ArtefactError("No grid of this study steers, so there is no utility to compare.")
+        raise ArtefactError("No grid of this study steers, so there is nothing to compare.")
     return pl.concat(tables)
 
 
@@ -86,13 +146,11 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
 
 def _utility(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
     """Mean test score of the randomly drawn features: the SAE's steering score without selection."""
-    steered = read_table(
-        SteeringFolder(run.steering(spec.name)).utility.path, ["method", "reason_chosen", "test_score"]
-    )
+    steered = read_table(RatingsFolder(run.ratings(spec.name)).utility.path, ["method", "reason_chosen", "test_score"])
     base = steered.filter((pl.col("method") == SAE_FEATURE) & (pl.col("reason_chosen") == RANDOM))
     mean = mean_estimate(_numbers(base, "test_score"), name=f"{spec.name}/utility", seed=study.seed)
     return {
-        "utility": mean.value, "utility_low": mean.low, "utility_high": mean.high, "n_steered": mean.n,
+        "utility": mean.value, "utility_low": mean.low, "utility_high": mean.high, "n_rated": mean.n,
         "n_missing": int(steered["n_missing"].sum()),
     }  # fmt: skip
 

@@ -5,6 +5,9 @@ only to tell minutes from days. Texts and calls are upper bounds: a feature that
 question that was answered is not asked again. Sizes come from a short table or from the name; nothing is opened.
 """
 
+from dataclasses import dataclass
+from math import sqrt
+
 import polars as pl
 
 from saelab.core.records import Description
@@ -15,6 +18,7 @@ from saelab.judges.client import Request
 from saelab.judges.endpoint import ChatConfig
 from saelab.judges.openai_compatible import Estimate, OpenAIJudge
 from saelab.judges.rubric import RUBRICS
+from saelab.stats.spread import APART, smallest_tau
 from saelab.steering.plan import Budget, budget
 from saelab.study.plan import cells_of
 from saelab.study.sizes import size_of
@@ -45,6 +49,38 @@ def disk_bytes(study: StudyConfig) -> int:
     return total
 
 
+# Variances of a feature's percentile by `described`, measured at two language models (docs/steering.md): between the
+# texts of a feature, between features of an SAE; and the spread of SAEs' means, for what a ranking could be.
+TEXT_VARIANCE, FEATURE_VARIANCE, BETWEEN = 0.075, 0.02, 0.03
+INTERPRETABLE = 0.9  # reliability of an SAE's mean balanced accuracy, over some hundred features
+
+
+@dataclass(frozen=True)
+class Power:
+    """What a study's design can see of the headline outcome. se: standard error of an SAE's mean percentile. smallest:
+    difference between two SAEs, and tau: agreement with interpretability, that it finds four times in five (None: no
+    tau is)."""
+
+    saes: int
+    features: int
+    texts: int
+    se: float
+    smallest: float
+    tau: float | None
+
+
+def power_of(study: StudyConfig) -> Power | None:
+    """The power of the steering part; None where nothing is steered. A run says afterwards what it measured."""
+    saes = sum(s.steer for s in saes_of(study))
+    if not saes:
+        return None
+    features = sum(arm.random or 0 for arm in study.steering.arms)
+    texts = study.instrument.texts_per_feature
+    se = sqrt((FEATURE_VARIANCE + TEXT_VARIANCE / texts) / features)
+    tau = smallest_tau(saes, INTERPRETABLE, BETWEEN**2 / (BETWEEN**2 + se**2))
+    return Power(saes, features, texts, se, APART * sqrt(2) * se, tau)
+
+
 def steering_budget(study: StudyConfig) -> Budget:
     """Texts written and judged for one steered SAE."""
     c = study.steering
@@ -53,7 +89,7 @@ def steering_budget(study: StudyConfig) -> Budget:
 
 def judged_texts(study: StudyConfig) -> int:
     """Texts that a judge reads in the whole study (each on three rubrics)."""
-    return sum(s.steer for s in saes_of(study)) * steering_budget(study).judged
+    return 0 if not study.rated else sum(s.steer for s in saes_of(study)) * steering_budget(study).judged
 
 
 def judge_calls(study: StudyConfig) -> Estimate | None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from saelab.core.names import Measure
+from saelab.instrument.readers import MEASURES
 from saelab.judges.catalogue import JUDGES
 from saelab.matching.baselines import BASELINES
 from saelab.saes.catalogue import ARCHITECTURES
@@ -52,9 +53,9 @@ def names_of(study: StudyConfig) -> dict[str, Any]:
     rows |= {
         n: {"label": label, "role": "control", "by": None}
         for n, label in methods.LABELS.items()
-        if n in CONTROL_METHODS
+        if n in CONTROL_METHODS and study.rated
     }
-    measures = (*OWN, *SCORES, *CRITERIA.values())
+    measures = (*OWN, *MEASURES, *SCORES, *CRITERIA.values())
     return {
         "architectures": {name: asdict(kind.look) for name, kind in ARCHITECTURES.items()},
         "measures": {m.name: {"label": m.label, "unit": m.unit, "signed": m.signed} for m in measures},

@@ -1,14 +1,16 @@
 """From a study to its cells. Nothing is computed or fetched here.
 
-The graph, for every model: text -> harvest -> train (a site's SAEs together) -> interp, select -> steer for every SAE
-of a steered grid, interp for the others, match for every step of a path; the lexical judge is calibrated once per
-model; then stats over all. A judge that is a model answers its anchors first and last.
+The graph, for every model: text -> harvest -> train (a site's SAEs together) -> gate of every site that is steered,
+interp, select -> steer (and rate, where a judge rates texts) for every SAE of a steered grid, interp for the others,
+match for every step of a path; the lexical judge is calibrated once per model; then stats over all. A
+judge that is a model answers its anchors first and last.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
 
 from saelab.core.seeds import seed_of
+from saelab.instrument.config import gate_texts
 from saelab.interp.suite.evaluation import readings_of
 from saelab.steering.plan import budget
 from saelab.study.cells import Cell, in_order
@@ -26,7 +28,9 @@ SECONDS = {
     "evaluate": 40.0,
     "select": 1 / 370,  # per feature
     "calibrate": 30.0,
+    "gate": 1 / 70,  # per generated token
     "steer": 1 / 70,  # per generated token
+    "rate": 1 / 70,  # per generated token
     "match": 12.0,
     "anchors": 20.0,
     "stats": 5.0,
@@ -57,9 +61,11 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     settings = _asked(model) | {"instructions": study.instructions, "seed": study.seed}
     settings |= {"max_new_tokens": study.steering.max_new_tokens}
     calibrate = Cell("calibrate", model.key, settings, (), SECONDS["calibrate"] * _weight(model))
+    gates = {site: _gate(study, model, [s for s in saes if s.site == site and s.steer], trained) for site in sites}
     ends = []
     for sae in saes:
-        ends += _sae_cells(study, sae, text, trained[sae.site, sae.seed], calibrate)
+        own = trained[sae.site, sae.seed]
+        ends += _sae_cells(study, sae, (text, own), gates[sae.site], calibrate)
     return ends + [c for path in model.paths for c in _match_cells(study, model, path, text, trained)]
 
 
@@ -79,19 +85,47 @@ def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harv
     return Cell("train", name, settings, (harvest,), SECONDS["train"] * work)
 
 
-def _sae_cells(study: StudyConfig, sae: SaeSpec, text: Cell, train: Cell, calibrate: Cell) -> list[Cell]:
+def _gate(
+    study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], trained: dict[tuple[str, int], Cell]
+) -> Cell | None:
+    """The gate of a site, after the training of all SAEs that are steered there; None where none is."""
+    if not saes:
+        return None
+    sizes = dictionaries_of(saes)
+    settings = _asked(model) | {"site": saes[0].site, "saes": [s.name for s in saes], "dictionaries": sizes}
+    settings |= {"instructions": study.instructions} | study.instrument.model_dump(mode="json")
+    inputs = tuple(trained[run] for run in dict.fromkeys((s.site, s.seed) for s in saes))
+    estimate = SECONDS["gate"] * gate_texts(study.instrument, len(sizes)) * study.instrument.new_tokens
+    return Cell("gate", f"{model.key}.{saes[0].site}", settings, inputs, estimate * _weight(model))
+
+
+def dictionaries_of(saes: Sequence[SaeSpec]) -> list[tuple[int, int]]:
+    """Width and level of the random dictionaries that stand beside the SAEs of a site."""
+    return sorted({(s.d_sae, s.level) for s in saes})
+
+
+def _sae_cells(
+    study: StudyConfig, sae: SaeSpec, before: tuple[Cell, Cell], gate: Cell | None, calibrate: Cell
+) -> list[Cell]:
     lm, weight = {"lm": sae.model.lm, "dtype": sae.model.dtype}, _weight(sae.model)
     settings = lm | study.interp.model_dump(mode="json") | study.judge.identity
-    interp = Cell("interp", sae.name, settings, (text, train), SECONDS["interp"] * weight)
-    if not sae.steer:
+    interp = Cell("interp", sae.name, settings, before, SECONDS["interp"] * weight)
+    if not sae.steer or gate is None:
         return [interp]
     settings = lm | study.selection.model_dump(mode="json")
     features = sae.d_sae if study.selection.features == "all" else min(study.interp.n_scored, sae.d_sae)
     select = Cell("select", sae.name, settings, (interp,), SECONDS["select"] * features * weight)
+    chosen = {"arms": study.steering.model_dump(mode="json")["arms"], "seed": study.steering.seed}
+    settings = _asked(sae.model) | study.instrument.model_dump(mode="json") | {"instructions": study.instructions}
+    tokens = study.instrument.texts_per_feature * study.steering.features * study.instrument.new_tokens
+    estimate = SECONDS["steer"] * tokens * weight
+    steer = Cell("steer", sae.name, settings | {"chosen": chosen}, (interp, select, gate), estimate)
+    if not study.rated:
+        return [steer]
     settings = _asked(sae.model) | study.steering.model_dump(mode="json") | {"instructions": study.instructions}
     settings |= study.judge.identity
     inputs = (interp, select, calibrate) if study.judge.kind.per_model else (interp, select)
-    return [Cell("steer", sae.name, settings, inputs, SECONDS["steer"] * _steered_tokens(study) * weight)]
+    return [steer, Cell("rate", sae.name, settings, inputs, SECONDS["rate"] * _steered_tokens(study) * weight)]
 
 
 def _suite_cells(study: StudyConfig, ends: Sequence[Cell]) -> list[Cell]:

@@ -16,6 +16,7 @@ from saelab.core.config import Config, Fault, Faults, faults_in
 from saelab.core.errors import UserError, nearest
 from saelab.core.names import path_part
 from saelab.core.sites import parse_site
+from saelab.instrument.config import InstrumentConfig
 from saelab.interp.run import InterpConfig
 from saelab.interp.suite.catalogue import CATALOGUE
 from saelab.interp.suite.config import SuiteConfig
@@ -172,6 +173,7 @@ class StudyConfig(Config):
     )
     selection: SelectionConfig = SelectionConfig()
     steering: UtilityConfig = UtilityConfig()
+    instrument: InstrumentConfig = InstrumentConfig()
     judge: JudgeConfig = Field(default=JudgeConfig(), description="Who judges interpretability and steered texts.")
     instructions: str | None = Field(
         default=None, description="A file of instructions; by default the forty that are shipped."
@@ -179,6 +181,12 @@ class StudyConfig(Config):
     matching: MatchConfig = MatchConfig()
     resources: ResourcesConfig = ResourcesConfig()
     resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples and permutations of the statistics.")
+
+    @property
+    def rated(self) -> bool:
+        """Whether a judge rates steered texts too. Word counts rate nothing that the instrument does not see better."""
+        asked = self.steering.ratings
+        return self.judge.kind.per_model is None if asked is None else asked
 
     @model_validator(mode="after")
     def _fits_together(self, info: Any) -> "StudyConfig":

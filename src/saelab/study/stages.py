@@ -15,6 +15,8 @@ import polars as pl
 from saelab.activations.harvest import harvest
 from saelab.core.errors import ArtefactError
 from saelab.core.records import Judgement
+from saelab.instrument import sae as sae_stage
+from saelab.instrument import site as site_stage
 from saelab.interp import run as interp_stage
 from saelab.interp.suite import run as suite_stage
 from saelab.interp.suite.evaluation import readings_of
@@ -23,8 +25,9 @@ from saelab.matching import run as matching_stage
 from saelab.saes.catalogue import training_config
 from saelab.selection import run as selection_stage
 from saelab.steering import run as steering_stage
+from saelab.steering.plan import candidates
 from saelab.store.files import write_json
-from saelab.store.layout import InterpFolder, MatchingFolder, SelectionFolder
+from saelab.store.layout import InstrumentFolder, InterpFolder, MatchingFolder, SelectionFolder
 from saelab.store.tables import read_table
 from saelab.study.cells import Cell
 from saelab.study.summary import write_statistics
@@ -146,7 +149,35 @@ def _calibrate(cell: Cell, work: Workspace) -> list[Path]:
     return [path]
 
 
+def _gate(cell: Cell, work: Workspace) -> list[Path]:
+    specs = [work.saes[name] for name in cell.settings["saes"]]
+    model, site = specs[0].model, specs[0].site
+    return site_stage.run(
+        work.place(model, site),
+        site_stage.classes_of(work.study.instrument),
+        {spec.name: work.sae(spec.name) for spec in specs},
+        [tuple(d) for d in cell.settings["dictionaries"]],
+        work.run.instrument(model.key, site),
+        work.progress,
+    )
+
+
 def _steer(cell: Cell, work: Workspace) -> list[Path]:
+    spec = work.saes[cell.name]
+    return sae_stage.run(
+        work.place(spec.model, spec.site),
+        InstrumentFolder(work.run.instrument(spec.model.key, spec.site)),
+        work.sae(cell.name),
+        work.study.steering.arms,
+        able=candidates(read_table(InterpFolder(work.run.interp(cell.name)).features.path)),
+        effects=read_table(SelectionFolder(work.run.selection(cell.name)).effects.path),
+        folder=work.run.steering(cell.name),
+        seed=work.study.steering.seed,
+        progress=work.progress,
+    )
+
+
+def _rate(cell: Cell, work: Workspace) -> list[Path]:
     spec = work.saes[cell.name]
     lm, (judge, record) = work.lm(spec.model), work.text_judge(spec.model)
     inputs = steering_stage.SteeringInputs(
@@ -158,7 +189,7 @@ def _steer(cell: Cell, work: Workspace) -> list[Path]:
         judge=judge,
         judge_record=record,
     )
-    return steering_stage.run(work.study.steering, inputs, work.run.steering(cell.name), work.progress)
+    return steering_stage.run(work.study.steering, inputs, work.run.ratings(cell.name), work.progress)
 
 
 def _anchors(cell: Cell, work: Workspace) -> list[Path]:
@@ -207,7 +238,9 @@ STAGES: dict[str, Callable[[Cell, Workspace], list[Path]]] = {
     "evaluate": _evaluate,
     "select": _select,
     "calibrate": _calibrate,
+    "gate": _gate,
     "steer": _steer,
+    "rate": _rate,
     "match": _match,
     "anchors": _anchors,
     "stats": _stats,

@@ -1,8 +1,9 @@
 """The statistics of a finished grid, and the record of the whole run.
 
-`stats/` holds what the report draws: saes, agreement, selection, features. `results.json` is all that is a function of
-the study: every SAE, the headline numbers, seeds, counts; the same study gives the same bytes, however it was run and
-however often it was stopped. `summary.json` is that record with what is not: seconds, versions, the machine.
+`stats/` holds what the report draws: saes, agreement, arms, features, spread and the like. `results.json` is all that
+is a function of the study: every SAE, the headline numbers, the verdict, seeds, counts; the same study gives the same
+bytes, however it was run and however often it was stopped. `summary.json` is that record with what is not: seconds,
+versions, the machine.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from saelab.activations.shards import ActivationShards
+from saelab.instrument.readers import HEADLINE, OUTCOMES
 from saelab.selection.choose import top1_regret
 from saelab.stats.agreement import agreement
 from saelab.stats.features import feature_agreement
@@ -20,7 +22,7 @@ from saelab.stats.lift import selection_lift, steering_gains
 from saelab.stats.means import mean_estimate
 from saelab.steering.methods import UNSTEERED
 from saelab.store.files import read_json, write_json
-from saelab.store.layout import InterpFolder, MatchingFolder, RunFolder, StatsFolder, SteeringFolder
+from saelab.store.layout import InterpFolder, MatchingFolder, RatingsFolder, RunFolder, StatsFolder, SteeringFolder
 from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine, versions
 from saelab.store.tables import read_table, write_table
@@ -28,6 +30,8 @@ from saelab.study.collect import features_table, saes_table
 from saelab.study.names import CONTROLS, UNSELECTED, chosen_arms, predictors
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig, saes_of
+from saelab.study.steering import gates_of, headline_of, steering_tables
+from saelab.study.verdict import verdict
 from saelab.text.pack import PackedText
 
 AXES = ("architecture", "level", "lm")
@@ -41,9 +45,10 @@ def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
         tables |= {
             "steered": features,
             "agreement": _agreement(study, tables["saes"], features),
-            "selection": _selection(study, features),
             "features": _features(study, features),
-        }
+        } | steering_tables(study, run, features)
+        if study.rated:
+            tables["selection"] = _selection(study, features)
     paths = []
     for name, table in tables.items():
         paths.append(StatsFolder(run.stats).table(name).path)
@@ -52,21 +57,32 @@ def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
 
 
 def _agreement(study: StudyConfig, saes: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
-    """Interpretability against utility without selection, after each selection, and against the gain of selecting."""
+    """Interpretability against every outcome without selection, and against it and its gain after each selection.
+
+    An outcome is an SAE's mean percentile and its gain a difference; a utility's gain is the ratio of the papers.
+    """
     grid = saes.filter(pl.col("n_steered").is_not_null())
     # Width is an axis where one LM has several; training seeds are repeats, not an axis.
     several = any(part["width"].n_unique() > 1 for part in grid.partition_by("lm"))
     axes = AXES + (("width",) if several else ())
     settings: dict[str, Any] = {"axes": {a: a for a in axes}, "seed": study.seed, "draws": study.resamples}
-    found = [agreement(grid, x="interpretability", y="utility", **settings)]
-    gains = steering_gains(features, criterion="criterion", baseline=UNSELECTED)
-    for arm in chosen_arms(study):
-        own = gains.filter(pl.col("criterion") == arm)
-        if own.is_empty():
+    found = [agreement(grid, x="interpretability", y=outcome, **settings) for outcome in OUTCOMES]
+    found.append(agreement(grid, x=OUTCOMES[0], y=OUTCOMES[1], **settings))
+    scores = [(HEADLINE, HEADLINE, "difference")]
+    if study.rated:
+        found.append(agreement(grid, x="interpretability", y="utility", **settings))
+        scores.append(("utility", "test_score", "gain"))
+    for outcome, score, gain in scores:
+        if UNSELECTED not in features.filter(pl.col(score).is_not_null())["criterion"]:
             continue
-        columns = {f"utility after {arm}": "selected", f"gain by {arm}": "gain"}
-        joined = grid.join(own.select("sae", **columns), on="sae", how="left", maintain_order="left")
-        found += [agreement(joined, x="interpretability", y=y, **settings) for y in columns]
+        gains = steering_gains(features, score=score, criterion="criterion", baseline=UNSELECTED)
+        for arm in chosen_arms(study):
+            own = gains.filter(pl.col("criterion") == arm)
+            if own.is_empty():
+                continue
+            columns = {f"{outcome} after {arm}": "selected", f"gain in {outcome} by {arm}": gain}
+            joined = grid.join(own.select("sae", **columns), on="sae", how="left", maintain_order="left")
+            found += [agreement(joined, x="interpretability", y=y, **settings) for y in columns]
     return pl.concat(found)
 
 
@@ -115,30 +131,33 @@ def _features(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
     Beside the coefficients: what is lost by steering with the feature that a score ranks first (top-1 regret, mean over
     SAEs), and what is lost by steering with any. The control is a family of its own: it is not one of the claims.
     """
+    outcomes = (*OUTCOMES, "test_score") if study.rated else OUTCOMES
+    return pl.concat([_predicted(study, features, outcome) for outcome in outcomes])
+
+
+def _predicted(study: StudyConfig, features: pl.DataFrame, outcome: str) -> pl.DataFrame:
     drawn = features.filter(pl.col("criterion") == UNSELECTED)
     scores = [m for m in predictors() if m.name in drawn.columns]
     drawn = drawn.with_columns(pl.col(m.name).abs() for m in scores if m.signed)
     families = [[m.name for m in scores], [name for name in CONTROLS if name in drawn.columns]]
-    found = pl.concat(
-        feature_agreement(drawn, predictors=f, outcome="test_score", seed=study.seed) for f in families if f
-    )
+    found = pl.concat(feature_agreement(drawn, predictors=f, outcome=outcome, seed=study.seed) for f in families if f)
     pooled = found.filter(pl.col("sae").is_null()).rename({"n": "n_saes"}).drop("sae")
     names = [p for f in families for p in f]
-    sizes = {p: drawn.filter(pl.col(p).is_not_null() & pl.col("test_score").is_not_null()).height for p in names}
-    regrets = pl.DataFrame([_regret(drawn, p, study.seed) for p in names], infer_schema_length=None)
+    sizes = {p: drawn.filter(pl.col(p).is_not_null() & pl.col(outcome).is_not_null()).height for p in names}
+    regrets = pl.DataFrame([_regret(drawn, p, outcome, study.seed) for p in names], infer_schema_length=None)
     pooled = pooled.with_columns(n=pl.col("predictor").replace_strict(sizes, return_dtype=pl.Int64))
     return pooled.join(regrets, on="predictor", how="left", maintain_order="left")
 
 
-def _regret(drawn: pl.DataFrame, predictor: str, seed: int) -> dict[str, Any]:
+def _regret(drawn: pl.DataFrame, predictor: str, outcome: str, seed: int) -> dict[str, Any]:
     """Top-1 regret of a predictor, mean over SAEs with its interval, and what choosing blindly would lose."""
     lost, blind = [], []
     for _, part in drawn.group_by("sae", maintain_order=True):
-        pairs = part.select(pl.col(predictor, "test_score").cast(pl.Float64)).drop_nulls().to_numpy()
+        pairs = part.select(pl.col(predictor, outcome).cast(pl.Float64)).drop_nulls().to_numpy()
         if (regret := top1_regret(pairs[:, 0], pairs[:, 1])) is not None:
             lost.append(regret)
             blind.append(float(pairs[:, 1].max() - pairs[:, 1].mean()))
-    mean = mean_estimate(np.array(lost, dtype=float), name=f"regret/{predictor}", seed=seed)
+    mean = mean_estimate(np.array(lost, dtype=float), name=f"regret/{outcome}/{predictor}", seed=seed)
     chance = float(np.mean(blind)) if mean.value is not None else None
     return {
         "predictor": predictor, "regret": mean.value, "regret_low": mean.low, "regret_high": mean.high,
@@ -180,6 +199,11 @@ def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
         "study": study.name,
         "saes": read_table(StatsFolder(run.stats).table("saes").path).to_dicts(),
         "agreement": _rows(run, "agreement", pl.col("statistic").is_in(["psi", "Psi"]) | (pl.col("mode") == "overall")),
+        "instrument": gates_of(study, run),
+        "steering_lift": headline_of(run),
+        "verdict": verdict(study, run),
+        "arms": _rows(run, "arms", pl.lit(True)),
+        "spread": _rows(run, "spread", pl.lit(True)),
         "selection": _rows(run, "selection", pl.col("sae") == "all"),
         "matching": _matching(study, run),
         "seeds": {"study": study.seed, "training": sorted({s.seed for s in saes_of(study)})},
@@ -224,11 +248,15 @@ def _anchors(run: RunFolder) -> dict[str, Any]:
 
 
 def _counts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
-    """Texts written and judgements by state, over the whole run."""
-    folders = [run.steering(s.name) for s in saes_of(study) if s.steer]
-    if not folders:
+    """Texts read by the instrument, texts written for ratings and judgements by state, over the whole run."""
+    specs = [s for s in saes_of(study) if s.steer]
+    if not specs:
         return {}
-    states = pl.concat([read_table(SteeringFolder(f).judgements.path, ["state"]).select("state") for f in folders])
+    read = sum(SteeringFolder(run.steering(s.name)).readings.read(["feature"]).height for s in specs)
+    if not study.rated:
+        return {"texts": read}
+    folders = [run.ratings(s.name) for s in specs]
+    states = pl.concat([read_table(RatingsFolder(f).judgements.path, ["state"]).select("state") for f in folders])
     states = states["state"].value_counts()
-    written = sum(read_table(SteeringFolder(f).generations.path, ["generation"]).height for f in folders)
-    return {"generations": written, "judgements": dict(states.sort("state").iter_rows())}
+    written = sum(read_table(RatingsFolder(f).generations.path, ["generation"]).height for f in folders)
+    return {"texts": read, "generations": written, "judgements": dict(states.sort("state").iter_rows())}

@@ -12,6 +12,8 @@ from typing import Any
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
+from saelab.instrument.embedding import READERS, Embedder
+from saelab.instrument.site import Place, place_at
 from saelab.interp.run import SiteText, prepare
 from saelab.interp.suite.config import SuiteConfig
 from saelab.interp.suite.evaluation import SiteSuite
@@ -98,6 +100,26 @@ class Workspace:
             )
 
         return self._keep("site text", (spec.model.key, spec.site), read)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """What `described` reads texts by."""
+        return READERS[self.study.instrument.reader]()
+
+    def place(self, model: ModelConfig, site: str) -> Place:
+        """What all that is steered at a site shares."""
+
+        def open_it() -> Place:
+            return place_at(
+                self.study.instrument,
+                self.lm(model),
+                self.text(model, TRAIN),
+                self.shards(model, site),
+                embed=self.embedder,
+                instructions=self.instructions,
+            )
+
+        return self._keep("place", (model.key, site), open_it)
 
     @property
     def suite(self) -> SuiteConfig:

@@ -4,7 +4,7 @@ Everything that reads activations afterwards (contexts, descriptions, detection)
 again. A code counts as active when it is above zero; codes are in raw activation units.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,13 @@ class Codes:
     def counts(self) -> np.ndarray:
         """How many rows each feature is active on: Int [F]."""
         return np.diff(self.starts)
+
+    def only(self, features: Sequence[int]) -> "Codes":
+        """The codes of these features alone, numbered in the order given."""
+        parts = [self.of(f) for f in features]
+        starts = np.concatenate([[0], np.cumsum([len(p) for p, _ in parts])]).astype(np.int64)
+        places, values = (np.concatenate([part[i] for part in parts]) if parts else np.zeros(0) for i in (0, 1))
+        return Codes(starts, places.astype(np.int64), values.astype(np.float32), self.n_rows)
 
     def features(self) -> np.ndarray:
         """The feature of every triplet: Int32 [NNZ]."""

@@ -1,0 +1,56 @@
+"""Texts kept step by step in a folder, so that what was interrupted goes on and another request starts anew."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from saelab.core.config import digest_of
+from saelab.core.errors import ArtefactError
+from saelab.instrument.bench import Keep
+from saelab.instrument.classes import LabelledTexts
+from saelab.instrument.texts import TABLE
+from saelab.lm.model import LanguageModel
+from saelab.saes.base import Sae
+from saelab.store.layout import StepsFolder
+
+
+def digest_of_sae(sae: Sae | None) -> str:
+    """A name for an SAE by its weights."""
+    if sae is None:
+        return "none"
+    return digest_of({name: float(w.double().square().sum()) for name, w in sae.weights().items()})[:16]
+
+
+def digest_of_classes(classes: Sequence[LabelledTexts] | str) -> str:
+    """A name for known classes by their texts."""
+    return digest_of(classes if isinstance(classes, str) else [asdict(c) for c in classes])
+
+
+def of_lm(lm: LanguageModel) -> dict[str, str]:
+    """What of a language model texts depend on."""
+    return {"reference": lm.reference, "dtype": str(lm.dtype)}
+
+
+def opened(kept: StepsFolder, manifest: dict[str, Any]) -> Keep:
+    """Take up what a former call with the same request left, or start anew; keeps the steps of the new call."""
+    try:
+        same = kept.manifest.exists and kept.manifest.read() == manifest
+    except ArtefactError:
+        same = False
+    if not same:
+        shutil.rmtree(kept.texts, ignore_errors=True)
+        for path in kept.root.glob("*"):
+            if path.is_file():
+                path.unlink()
+        kept.manifest.write(manifest)
+
+    def keep(name: str, write: Any) -> pl.DataFrame:
+        step = kept.step(name)
+        if not step.exists:
+            step.write(write())
+        return step.read(list(TABLE))
+
+    return keep

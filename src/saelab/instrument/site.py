@@ -1,0 +1,201 @@
+"""The instrument at one site of a study: its gate, the dose of all its SAEs, and the random dictionaries.
+
+    classes              steered at their own best dose: the positive control
+    features of all SAEs some of each, at every dose of the grid: their lift chooses the site's dose, one strength
+    random dictionaries  one per width and level, at that strength: what the SAEs are held against
+
+Writes what an `InstrumentFolder` holds, going on where it was interrupted. A site without classes is not gated; one
+whose features show at no dose has the state `no_dev_signal` and takes the dose at which the classes show.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saelab.activations.shards import ActivationShards
+from saelab.core.errors import FetchError
+from saelab.core.progress import SILENT, Progress
+from saelab.core.seeds import seed_of
+from saelab.instrument.bench import Bench, Measured
+from saelab.instrument.classes import LabelledTexts, class_features, classes_in, embedded_classes
+from saelab.instrument.config import USUAL_DOSE, InstrumentConfig
+from saelab.instrument.dose import Probe
+from saelab.instrument.embedding import Embedder
+from saelab.instrument.features import Dictionary, SiteText
+from saelab.instrument.gate import Found, Gate, blind, classes_at_best, controls_of, judged, not_gated
+from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened
+from saelab.instrument.prompts import prompts_of
+from saelab.instrument.random_dictionary import untrained_features
+from saelab.instrument.readers import RANDOM, Features, joined
+from saelab.instrument.texts import Desk
+from saelab.lm.model import LanguageModel
+from saelab.saes.base import Sae
+from saelab.store.layout import InstrumentFolder
+from saelab.text.pack import PackedText
+
+PROBED = 48  # tokens of a context that KL is measured on
+LEAST = 3  # features of a set, for an interval
+
+
+@dataclass(frozen=True)
+class Place:
+    """What all that is steered at a site shares."""
+
+    config: InstrumentConfig
+    lm: LanguageModel
+    text: SiteText
+    embed: Embedder
+    desk: Desk
+    probe: Probe
+
+
+def place_at(
+    config: InstrumentConfig,
+    lm: LanguageModel,
+    packed: PackedText,
+    shards: ActivationShards,
+    *,
+    embed: Embedder,
+    instructions: Sequence[str] = (),
+) -> Place:
+    """Open a site. packed, shards: the text that was harvested and its activations there."""
+    text = SiteText.of(lm, packed, shards, config.contexts)
+    n = text.packed.n_contexts
+    spread = torch.linspace(0, n - 1, min(config.probe_contexts, n)).long()
+    probe = Probe.over(lm, text.site, text.packed.tokens[spread, :PROBED])
+    desk = Desk(
+        lm=lm,
+        site=text.site,
+        prompts=prompts_of(lm, each=config.prompts, seed=config.seed, instructions=instructions),
+        embed=embed,
+        norm=probe.norm,
+        new_tokens=config.new_tokens,
+        temperature=config.temperature,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    return Place(config, lm, text, embed, desk, probe)
+
+
+def classes_of(config: InstrumentConfig) -> Sequence[LabelledTexts] | str:
+    """The known classes of a study, or why there are none."""
+    if config.classes == "none":
+        return "the study names no classes (instrument.classes: none)."
+    if config.classes != "embedded":
+        return classes_in(config.classes, label=config.label, taken=config.class_texts)
+    try:
+        return embedded_classes(taken=config.class_texts)
+    except FetchError as error:
+        return f"no classes could be had. {error.message}"
+
+
+def dictionary_name(width: int, level: int) -> str:
+    """What a random dictionary's set is called in the tables."""
+    return f"{RANDOM}.{width}.{level}"
+
+
+def run(
+    place: Place,
+    classes: Sequence[LabelledTexts] | str,
+    saes: Mapping[str, Sae],
+    dictionaries: Sequence[tuple[int, int]],
+    folder: Path,
+    progress: Progress = SILENT,
+) -> list[Path]:
+    """Gate a site and choose its dose; returns the files written.
+
+    classes: the known classes, or why there are none. saes: those that are steered with at the site, by name.
+    dictionaries: width and level of the random ones.
+    """
+    config, kept = place.config, InstrumentFolder(folder)
+    asked = {
+        "config": config.model_dump(mode="json"), "lm": of_lm(place.lm), "site": place.text.site,
+        "classes": digest_of_classes(classes), "saes": {name: digest_of_sae(sae) for name, sae in saes.items()},
+        "dictionaries": [list(d) for d in dictionaries], "text": place.text.packed.digest(),
+        "prompts": [list(p.ids) for p in place.desk.prompts], "reader": place.embed.name,
+    }  # fmt: skip
+    bench = Bench(config, place.desk, place.probe, opened(kept, asked), progress)
+    named = None
+    if not isinstance(classes, str):
+        named = class_features(place.lm, place.text.site, classes, place.text.background, place.embed)
+    positive, dose, rows = (None, None, []) if named is None else classes_at_best(bench, named)
+    own, further = _dose(bench, _some_of_all(place, saes), dose)
+    rows += further
+    found = Found(config)
+    if positive is not None and named is not None:
+        found.keep(positive, named)
+    random = {}
+    for width, level in dictionaries:
+        name = dictionary_name(width, level)
+        features = untrained_features(
+            place.text, place.embed, width=width, l0=level, count=config.n_random, least=0,
+            seed=seed_of(config.seed, width, level),
+        )  # fmt: skip
+        if len(features) >= LEAST:
+            random[name] = _at(bench, name, features, own)
+            found.keep(random[name], features)
+    gate = _gate(classes, positive, dose, rows, random, found)
+    kept.features.write(found.table)
+    kept.gate.write(gate.record() | {"reader": place.embed.name, "norm": place.probe.norm, "chosen": own})
+    return [kept.manifest.path, kept.gate.path, kept.features.path, *sorted(kept.texts.iterdir())]
+
+
+def strengths_of(bench: Bench, name: str, features: Features, chosen: Mapping[str, Any]) -> float | list[float]:
+    """How far a set is moved, by what the study's dose holds for."""
+    held = bench.sizes.strength if isinstance(bench.sizes, InstrumentConfig) else "site"
+    if held == "feature":
+        return bench.distances(features, chosen["dose"])
+    if held == "sae" or chosen["strength"] is None:
+        return bench.distance(name, features, chosen["dose"])
+    return float(chosen["strength"])
+
+
+def _at(bench: Bench, name: str, features: Features, chosen: Mapping[str, Any]) -> Measured:
+    strength = strengths_of(bench, name, features, chosen)
+    return bench.measured(name, features, chosen["dose"], range(bench.sizes.feature_copies), strength)
+
+
+def _some_of_all(place: Place, saes: Mapping[str, Sae]) -> Features | None:
+    """Some readable features of every SAE, for the choice of the dose; None where there are too few."""
+    each = -(-place.config.n_dev // max(1, len(saes)))
+    parts = []
+    for name, sae in saes.items():
+        dictionary = Dictionary.of(sae.encode, sae.W_dec.detach(), place.text)
+        if drawn := dictionary.drawn(each, place.config.seed):
+            parts.append(dictionary.features(drawn, place.embed, f"{name}/"))
+    found = joined(parts) if parts else None
+    return found if found is not None and len(found) >= LEAST else None
+
+
+def _dose(
+    bench: Bench, features: Features | None, of_classes: float | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The site's dose with its strength and how it was found, and the dose response of the SAEs' features."""
+    usual = of_classes or min(bench.sizes.doses, key=lambda d: abs(d - USUAL_DOSE))
+    if features is None:
+        return {"dose": usual, "strength": None, "share": None, "state": "no_readable_feature"}, []
+    chosen, rows = bench.dev("features", features, range(1))
+    dose = chosen.dose or usual
+    strength = bench.distance("features", features, dose)
+    found = {"dose": dose, "strength": strength, "share": strength / bench.probe.norm, "state": chosen.state}
+    return found, rows
+
+
+def _gate(
+    classes: Sequence[LabelledTexts] | str,
+    positive: Measured | None,
+    dose: float | None,
+    rows: Sequence[Mapping[str, Any]],
+    random: Mapping[str, Measured],
+    found: Found,
+) -> Gate:
+    if isinstance(classes, str) or not random:
+        why = classes if isinstance(classes, str) else "no feature of a random dictionary can be read."
+        return not_gated(why, rows, found)
+    if positive is None or dose is None:
+        return blind(rows)
+    controls = controls_of(positive, {name: m.tables for name, m in random.items()}, found.sizes.seed)
+    return judged(controls, dose, rows, found)

@@ -1,0 +1,153 @@
+"""What a study's steering says, as tables: every arm by every outcome, less the random dictionary, and the spread.
+
+- arms      a row per outcome and arm: percentile and lift (means over SAEs), the percentile less that of the features
+            taken without selection (paired over SAEs), the lift less that of a random dictionary's features
+- spread    a row per score: F over SAEs, the reliability of an SAE's mean and its standard error
+- controls  a row per control of every site's gate; doses: the dose response of its classes and of the SAEs' features
+
+Differences are tested on the percentile, which resolves more; the lift is what is shown. Only reads.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from saelab.instrument.readers import HEADLINE, OUTCOMES
+from saelab.stats.less import less_than
+from saelab.stats.lift import selection_lift
+from saelab.stats.spread import spread_table
+from saelab.steering.arms import RANDOM
+from saelab.store.layout import InstrumentFolder, InterpFolder, RunFolder, StatsFolder
+from saelab.study.collect import dictionary_lifts, outcomes_of
+from saelab.study.names import INTERPRETABILITY, UNSELECTED
+from saelab.study.spec import SaeSpec, StudyConfig, saes_of
+
+Sites = dict[tuple[str, str], InstrumentFolder]
+
+
+def sites_of(study: StudyConfig, run: RunFolder) -> Sites:
+    """The gates of a study, by language model and site."""
+    steered = [s for s in saes_of(study) if s.steer]
+    return {(s.model.key, s.site): InstrumentFolder(run.instrument(s.model.key, s.site)) for s in steered}
+
+
+def steering_tables(study: StudyConfig, run: RunFolder, features: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """The tables above by name. features: the study's table `steered`."""
+    specs = [s for s in saes_of(study) if s.steer]
+    read = {s.name: outcomes_of(run, s) for s in specs}
+    rows = [row for outcome in OUTCOMES for row in _arms(study, run, outcome, features, read)]
+    drawn = {name: table.filter(pl.col("arm") == RANDOM) for name, table in read.items()}
+    scores = {"interpretability": [_numbers(_scored(run, s), INTERPRETABILITY) for s in specs]}
+    for outcome in OUTCOMES:
+        own = [table.filter(pl.col("outcome") == outcome) for table in drawn.values()]
+        scores |= {outcome: [_numbers(t, "percentile") for t in own]}
+        scores |= {f"{outcome}_lift": [_numbers(t, "lift") for t in own]}
+    controls, doses = [], []
+    for (lm, site), folder in sites_of(study, run).items():
+        record = folder.gate.read()
+        controls += [{"lm": lm, "site": site} | c for c in record["controls"]]
+        doses += [{"lm": lm, "site": site} | d for d in record["dose_response"]]
+    return {
+        "arms": pl.DataFrame(rows, infer_schema_length=None),
+        "spread": spread_table(scores),
+        "controls": pl.DataFrame(controls, schema=CONTROLS),
+        "doses": pl.DataFrame(doses, schema=DOSES),
+    }
+
+
+CONTROLS: dict[str, Any] = {
+    "lm": pl.String, "site": pl.String, "name": pl.String, "outcome": pl.String, "value": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "n_missing": pl.Int64, "p": pl.Float64, "bound": pl.Float64,
+    "holds": pl.Boolean, "state": pl.String,
+}  # fmt: skip
+DOSES: dict[str, Any] = {
+    "lm": pl.String, "site": pl.String, "set": pl.String, "dose": pl.Float64, "outcome": pl.String, "lift": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "n_missing": pl.Int64, "strength": pl.Float64,
+    "share": pl.Float64, "nll": pl.Float64, "distinct": pl.Float64,
+}  # fmt: skip
+
+
+def gates_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
+    """Whether every site's gate passed, each site's record, and each control with its interval."""
+    sites = [
+        {"lm": lm, "site": site}
+        | {k: record[k] for k in ("state", "passed", "sentence", "dose", "reader")}
+        | {"chosen": record["chosen"]}
+        for (lm, site), folder in sites_of(study, run).items()
+        for record in [folder.gate.read()]
+    ]
+    states = {s["state"] for s in sites}
+    state = "failed" if "failed" in states else "not_gated" if states != {"passed"} else "passed"
+    table = StatsFolder(run.stats).table("controls")
+    controls = table.read().to_dicts() if table.exists else []
+    return {"passed": state == "passed", "state": state, "sites": sites, "controls": controls}
+
+
+def headline_of(run: RunFolder) -> dict[str, Any]:
+    """The lift of the SAEs' features less that of a random dictionary's, by the headline outcome."""
+    table = StatsFolder(run.stats).table("arms")
+    if not table.exists:
+        return {"value": None, "low": None, "high": None, "p": None, "state": "not_steered"}
+    row = table.read().filter((pl.col("outcome") == HEADLINE) & (pl.col("criterion") == UNSELECTED)).row(0, named=True)
+    return {end: row[f"less{mark}"] for end, mark in (("value", ""), ("low", "_low"), ("high", "_high"))} | {
+        "p": row["less_p"], "state": row["less_state"],
+    }  # fmt: skip
+
+
+def _arms(
+    study: StudyConfig, run: RunFolder, outcome: str, features: pl.DataFrame, read: dict[str, pl.DataFrame]
+) -> list[dict[str, Any]]:
+    own = features.filter(pl.col(outcome).is_not_null() & pl.col(f"{outcome}_lift").is_not_null())
+    names = [UNSELECTED, *(c for c in own["criterion"].unique(maintain_order=True) if c != UNSELECTED)]
+    asked: dict[str, Any] = {"criterion": "criterion", "baseline": UNSELECTED, "seed": study.seed}
+    found: dict[str, pl.DataFrame] = {}
+    if UNSELECTED in own["criterion"]:
+        found = {c: selection_lift(own, score=c, draws=study.resamples, **asked) for c in (outcome, f"{outcome}_lift")}
+    beside = _dictionaries(study, run, outcome)
+    rows = []
+    for name in names:
+        mine = own.filter(pl.col("criterion") == name)
+        row: dict[str, Any] = {
+            "outcome": outcome,
+            "criterion": name,
+            "n": mine.height,
+            "n_saes": mine["sae"].n_unique(),
+        }
+        for column, label in ((outcome, "percentile"), (f"{outcome}_lift", "lift")):
+            row |= _taken(found.get(column), "score", name, None, label)
+        row |= _taken(found.get(outcome), "difference", name, UNSELECTED, "difference", p=True)
+        arm = RANDOM if name == UNSELECTED else name
+        chosen = (pl.col("arm") == arm) & (pl.col("outcome") == outcome)
+        less = less_than([_numbers(table.filter(chosen), "lift") for table in read.values()], beside)
+        row |= {"less": less.value, "less_low": less.low, "less_high": less.high, "less_p": less.p}
+        rows.append(row | {"less_n": less.n, "less_method": less.interval_method, "less_state": less.state})
+    return rows
+
+
+def _taken(
+    table: pl.DataFrame | None, statistic: str, name: str, against: str | None, label: str, *, p: bool = False
+) -> dict[str, Any]:
+    """An estimate of `selection_lift` under another name; nulls where there is none."""
+    ends = {"value": label, "low": f"{label}_low", "high": f"{label}_high"} | ({"p_holm": f"{label}_p"} if p else {})
+    wanted = (pl.col("statistic") == statistic) & (pl.col("criterion") == name)
+    rows = pl.DataFrame() if table is None else table.filter(wanted & pl.col("against").eq_missing(pl.lit(against)))
+    return {ends[e]: rows[e][0] if rows.height else None for e in ends}
+
+
+def _dictionaries(study: StudyConfig, run: RunFolder, outcome: str) -> Float[np.ndarray, " N"]:
+    """Lifts of the features of every random dictionary of the study, each once."""
+    seen: dict[tuple[str, str, int, int], SaeSpec] = {}
+    for spec in saes_of(study):
+        if spec.steer:
+            seen.setdefault((spec.model.key, spec.site, spec.d_sae, spec.level), spec)
+    return np.concatenate([dictionary_lifts(run, spec, "lift")[outcome] for spec in seen.values()])
+
+
+def _scored(run: RunFolder, spec: SaeSpec) -> pl.DataFrame:
+    return InterpFolder(run.interp(spec.name)).features.read([INTERPRETABILITY]).filter(pl.col("state") == "ok")
+
+
+def _numbers(table: pl.DataFrame, column: str) -> np.ndarray:
+    return table[column].cast(pl.Float64).fill_null(np.nan).to_numpy().astype(float)

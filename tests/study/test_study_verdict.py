@@ -1,0 +1,59 @@
+"""The study's answer: what each state of its tables is called, and that nothing is called more than it is."""
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from saelab.study.verdict import related, steers
+
+
+def overall(value: float | None, low: float | None, high: float | None, p: float | None) -> pl.DataFrame:
+    row = {"mode": "overall", "x": "interpretability", "y": "described", "value": value, "low": low, "high": high,
+           "p": p, "n": 15}  # fmt: skip
+    return pl.DataFrame([row], infer_schema_length=None)
+
+
+def spread(reliability: float | None, p: float | None = 0.5) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = [
+        {"score": "interpretability", "reliability": 0.9, "p": 0.001},
+        {"score": "described", "reliability": reliability, "p": p},
+    ]
+    return pl.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((0.1, 0.02, 0.18), "steer more than"),
+        ((-0.1, -0.18, -0.02), "steer less than"),
+        ((0.1, -0.02, 0.22), "cannot be told from"),
+        ((0.1, None, None), "cannot be told from"),
+        ((None, None, None), "Too few"),
+    ],
+)
+def test_the_random_dictionary_is_exceeded_by_an_interval_only(ends: tuple[float | None, ...], words: str) -> None:
+    assert words in steers(dict(zip(("value", "low", "high"), ends, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ((0.6, 0.3, 0.8, 0.002), "steer better"),
+        ((-0.6, -0.8, -0.3, 0.002), "steer worse"),
+        ((0.6, -0.1, 0.9, 0.002), "cannot be told"),
+        ((0.6, 0.3, 0.8, 0.08), "cannot be told"),
+        ((None, None, None, None), "too few SAEs"),
+    ],
+)
+def test_a_relation_is_told_by_interval_and_p_together(row: tuple[float | None, ...], words: str) -> None:
+    sentence = related(overall(*row), spread(0.6))
+    assert words in sentence and ("because" in sentence) == ("cannot be told" in sentence)
+
+
+def test_the_reason_is_what_the_design_lacks() -> None:
+    weak = related(overall(0.1, -0.3, 0.5, 0.6), spread(0.0))
+    assert "not told apart" in weak and "no tau could be found" in weak
+    strong = related(overall(0.1, -0.3, 0.5, 0.6), spread(0.9, p=0.001))
+    assert "told apart, but not enough" in strong and "a true tau of 0." in strong
+    assert "too few features" in related(overall(0.1, -0.3, 0.5, 0.6), spread(None, None))
