@@ -80,7 +80,7 @@ class SaeBenchSae(nn.Module):
 
 
 def to_saebench(sae: Sae, *, model_name: str | None = None, site: str | None = None) -> SaeBenchSae:
-    """The SAE as an object for `sae_bench`'s evaluations: pass `[(name, to_saebench(sae))]`.
+    """The SAE as an object for `sae_bench`'s evaluations, which take a list of (name, object).
 
     model_name: TransformerLens' name of the language model, by default the SAE's `lm`. site: where it reads, by default
     its own. Raises `UserError` where either is unknown.

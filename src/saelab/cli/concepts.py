@@ -54,7 +54,8 @@ def concepts(
         Reference or folder of an SAE of that site: its features detect and steer too.
     features:
         The SAE's features.parquet (interp stage), for the feature by label.
-    methods:
+
+    Methods:
         Directions, separated by commas; by default all that need no more than what is given.
     n:
         The first concepts only; by default all.

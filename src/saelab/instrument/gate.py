@@ -63,7 +63,8 @@ class Gate:
 @dataclass(frozen=True)
 class Sets:
     """What is steered with: classes, the random dictionary's features, an SAE's; and what the texts of the last two are
-    kept under, so that gates of several SAEs share all that is not their own."""
+    kept under, so that gates of several SAEs share all that is not their own.
+    """
 
     classes: Features
     random: Features

@@ -48,7 +48,8 @@ class OpenAIJudge:
         parser: Parser = "strict",
     ):
         """together: detection windows per prompt; 1 asks them singly. max_missing: 1 never stops the run. parser: how
-        ratings are read; "axbench" makes every failure 0.0 as that benchmark does, and stands in the judge's name."""
+        ratings are read; "axbench" makes every failure 0.0 as that benchmark does, and stands in the judge's name.
+        """
         self._client = ChatClient(config, cache=cache, api_key=api_key)
         self._together = together
         self._max_missing = max_missing

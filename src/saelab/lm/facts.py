@@ -26,7 +26,8 @@ GGUF_FAMILIES = {"gemma3": "gemma3_text", "gptneox": "gpt_neox"}
 @dataclass(frozen=True)
 class ModelFacts:
     """family: transformers' model type; positions: how many it has learned, None where they are computed; template:
-    whether its tokenizer says how it is asked."""
+    whether its tokenizer says how it is asked.
+    """
 
     family: str
     n_layers: int

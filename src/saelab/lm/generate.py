@@ -56,7 +56,8 @@ class Sampling:
 @dataclass
 class _Rows:
     """The slots of a batch: the number of the text in each, whether it still runs, its row of the cache and the mask of
-    real positions, its length, how many tokens it has, its stream of uniforms."""
+    real positions, its length, how many tokens it has, its stream of uniforms.
+    """
 
     numbers: Tensor
     cache: KVCache

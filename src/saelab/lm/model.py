@@ -63,7 +63,7 @@ class LanguageModel:
     ) -> "LanguageModel":
         """Load by short name (`smollm2-135m`), `hf:org/name@revision`, `path:folder-or-gguf` or `pypi:...`.
 
-        plain: how the model is asked instead of by its own chat template, such as "Question: {instruction}\\nAnswer:".
+        plain: how the model is asked instead of by its own chat template, such as "Q: {instruction} A:".
         system: what every chat begins with. Raises `UserError` (unknown name, dtype or architecture, a template without
         a place for the instruction), `FetchError` and `ArtefactError`.
         """

@@ -29,7 +29,7 @@ REASONS = {
 
 
 def visible(text: str) -> str:
-    """The same text with line ends as ↵ and controls, direction overrides and surrogates spelled out as \\uXXXX."""
+    """The same text with line ends as ↵ and controls, direction overrides and surrogates spelled out by their number."""
     return "".join(map(_visible, text.replace("\r\n", "\n")))
 
 
@@ -98,12 +98,12 @@ def duration(seconds: float | int) -> str:
 
 
 def plural(n: int, noun: str, many: str | None = None) -> str:
-    """ "1 SAE", "17 SAEs"."""
+    """A count with its noun: "1 SAE", "17 SAEs"."""
     return f"{number(n, 0)} {noun if n == 1 else many or noun + 's'}"
 
 
 def listing(items: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """Names in a row: "a, b and c"."""
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 

@@ -54,7 +54,8 @@ def gated(
 
 class Transcoder(nn.Module):
     """A transcoder for inference: frozen float32 weights. Weights: W_enc [D_in, F], b_enc, W_dec [F, D_out], b_dec, and
-    threshold [F] (jumprelu) and W_skip [D_out, D_in] where it has them."""
+    threshold [F] (jumprelu) and W_skip [D_out, D_in] where it has them.
+    """
 
     def __init__(self, cfg: TranscoderConfig, weights: dict[str, Tensor]):
         super().__init__()

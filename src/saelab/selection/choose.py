@@ -20,7 +20,9 @@ def choose(effects: pl.DataFrame, criterion: str, tail: Tail, n: int) -> list[in
 
     Args:
         effects: a column `feature`, and the criterion's scores in a column of its name.
+        criterion: that column.
         tail: up (the largest scores), down (the smallest) or both, each with its own n.
+        n: features of each tail.
 
     Ties in the score are broken by the smaller feature index, so a choice never depends on row order. Raises
     `UserError` where the effects lack the criterion.

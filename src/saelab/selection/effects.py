@@ -54,14 +54,20 @@ def feature_effects(
     """Effects of all features (or of `features`, in that order) on the next token after `prefix`.
 
     Args:
+        lm: the model that is edited.
+        sae: whose decoder rows are the directions, and whose codes `scale` and `replace` change.
         site: where to edit; the SAE's own site when not given.
         prefix: one neutral text or several; scores are means over them.
         alpha: strength: `add` adds alpha times the decoder row, `scale` and `replace` multiply the code by alpha.
+        edit: "add", "scale" or "replace".
         k: tokens counted by Delta Token Confidence.
         positions: "all" edits every position of the prefix, BOS included; "last" only the last, which is cheaper.
+        features: rows of the decoder; all when not given.
         criteria: names of `criteria.catalogue`; the usual ones when not given.
         concept: tokens of each feature's concept (rows in the order of the features), for `concept_lift`.
         lens_tokens: how many tokens the lens promotes, for the output score and `top_tokens`.
+        batch_size: features at once.
+        progress: told of features done.
 
     Returns a frame, row i = feature i: `feature`, one Float64 column per criterion, `top_tokens` (what the feature's
     direction promotes through the lens, best first). Raises `UserError` for a site, width, edit or criterion that does

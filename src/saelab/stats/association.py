@@ -51,7 +51,7 @@ class Sample:
 
     @property
     def state(self) -> State:
-        """ "ok", or why there is no tau."""
+        """The word "ok", or why there is no tau."""
         if self.n == 0 and self.dropped:
             return "missing"
         if self.n < FEWEST:

@@ -36,7 +36,8 @@ def edit_of(
     features: Int[Tensor, "B"] | None = None,
 ) -> Edit:
     """The edit of a batch. A zero vector marks a row without a direction. Raises `UserError` for an unknown kind, or
-    for a clamp of features without an SAE and the features' indices."""
+    for a clamp of features without an SAE and the features' indices.
+    """
     if kind not in get_args(Kind):
         raise UserError(f"There is no steering edit {kind!r}.", hint=nearest(kind, get_args(Kind)))
     if kind == "add":

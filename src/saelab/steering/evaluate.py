@@ -67,7 +67,8 @@ class Task:
 @dataclass(frozen=True)
 class Result:
     """By (number, method): the chosen factor with its dev mean (None: nothing could be scored), and the scored texts of
-    the test instructions."""
+    the test instructions.
+    """
 
     best: dict[Key, tuple[float, float] | None]
     test: dict[Key, pl.DataFrame]

@@ -63,7 +63,8 @@ class HarnessRow:
 
 def write_harness(path: Path, rows: Sequence[HarnessRow]) -> None:
     """The feature table that the harness's `steer_path` takes. It keeps one row per hookpoint: the last one wins there,
-    so a second row of one site is refused here."""
+    so a second row of one site is refused here.
+    """
     sites = [parse_site(r.site) for r in rows]
     for site in sites:
         if site.kind != "resid_post":

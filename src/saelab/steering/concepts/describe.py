@@ -19,7 +19,8 @@ def describe(
     concept: str, shown: Sequence[str], others: Sequence[str], *, n_terms: int = 12, least: float = 0.5
 ) -> Description:
     """The concept's sentence with its words as terms, heaviest first (weights relative to it, so 1, then at least
-    `least`). Raises `UserError` where no word tells the concept's texts from the others."""
+    `least`). Raises `UserError` where no word tells the concept's texts from the others.
+    """
     here, there = _shares(shown), _shares(others)
     gain = {word: share - there.get(word, 0.0) for word, share in here.items()}
     best = max(gain.values(), default=0.0)

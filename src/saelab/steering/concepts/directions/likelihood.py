@@ -44,7 +44,8 @@ def train(
     examples: Examples, vector: Float[Tensor, "D"], change: Change, fit: Fit, *, both: bool, seed: int, name: str
 ) -> Float[Tensor, "D"]:
     """The trained vector. `change` reads `vector` (it is trained in place); `both` trains on all texts, else on the
-    concept's only."""
+    concept's only.
+    """
     vector.requires_grad_(True)
     optimiser = torch.optim.Adam([vector], lr=fit.lr)
     chosen = _chosen(examples, fit, both)
