@@ -89,7 +89,8 @@ class Bench:
         key: str = "",
     ) -> Measured:
         """Write a set's texts (kept under `key`) and read them beside the unsteered ones. strength: of all features, or
-        of each."""
+        of each.
+        """
         each = [float(strength)] * len(features) if isinstance(strength, int | float) else list(strength)
         jobs = [job for k, s in enumerate(each) for job in self.desk.jobs([k], dose, s, copies)]
         written = self.keep(

@@ -29,7 +29,7 @@ REASONS = {
 
 
 def visible(text: str) -> str:
-    """The same text with line ends as ↵ and controls, direction overrides and surrogates spelled out by their number."""
+    """The same text with line ends as ↵ and controls, overrides of direction and surrogates spelled out."""
     return "".join(map(_visible, text.replace("\r\n", "\n")))
 
 

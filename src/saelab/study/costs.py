@@ -59,7 +59,8 @@ INTERPRETABLE = 0.9  # reliability of an SAE's mean balanced accuracy, over some
 class Power:
     """What a study's design can see of the headline outcome. se: standard error of an SAE's mean percentile. smallest:
     difference between two SAEs, and tau: agreement with interpretability, that it finds four times in five (None: no
-    tau is)."""
+    tau is).
+    """
 
     saes: int
     features: int
