@@ -26,7 +26,7 @@ BATCH = 8
 
 
 @dataclass(frozen=True)
-class Reading:
+class TwoSites:
     """Both sites on one text. `kept`: positions that count and are no attention sink at either site."""
 
     tokens: Int[Tensor, "N T"]
@@ -35,7 +35,7 @@ class Reading:
     kept: Bool[Tensor, "N T"]
 
 
-def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], contexts: int) -> Reading:
+def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], contexts: int) -> TwoSites:
     """One LM pass over the first contexts."""
     tokens, counts = text.tokens[:contexts].long(), text.counts[:contexts]
     states = read_states(lm, tokens, sites, batch_size=BATCH)
@@ -43,7 +43,7 @@ def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], cont
     for x in states.values():
         norms = x.norm(dim=-1)
         kept &= norms <= sink_bound(norms[counts])
-    return Reading(tokens, states[sites[0]], states[sites[1]], kept)
+    return TwoSites(tokens, states[sites[0]], states[sites[1]], kept)
 
 
 def coactivation(
@@ -131,7 +131,7 @@ def explained_variance(x: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"]) -
 
 def skips(
     lm: LanguageModel,
-    reading: Reading,
+    reading: TwoSites,
     site: str,
     saes: tuple[HasFeatures, HasFeatures],
     permutation: Int[np.ndarray, " F"],

@@ -28,7 +28,7 @@ ROWS = 256  # whose pre-activations are held at once: 16 MB at 16,384 latents
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BatchResult:
     """What one batch gave: figures for the metrics table, and which latents fired."""
 
     loss: float
@@ -49,7 +49,7 @@ def gradients(
     aux_coefficient: float = 0.0,
     progress: float = 0.0,
     ranks: Ranks = ALONE,
-) -> tuple[dict[str, Tensor], Outcome]:
+) -> tuple[dict[str, Tensor], BatchResult]:
     """Gradients by weight name, and the figures. `x`: scaled inputs of this rank; `dtype`: precision of dense
     products; `progress`: the share of the run that is done, for rules whose loss changes with it.
     """
@@ -89,7 +89,7 @@ def gradients(
         )
     if ranks.size > 1:
         loss, fvu, l0, fired = _summed(ranks, grads, loss, fvu, l0, fired)
-    return grads, Outcome(loss, fvu, l0, fired, rule.heights(entries, weights))
+    return grads, BatchResult(loss, fvu, l0, fired, rule.heights(entries, weights))
 
 
 def _summed(

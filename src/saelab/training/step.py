@@ -17,7 +17,7 @@ from saelab.saes.base import Sae, SaeConfig, TrainConfig, Weights
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.training.dead import silence
 from saelab.training.inputs import Scaling
-from saelab.training.objective import Outcome, fitted_length, gradients
+from saelab.training.objective import BatchResult, fitted_length, gradients
 from saelab.training.schedule import learning_rate, ramp
 from saelab.training.sparsity import PIN_SHARE, SparsityController
 
@@ -127,7 +127,7 @@ class Trainee:
         self.adam.zero_grad()
         decoder.div_(decoder.norm(dim=1, keepdim=True).clamp(min=1e-8))
 
-    def _pin(self, outcome: Outcome, tokens: int) -> None:
+    def _pin(self, outcome: BatchResult, tokens: int) -> None:
         if self.controller is None or self.done < (1 - PIN_SHARE) * self.steps:
             return
         self.rule.shift(self.weights, self.controller.offset(outcome.l0, outcome.heights, tokens, self.ranks))
