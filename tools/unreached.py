@@ -1,6 +1,6 @@
 """Lines of src/saelab behind no door: what neither a verb, nor the public face, nor an import reaches.
 
-    python tools/unreached.py
+    python tools/unreached.py [FOLDER]
 
 Doors are the verbs' functions (saelab/cli), the names of saelab/__init__.py, and what runs when a module is imported. A
 name that reached code mentions (short strings count: catalogues and child processes name functions in them) reaches
@@ -9,6 +9,7 @@ every function and class so called, so the count errs on the low side.
 
 import ast
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def _of_its_class(node: ast.AST) -> bool:
 
 
 if __name__ == "__main__":
-    lines = unreached()
+    lines = unreached(Path(sys.argv[1]) if len(sys.argv) > 1 else SRC)
     for name, count in lines.items():
         print(f"{count:5} {name}")
     print(
