@@ -4,8 +4,10 @@ import copy
 
 import pytest
 
+from saelab.core.bytetext import plain_text
 from saelab.core.errors import UserError
 from saelab.lm.model import LanguageModel
+from saelab.lm.tiny import tiny_lm
 from saelab.lm.tokens import Tokens
 
 
@@ -66,3 +68,30 @@ def test_a_model_without_bos_gets_none(llama: LanguageModel) -> None:
     tokens = Tokens(plain)
     assert tokens.bos_id is None
     assert tokens.tokenize(["Hello"]) == llama.tokenize(["Hello"], bos=False)
+
+
+def test_a_text_longer_than_learned_positions_is_a_sentence() -> None:
+    lm = tiny_lm("gpt2")  # 512 positions
+    with pytest.raises(UserError, match="position 599, and the model has embeddings of 512"):
+        lm.capture([list(range(200)) * 3], ["resid_post.0"])
+    assert lm.capture([list(range(200)) * 2], ["resid_post.0"])
+
+
+def test_a_token_without_an_embedding_is_a_sentence() -> None:
+    lm = tiny_lm("llama")
+    lm.tokenizer.add_tokens(["<added>"])  # a token added without resizing the model
+    with pytest.raises(UserError, match="token 384, and the model has embeddings of 384"):
+        lm.capture(["hello <added>"], ["resid_post.0"])
+
+
+def test_bytes_of_sentencepiece_tokens() -> None:
+    """Byte fallback (Llama 2, Gemma) names the byte; byte-level vocabularies name a letter for it."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"<0xE6>": 0, "<0xBC>": 1, "<0xA2>": 2, "▁a": 3, "<s>": 4}, unk_token="<s>"))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(steps)
+    tokens = Tokens(PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>"))
+    assert plain_text(tokens.token_texts([3, 0, 1, 2])) == " a漢"
+    assert len(set(tokens.token_texts([0, 1, 2]))) == 3

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,8 +12,9 @@ import zstandard
 
 from saelab.core.errors import ArtefactError, FetchError, UserError
 from saelab.store.wheels import seal
+from saelab.study.spec import TextConfig
 from saelab.text import corpora, embedded, hub
-from saelab.text.corpora import CorpusConfig, held_out, iter_documents
+from saelab.text.corpora import CorpusConfig, Counts, held_out, iter_documents
 from saelab.text.local import PASSAGE, read_rows
 
 TEXTS = [
@@ -219,3 +221,54 @@ def test_hub_data_sets_stream_at_a_revision(tmp_path: Path, monkeypatch: pytest.
         list(iter_documents(CorpusConfig(source="hf:org/name@abc123/part", split="tset")))
     with pytest.raises(UserError, match="column"):
         list(iter_documents(CorpusConfig(source="hf:org/name@abc123/part", column="txt")))
+
+
+def test_documents_are_told_apart_by_the_whole_text_and_counted(tmp_path: Path) -> None:
+    licence = "".join(f"# Line {i} of a licence that stands at the head of every file.\n" for i in range(12))
+    texts = [licence + f"def f{i}(x):\n    return x + {i}\n" * 20 for i in range(50)]
+    rows = [*texts, texts[0].upper(), " ".join(texts[1].split()), "", "   "]
+    (tmp_path / "code.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in rows))
+    counts = Counts()
+    assert len(list(iter_documents(CorpusConfig(source=f"path:{tmp_path}"), counts))) == 50
+    assert counts == Counts(kept=50, short=2, duplicates=2)
+    assert "2 repeat another" in str(counts)
+
+
+def test_what_a_document_is_is_said(tmp_path: Path) -> None:
+    lines = [f"This is sentence number {i} of the corpus." for i in range(3000)]
+    (tmp_path / "t.txt").write_text("\n".join(lines))
+
+    def found(**settings: Any) -> list[str]:
+        return [d.text for d in iter_documents(CorpusConfig(source=f"path:{tmp_path}", **settings))]
+
+    assert sorted(found(documents="lines")) == sorted(lines)
+    assert found(documents="file") == ["\n".join(lines)]
+    passages = found()
+    assert len(passages) > 40 and sorted("\n".join(passages).split("\n")) == sorted(lines), "parted at line ends"
+
+
+@pytest.mark.parametrize("mark", [". ", "。", " ", ""])
+def test_one_long_line_is_many_documents_and_none_of_it_is_lost(tmp_path: Path, mark: str) -> None:
+    text = mark.join(f"{i:05}" + "字" * 20 for i in range(2000))
+    (tmp_path / "t.txt").write_text(text, encoding="utf-8")
+    pieces = [text for _, text in read_rows(tmp_path / "t.txt")]
+    assert len(pieces) > 10 and max(map(len, pieces)) <= 2 * PASSAGE
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    if mark.strip():
+        assert all(p.endswith(mark.strip()) for p in pieces[:-1])
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.csv", "t.jsonl"])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str) -> None:
+    body = {"t.txt": "Пчела летит.", "t.csv": "text\nПчела летит.\n", "t.jsonl": '{"text": "\\ufeffПчела летит."}'}[
+        name
+    ]
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + body.encode())
+    assert [d.text for d in iter_documents(CorpusConfig(source=f"path:{tmp_path}"))] == ["Пчела летит."]
+
+
+def test_a_study_says_what_a_document_is_beside_its_corpus() -> None:
+    text = {"corpus": {"source": "path:x"}, "documents": "lines", "train_contexts": 1, "held_out_contexts": 1}
+    assert TextConfig.parse(text).corpus.documents == "lines"
+    with pytest.raises(UserError, match="documents"):
+        TextConfig.parse(text | {"documents": "pages"})

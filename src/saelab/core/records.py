@@ -12,10 +12,15 @@ JudgementState = Literal["ok", "refused", "unparsed", "missing"]
 
 @dataclass(frozen=True)
 class Term:
-    """A token or bigram that drives a feature, as it reads in text, with its weight (share of activation, 0 to 1)."""
+    """A token or bigram that drives a feature, as it reads in text, with its weight (share of activation, 0 to 1).
+
+    raw: what it is, as `core.bytetext` writes it, where that is a part of a character: then `text` is the character
+    in which it drives the feature most. Empty where `text` says it all.
+    """
 
     text: str
     weight: float
+    raw: str = ""
 
 
 @dataclass(frozen=True)

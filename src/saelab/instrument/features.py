@@ -63,7 +63,7 @@ class SiteText:
         places = (context * packed.context + torch.cat([part.position for part in parts]))[kept].numpy()
         packed = replace(packed, tokens=packed.tokens[:n], document_ids=packed.document_ids[:n])
         passages = Passages(packed.tokens.numpy(), packed.document_ids.numpy())
-        strings = lm.token_strings(range(lm.vocab_size))
+        strings = lm.token_texts(range(lm.vocab_size))
         return cls(shards.site, packed, rows, places, WindowFinder.over(passages, WindowConfig()), strings)
 
     @cached_property

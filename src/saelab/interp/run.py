@@ -43,7 +43,7 @@ FEATURES = {
     "max_activation": pl.Float64,
     "mean_activation": pl.Float64,
     "description": pl.String,
-    "terms": pl.List(pl.Struct({"text": pl.String, "weight": pl.Float64})),
+    "terms": pl.List(pl.Struct({"text": pl.String, "weight": pl.Float64, "raw": pl.String})),
     "accuracy": pl.Float64,
     "balanced_accuracy": pl.Float64,
     "auroc": pl.Float64,
@@ -136,7 +136,7 @@ def prepare(
     contexts = int(places[-1]) // packed.context + 1
     passages = Passages(packed.tokens[:contexts].numpy(), packed.document_ids[:contexts].numpy())
     finder = WindowFinder.over(passages, config.windows)
-    strings = lm.token_strings(range(lm.vocab_size))
+    strings = lm.token_texts(range(lm.vocab_size))
     return SiteText(config, lm, reading, spliced, baselines, finder, rows, places, strings, held_out.special_ids)
 
 

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description, Judgement
+from saelab.judges.marks import marked_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class Request:
 
     task: what is asked, such as "detection" (does the described feature fire in this window: 0 to 1), or a steering
         rubric ("concept", "instruction", "fluency": 0 to 2).
-    text: what is judged. tokens: the same as tokens where the asker knows them (`text` may then be left empty).
+    text: what is judged. tokens: the same as tokens (`core.bytetext`) where the asker knows them (`text` may then be
+        left empty).
     description: of the feature; instruction: the prompt that `text` answers.
     sample: repeats of the same question differ in it, so that a cache keeps them apart.
     """
@@ -33,10 +35,9 @@ class Request:
 
     def judged_text(self) -> str:
         """The text that is judged, joined from tokens where only those were given."""
-        return self.text or "".join(self.tokens)
+        return self.text or marked_text(self.tokens)
 
 
-@runtime_checkable
 @runtime_checkable
 class Judge(Protocol):
     """Something that answers requests. `name` says which judge (model, version) and stands beside every score."""

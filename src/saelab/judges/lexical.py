@@ -49,7 +49,8 @@ def term_weights(description: Description) -> dict[str, float]:
     """Weight by text; a text that names both a token and a bigram keeps the larger weight."""
     found: dict[str, float] = {}
     for term in description.terms:
-        found[term.text] = max(found.get(term.text, 0.0), term.weight)
+        name = term.raw or term.text
+        found[name] = max(found.get(name, 0.0), term.weight)
     return found
 
 

@@ -196,7 +196,7 @@ def distinct_bigrams(words: Sequence[str]) -> float:
 
 def _words(lm: LanguageModel, text: str) -> list[str]:
     """Tokens of a text without case and outer blanks: a term matches at the start of a sentence as inside it."""
-    tokens = lm.token_strings(lm.tokenize([text], bos=False)[0])
+    tokens = lm.token_texts(lm.tokenize([text], bos=False)[0])
     return [t.strip().lower() or t for t in tokens]
 
 

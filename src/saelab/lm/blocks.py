@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saelab.core.errors import UserError
 from saelab.core.sites import Kind
 from saelab.lm.families import Family, family_of
 
@@ -154,8 +155,12 @@ class Decoder:
 
     def embed(self, tokens: Int[Tensor, "B T"], position_ids: Int[Tensor, "b T"]) -> Float[Tensor, "B T D"]:
         """The stream before block 0 (learned positions included, where the family has them)."""
+        _check_below(tokens, self._embed.num_embeddings, "token", "Use the tokenizer as it came with the model.")
         hidden = self._embed(tokens)
-        return hidden + self._base.wpe(position_ids) if self.family.positions == "learned" else hidden
+        if self.family.positions != "learned":
+            return hidden
+        _check_below(position_ids, self._base.wpe.num_embeddings, "position", "Give shorter texts or contexts.")
+        return hidden + self._base.wpe(position_ids)
 
     def frame(
         self, position_ids: Int[Tensor, "b T"], *, past: int = 0, mask: Bool[Tensor, "B S"] | None = None
@@ -232,3 +237,10 @@ class Decoder:
             return allowed
         zero = torch.zeros((), dtype=self.dtype, device=self.device)
         return torch.where(allowed, zero, torch.finfo(self.dtype).min)
+
+
+def _check_below(numbers: Tensor, rows: int, what: str, hint: str) -> None:
+    """Refuse what no embedding holds; an accelerator would not survive the look-up."""
+    most = int(numbers.max()) if numbers.numel() else 0
+    if most >= rows:
+        raise UserError(f"There is a {what} {most}, and the model has embeddings of {rows}, from 0 on.", hint=hint)

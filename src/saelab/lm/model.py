@@ -106,6 +106,10 @@ class LanguageModel:
         """Each token as it reads in text, with its leading space."""
         return self._tokens.token_strings(ids)
 
+    def token_texts(self, ids: Sequence[int]) -> list[str]:
+        """Each token as what it is (`core.bytetext`): parts of characters differ, and joined they are the text."""
+        return self._tokens.token_texts(ids)
+
     def chat(self, instruction: str) -> list[int]:
         """The instruction in the chat template (with the template's own BOS), up to where the answer begins."""
         return self._tokens.chat(instruction)

@@ -7,12 +7,23 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from saelab.core.bytetext import byte_text
 from saelab.core.errors import UserError
 
+
+def _byte_letters() -> dict[str, int]:
+    """Which byte a letter of a byte-level vocabulary (GPT-2) is: printable ones are themselves, others from U+0100."""
+    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [b for b in range(256) if b not in own]
+    return {chr(b): b for b in own} | {chr(0x100 + i): b for i, b in enumerate(moved)}
+
+
+_BYTES = _byte_letters()
 # Templates may print today's date; the same question must be the same text tomorrow.
 _DATE = {"%d": "01", "%m": "01", "%Y": "2026", "%y": "26", "%b": "Jan", "%B": "January", "%a": "Thu", "%A": "Thursday"}
 _FIXED = "{%- macro strftime_now(format) -%}{{ format" + "".join(f" | replace('{k}', '{v}')" for k, v in _DATE.items())
 _FIXED += " }}{%- endmacro -%}"
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _OPEN_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
 
 
@@ -59,6 +70,10 @@ class Tokens:
     def token_strings(self, ids: Iterable[int]) -> list[str]:
         """Each token as it reads in text, with its leading space; part of a character reads as U+FFFD."""
         return [self._string(int(i)) for i in ids]
+
+    def token_texts(self, ids: Iterable[int]) -> list[str]:
+        """Each token as what it is (`core.bytetext`): parts of characters differ, and joined they are the text."""
+        return [self._text(int(i)) for i in ids]
 
     @property
     def asked(self) -> dict[str, str | None]:
@@ -119,6 +134,17 @@ class Tokens:
         parts = [self.tokenize([part], bos=False)[0] if part else [] for part in (before, after)]
         inside: list[int] = self.tokenizer(spelt, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [*parts[0], *inside, *parts[1]]
+
+    def _text(self, token: int) -> str:
+        shown = self._string(token)
+        if "\ufffd" not in shown:
+            return shown
+        piece = self._spelling(token)
+        if (byte := _BYTE.fullmatch(piece)) is not None:  # SentencePiece's bytes
+            return byte_text(bytes([int(byte[1], 16)]))
+        if all(c in _BYTES for c in piece):
+            return byte_text(bytes(_BYTES[c] for c in piece))
+        return shown  # a token that is U+FFFD itself
 
     def _spelling(self, token: int) -> str:
         return str(self.tokenizer.convert_ids_to_tokens(token))

@@ -69,6 +69,18 @@ class TextConfig(Config):
     train_contexts: int = Field(ge=1, description="Contexts to train on.")
     held_out_contexts: int = Field(ge=1, description="Contexts of other documents, for scores.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _documents_are_the_corpus(cls, data: Any) -> Any:
+        """`documents` may be written beside `corpus`, which it belongs to."""
+        if not isinstance(data, dict) or "documents" not in data:
+            return data
+        rest = {k: v for k, v in data.items() if k != "documents"}
+        corpus = rest.get("corpus", {})
+        if not isinstance(corpus, dict) or "documents" in corpus:
+            return data
+        return rest | {"corpus": corpus | {"documents": data["documents"]}}
+
 
 class GridConfig(Config):
     """SAEs at some sites: every architecture at every level, width and training seed."""

@@ -32,7 +32,7 @@ from saelab.store.tables import read_table
 from saelab.study.cells import Cell
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
-from saelab.text.corpora import iter_documents
+from saelab.text.corpora import Counts, iter_documents
 from saelab.text.pack import pack_split
 from saelab.training import run as training_stage
 
@@ -44,9 +44,10 @@ def do(cell: Cell, work: Workspace) -> list[Path]:
 
 def _text(cell: Cell, work: Workspace) -> list[Path]:
     model, config = work.models[cell.name], work.study.text
+    counts = Counts()
     parts = pack_split(
         work.lm(model),
-        iter_documents(config.corpus),
+        iter_documents(config.corpus, counts),
         context=config.context,
         n_contexts=config.train_contexts,
         n_held_out=config.held_out_contexts,
@@ -55,7 +56,8 @@ def _text(cell: Cell, work: Workspace) -> list[Path]:
     folder = work.run.tokens(cell.name)
     for part, packed in zip((TRAIN, HELD_OUT), parts, strict=True):
         packed.save(folder / part)
-    return [f for part in (TRAIN, HELD_OUT) for f in _files(folder / part)]
+    write_json(counted := folder / "corpus.json", asdict(counts))
+    return [*(f for part in (TRAIN, HELD_OUT) for f in _files(folder / part)), counted]
 
 
 def _harvest(cell: Cell, work: Workspace) -> list[Path]:

@@ -17,9 +17,9 @@ from saelab.core.seeds import numpy_generator, seed_of
 from saelab.store.references import fetch, parse_reference
 from saelab.text.embedded import CUT, EMBEDDED, SETS, SHORTEST, repaired
 from saelab.text.hub import read_hub
-from saelab.text.local import read_rows, text_files
+from saelab.text.local import Documents, read_rows, text_files
 
-# Two texts with the same opening are one document: the embedded question sets repeat a whole passage per question.
+# Of the embedded sets, texts with the same opening are one document: the question sets repeat a passage per question.
 OPENING = 500
 
 # Documents held back while shuffling a source that is streamed rather than read whole.
@@ -34,6 +34,20 @@ class Document:
     text: str
 
 
+@dataclass
+class Counts:
+    """What became of the documents that were read: kept, or left out as short or as a duplicate; cut ones are kept."""
+
+    kept: int = 0
+    short: int = 0
+    duplicates: int = 0
+    cut: int = 0
+
+    def __str__(self) -> str:
+        read = self.kept + self.short + self.duplicates
+        return f"of {read:,} documents read, {self.duplicates:,} repeat another and {self.short:,} are too short"
+
+
 class CorpusConfig(Config):
     """Where text comes from."""
 
@@ -43,25 +57,27 @@ class CorpusConfig(Config):
     column: str | None = Field(default=None, description="Text column of tables; None tries text, content, prompt.")
     subset: str | None = Field(default=None, description="Configuration name of a hub data set.")
     split: str = Field(default="train", description="Split of a hub data set.")
+    documents: Documents = Field(
+        default="blank_lines",
+        description="What a document of a .txt or .md file is: paragraphs gathered to a passage, a line, or the file.",
+    )
     seed: int = Field(default=0, description="Seed of the document order.")
     min_chars: int = Field(default=1, ge=1, description="Shorter documents are left out.")
     max_chars: int | None = Field(default=None, ge=1, description="Longer documents are cut to this many characters.")
 
 
-def iter_documents(config: CorpusConfig) -> Iterator[Document]:
-    """The documents of a corpus, without duplicates, in seeded order.
+def iter_documents(config: CorpusConfig, counts: Counts | None = None) -> Iterator[Document]:
+    """The documents of a corpus, without duplicates, in seeded order. counts: where what was read is counted.
 
     Raises `UserError` for an unknown source, a missing column or a corpus without any document; `FetchError` where it
     cannot be had; `ArtefactError` for a broken file.
     """
-    found = 0
-    for document in _embedded(config) if config.source == "embedded" else _given(config):
-        found += 1
-        yield document
-    if not found:
+    counts = counts or Counts()
+    yield from _embedded(config, counts) if config.source == "embedded" else _given(config, counts)
+    if not counts.kept:
         raise UserError(
-            f"The corpus {config.source!r} holds no document of at least {config.min_chars} characters.",
-            hint="Check the source, the column and min_chars.",
+            f"The corpus {config.source!r} holds no document of at least {config.min_chars} characters ({counts}).",
+            hint="Check the source, the column, min_chars, and what a document is (`documents`).",
         )
 
 
@@ -73,7 +89,7 @@ def held_out(document_id: str, share: float) -> bool:
     return seed_of("held-out", document_id) < share * 2**63
 
 
-def _embedded(config: CorpusConfig) -> Iterator[Document]:
+def _embedded(config: CorpusConfig, counts: Counts) -> Iterator[Document]:
     """The chosen sets, each capped, all mixed: held in memory and sorted by a seeded hash of their ids.
 
     Which documents of a set are taken depends on no seed, and on another hash than the order does: otherwise those of a
@@ -86,7 +102,7 @@ def _embedded(config: CorpusConfig) -> Iterator[Document]:
         rows = read_rows(folder / f"{name}.csv.zst", "prompt")
         limits = (max(config.min_chars, SHORTEST), min(config.max_chars or CUT, CUT))
         texts = (Document(f"{name}/{i}", repaired(name, text)) for i, text in rows)
-        for document in sorted(_distinct(texts, seen, limits), key=lambda d: seed_of("chosen", d.id)):
+        for document in sorted(_distinct(texts, seen, limits, counts, OPENING), key=lambda d: seed_of("chosen", d.id)):
             room -= len(document.text)
             if room < 0:
                 break
@@ -94,7 +110,7 @@ def _embedded(config: CorpusConfig) -> Iterator[Document]:
     yield from sorted(chosen, key=lambda d: seed_of(config.seed, "order", d.id))
 
 
-def _given(config: CorpusConfig) -> Iterator[Document]:
+def _given(config: CorpusConfig, counts: Counts) -> Iterator[Document]:
     reference = parse_reference(config.source)
     if reference.kind == "hf":
         rows = read_hub(reference, subset=config.subset, split=config.split, column=config.column)
@@ -103,23 +119,41 @@ def _given(config: CorpusConfig) -> Iterator[Document]:
         files = text_files(fetch(reference))
         order = numpy_generator(config.seed, "files").permutation(len(files))
         documents = (
-            Document(f"{files[k][0]}/{i}", text) for k in order for i, text in read_rows(files[k][1], config.column)
+            Document(f"{files[k][0]}/{i}", text)
+            for k in order
+            for i, text in read_rows(files[k][1], config.column, config.documents)
         )
     limits = (config.min_chars, config.max_chars)
-    return _mixed(_distinct(documents, set(), limits), config.seed)
+    return _mixed(_distinct(documents, set(), limits, counts), config.seed)
 
 
-def _distinct(documents: Iterable[Document], seen: set[bytes], limits: tuple[int, int | None]) -> Iterator[Document]:
-    """Drop the too short and those whose opening (case and spaces aside) came before; cut the too long."""
+def _distinct(
+    documents: Iterable[Document],
+    seen: set[bytes],
+    limits: tuple[int, int | None],
+    counts: Counts,
+    opening: int | None = None,
+) -> Iterator[Document]:
+    """Drop the too short, cut the too long, drop those whose text (case and spaces aside) came before. All is counted.
+
+    opening: how many characters tell two texts apart; None: all that is kept.
+    """
     shortest, longest = limits
     for document in documents:
-        if len(document.text) < shortest or not document.text.strip():
+        text = document.text.removeprefix("\ufeff")
+        if len(text) < shortest or not text.strip():
+            counts.short += 1
             continue
-        opening = " ".join(document.text.casefold().split())[:OPENING]
-        key = hashlib.sha256(opening.encode()).digest()[:16]
-        if key not in seen:
-            seen.add(key)
-            yield Document(document.id, document.text[:longest])
+        key = hashlib.sha256(" ".join(text[:longest].casefold().split())[:opening].encode("utf-8", "replace")).digest()[
+            :16
+        ]
+        if key in seen:
+            counts.duplicates += 1
+            continue
+        seen.add(key)
+        counts.kept += 1
+        counts.cut += longest is not None and len(text) > longest
+        yield Document(document.id, text[:longest])
 
 
 def _mixed(documents: Iterable[Document], seed: int) -> Iterator[Document]:

@@ -1,14 +1,18 @@
 """Texts in files: .txt and .md, .jsonl, .csv and .parquet, each also as .zst or .gz; every text comes with a row name.
 
-A table's row is a document. A .txt or .md file is read as passages: its paragraphs (parted by blank lines) gathered
-to at least `PASSAGE` characters, because one file may be a whole corpus and held-out splits need documents. Nothing
-here shuffles, drops or tokenises.
+A table's row is a document. What one of a .txt or .md file is, the asker says: by default passages, its paragraphs
+(parted by blank lines) gathered to at least `PASSAGE` characters, because one file may be a whole corpus and held-out
+splits need documents; a paragraph of more than two passages is parted at its line ends, a line at the ends of its
+sentences. A byte-order mark is no text. Nothing here shuffles, drops or tokenises.
 """
 
 import io
 import json
+import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -21,6 +25,9 @@ COLUMNS = ("text", "content", "prompt")
 SLICE = 20_000
 
 Rows = Iterator[tuple[str, str]]
+Documents = Literal["blank_lines", "lines", "file"]
+# Where a line may be parted: after a sentence, in scripts with and without blanks, else at a blank.
+_ENDS = re.compile(r"[.!?…](?=\s)|[。！？]")
 
 
 def text_files(path: Path) -> list[tuple[str, Path]]:
@@ -42,20 +49,21 @@ def text_files(path: Path) -> list[tuple[str, Path]]:
     return readable
 
 
-def read_rows(path: Path, column: str | None = None) -> Rows:
+def read_rows(path: Path, column: str | None = None, documents: Documents = "blank_lines") -> Rows:
     """The texts of a file with their names inside it (row number, or passage number), in file order; nulls left out.
 
-    column: the text column of a table; None takes the first of text, content, prompt that is there. Raises `UserError`
+    column: the text column of a table; None takes the first of text, content, prompt that is there. documents: what one
+    of a .txt or .md file is: passages of paragraphs, each line that is not blank, or the file. Raises `UserError`
     for a column that is not there and `ArtefactError` for a file that cannot be read, naming it.
     """
     kind = _kind(path)
     try:
         if kind in (".txt", ".md"):
-            yield from _passages(_whole(path).decode())
+            yield from _documents(_whole(path).decode("utf-8-sig"), documents)
         elif kind == ".jsonl":
             yield from _json_lines(path, column)
         elif kind == ".csv":
-            table = pl.read_csv(io.BytesIO(_whole(path)), infer_schema=False)
+            table = pl.read_csv(io.BytesIO(_whole(path).removeprefix(BOM_UTF8)), infer_schema=False)
             yield from _numbered(table, text_column(table.columns, column, str(path)), 0)
         else:
             yield from _parquet(path, column)
@@ -84,7 +92,8 @@ def text_of(row: dict, column: str | None, origin: str) -> str | None:
 
 def _json_lines(path: Path, column: str | None) -> Rows:
     with open_unpacked(path) as lines:
-        for number, line in enumerate(lines):
+        for number, packed in enumerate(lines):
+            line = packed.removeprefix(BOM_UTF8) if number == 0 else packed
             if not line.strip():
                 continue
             try:
@@ -115,16 +124,36 @@ def _numbered(table: pl.DataFrame, column: str, start: int) -> Rows:
     return ((str(start + i), text) for i, text in enumerate(table[column].to_list()) if text is not None)
 
 
-def _passages(text: str) -> Rows:
-    number, held, length = 0, [], 0
+def _documents(text: str, documents: Documents) -> Rows:
+    if documents == "file":
+        return iter([("0", text)])
+    found = (line for line in text.splitlines() if line.strip()) if documents == "lines" else _passages(text)
+    return ((str(number), document) for number, document in enumerate(found))
+
+
+def _passages(text: str) -> Iterator[str]:
+    held: list[str] = []
     for paragraph in _paragraphs(text):
-        held.append(paragraph)
-        length += len(paragraph)
-        if length >= PASSAGE:
-            yield str(number), "\n\n".join(held)
-            number, held, length = number + 1, [], 0
+        for piece in _pieces(paragraph):
+            held.append(piece)
+            if sum(map(len, held)) >= PASSAGE:
+                yield "\n\n".join(held)
+                held = []
     if held:
-        yield str(number), "\n\n".join(held)
+        yield "\n\n".join(held)
+
+
+def _pieces(paragraph: str) -> Iterator[str]:
+    """A paragraph, parted where it is longer than two passages: at line ends, in a line after a sentence or a blank."""
+    start = 0
+    while len(paragraph) - start > 2 * PASSAGE:
+        near = paragraph[start + PASSAGE : start + 2 * PASSAGE]
+        sentence = _ENDS.search(near)
+        ends = [near.find("\n") + 1, sentence.end() if sentence else 0, near.find(" ") + 1]
+        end = start + PASSAGE + next((e for e in ends if e > 0), 0)
+        yield paragraph[start:end].strip()
+        start = end
+    yield paragraph[start:].lstrip() if start else paragraph
 
 
 def _paragraphs(text: str) -> Iterator[str]:

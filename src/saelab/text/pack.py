@@ -216,7 +216,8 @@ class Packer:
         if not 0 < made <= self.n_contexts:
             raise UserError(
                 f"The corpus fills {self.n_contexts} contexts of {self.context} tokens; {n_contexts or 1} are needed.",
-                hint="Give more text, or ask for fewer or shorter contexts (at least one).",
+                hint=f"They stand in {len(self.documents):,} documents; give more text, say what a document is "
+                "(`text.documents`: blank_lines, lines or file), or ask for fewer or shorter contexts.",
             )
         tokens, owners = (self._cut(parts, made) for parts in (self._tokens, self._owners))
         if self.bos_id is not None:

@@ -6,11 +6,13 @@ Columns: feature, rank, tokens (list of strings), activations (list of float32),
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
+from saelab.core.bytetext import has_parts, plain_text, whole_characters
 from saelab.interp.features.codes import Codes
 from saelab.interp.features.windows import WindowFinder, top_peaks, window_places
 
@@ -30,7 +32,11 @@ SCHEMA = {
 def contexts_table(
     codes: Codes, finder: WindowFinder, strings: Sequence[str], features: Iterable[int], *, count: int = 8
 ) -> pl.DataFrame:
-    """Up to `count` contexts of each feature; strings: how each id of the vocabulary reads."""
+    """Up to `count` contexts of each feature; strings: each id of the vocabulary, as `core.bytetext` has it.
+
+    Joined, a context's tokens are its text: parts of one character are one token here, which fires as the strongest of
+    them.
+    """
     radius, passages = finder.config.radius, finder.passages
     tokens, documents = passages.tokens.reshape(-1), passages.documents.reshape(-1)
     owners, centres, heights = [], [], []
@@ -45,7 +51,8 @@ def contexts_table(
         return pl.DataFrame(schema=SCHEMA)
     at, feature = np.concatenate(centres), np.concatenate(owners)
     # One gather and one reshape for all windows: a Python list per window takes ten times as long.
-    shown = pl.Series(strings).gather(tokens[window_places(at, radius)].reshape(-1))
+    ids = tokens[window_places(at, radius)]
+    shown = pl.Series(strings).gather(ids.reshape(-1))
     columns = {
         "feature": feature,
         "rank": np.concatenate([np.arange(len(c)) for c in centres]),
@@ -54,7 +61,24 @@ def contexts_table(
         "peak": np.full(len(at), radius),
         "document": documents[at],
     }
-    return pl.DataFrame(columns).cast(SCHEMA)  # pyright: ignore[reportArgumentType]  (its stub wants type objects alone)
+    parts = np.fromiter(map(has_parts, strings), bool, len(strings))
+    split = np.asarray(parts[ids].any(axis=1))
+    table = pl.DataFrame(columns).cast(SCHEMA)  # pyright: ignore[reportArgumentType]  (its stub wants type objects alone)
+    if not split.any():
+        return table
+    rows = [_joined(row) if cut else row for row, cut in zip(table.iter_rows(named=True), split, strict=True)]
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def _joined(row: dict[str, Any]) -> dict[str, Any]:
+    """A context with the parts of each character put together; parts cut off at its ends are left out."""
+    groups = [(g, plain_text([row["tokens"][i] for i in g])) for g in whole_characters(row["tokens"])]
+    kept = [(g, text) for g, text in groups if text or row["peak"] in g]
+    return row | {
+        "tokens": [text for _, text in kept],
+        "activations": [max(row["activations"][i] for i in g) for g, _ in kept],
+        "peak": next(n for n, (g, _) in enumerate(kept) if row["peak"] in g),
+    }
 
 
 def _distinct(tokens: Int[np.ndarray, " P"], centres: Int[np.ndarray, " W"]) -> Int[np.ndarray, " _"]:

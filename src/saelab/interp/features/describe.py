@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
 
+from saelab.core.bytetext import characters_at, has_parts
 from saelab.core.config import Config
 from saelab.core.records import Description, Term
 from saelab.interp.features.codes import Codes
@@ -28,6 +29,7 @@ from saelab.interp.features.windows import Passages
 FIXED = 2**32
 
 TOKEN, BIGRAM, AFTER = 0, 1, 2
+SPELT = 2  # characters that a sentence names for a token that is a part of several
 
 
 class DescribeConfig(Config):
@@ -43,7 +45,10 @@ class DescribeConfig(Config):
 
 @dataclass(frozen=True)
 class DescribingText:
-    """The describing side: token and previous token of every flattened position, and which positions were read."""
+    """The describing side: token and previous token of every flattened position, and which positions were read.
+
+    strings: each id of the vocabulary, as `core.bytetext` has it.
+    """
 
     tokens: Int[np.ndarray, " P"]
     previous: Int[np.ndarray, " P"]
@@ -73,7 +78,10 @@ def describe(
     for (feature,), rows in table.group_by("feature", maintain_order=True):
         chosen = _choose(rows.iter_rows(named=True), config)
         if chosen:
-            found[int(str(feature))] = _written(chosen, text.strings, config)
+            name = int(str(feature))
+            written = _written(chosen, text, codes.of(name), config)
+            if written is not None:
+                found[name] = written
     return found
 
 
@@ -172,23 +180,57 @@ def _after(row: dict, chosen: list[dict], config: DescribeConfig) -> dict | None
     return row if explained < 0.5 * row["active"] else None
 
 
-def _written(chosen: list[dict], strings: Sequence[str], config: DescribeConfig) -> Description:
-    """The sentence and the terms. A sentence groups the first `n_shown` terms by kind."""
-    texts = [_text(row, strings) for row in chosen]
+def _written(
+    chosen: list[dict], text: DescribingText, active: tuple[np.ndarray, np.ndarray], config: DescribeConfig
+) -> Description | None:
+    """The sentence and the terms. A sentence groups the first `n_shown` terms by kind.
+
+    active: places and values of the feature. A term that reads nowhere as a whole character is left out.
+    """
+    found = [(row, _raw(row, text.strings)) for row in chosen]
+    spelt = [(row, raw, _spelt(row, active, text) if has_parts(raw) else [raw]) for row, raw in found]
+    spelt = [item for item in spelt if item[2]]
     parts = []
     for kind, lead in ((TOKEN, ""), (BIGRAM, "in "), (AFTER, "after ")):
-        shown = [quoted(t) for row, t in zip(chosen[: config.n_shown], texts, strict=False) if row["kind"] == kind]
+        shown = [quoted(t) for row, _, texts in spelt[: config.n_shown] if row["kind"] == kind for t in texts]
         if shown:
-            parts.append(lead + ", ".join(shown))
-    terms = tuple(Term(t, min(1.0, float(row["rate"]))) for row, t in zip(chosen, texts, strict=True))
-    return Description("; ".join(parts), terms)
+            parts.append(lead + ", ".join(dict.fromkeys(shown)))
+    terms = tuple(
+        Term(texts[0], min(1.0, float(row["rate"])), raw if has_parts(raw) else "") for row, raw, texts in spelt
+    )
+    return Description("; ".join(parts), terms) if terms else None
 
 
-def _text(row: dict, strings: Sequence[str]) -> str:
+def _raw(row: dict, strings: Sequence[str]) -> str:
     if row["kind"] == TOKEN:
         return strings[int(row["token"])]
     before = strings[int(row["previous"])]
     return before if row["kind"] == AFTER else before + strings[int(row["token"])]
+
+
+def _spelt(row: dict, active: tuple[np.ndarray, np.ndarray], text: DescribingText) -> list[str]:
+    """The characters that a term of parts stands in where the feature fires, strongest first, `SPELT` at most.
+
+    A character has four bytes at most, so three tokens on either side hold the rest of it.
+    """
+    places, values = active
+    same = text.read[places]
+    if row["kind"] != AFTER:
+        same &= text.tokens[places] == row["token"]
+    if row["kind"] != TOKEN:
+        same &= text.previous[places] == row["previous"]
+    peaks: dict[str, float] = {}
+    for place, value in zip(places[same].tolist(), values[same].tolist(), strict=True):
+        first, last = place - (row["kind"] != TOKEN), place - (row["kind"] == AFTER)
+        left, right = first, last
+        while left > first - 3 and text.previous[left] >= 0:
+            left -= 1
+        while right < last + 3 and right + 1 < len(text.tokens) and text.previous[right + 1] >= 0:
+            right += 1
+        around = [text.strings[int(i)] for i in text.tokens[left : right + 1]]
+        if found := characters_at(around, range(first - left, last - left + 1)):
+            peaks[found] = max(peaks.get(found, 0.0), value)
+    return sorted(peaks, key=lambda found: -peaks[found])[:SPELT]
 
 
 def quoted(text: str) -> str:

@@ -75,6 +75,6 @@ def _of(windows: Sequence[tuple[str, ...]], use: Sequence[int]) -> tuple[tuple[s
 def _written(
     lm: LanguageModel, prompts: Sequence[str], config: InterventionConfig, edits: list[Add]
 ) -> list[tuple[str, ...]]:
-    """Continuations as token strings; greedy, so that only the edit can differ."""
+    """Continuations as tokens; greedy, so that only the edit can differ."""
     ids = lm.generate_ids(list(prompts), Sampling(config.max_new_tokens), edits=edits)
-    return [tuple(lm.token_strings(row)) for row in ids]
+    return [tuple(lm.token_texts(row)) for row in ids]

@@ -202,7 +202,7 @@ def window_places(centres: Int[np.ndarray, " W"], radius: int) -> Int[np.ndarray
 def window_strings(
     tokens: Int[np.ndarray, "_"], strings: Sequence[str], centres: Int[np.ndarray, " W"], radius: int
 ) -> list[tuple[str, ...]]:
-    """The windows as token strings. tokens: flattened ids; strings: how each id of the vocabulary reads."""
+    """The windows as tokens. tokens: flattened ids; strings: each id of the vocabulary, as `core.bytetext` has it."""
     return [tuple(map(strings.__getitem__, row)) for row in tokens[window_places(centres, radius)].tolist()]
 
 

@@ -92,10 +92,7 @@ class Subject:
     def described(self) -> dict[int, Description]:
         """The descriptions of the features that detection has tested."""
         rows = self.features.filter(pl.col("state") == "ok").iter_rows(named=True)
-        return {
-            row["feature"]: Description(row["description"], tuple(Term(t["text"], t["weight"]) for t in row["terms"]))
-            for row in rows
-        }
+        return {row["feature"]: Description(row["description"], tuple(Term(**t) for t in row["terms"])) for row in rows}
 
     @cached_property
     def _left(self) -> Counter[str]:
