@@ -1,10 +1,10 @@
 """`saelab doctor`: what this machine has and what is missing, one line each."""
 
-import os
 import shutil
 from importlib import metadata
 
 from saelab.cli.output import show_record
+from saelab.core.hardware import memory_bytes
 from saelab.store.provenance import machine, versions
 from saelab.store.references import cache_folder
 
@@ -25,7 +25,8 @@ def doctor(*, json: bool = False) -> int:
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     record["cache"] = f"{cache} ({shutil.disk_usage(cache).free / 1e9:.0f} GB free)"
-    record["memory"] = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB"
+    memory = memory_bytes()
+    record["memory"] = "unknown" if memory is None else f"{memory / 1e9:.0f} GB"
     record["accelerator"] = _accelerator()
     for extra, distributions in EXTRAS.items():
         absent = [d for d in distributions if not _installed(d)]

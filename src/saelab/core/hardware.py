@@ -40,6 +40,20 @@ def device_of(name: str) -> "torch.device":
     return device
 
 
+def cores() -> int:
+    """Cores that this process may use; where a system does not say (macOS), those of the machine."""
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable is not None else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Bytes of memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def threads() -> int:
     """How many threads torch uses: one per core unless told otherwise."""
     import torch

@@ -3,9 +3,10 @@
 Kept beside results so that a number can be traced; never part of an artefact's key.
 """
 
-import os
 import platform
 from importlib import metadata
+
+from saelab.core.hardware import cores
 
 LIBRARIES = ("saelab", "torch", "transformers", "numpy", "scipy", "polars", "lapx", "scikit-learn")
 
@@ -23,4 +24,4 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, str | int]:
     """Processor architecture, system and number of usable cores."""
-    return {"system": platform.system(), "processor": platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    return {"system": platform.system(), "processor": platform.machine(), "cores": cores()}

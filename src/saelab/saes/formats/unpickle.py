@@ -10,7 +10,6 @@ that refuses sockets, processes and files written elsewhere.
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -83,6 +82,8 @@ def _flattened(data: Any, prefix: str, depth: int = 0) -> dict[str, Any]:
 
 def _lock(folder: str, size: int) -> None:
     """Limits and the audit hook; the network was taken away before torch was imported."""
+    import resource  # POSIX alone: elsewhere pickles are not opened, and everything else works
+
     page = resource.getpagesize()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * page if Path("/proc/self/statm").exists() else 0
     limits = {"AS": used + SLACK + 3 * size, "CPU": SECONDS, "FSIZE": 2 * size + 10_000_000, "CORE": 0}
