@@ -3,9 +3,11 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -102,9 +104,10 @@ def test_no_run_leaves_the_key(fault: str, tmp_path: Path) -> None:
         endpoint.close()
     if fault == "SIGKILL":
         endpoint.open.clear()
+    logs = Path(tempfile.mkdtemp(prefix="k"))  # Ray's sockets allow no long path
     environment = os.environ | {
         "OPENAI_API_KEY": CANARY + ("\n" if fault == "newline" else ""),
-        "RAY_TMPDIR": str(tmp_path),
+        "RAY_TMPDIR": str(logs),
     }
     environment |= {"SAELAB_DEBUG": "1", "OPENAI_LOG": "debug"} if fault == "debug" else {}
     program = [sys.executable, "-c", "import sys; from saelab.cli import main; sys.exit(main(sys.argv[1:]))"]
@@ -129,7 +132,8 @@ def test_no_run_leaves_the_key(fault: str, tmp_path: Path) -> None:
         )
     endpoint.close()
     assert endpoint.calls or fault == "network down", (tmp_path / "log.txt").read_text()
-    stored = left_behind(tmp_path)
+    stored = left_behind(tmp_path) + left_behind(logs)
+    shutil.rmtree(logs)
     assert b"fake-1" in stored and b"sk-canary" not in stored
 
 
