@@ -5,9 +5,9 @@ import pytest
 
 from saelab.core.errors import FetchError
 from saelab.core.seeds import numpy_generator
-from saelab.instrument import embedding
-from saelab.instrument.embedding import MiniLM
 from saelab.instrument.readers import Background, Features, described, read_back, unit
+from saelab.judges import embedding
+from saelab.judges.embedding import MiniLM
 
 
 def features(contexts: np.ndarray, terms: np.ndarray, weights: np.ndarray | None = None) -> Features:

@@ -9,7 +9,8 @@ import torch
 
 from saelab.activations.harvest import HarvestConfig, harvest
 from saelab.core.errors import UserError
-from saelab.interp.run import FEATURES, InterpConfig, SiteText, prepare, run, scored_sample
+from saelab.interp.run import FEATURES, InterpConfig, Judges, SiteText, prepare, run, scored_sample
+from saelab.judges.embedding import EmbeddingJudge, Words
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.scripted import always
 from saelab.lm.tiny import tiny_lm
@@ -94,6 +95,32 @@ def test_the_stage_writes_its_three_tables(site_text: SiteText, tmp_path: Path) 
     assert len(first["tokens"]) == len(first["activations"]) == 21
     assert first["activations"][first["peak"]] == max(first["activations"]) > 0
     assert "".join(first["tokens"]).strip()
+
+
+def test_an_untrained_dictionary_stands_beside_every_score(site_text: SiteText, tmp_path: Path) -> None:
+    """One control for SAEs of about one L0; its score is its own, whatever the SAE's is."""
+    paths = run(site_text, random_sae(), tmp_path / "random", judge=LexicalJudge())
+    beside = json.loads(paths[0].read_text())["random_dictionary"]["interpretability"]
+    assert beside["k"] == 4 and beside["n"] > 0 and 0 <= beside["balanced_accuracy"] <= 1
+    assert site_text.interpretability_of_untrained(FEATURES_N, 5.5, Judges(LexicalJudge())) is (
+        site_text.interpretability_of_untrained(FEATURES_N, 3.0, Judges(LexicalJudge()))
+    )
+    assert site_text.interpretability_of_untrained(FEATURES_N, 8.0, Judges(LexicalJudge()))["k"] == 8
+    always_no = run(site_text, random_sae(), tmp_path / "none", judge=always(0))
+    record = json.loads(always_no[0].read_text())["random_dictionary"]["interpretability"]
+    assert record["balanced_accuracy"] == 0.5, "the control is judged by the judge of the run"
+
+
+def test_a_description_is_also_tested_by_its_meaning(site_text: SiteText, tmp_path: Path) -> None:
+    """For the first few of the sample; by a judge that says nothing it tells nothing."""
+    made = [
+        pl.read_parquet(run(site_text, random_sae(), tmp_path / name, judge=LexicalJudge(), meaning=judge)[1])
+        for name, judge in (("words", EmbeddingJudge(Words())), ("always", always(0)), ("nobody", None))
+    ]
+    words, nothing, nobody = (table.filter(pl.col("embedding_auroc").is_not_null()) for table in made)
+    assert words.height == min(CONFIG.n_embedded, made[0].filter(pl.col("state") == "ok").height) > 0
+    assert (nothing["embedding_auroc"] == 0.5).all() and nobody.is_empty()
+    assert words["embedding_auroc"].n_unique() > 3
 
 
 def test_same_config_same_bytes(site_text: SiteText, tmp_path: Path) -> None:

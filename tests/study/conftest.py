@@ -59,7 +59,7 @@ def study_data(tiny_weights: Path, sentences: Path) -> dict[str, Any]:
         },
         "harvest": {"shard_contexts": 64, "sink_ratio": 1000.0},
         "training": {"steps": 40, "batch": 256},
-        "interp": {"fidelity_contexts": 8, "window_rows": 4000, "n_scored": 48},
+        "interp": {"fidelity_contexts": 8, "window_rows": 4000, "n_scored": 48, "n_embedded": 0},
         "selection": {"batch_size": 16},
         "steering": {
             "arms": [{"criterion": "delta_confidence", "n": 1}, {"criterion": "output_score", "n": 1}, {"random": 3}],

@@ -18,9 +18,9 @@ from torch import Tensor
 from saelab.activations.site import sink_bound
 from saelab.core.errors import UserError, nearest
 from saelab.core.seeds import seed_of
-from saelab.instrument.embedding import Embedder
 from saelab.instrument.features import WINDOW, window_means
 from saelab.instrument.readers import Background, Features, unit
+from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
 from saelab.store.references import fetch
 from saelab.text.embedded import EMBEDDED, SHORTEST, repaired

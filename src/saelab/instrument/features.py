@@ -18,12 +18,12 @@ from torch import Tensor
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import UserError
 from saelab.core.seeds import numpy_generator
-from saelab.instrument.embedding import Embedder
 from saelab.instrument.readers import Background, Features, unit
 from saelab.interp.features.codes import Codes, Encode, encode_codes
 from saelab.interp.features.contexts import contexts_table
 from saelab.interp.features.describe import DescribeConfig, DescribingText, describe
 from saelab.interp.features.windows import DESCRIBE, Passages, WindowConfig, WindowFinder
+from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
 from saelab.text.pack import PackedText
 

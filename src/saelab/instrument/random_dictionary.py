@@ -7,10 +7,10 @@ or hardly. Must never know steered texts.
 """
 
 from saelab.core.seeds import seed_of
-from saelab.instrument.embedding import Embedder
 from saelab.instrument.features import SiteText, features_of
 from saelab.instrument.readers import Features
 from saelab.interp.fidelity.control import RandomDictionary
+from saelab.judges.embedding import Embedder
 
 
 def untrained_features(

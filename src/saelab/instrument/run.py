@@ -18,7 +18,6 @@ from saelab.instrument.bench import Bench
 from saelab.instrument.classes import LabelledTexts, class_features, embedded_classes
 from saelab.instrument.config import GateConfig
 from saelab.instrument.dose import Probe
-from saelab.instrument.embedding import Embedder, MiniLM
 from saelab.instrument.features import SiteText, features_of
 from saelab.instrument.gate import Gate, Sets, gate, not_gated
 from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened
@@ -26,6 +25,7 @@ from saelab.instrument.prompts import prompts_of
 from saelab.instrument.random_dictionary import untrained_features
 from saelab.instrument.texts import Desk
 from saelab.interp.fidelity.control import control_k
+from saelab.judges.embedding import Embedder, MiniLM
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.store.layout import MANIFEST, InstrumentFolder

@@ -23,7 +23,6 @@ from saelab.instrument.bench import Bench, Measured
 from saelab.instrument.classes import LabelledTexts, class_features, classes_in, embedded_classes
 from saelab.instrument.config import USUAL_DOSE, InstrumentConfig
 from saelab.instrument.dose import Probe
-from saelab.instrument.embedding import Embedder
 from saelab.instrument.features import Dictionary, SiteText
 from saelab.instrument.gate import Found, Gate, blind, classes_at_best, controls_of, judged, not_gated
 from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened
@@ -31,6 +30,7 @@ from saelab.instrument.prompts import prompts_of
 from saelab.instrument.random_dictionary import untrained_features
 from saelab.instrument.readers import RANDOM, Features, joined
 from saelab.instrument.texts import Desk
+from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.store.layout import InstrumentFolder

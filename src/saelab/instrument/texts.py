@@ -15,9 +15,9 @@ from jaxtyping import Float
 
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import seed_of
-from saelab.instrument.embedding import Embedder
 from saelab.instrument.outcomes import UNSTEERED, Texts
 from saelab.instrument.prompts import Prompt
+from saelab.judges.embedding import Embedder
 from saelab.judges.steering_lexical import NEUTRAL, distinct_bigrams
 from saelab.lm.edit import Add
 from saelab.lm.generate import Sampling

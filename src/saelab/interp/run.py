@@ -47,11 +47,15 @@ FEATURES = {
     "accuracy": pl.Float64,
     "balanced_accuracy": pl.Float64,
     "auroc": pl.Float64,
+    "embedding_auroc": pl.Float64,
     "n_windows": pl.Int64,
     "n_missing": pl.Int64,
     "state": pl.String,
     "judge": pl.String,
 }
+
+
+UNTRAINED = 64  # features of a random dictionary that are tested at most
 
 
 class InterpConfig(Config):
@@ -66,6 +70,9 @@ class InterpConfig(Config):
     batch_contexts: int = Field(default=8, ge=1, description="Contexts per pass of the LM.")
     window_rows: int = Field(default=120_000, ge=1, description="Rows of activations to describe and test features on.")
     n_scored: int = Field(default=300, ge=0, description="Live features, drawn at random, whose description is tested.")
+    n_embedded: int = Field(
+        default=32, ge=0, description="How many of them are also told by the meaning of the description (embedding)."
+    )
     n_contexts: int = Field(default=8, ge=0, description="Top contexts kept per feature.")
     calibrated: bool = Field(default=True, description="The judge is graded: its cut is set on the describing windows.")
     windows: WindowConfig = WindowConfig()
@@ -88,6 +95,7 @@ class SiteText:
     strings: Sequence[str]
     special: frozenset[int] = frozenset()
     controls: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    untrained: dict[tuple[int, int, str], dict[str, Any]] = field(default_factory=dict)
 
     def control(self, d_sae: int, l0: float) -> dict[str, Any]:
         """The random dictionary that stands beside an SAE of this width and L0: k, fvu, ce_spliced, ce_recovered."""
@@ -106,6 +114,28 @@ class SiteText:
                 "ce_recovered_zero": lost.recovered_zero,
             }
         return self.controls[key]
+
+    def interpretability_of_untrained(self, d_sae: int, l0: float, judges: "Judges") -> dict[str, Any]:
+        """How interpretable the features of a random dictionary score that stands beside an SAE: mean balanced
+        accuracy and AUROCs with the number of features. Its k is the SAE's L0 to the nearest power of two, so that one
+        control serves many SAEs."""
+        k = min(d_sae, 2 ** round(np.log2(max(1.0, l0))))
+        key = (d_sae, k, judges.first.name)
+        if key not in self.untrained:
+            random = RandomDictionary.fit(self.reading.rows, d_sae, k, seed=self.config.seed)
+            codes = encode_codes(random.encode, self.rows, self.places)
+            table = measure_features(self, codes, judges=judges, most=UNTRAINED).filter(pl.col("state") == "ok")
+            means = table.select(pl.col("balanced_accuracy", "auroc", "embedding_auroc").mean()).row(0, named=True)
+            self.untrained[key] = {"k": k, "n": table.height, **means}
+        return self.untrained[key]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Who tests descriptions: the study's judge, and one by meaning beside it (None: there is none)."""
+
+    first: Judge
+    meaning: Judge | None = None
 
 
 def prepare(
@@ -146,12 +176,14 @@ def run(
     folder: Path,
     *,
     judge: Judge,
+    meaning: Judge | None = None,
     also: Iterable[int] = (),
     progress: Progress = SILENT,
 ) -> list[Path]:
     """Evaluate one SAE and write its three files into `folder`.
 
-    also: features to test by detection besides the random sample (those that another stage has chosen).
+    meaning: a judge that tells windows by the meaning of the description, beside the first. also: features to test by
+    detection besides the random sample (those that another stage has chosen).
     """
     config = site_text.config
     if sae.cfg.d_in != site_text.rows.shape[1]:
@@ -161,7 +193,10 @@ def run(
         task.advance(part="encoded")
         fidelity = measure_fidelity(site_text, sae, codes)
         task.advance(part="fidelity")
-        features = measure_features(site_text, codes, judge=judge, also=also)
+        judges = Judges(judge, meaning)
+        features = measure_features(site_text, codes, judges=judges, also=also)
+        beside = site_text.interpretability_of_untrained(sae.cfg.d_sae, fidelity["l0"], judges)
+        fidelity["random_dictionary"] |= {"interpretability": beside}
         task.advance(part="features")
         live = np.flatnonzero(codes.counts()).tolist()
         contexts = contexts_table(codes, site_text.finder, site_text.strings, live, count=config.n_contexts)
@@ -199,9 +234,15 @@ def measure_fidelity(site_text: SiteText, sae: Sae, codes: Codes) -> dict[str, A
 
 
 def measure_features(
-    site_text: SiteText, codes: Codes, *, judge: Judge, also: Iterable[int] = (), progress: Progress = SILENT
+    site_text: SiteText,
+    codes: Codes,
+    *,
+    judges: Judges,
+    most: int | None = None,
+    also: Iterable[int] = (),
+    progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """One row per feature, with the columns of `FEATURES`.
+    """One row per feature, with the columns of `FEATURES`. most: features to test at most.
 
     state: "ok" (tested), "dead" (never active), "too_few" (too few windows, or no term stands out, to be tested), or
     "untested" (described, not in the sample).
@@ -212,10 +253,18 @@ def measure_features(
     read[site_text.places] = True
     text = DescribingText.over(finder.passages, read & (finder.sides == DESCRIBE), site_text.strings)
     described = describe(codes, text, largest, config.describe)
-    wanted = scored_sample(codes.counts() > 0, config.n_scored, config.seed) | set(also)
+    count = config.n_scored if most is None else min(most, config.n_scored)
+    wanted = scored_sample(codes.counts() > 0, count, config.seed) | set(also)
     trials = list(_trials(site_text, codes, described, sorted(wanted)))
-    scores = {d.feature: d for d in detect(trials, judge, calibrated=config.calibrated, progress=progress)}
-    return _features_table(codes, described, scores, wanted, judge.name)
+    scores = {d.feature: d for d in detect(trials, judges.first, calibrated=config.calibrated, progress=progress)}
+    found = _features_table(codes, described, scores, wanted, judges.first.name)
+    aurocs: dict[int, float | None] = {}
+    if judges.meaning is not None:
+        shown = scored_sample(np.isin(np.arange(codes.n_features), list(scores)), config.n_embedded, config.seed)
+        asked = [trial for trial in trials if trial.feature in shown]
+        aurocs = {d.feature: d.auroc for d in detect(asked, judges.meaning, calibrated=False, progress=progress)}
+    second = pl.col("feature").replace_strict(aurocs, default=None, return_dtype=pl.Float64)
+    return found.with_columns(embedding_auroc=second).select(list(FEATURES))
 
 
 def scored_sample(alive: Bool[np.ndarray, " F"], count: int, seed: int) -> set[int]:
@@ -269,7 +318,7 @@ def _features_table(
                 "judge": judge,
             }
         )
-    return pl.DataFrame(rows, schema=FEATURES)
+    return pl.DataFrame(rows, schema={k: v for k, v in FEATURES.items() if k != "embedding_auroc"})
 
 
 def _first(packed: PackedText, contexts: int) -> PackedText:

@@ -5,6 +5,7 @@ is also in one of these tables. Reads nothing, draws nothing.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -37,8 +38,7 @@ NOT_ASKED = ("untested", "dead")
 
 def grid(saes: pl.DataFrame, names: Names) -> Table:
     """Every SAE: what it is, what it reached, what it was worth; a random dictionary of the same L0 beside it."""
-    outcomes = [o for o in OUTCOMES if o in saes.columns]
-    rated = "utility" in saes.columns and saes["utility"].null_count() < saes.height
+    has = _Shown.of(saes)
     columns = (
         Column("SAE", kind="text"),
         Column("L0", "against target", room=6),
@@ -46,10 +46,12 @@ def grid(saes: pl.DataFrame, names: Names) -> Table:
         Column("CE recovered", "random", room=5),
         Column("Dead", "of features"),
         Column("Interpretability", "95 % interval", room=12),
-        *(Column(words.upper(o.replace("_", " ")), "percentile, chance 0.5", room=12) for o in outcomes),
-        *(Column(f"Lift, {o.replace('_', ' ')}", "less random dictionary", room=14) for o in outcomes[:1]),
-        *([Column("KL", "share of norm", room=6)] if outcomes else []),
-        *([Column("Utility", "ratings, 95 % interval", room=12)] if rated else []),
+        *([Column("Random", "interpretability")] if has.untrained else []),
+        *([Column("By embedding", "AUROC, random", room=5)] if has.embedded else []),
+        *(Column(words.upper(o.replace("_", " ")), "percentile, chance 0.5", room=12) for o in has.outcomes),
+        *(Column(f"Lift, {o.replace('_', ' ')}", "less random dictionary", room=14) for o in has.outcomes[:1]),
+        *([Column("KL", "share of norm", room=6)] if has.outcomes else []),
+        *([Column("Utility", "ratings, 95 % interval", room=12)] if has.rated else []),
         Column("Features", "scored / steered", room=9),
     )
     rows, place = [], None
@@ -59,11 +61,29 @@ def grid(saes: pl.DataFrame, names: Names) -> Table:
             place = here
             width = "" if row.get("width") is None else f"{words.number(row['width'], 0)} features"
             rows.append(heading(f"{row['lm']}, {row['site']}", width))
-        rows.append(Row(tuple(_grid_cells(row, names, outcomes, rated))))
+        rows.append(Row(tuple(_grid_cells(row, names, has))))
     return Table("The grid: fidelity, interpretability and steering of every SAE", columns, tuple(rows))
 
 
-def _grid_cells(row: dict[str, Any], names: Names, outcomes: list[str], rated: bool) -> Iterable[Cell]:
+@dataclass(frozen=True)
+class _Shown:
+    """Which columns of the grid there is anything for."""
+
+    outcomes: tuple[str, ...]
+    untrained: bool
+    embedded: bool
+    rated: bool
+
+    @classmethod
+    def of(cls, saes: pl.DataFrame) -> "_Shown":
+        def known(column: str) -> bool:
+            return column in saes.columns and saes[column].null_count() < saes.height
+
+        outcomes = tuple(o for o in OUTCOMES if o in saes.columns)
+        return cls(outcomes, known("random_interpretability"), known("embedding_auroc"), known("utility"))
+
+
+def _grid_cells(row: dict[str, Any], names: Names, has: _Shown) -> Iterable[Cell]:
     name, level, l0 = row["architecture"], row["level"], words.finite(row["l0"])
     yield text(f"{names.architecture(name)} {level:g}", swatch=names.swatch(name), title=row["sae"])
     off = "" if l0 is None or not level else words.percent(l0 / level - 1, signed=True)
@@ -76,21 +96,28 @@ def _grid_cells(row: dict[str, Any], names: Names, outcomes: list[str], rated: b
     yield percentage(row.get("dead_share"), 1, why="not measured")
     n_scored, n_steered, lost = (int(row.get(c) or 0) for c in ("n_scored", "n_steered", "n_missing"))
     yield estimate(row, "interpretability", why="no feature was scored")
+    if has.untrained:
+        yield figure(row["random_interpretability"], why="no feature was scored")
+    if has.embedded:
+        beside = words.finite(row["random_embedding_auroc"])
+        yield figure(
+            row["embedding_auroc"], note="" if beside is None else words.number(beside), why="no feature was scored"
+        )
     if row.get("n_steered") is None:
-        width = len(outcomes) + (2 if outcomes else 0) + rated
+        width = len(has.outcomes) + (2 if has.outcomes else 0) + has.rated
         yield from [text("not steered"), *[BLANK] * (width - 1)] if width else []
         yield Cell(words.number(n_scored, 0))
         return
     few = "too few features could be read"
-    for outcome in outcomes:
+    for outcome in has.outcomes:
         yield estimate(row, outcome, why=few)
-    for outcome in outcomes[:1]:
+    for outcome in has.outcomes[:1]:
         less = words.finite(row[f"{outcome}_less"])
         note = "" if less is None else words.number(less, signed=True)
         yield figure(row[f"{outcome}_lift"], note=note, why=few)
         share = words.finite(row["share"])
         yield figure(row["kl_per_token"], note="" if share is None else words.number(share), why=few)
-    if rated:
+    if has.rated:
         yield estimate(row, "utility", why="no feature has a complete score", n=max(lost, 1))
     note = f"missing ({words.number(lost, 0)})" if lost else ""
     yield Cell(f"{words.number(n_scored, 0)} / {words.number(n_steered, 0)}", note)

@@ -18,7 +18,7 @@ REVISIONS: Mapping[str, int] = {
     "text": 1,
     "harvest": 1,
     "train": 1,
-    "interp": 1,
+    "interp": 2,
     "read": 1,
     "evaluate": 2,
     "select": 1,

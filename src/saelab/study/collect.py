@@ -38,7 +38,8 @@ SAES: dict[str, Any] = {
     "width": pl.Int64, "seed": pl.Int64, "l0": pl.Float64, "fvu": pl.Float64, "ce_recovered": pl.Float64,
     "random_fvu": pl.Float64, "random_ce_recovered": pl.Float64, "dead_share": pl.Float64,
     "interpretability": pl.Float64, "interpretability_low": pl.Float64, "interpretability_high": pl.Float64,
-    "auroc": pl.Float64, "accuracy": pl.Float64, "n_scored": pl.Int64, "utility": pl.Float64, "utility_low": pl.Float64,
+    "random_interpretability": pl.Float64, "auroc": pl.Float64, "accuracy": pl.Float64, "embedding_auroc": pl.Float64,
+    "random_embedding_auroc": pl.Float64, "n_scored": pl.Int64, "utility": pl.Float64, "utility_low": pl.Float64,
     "utility_high": pl.Float64, "n_rated": pl.Int64, "n_missing": pl.Int64, "n_steered": pl.Int64,
     **{f"{name}{end}": pl.Float64 for name in OUTCOMES
        for end in ("", "_low", "_high", "_lift", "_lift_low", "_lift_high", "_less", "_less_low", "_less_high")},
@@ -132,6 +133,7 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
     """An SAE's coordinates, fidelity and interpretability."""
     fidelity = read_json(InterpFolder(run.interp(spec.name)).fidelity.path)
     interp = read_table(InterpFolder(run.interp(spec.name)).features.path, ["feature", "state", INTERPRETABILITY])
+    beside = fidelity["random_dictionary"]["interpretability"]
     scored = interp.filter(pl.col("state") == "ok")
     score = mean_estimate(_numbers(scored, INTERPRETABILITY), name=f"{spec.name}/interpretability", seed=study.seed)
     return {
@@ -140,7 +142,9 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
         "ce_recovered": fidelity["ce_recovered"], "random_fvu": fidelity["random_dictionary"]["fvu"],
         "random_ce_recovered": fidelity["random_dictionary"]["ce_recovered"], "dead_share": fidelity["dead_share"],
         "interpretability": score.value, "interpretability_low": score.low, "interpretability_high": score.high,
-        "auroc": scored["auroc"].mean(), "accuracy": scored["accuracy"].mean(), "n_scored": score.n,
+        "random_interpretability": beside["balanced_accuracy"], "random_embedding_auroc": beside["embedding_auroc"],
+        "embedding_auroc": scored["embedding_auroc"].mean(), "auroc": scored["auroc"].mean(),
+        "accuracy": scored["accuracy"].mean(), "n_scored": score.n,
     }  # fmt: skip
 
 

@@ -26,6 +26,8 @@ def input_sums(study: StudyConfig) -> dict[str, Callable[[], str]]:
         found[corpus] = _or_missing(_corpus, corpus)
     if study.instructions is not None:
         found[study.instructions] = _or_missing(_file, study.instructions)
+    for path in () if isinstance(study.instrument.classes, str) else study.instrument.classes:
+        found[str(path)] = _or_missing(_file, str(path))
     if study.suite is not None and study.suite.ravel is not None:
         found[study.suite.ravel] = _or_missing(_tables, study.suite.ravel)
     if judge.kind.takes == "LM" and _moves(judge.model):

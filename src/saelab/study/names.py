@@ -22,6 +22,7 @@ INTERPRETABILITY = "balanced_accuracy"
 SCORES = (  # of a feature, from interp's table: what may predict how it steers
     Measure(INTERPRETABILITY, "interpretability (balanced accuracy)"),
     Measure("auroc", "interpretability (AUROC)"),
+    Measure("embedding_auroc", "interpretability (AUROC by embedding)"),
     Measure("density", "density", "share of tokens"),
 )
 OWN = (

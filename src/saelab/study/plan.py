@@ -108,7 +108,7 @@ def _sae_cells(
     study: StudyConfig, sae: SaeSpec, before: tuple[Cell, Cell], gate: Cell | None, calibrate: Cell
 ) -> list[Cell]:
     lm, weight = {"lm": sae.model.lm, "dtype": sae.model.dtype}, _weight(sae.model)
-    settings = lm | study.interp.model_dump(mode="json") | study.judge.identity
+    settings = lm | study.interp.model_dump(mode="json") | study.judge.identity | {"embeds": study.embeds}
     interp = Cell("interp", sae.name, settings, before, SECONDS["interp"] * weight)
     if not sae.steer or gate is None:
         return [interp]

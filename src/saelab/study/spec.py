@@ -16,7 +16,7 @@ from saelab.core.config import Config, Fault, Faults, faults_in
 from saelab.core.errors import UserError, nearest
 from saelab.core.names import path_part
 from saelab.core.sites import parse_site
-from saelab.instrument.config import InstrumentConfig
+from saelab.instrument.config import READERS, InstrumentConfig
 from saelab.interp.run import InterpConfig
 from saelab.interp.suite.catalogue import CATALOGUE
 from saelab.interp.suite.config import SuiteConfig
@@ -193,6 +193,11 @@ class StudyConfig(Config):
     matching: MatchConfig = MatchConfig()
     resources: ResourcesConfig = ResourcesConfig()
     resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples and permutations of the statistics.")
+
+    @property
+    def embeds(self) -> bool:
+        """Whether descriptions are also tested by sentence embeddings."""
+        return self.instrument.reader == READERS[0] and self.interp.n_embedded > 0
 
     @property
     def rated(self) -> bool:

@@ -96,6 +96,7 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
         work.sae(cell.name),
         work.run.interp(cell.name),
         judge=work.judge,
+        meaning=work.meaning,
         progress=work.progress,
     )
 

@@ -12,13 +12,13 @@ from typing import Any
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
-from saelab.instrument.embedding import READERS, Embedder
 from saelab.instrument.site import Place, place_at
 from saelab.interp.run import SiteText, prepare
 from saelab.interp.suite.config import SuiteConfig
 from saelab.interp.suite.evaluation import SiteSuite
 from saelab.interp.suite.site import prepare as prepare_suite
 from saelab.judges.client import Judge
+from saelab.judges.embedding import READERS, Embedder, EmbeddingJudge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
@@ -105,6 +105,11 @@ class Workspace:
     def embedder(self) -> Embedder:
         """What `described` reads texts by."""
         return READERS[self.study.instrument.reader]()
+
+    @property
+    def meaning(self) -> Judge | None:
+        """The judge of descriptions by meaning, where the study reads by sentence embeddings."""
+        return EmbeddingJudge(self.embedder) if self.study.embeds else None
 
     def place(self, model: ModelConfig, site: str) -> Place:
         """What all that is steered at a site shares."""

@@ -1,5 +1,7 @@
 """Sentence embeddings: the reader of what a text is about, which shares nothing with the language model under test.
 
+The instrument reads steered texts by them, and detection asks how like a window is to a description.
+
 all-MiniLM-L6-v2 (a BERT of six layers, width 384) lies inside a wheel whose sum is pinned; it is read as data and
 opened with transformers. A text's vector is the mean of its tokens' last states at unit norm, and zero for a text
 without words. Must never know features, doses or scores.
@@ -15,8 +17,10 @@ from jaxtyping import Float
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from saelab.core.errors import ArtefactError, FetchError, MissingDependency
-from saelab.instrument import config
+from saelab.core.progress import SILENT, Progress
+from saelab.core.records import Description, Judgement
 from saelab.judges import lexical
+from saelab.judges.client import Request
 from saelab.lm.loading import SAFE, quiet
 from saelab.store.references import fetch
 
@@ -25,6 +29,7 @@ MINILM = (
     "#b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 )
 LONGEST, TOGETHER = 128, 64
+TASK = "detection"
 
 
 @runtime_checkable
@@ -90,7 +95,45 @@ class Words:
         return counts.toarray().astype(np.float32)
 
 
-READERS: Mapping[str, Callable[[], Embedder]] = dict(zip(config.READERS, (MiniLM, Words), strict=True))
+READERS: Mapping[str, Callable[[], Embedder]] = {"embedding": MiniLM, lexical.NAME: Words}
+
+
+class EmbeddingJudge:
+    """Detection by meaning: (1 + cosine of the window's text and the description's) / 2.
+
+    Not a language model's opinion. The description is read as its terms, separated by commas, or as it is written where
+    it has none.
+    """
+
+    def __init__(self, embed: Embedder):
+        self._embed = embed
+
+    @property
+    def name(self) -> str:
+        return f"embedding:{self._embed.name}"
+
+    def judge(self, requests: Sequence[Request], *, progress: Progress = SILENT) -> list[Judgement]:
+        """Scores in [0, 1] of detection requests that have a description and a text with words."""
+        del progress
+        phrases = [_phrase(r.description) for r in requests]
+        names = {phrase: i for i, phrase in enumerate(dict.fromkeys(phrases))}
+        about = self._embed(list(names))
+        shown = self._embed([r.judged_text() for r in requests])
+        found = []
+        for request, phrase, vector in zip(requests, phrases, shown, strict=True):
+            other = about[names[phrase]]
+            if request.task != TASK or not vector.any() or not other.any():
+                why = "nothing to compare" if request.task == TASK else f"it does not answer {request.task!r}"
+                found.append(Judgement("missing", None, self.name, why))
+            else:
+                found.append(Judgement("ok", float(np.clip((1 + vector @ other) / 2, 0, 1)), self.name))
+        return found
+
+
+def _phrase(description: Description | None) -> str:
+    if description is None:
+        return ""
+    return ", ".join(term.text.strip() for term in description.terms) or description.text
 
 
 def _folder(reference: str) -> Path:
