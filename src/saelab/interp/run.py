@@ -118,7 +118,8 @@ class SiteText:
     def interpretability_of_untrained(self, d_sae: int, l0: float, judges: "Judges") -> dict[str, Any]:
         """How interpretable the features of a random dictionary score that stands beside an SAE: mean balanced
         accuracy and AUROCs with the number of features. Its k is the SAE's L0 to the nearest power of two, so that one
-        control serves many SAEs."""
+        control serves many SAEs.
+        """
         k = min(d_sae, 2 ** round(np.log2(max(1.0, l0))))
         key = (d_sae, k, judges.first.name)
         if key not in self.untrained:
