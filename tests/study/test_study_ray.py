@@ -140,7 +140,7 @@ def test_three_machines_of_which_one_dies(
 
     assert there.results.read_bytes() == here.results.read_bytes()
     assert asked(paid) == once, "the same questions, none asked again although a cell was done again"
-    rows = Ledger(there.ledger).rows()
+    rows = [row for row in Ledger(there.ledger).rows() if row.stage != "record"]
     cells = stamped(cells_of(study), input_sums(study))
     assert {r.key for r in rows} == {c.key for c in cells} and all(r.state == "done" for r in rows)
     assert sum(r.attempts - 1 for r in rows) >= 1, "control: the dead machine did hold a cell"
