@@ -76,6 +76,7 @@ IN_THE_FILE: dict[str, tuple[Callable[[Data], Any], str]] = {
     "tested features": (lambda d: d["interp"].update(n_scored=2), r"interp.n_scored: .*at least 3"),
     "batch": (lambda d: d["training"].update(batch=10**6), r"training.batch: .*the text has 5120"),
     "context": (lambda d: d["text"].update(context=16), r"text.context: .*at least 22"),
+    "fold": (lambda d: model(d)["paths"][0].update(architecture="topk", sites=["resid_post.1"] * 2), r"no thresholds"),
     "reject": (lambda d: d["matching"].update(reject=-1.0), r"matching.reject: .*positive"),
     "ravel": (lambda d: d.update(suite={"only": ["ravel"]}), r"suite.only.0: ravel needs suite.ravel"),
     "name": (lambda d: d.update(name="../evil"), r"name: '../evil'"),

@@ -23,6 +23,7 @@ from saelab.instrument.readers import Background, Features, unit
 from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
 from saelab.store.references import fetch
+from saelab.store.tables import plain
 from saelab.text.embedded import EMBEDDED, SHORTEST, repaired
 from saelab.text.local import read_rows, text_column
 
@@ -131,7 +132,7 @@ def _labelled(path: Path, label: str) -> dict[str, list[str]]:
     if not path.is_file():
         raise UserError(f"There is no file {path}.", hint="Check the path.")
     try:
-        table = readers[path.suffix](path)
+        table = plain(readers[path.suffix])(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
     if label not in table.columns:

@@ -257,6 +257,7 @@ class TrainConfig(Config):
 
     paper: ClassVar[dict[str, Any]] = {}
     look: ClassVar[Look]  # how tables and figures show it
+    has_threshold: ClassVar[bool] = True  # whether a finished SAE's codes switch on above one of their own
     saebench_name: ClassVar[str | None] = None  # SAEBench's, where it is another
 
     @model_validator(mode="before")

@@ -5,6 +5,7 @@ computes a statistic.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ import polars as pl
 from jaxtyping import Float, Shaped
 
 from saelab.core.errors import ArtefactError, UserError, nearest
-from saelab.store.tables import read_table
+from saelab.store.tables import plain, read_table
 
 READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".parquet": read_table,
-    ".csv": pl.read_csv,
-    ".tsv": lambda path: pl.read_csv(path, separator="\t"),
-    ".jsonl": pl.read_ndjson,
+    ".csv": plain(pl.read_csv),
+    ".tsv": plain(partial(pl.read_csv, separator="\t")),
+    ".jsonl": plain(pl.read_ndjson),
 }
 
 

@@ -4,6 +4,7 @@ Must never know what a cell computes, or open anything.
 """
 
 import json
+import shutil
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS launchers (
 );
 """
 
+LEAST = 1 << 17  # bytes: with less free, an error of the disk is a full disk
 CELL = "key, stage, name, state, attempts, seconds, artefacts, error, own, consumed, anew"
 
 
@@ -68,10 +70,18 @@ def cell_row(found: tuple[Any, ...]) -> CellRow:
     return CellRow(key, stage, name, state, attempts, seconds, sums, error, settings, before, bool(anew))
 
 
+def _room(path: Path) -> int:
+    """Bytes that are free where a file lies."""
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError:
+        return LEAST
+
+
 def sentence(error: sqlite3.Error, path: Path, locked: str) -> SaelabError:
     """What SQLite's failure means for a person. locked: for how long and by whom, where it was locked."""
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _room(path) < LEAST):
         return ResourceError(
             f"The disk is full: {path} could not be written.",
             hint="Free some space and run the same command again; finished work is kept.",

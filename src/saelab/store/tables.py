@@ -1,6 +1,7 @@
 """Long tables as Parquet: one row per (SAE, feature, item, ...), written atomically, checked when read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
@@ -15,10 +16,15 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
         table.write_parquet(temporary, compression="zstd")
 
 
+def plain(reader: Callable[[BytesIO], pl.DataFrame]) -> Callable[[Path], pl.DataFrame]:
+    """One of polars' readers, of a path as it stands: by itself it would read `[`, `?` and `*` in it as a pattern."""
+    return lambda path: reader(BytesIO(path.read_bytes()))
+
+
 def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
     """Read Parquet; `columns` are those the caller needs, and a missing one is an `ArtefactError`."""
     try:
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(path, glob=False)
     except FileNotFoundError:
         raise ArtefactError(f"{path} is missing.") from None
     except (pl.exceptions.PolarsError, OSError) as error:

@@ -357,6 +357,11 @@ def _too_few(study: "StudyConfig") -> Iterator[Fault]:
     if windows.radius < 0 or text.context < least:
         what = f"a window of radius {windows.radius} does not fit into contexts of {text.context} tokens"
         yield Fault(("text", "context"), f"{what}; give at least {least} or a smaller interp.windows.radius")
+    for i, model in enumerate(study.models):
+        for j, path in enumerate(model.paths):
+            if study.matching.fold == "theta" and not ARCHITECTURES[path.architecture].has_threshold:
+                what = f"{path.architecture} has no thresholds to fold by (matching.fold: theta). Nearest: fold mean"
+                yield Fault(("models", i, "paths", j, "architecture"), what)
     if isinstance(study.matching.reject, float) and study.matching.reject <= 0:
         yield Fault(("matching", "reject"), "a reject cost must be positive")
     if not any(s.steer for s in saes_of(study)):

@@ -110,7 +110,7 @@ def _json_lines(path: Path, column: str | None) -> Rows:
 def _parquet(path: Path, column: str | None) -> Rows:
     """A slice of rows at a time, so that a large file is never held whole."""
     packed = path.suffix in PACKED
-    frame = pl.read_parquet(io.BytesIO(_whole(path))).lazy() if packed else pl.scan_parquet(path)
+    frame = pl.read_parquet(io.BytesIO(_whole(path))).lazy() if packed else pl.scan_parquet(path, glob=False)
     name = text_column(frame.collect_schema().names(), column, str(path))
     start = 0
     while (table := frame.select(name).slice(start, SLICE).collect()).height:

@@ -19,6 +19,7 @@ from saelab.core.errors import UserError, nearest
 from saelab.core.seeds import numpy_generator
 from saelab.interp.suite.probes import Split
 from saelab.store.references import fetch, parse_reference
+from saelab.store.tables import plain
 from saelab.text.embedded import EMBEDDED
 from saelab.text.unpack import open_unpacked
 
@@ -162,7 +163,7 @@ def _table(path: Path) -> pl.DataFrame:
     readers = {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}
     if path.suffix not in readers:
         raise UserError(f"{path} is not a labelled table.", hint=f"Give one of {', '.join(readers)}.")
-    return readers[path.suffix](path)
+    return plain(readers[path.suffix])(path)
 
 
 def _embedded(name: str, target: str) -> list[str]:

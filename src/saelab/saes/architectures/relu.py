@@ -75,6 +75,7 @@ class ReluConfig(TrainConfig):
     target_l0: int = Field(ge=1)
 
     paper: ClassVar[dict[str, Any]] = {"aux_coefficient": 0.0}
+    has_threshold: ClassVar[bool] = False
     look: ClassVar[Look] = Look("ReLU", "#2f6db3", "#74ace8")
     saebench_name: ClassVar[str | None] = "standard"
 

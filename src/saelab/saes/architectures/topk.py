@@ -58,6 +58,7 @@ class TopKConfig(TrainConfig):
     fitted_start: bool = True
 
     paper: ClassVar[dict[str, Any]] = {}
+    has_threshold: ClassVar[bool] = False
     look: ClassVar[Look] = Look("TopK", "#24805a", "#5fc296")
 
     @property
