@@ -4,10 +4,11 @@ from functools import cache
 
 import pytest
 
+from saelab.lm import families
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2", "gpt_neox")
+FAMILIES = tuple(family.name for family in families.FAMILIES.values())  # all: a new one is tried as soon as it is there
 
 
 @cache
