@@ -21,7 +21,7 @@ from saelab.study.names import names_of
 from saelab.study.spec import StudyConfig
 
 # Settings that may gain items: the cell is done again with them, and nothing that was asked for is lost.
-GROWING = frozenset({"saes", "sites", "arms", "criteria", "only"})
+GROWING = frozenset({"saes", "sites", "arms", "criteria", "only", "dictionaries"})
 SHOWN = 5  # differences that a refusal names
 
 
@@ -129,7 +129,9 @@ def clear(cell: Cell, folder: RunFolder) -> None:
 GONE_ON_WITH: Mapping[str, Callable[[Cell, RunFolder], list[Path]]] = {
     "harvest": lambda cell, run: [run.activations(cell.name) / site for site in cell.settings["sites"]],
     "train": lambda cell, run: [run.training(cell.name), *(run.sae(name) for name in cell.settings["saes"])],
+    "gate": lambda cell, run: [run.root / "instrument" / cell.name],
     "steer": lambda cell, run: [run.steering(cell.name)],
+    "rate": lambda cell, run: [run.ratings(cell.name)],
 }
 
 
