@@ -107,7 +107,7 @@ def ran_by(monkeypatch: pytest.MonkeyPatch, then: Callable[[Cell], None] = lambd
     return calls
 
 
-ALL = ["text", "harvest", "train", "interp", "select", "calibrate", "steer", "stats"]
+ALL = ["text", "harvest", "train", "interp", "select", "gate", "steer", "stats"]
 
 
 def test_a_finished_run_is_believed(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,14 +131,14 @@ def test_instructions_replaced_under_their_old_name_are_others(
         run(StudyConfig.parse(data), tmp_path / "run", tell=told.append)
     finally:
         path.write_text(before)
-    assert calls == ["calibrate", "steer", "stats"], "they, and what follows from them"
+    assert calls == ["gate", "steer", "stats"], "they, and what follows from them"
     assert any("asked.txt is not what it was" in t for t in told)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize(
     ("what", "again"),
-    [("text.jsonl", set(ALL) - {"calibrate"}), ("asked.txt", {"calibrate", "steer", "stats"}), ("lm", set(ALL))],
+    [("text.jsonl", set(ALL)), ("asked.txt", {"gate", "steer", "stats"}), ("lm", set(ALL))],
 )
 def test_an_input_replaced_under_its_old_name_is_another_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, again: set[str]
@@ -163,7 +163,7 @@ def test_sums_reach_every_cell_that_names_an_input(data: Data) -> None:
     study = StudyConfig.parse(data)
     lm, text = study.models[0].lm, study.text.corpus.source
     found = {c.stage: c.sums for c in stamped(cells_of(study), input_sums(study))}
-    assert all(lm in found[s] for s in ("text", "harvest", "interp", "select", "calibrate", "steer"))
+    assert all(lm in found[s] for s in ("text", "harvest", "interp", "select", "gate", "steer"))
     assert text in found["text"] and data["instructions"] in found["steer"] and not found["stats"]
     old, new = (stamped([Cell("text", "new", {"deep": [{"lm": lm}]})], {lm: lambda s=s: s})[0] for s in "ab")
     assert old.key != new.key and old.sums == {lm: "a"}
@@ -180,7 +180,7 @@ def test_a_bit_that_flips_between_two_cells_does_not_get_into_results(
         if cell.stage == "interp" and not flipped:  # before or after it read?
             flipped.append(cell.stage)
             flip(weights)
-        elif cell.stage == "calibrate" and "select" not in flipped and weights.exists():
+        elif cell.stage == "select" and "select" not in flipped and weights.exists():
             flipped.append("select")
             flip(weights)
 
@@ -195,7 +195,7 @@ def test_a_bit_that_flips_between_two_cells_does_not_get_into_results(
 
 @pytest.mark.parametrize(
     "name", ["tokens", f"saes/{SAE}", "activations", f"interp/{SAE}", f"steering/{SAE}", "stats", "results.json",
-             "summary.json", "judges"],
+             "summary.json", "instrument"],
 )  # fmt: skip
 def test_what_is_damaged_is_named_and_made_again(data: Data, finished: Path, tmp_path: Path, name: str) -> None:
     """Whatever it is: a file with one other bit, and one that is gone."""
@@ -213,9 +213,14 @@ def test_what_is_damaged_is_named_and_made_again(data: Data, finished: Path, tmp
     assert str(files[0].relative_to(tmp_path / "run")) in remade
 
 
-def test_edited_ratings_are_not_laundered(data: Data, finished: Path, tmp_path: Path) -> None:
-    folder = SteeringFolder(tmp_path / "run" / "steering" / SAE)
-    folder.judgements.write(folder.judgements.read().with_columns(value=pl.lit(2.0)))
+def test_edited_tables_are_not_laundered(data: Data, finished: Path, tmp_path: Path) -> None:
+    """Texts that the stage takes up, with what was read from them: another number in each is not believed."""
+    steps = SteeringFolder(tmp_path / "run" / "steering" / SAE)
+    for path in sorted(steps.texts.iterdir()):
+        table = pl.read_parquet(path, glob=False)
+        numbers = [c for c, kind in table.schema.items() if kind.is_float()]
+        table.with_columns(pl.col(*numbers) + 1.0).write_parquet(path)
+    assert sums(tmp_path / "run") != sums(finished / "run"), "control: something was edited"
     run(StudyConfig.parse(data), tmp_path / "run")
     assert sums(tmp_path / "run") == sums(finished / "run")
 
