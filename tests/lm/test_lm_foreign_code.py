@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from saelab.core.errors import ArtefactError, SaelabError, UserError
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.store.references import Reference
@@ -53,7 +54,7 @@ def test_code_beside_weights_is_not_run(tmp_path: Path, part: str, monkeypatch: 
         with pytest.raises(ArtefactError, match="never runs"):
             LanguageModel.load(f"path:{folder}")
     else:
-        assert LanguageModel.load(f"path:{folder}").generate(["a"], max_new_tokens=2)
+        assert LanguageModel.load(f"path:{folder}").generate(["a"], sampling=Sampling(2))
     assert not (folder / "ran").exists() and not asked
     exec((folder / "own.py").read_text(), {})
     assert (folder / "ran").exists(), "control: the canary sings"

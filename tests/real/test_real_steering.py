@@ -8,6 +8,7 @@ from saelab.core.records import Description, Term
 from saelab.judges.client import Request
 from saelab.judges.rubric import harmonic_mean
 from saelab.judges.steering_lexical import LexicalSteeringJudge, calibrate
+from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.steering.batch import Job, write
 from saelab.steering.concepts.detection import detect, direction_scores
@@ -77,7 +78,7 @@ def test_a_difference_in_means_detects_and_steers(lm: LanguageModel, examples: E
     control = equal_norm_direction(direction, seed=0)
     asked = load_instructions()[16:24]
     jobs = [Job(i, d, f, 0) for d in (direction, control) for f in FACTORS for i in asked]
-    texts = write(lm, jobs, max_new_tokens=24, temperature=0.0)
+    texts = write(lm, jobs, sampling=Sampling(24))
     rubrics = ("concept", "instruction", "fluency")
     rated = [(job.instruction, text.text) for job, text in zip(jobs, texts, strict=True)]
     requests = [Request(r, text, (), CONCEPT, instruction) for instruction, text in rated for r in rubrics]
