@@ -1,6 +1,7 @@
 """Writes docs/demo.md from a finished demo: `python tools/demo_page.py demo docs/demo.md`. No number is typed."""
 
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,10 +145,10 @@ def write(run: Path, page: Path) -> None:
     text = next(iter(summary["text"].values()))
     parts = [
         HEAD,
-        f"> {summary['verdict']}\n",
+        textwrap.fill(summary["verdict"], 98, initial_indent="> ", subsequent_indent="> ") + "\n",
         "The first screen of its page: ![the demo's page](report.png)\n",
         table(["stage", "seconds"], [[k, f"{v:.0f}"] for k, v in seconds.items()]),
-        f"Machine: {machine}. Cells that run side by side count each, so the stages add up to more than `this_call`.\n",
+        f"Machine: {machine}.\nCells that run side by side count each: stages add up to more than `this_call`.\n",
         "## Can it see steering?\n",
         GATE,
         gate(summary),
