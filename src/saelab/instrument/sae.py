@@ -115,7 +115,8 @@ def _outcomes(
         state=pl.when(pl.col("lift").is_null()).then(pl.lit("missing")).otherwise(pl.lit("ok")),
     )
     parts = [whole.filter(pl.col("feature").is_in(list(m))).with_columns(arm=pl.lit(a)) for a, m in arms.items()]
-    return pl.concat(parts).select(list(OUTCOME_TABLE)).cast(OUTCOME_TABLE)  # pyright: ignore[reportArgumentType]  (as above)
+    found_rows = pl.concat(parts).select(list(OUTCOME_TABLE))
+    return found_rows.cast(OUTCOME_TABLE)  # pyright: ignore[reportArgumentType]  (its stub wants type objects alone)
 
 
 def _readings(found: Measured, numbers: Sequence[int]) -> pl.DataFrame:
