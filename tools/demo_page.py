@@ -1,4 +1,7 @@
-"""Writes docs/demo.md from a finished demo: `python tools/demo_page.py demo docs/demo.md`. No number is typed."""
+"""Writes docs/demo.md from a finished demo: `python tools/demo_page.py demo docs/demo.md RUNS`. No number is typed.
+
+RUNS: the folder of `tools/demo_runs.py`, for the table of what is stable.
+"""
 
 import sys
 import textwrap
@@ -6,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from saelab.instrument.readers import CLASSES, HEADLINE, RANDOM
 from saelab.stats.tables import DASH, TextTable
 from saelab.store.files import read_json, write_text
 from saelab.store.layout import RunFolder
@@ -13,10 +17,11 @@ from saelab.store.layout import RunFolder
 HEAD = """# The demo: what it did and what it found
 
     make demo                                        # = saelab demo: src/saelab/study/demo.yaml, into ./demo
-    python tools/demo_page.py demo docs/demo.md      # writes this page from demo/summary.json
+    python tools/demo_runs.py runs                   # the same in two number types, three seeds each
+    python tools/demo_page.py demo docs/demo.md runs # writes this page from their summary.json
 
 The language model is SmolLM2-135M-Instruct (30 blocks, width 576), the text the embedded corpus.
-Fifteen SAEs of five architectures at three levels stand at resid_post.15, two JumpReLU SAEs at
+Ten SAEs of five architectures at two levels stand at resid_post.15, two JumpReLU SAEs at
 resid_post.14 and resid_post.16; 2,048 features each. Interpretability is judged by `lexical`, a named
 proxy and no LLM; steered texts are read by the instrument ([steering.md](steering.md)).
 """
@@ -30,6 +35,9 @@ randomly drawn features under the readers of what those are about (chance 0.5); 
 under what the model itself reads in them. Less random is the lift of the described outcome less that
 of the features of a random dictionary of the same width and L0. KL in nats per token.
 """
+STABLE = """Six runs that differ in number type and seeds (of training, text and every draw). Controls are lifts by
+the `described` outcome; tau: interpretability with `described`.
+"""
 GATE = """The gate steers by six known classes of text, which has to show, and by the features of random
 dictionaries, which must show less than half as much, each under readers of their own.
 """
@@ -40,10 +48,10 @@ over SAEs, p by sign flips after Holm.
 SPREAD = """F is 1 where SAEs do not differ; the smallest difference between two SAEs is the one told four times
 in five.
 """
-RANKS = """Fifteen SAEs of one model, few features and short texts each: the intervals say how little that
+RANKS = """Ten SAEs of one model, few features and short texts each: the intervals say how little that
 allows one to conclude, and the page says it too.
 """
-SKIP = """JumpReLU, L0 32, folded by thresholds; every matching is optimal with the gap shown, proved over all
+SKIP = """JumpReLU, L0 64, folded by thresholds; every matching is optimal with the gap shown, proved over all
 pairs. Read with care: these are small SAEs, trained for minutes; the skip is worse than simply
 dropping the blocks between two adjacent sites, because the SAEs' own reconstruction error is larger
 than what one block changes.
@@ -123,6 +131,29 @@ def ranks(summary: dict[str, Any]) -> str:
     )
 
 
+def stable(runs: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """What each of several runs of the demo says."""
+    rows = []
+    for name, s in runs:
+        controls = {c["name"]: c for c in s["instrument"]["controls"] if c["outcome"] == HEADLINE}
+        known, random = (controls[c] for c in (CLASSES, RANDOM))
+        tau = next(
+            r for r in s["agreement"] if (r["x"], r["y"], r["mode"]) == ("interpretability", HEADLINE, "overall")
+        )
+        rows.append(
+            [name, s["instrument"]["state"], f"{s['instrument']['sites'][0]['chosen']['dose']:g}"]
+            + [num(c["value"], 2) + span(c) for c in (known, random, s["steering_lift"], tau)]
+            + [num(next(r["reliability"] for r in s["spread"] if r["score"] == HEADLINE), 2)]
+        )
+    head = "run, gate, dose, known classes, random dictionary, SAEs less random dictionary, tau, reliability of an SAE"
+    return table(head.split(", "), rows)
+
+
+def verdicts(runs: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """The first sentence of each run's page."""
+    return "\n".join(textwrap.fill(f"- {name}: {s['verdict']}", 98, subsequent_indent="  ") for name, s in runs) + "\n"
+
+
 def _p(row: dict[str, Any]) -> str:
     """p with how it was permuted: plainly, or within language models."""
     return DASH if row["p"] is None else f"{num(row['p'])} ({row['p_method']})"
@@ -137,9 +168,10 @@ def matched(summary: dict[str, Any]) -> str:
     return table(["pair", "cost", "gap", "matching score"], rows)
 
 
-def write(run: Path, page: Path) -> None:
-    """Write the page of a run."""
+def write(run: Path, page: Path, others: Path) -> None:
+    """Write the page of a run, and of others what they say."""
     summary = read_json(RunFolder(run).summary)
+    runs = [(path.parent.name, read_json(path)) for path in sorted(others.glob("*/summary.json"))]
     seconds = summary["seconds"]
     machine = ", ".join(f"{k} {v}" for k, v in summary["machine"].items())
     text = next(iter(summary["text"].values()))
@@ -152,6 +184,10 @@ def write(run: Path, page: Path) -> None:
         "## Can it see steering?\n",
         GATE,
         gate(summary),
+        "## What is stable?\n",
+        STABLE,
+        stable(runs),
+        verdicts(runs),
         "## Which features steer?\n",
         ARMS,
         arms(summary),
@@ -174,4 +210,4 @@ def write(run: Path, page: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), Path(sys.argv[2]))
+    write(*map(Path, sys.argv[1:4]))

@@ -10,18 +10,46 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Float
 
 from saelab.core.progress import SILENT, Progress
 from saelab.instrument.config import Sizes
 from saelab.instrument.controls import lift_of
 from saelab.instrument.dose import Chosen, Curve, Probe, choose, curve
+from saelab.instrument.features import SiteText
 from saelab.instrument.outcomes import UNSTEERED, by_feature
+from saelab.instrument.prompts import prompts_of
 from saelab.instrument.readers import HEADLINE, OUTCOMES, Features, described, read_back
 from saelab.instrument.texts import Desk, matrix_of, texts_of
+from saelab.judges.embedding import Embedder
+from saelab.lm.model import LanguageModel
 
 # Gives the table of a named set of texts: from a former run, or by calling what writes it.
 Keep = Callable[[str, Callable[[], pl.DataFrame]], pl.DataFrame]
+
+PROBED = 48  # tokens of a context that KL is measured on
+
+
+def equipped(
+    sizes: Sizes, lm: LanguageModel, text: SiteText, embed: Embedder, instructions: Sequence[str] = ()
+) -> tuple[Desk, Probe]:
+    """What texts are written at and what KL is measured with at the site of a text. instructions: instead of ours."""
+    n = text.packed.n_contexts
+    spread = torch.linspace(0, n - 1, min(sizes.probe_contexts, n)).long()
+    probe = Probe.over(lm, text.site, text.packed.tokens[spread, :PROBED])
+    desk = Desk(
+        lm=lm,
+        site=text.site,
+        prompts=prompts_of(lm, each=sizes.prompts, seed=sizes.seed, instructions=instructions),
+        embed=embed,
+        norm=probe.norm,
+        new_tokens=sizes.new_tokens,
+        temperature=sizes.temperature,
+        batch_size=sizes.batch_size,
+        seed=sizes.seed,
+    )
+    return desk, probe
 
 
 @dataclass(frozen=True)
@@ -52,8 +80,14 @@ class Bench:
     def dev(self, name: str, features: Features, copies: Sequence[int]) -> tuple[Chosen, list[dict[str, Any]]]:
         """The dose that a set's lift chooses, and its dose response: a row per dose and outcome."""
         lifts, rows = {}, []
+        many = range(len(features))
+        jobs = [j for d in self.sizes.doses for j in self.desk.jobs(many, d, self.distance(name, features, d), copies)]
+        # All doses in one batch: a step of few texts takes nearly as long as one of many.
+        written = self.keep(
+            f"{name}.dev", lambda: self.desk.write(f"{name}.dev", jobs, features.directions, self.progress)
+        )
         for dose in self.sizes.doses:
-            found = self.measured(f"{name}.dev", features, dose, copies, self.distance(name, features, dose))
+            found = self.read(f"{name}.dev", written.filter(pl.col("dose") == dose), features)
             texts = found.steered
             for outcome in OUTCOMES:
                 control = lift_of(f"{name} dev {dose:g}", outcome, found.tables[outcome], seed=self.sizes.seed)

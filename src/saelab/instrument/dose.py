@@ -26,6 +26,7 @@ from saelab.stats.means import mean_estimate
 
 # Positions from the start of a context that are read but not counted: their predictions are still those of no text.
 SKIPPED = 8
+FEW = 2  # contexts
 WIDEST = 8.0  # median norms of the stream beyond which no distance is tried
 
 
@@ -57,6 +58,12 @@ class Probe:
         steered = NextToken(_counted(self.lm.run_from(moved, self.site)))
         log_ratio = (self.base.logits - self.base.log_norm[:, None]) - (steered.logits - steered.log_norm[:, None])
         return max(0.0, float((self.base.probs * log_ratio).sum(-1).mean()))
+
+    def short(self) -> "Probe":
+        """The same on the first few contexts: for a figure that is shown beside a score and decides nothing."""
+        kept = self.hidden[:FEW]
+        counted = kept.shape[0] * (kept.shape[1] - SKIPPED)
+        return Probe(self.lm, self.site, kept, NextToken(self.base.logits[:counted]), self.norm)
 
 
 @dataclass(frozen=True, eq=False)

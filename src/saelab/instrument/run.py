@@ -14,16 +14,13 @@ import torch
 from saelab.activations.harvest import HarvestConfig, harvest
 from saelab.core.errors import FetchError, UserError
 from saelab.core.progress import SILENT, Progress
-from saelab.instrument.bench import Bench
+from saelab.instrument.bench import Bench, equipped
 from saelab.instrument.classes import LabelledTexts, class_features, embedded_classes
 from saelab.instrument.config import GateConfig
-from saelab.instrument.dose import Probe
 from saelab.instrument.features import SiteText, features_of
 from saelab.instrument.gate import Gate, Sets, gate, not_gated
 from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened
-from saelab.instrument.prompts import prompts_of
 from saelab.instrument.random_dictionary import untrained_features
-from saelab.instrument.texts import Desk
 from saelab.interp.fidelity.control import control_k
 from saelab.judges.embedding import Embedder, MiniLM
 from saelab.lm.model import LanguageModel
@@ -34,7 +31,6 @@ from saelab.text.pack import PackedText, pack_for
 
 # What no text of the classes depends on: other features in the same folder share these texts.
 OF_FEATURES = ("n_features", "feature_copies", "width", "l0")
-PROBED = 48  # tokens of a context that KL is measured on
 
 
 def run(
@@ -79,19 +75,7 @@ def run(
         random = untrained_features(text, embed, width=width, l0=l0, **size)
         task.advance()
         own = None if sae is None else features_of(sae.encode, sae.W_dec.detach(), text, embed, **size)
-    spread = torch.linspace(0, packed.n_contexts - 1, min(config.probe_contexts, packed.n_contexts)).long()
-    probe = Probe.over(lm, place, packed.tokens[spread, :PROBED])
-    desk = Desk(
-        lm=lm,
-        site=place,
-        prompts=prompts_of(lm, each=config.prompts, seed=config.seed),
-        embed=embed,
-        norm=probe.norm,
-        new_tokens=config.new_tokens,
-        temperature=config.temperature,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
+    desk, probe = equipped(config, lm, text, embed)
     with progress.task("instrument", unit="steps") as task:
 
         def counted(name: str, write: Callable[[], pl.DataFrame]) -> pl.DataFrame:

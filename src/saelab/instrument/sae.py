@@ -106,7 +106,8 @@ def _outcomes(
         pl.col("strength", "share").first(), pl.col("nll", "distinct").mean()
     )
     reach = dict(texts.select("owner", "strength").iter_rows())
-    kl = [bench.probe.kl(v, reach[k]) for k, v in enumerate(features.directions)]
+    probe = bench.probe.short()
+    kl = [probe.kl(v, reach[k]) for k, v in enumerate(features.directions)]
     beside = texts.rename({"owner": "feature"}).with_columns(kl_per_token=pl.Series(kl, dtype=pl.Float64))
     whole = pl.concat(
         [table.join(beside, on="feature").with_columns(outcome=pl.lit(name)) for name, table in found.tables.items()]

@@ -13,20 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import FetchError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import seed_of
-from saelab.instrument.bench import Bench, Measured
+from saelab.instrument.bench import Bench, Measured, equipped
 from saelab.instrument.classes import LabelledTexts, class_features, classes_in, embedded_classes
 from saelab.instrument.config import USUAL_DOSE, InstrumentConfig
 from saelab.instrument.dose import Probe
 from saelab.instrument.features import Dictionary, SiteText
 from saelab.instrument.gate import Found, Gate, blind, classes_at_best, controls_of, judged, not_gated
 from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened
-from saelab.instrument.prompts import prompts_of
 from saelab.instrument.random_dictionary import untrained_features
 from saelab.instrument.readers import RANDOM, Features, joined
 from saelab.instrument.texts import Desk
@@ -36,8 +33,8 @@ from saelab.saes.base import Sae
 from saelab.store.layout import InstrumentFolder
 from saelab.text.pack import PackedText
 
-PROBED = 48  # tokens of a context that KL is measured on
 LEAST = 3  # features of a set, for an interval
+PER_SAE = 4  # features of an SAE that choose the dose, so that not every SAE has to be encoded for it
 
 
 @dataclass(frozen=True)
@@ -63,20 +60,7 @@ def place_at(
 ) -> Place:
     """Open a site. packed, shards: the text that was harvested and its activations there."""
     text = SiteText.of(lm, packed, shards, config.contexts)
-    n = text.packed.n_contexts
-    spread = torch.linspace(0, n - 1, min(config.probe_contexts, n)).long()
-    probe = Probe.over(lm, text.site, text.packed.tokens[spread, :PROBED])
-    desk = Desk(
-        lm=lm,
-        site=text.site,
-        prompts=prompts_of(lm, each=config.prompts, seed=config.seed, instructions=instructions),
-        embed=embed,
-        norm=probe.norm,
-        new_tokens=config.new_tokens,
-        temperature=config.temperature,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
+    desk, probe = equipped(config, lm, text, embed, instructions)
     return Place(config, lm, text, embed, desk, probe)
 
 
@@ -159,10 +143,12 @@ def _at(bench: Bench, name: str, features: Features, chosen: Mapping[str, Any]) 
 
 
 def _some_of_all(place: Place, saes: Mapping[str, Sae]) -> Features | None:
-    """Some readable features of every SAE, for the choice of the dose; None where there are too few."""
-    each = -(-place.config.n_dev // max(1, len(saes)))
-    parts = []
-    for name, sae in saes.items():
+    """Some readable features of SAEs evenly spread, for the choice of the dose; None where there are too few."""
+    asked = min(len(saes), max(1, place.config.n_dev // PER_SAE))
+    each = -(-place.config.n_dev // max(1, asked))
+    names, parts = list(saes), []
+    for name in [names[k * len(names) // asked] for k in range(asked)]:
+        sae = saes[name]
         dictionary = Dictionary.of(sae.encode, sae.W_dec.detach(), place.text)
         if drawn := dictionary.drawn(each, place.config.seed):
             parts.append(dictionary.features(drawn, place.embed, f"{name}/"))

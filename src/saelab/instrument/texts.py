@@ -101,11 +101,12 @@ class Desk:
         lm, prompts = self.lm, [self.prompts[job.prompt] for job in jobs]
         texts = [lm.decode(row) for row in ids]
         beginning = [lm.bos_id if lm.bos_id is not None else min(lm.stop_ids)]
-        after = _mean_nll(lm, [beginning] * len(ids), ids)
+        after, states = lm.read(beginning, ids, self.site)
         own, neutral = np.full((2, len(ids)), np.nan)
         answers = [i for i, prompt in enumerate(prompts) if prompt.answer]
-        own[answers] = _mean_nll(lm, [prompts[i].ids for i in answers], [ids[i] for i in answers])
-        neutral[answers] = _mean_nll(lm, [lm.chat(NEUTRAL)] * len(answers), [ids[i] for i in answers])
+        answered = [ids[i] for i in answers]
+        own[answers] = _means(lm.nll([prompts[i].ids for i in answers], answered))
+        neutral[answers] = _means(lm.nll([lm.chat(NEUTRAL)] * len(answers), answered))
         columns = {
             "owner": [job.owner for job in jobs],
             "dose": [float(job.dose) for job in jobs],
@@ -116,24 +117,13 @@ class Desk:
             "copy": [job.copy for job in jobs],
             "text": texts,
             "n_tokens": [len(row) for row in ids],
-            "nll": _null(after),
+            "nll": _null(_means(after)),
             "related": _null(neutral - own),
             "distinct": [distinct_bigrams(lm.token_strings(row)) for row in ids],
-            "state": self._states(beginning, ids),
+            "state": [None if state is None else state.tolist() for state in states],
             "vector": self.embed(texts).tolist(),
         }
         return pl.DataFrame(columns, schema=TABLE)
-
-    def _states(self, beginning: Sequence[int], ids: Sequence[Sequence[int]]) -> list[list[float] | None]:
-        """Mean state of each text's tokens at the site, read by the unsteered model after BOS."""
-        counted = [sum(token not in self.lm.special_ids for token in row) for row in ids]
-        found: list[list[float] | None] = [None] * len(ids)
-        kept = [i for i, n in enumerate(counted) if n]
-        if kept:
-            states = self.lm.capture([[*beginning, *ids[i]] for i in kept], [self.site])[self.site]
-            for i, part in zip(kept, states.split([counted[i] for i in kept]), strict=True):
-                found[i] = part.mean(0).tolist()
-        return found
 
 
 def texts_of(table: pl.DataFrame) -> Texts:
@@ -150,11 +140,8 @@ def matrix_of(table: pl.DataFrame, column: str) -> Float[np.ndarray, "N D"]:
     return np.array([[np.nan] * width if row is None else row for row in rows], np.float64)
 
 
-def _mean_nll(
-    lm: LanguageModel, prefixes: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]
-) -> Float[np.ndarray, " N"]:
-    found = lm.nll(prefixes, ids)
-    return np.array([float(nll.float().mean()) if len(nll) else np.nan for nll in found])
+def _means(nlls: Sequence[Float[torch.Tensor, "_"]]) -> Float[np.ndarray, " N"]:
+    return np.array([float(nll.float().mean()) if len(nll) else np.nan for nll in nlls])
 
 
 def _null(values: Float[np.ndarray, " N"]) -> list[float | None]:

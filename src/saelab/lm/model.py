@@ -229,6 +229,15 @@ class LanguageModel:
         """Token NLLs in nats of each continuation given its prefix, unedited: one tensor per row."""
         return score.nll(self._decoder, prefixes, continuations)
 
+    def read(
+        self, beginning: Sequence[int], texts: Sequence[Sequence[int]], site: str | Site
+    ) -> tuple[list[Float[Tensor, "_"]], list[Float[Tensor, "_"] | None]]:
+        """Token NLLs of each text after `beginning`, and its mean activation at the site, from one unedited pass.
+
+        The mean is over the tokens that are not special; None where a text has none.
+        """
+        return score.read(self._decoder, beginning, texts, self.site(site), self.special_ids)
+
     def _ids(self, texts: TextsOrIds) -> Sequence[Sequence[int]]:
         if texts and isinstance(texts[0], str):
             return self.tokenize(cast("Sequence[str]", texts))

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.sites import Site
 from saelab.lm.batching import by_length, pad_right, position_ids
 from saelab.lm.blocks import Decoder, KVCache, SharedCache
 from saelab.lm.passes import run
@@ -44,6 +45,28 @@ def nll(
         if len(numbers) > 1:
             found.update(_after_shared(decoder, prefix, numbers, continuations))
     return [found[i] for i in range(len(prefixes))]
+
+
+def read(
+    decoder: Decoder, beginning: Sequence[int], texts: Sequence[Sequence[int]], site: Site, special: frozenset[int]
+) -> tuple[list[Float[Tensor, " T"]], list[Float[Tensor, " D"] | None]]:
+    """NLLs of each text after `beginning`, and its mean activation at the site, from one pass.
+
+    The mean (float32) is over the text's tokens that are not special; None where there is none.
+    """
+    nlls: list[Tensor] = [torch.zeros(0)] * len(texts)
+    means: list[Tensor | None] = [None] * len(texts)
+    written, n = [i for i, text in enumerate(texts) if text], len(beginning)
+    for batch in by_length([len(texts[i]) for i in written], rows=_ROWS, tokens=_TOKENS):
+        numbers = [written[i] for i in batch]
+        hidden, captured = run(decoder, pad_right([[*beginning, *texts[i]] for i in numbers]), sites=[site])
+        scored = [hidden[k, n - 1 : n - 1 + len(texts[i])] for k, i in enumerate(numbers)]
+        for i, found in _scores(decoder, numbers, scored, texts).items():
+            nlls[i] = found
+        for k, i in enumerate(numbers):
+            kept = [n + at for at, token in enumerate(texts[i]) if token not in special]
+            means[i] = captured[site][k, kept].float().mean(0).cpu() if kept else None
+    return nlls, means
 
 
 def following_nll(

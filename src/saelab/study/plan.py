@@ -35,17 +35,18 @@ SECONDS = {
     "anchors": 20.0,
     "stats": 5.0,
 }
+# Of a model, done before all else: training takes all cores, and many cells wait for a gate.
+FIRST = ("train", "gate")
 
 
 def cells_of(study: StudyConfig) -> list[Cell]:
     """All cells of the study, inputs first."""
-    ends: list[Cell] = []
-    for model in study.models:
-        ends += _model_cells(study, model)
+    cells = [cell for model in study.models for cell in _model_cells(study, model)]
+    ends = [cell for cell in cells if cell.stage not in FIRST]
     settings = {"seed": study.seed, "resamples": study.resamples, "name": study.name}
     suite = _suite_cells(study, ends)
     first, last = _anchor_cells(study, [*ends, *suite])
-    return in_order([*first, Cell("stats", study.name, settings, (*ends, *last), SECONDS["stats"]), *suite])
+    return in_order([*first, *cells, Cell("stats", study.name, settings, (*ends, *last), SECONDS["stats"]), *suite])
 
 
 def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
@@ -66,7 +67,8 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     for sae in saes:
         own = trained[sae.site, sae.seed]
         ends += _sae_cells(study, sae, (text, own), gates[sae.site], calibrate)
-    return ends + [c for path in model.paths for c in _match_cells(study, model, path, text, trained)]
+    matched = [c for path in model.paths for c in _match_cells(study, model, path, text, trained)]
+    return [*trained.values(), *(gate for gate in gates.values() if gate is not None), *ends, *matched]
 
 
 def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> Cell:

@@ -186,8 +186,13 @@ def top_peaks(
 def apart(places: Int[np.ndarray, " N"], count: int, distance: int) -> list[int]:
     """The first `count` of `places`, in the given order, that are at least `distance` from those already taken."""
     taken: list[int] = []
+    # A cell is as wide as the distance, so one place at most is taken in it, and only its neighbours can be too near.
+    cells: dict[int, int] = {}
+    width = max(1, distance)
     for place in places.tolist():
-        if all(abs(place - other) >= distance for other in taken):
+        cell = place // width
+        if all(abs(place - cells.get(near, place + width)) >= distance for near in (cell - 1, cell, cell + 1)):
+            cells[cell] = place
             taken.append(place)
             if len(taken) == count:
                 break
