@@ -7,10 +7,12 @@ for tau it does so on the scale rho = sin(pi tau / 2) (Greiner 1909), exact for 
 otherwise.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 from scipy.stats import f as fisher
 
 from saelab.core.errors import UserError
@@ -39,14 +41,19 @@ def reliability(table: pl.DataFrame, *, item: str, value: str) -> pl.DataFrame:
     return frame({"of": pl.String}, list(zip(label, found, strict=True)))
 
 
-def _reliabilities(groups: list[np.ndarray], start: Estimate) -> list[Estimate]:
+def mean_squares(groups: Sequence[Float[np.ndarray, "_"]]) -> tuple[float, float, float]:
+    """Mean squares between and within groups of finite values, and the mean number of repeats that goes with them."""
     sizes = np.array([g.size for g in groups], dtype=float)
     total, items = sizes.sum(), len(groups)
-    grand = np.concatenate(groups).mean()
     means = np.array([g.mean() for g in groups])
-    between = float((sizes * (means - grand) ** 2).sum() / (items - 1))
+    between = float((sizes * (means - np.concatenate(groups).mean()) ** 2).sum() / (items - 1))
     within = float(sum(((g - g.mean()) ** 2).sum() for g in groups) / (total - items))
-    k = float((total - (sizes**2).sum() / total) / (items - 1))
+    return between, within, float((total - (sizes**2).sum() / total) / (items - 1))
+
+
+def _reliabilities(groups: Sequence[Float[np.ndarray, "_"]], start: Estimate) -> list[Estimate]:
+    items, total = len(groups), sum(g.size for g in groups)
+    between, within, k = mean_squares(groups)
     if between == 0:
         return [replace(start, state="constant")] * 2
     if within == 0:

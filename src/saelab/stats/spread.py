@@ -16,7 +16,7 @@ from scipy.stats import norm
 
 from saelab.stats.estimate import FEWEST
 from saelab.stats.power import smallest_taus
-from saelab.stats.reliability import with_noise
+from saelab.stats.reliability import mean_squares, with_noise
 
 APART = float(norm.ppf(0.975) + norm.ppf(0.8))
 TAUS = np.linspace(0.01, 0.99, 99)
@@ -46,14 +46,10 @@ def spread_of(groups: list[Float[np.ndarray, "_"]]) -> Spread:
     """The spread of items with their repeats (NaN: missing). Items with fewer than two are left out."""
     kept = [g[np.isfinite(g)] for g in groups]
     kept = [g for g in kept if g.size > 1]
-    sizes = np.array([g.size for g in kept], float)
-    if len(kept) < FEWEST:
-        return Spread(len(kept), float(sizes.mean()) if kept else 0.0)
-    total, items = sizes.sum(), len(kept)
-    k = float((total - (sizes**2).sum() / total) / (items - 1))
-    means = np.array([g.mean() for g in kept])
-    between = float((sizes * (means - np.concatenate(kept).mean()) ** 2).sum() / (items - 1))
-    within = float(sum(((g - g.mean()) ** 2).sum() for g in kept) / (total - items))
+    items, total = len(kept), sum(g.size for g in kept)
+    if items < FEWEST:
+        return Spread(items, total / items if kept else 0.0)
+    between, within, k = mean_squares(kept)
     if within == 0:
         return Spread(items, k, state="constant")
     ratio = between / within
