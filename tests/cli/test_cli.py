@@ -77,7 +77,7 @@ def test_missing_files_are_sentences(
 def test_plan_says_what_would_be_done(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", DEMO, "--json"]) == 0
     rows = {r["stage"]: r for r in json.loads(capsys.readouterr().out)["stages"]}
-    assert rows["steer"]["cells"] == 15 and rows["train"]["cells"] == 3 and rows["total"]["hours"] > 0.05
+    assert rows["steer"]["cells"] == 10 and rows["train"]["cells"] == 3 and rows["total"]["hours"] > 0.05
 
 
 def test_doctor_names_versions(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,12 +44,12 @@ VERBS = {
     "select": (
         "select:select",
         "Every feature's effect on the model, and which features to steer with.",
-        "saelab select path:demo/saes/topk.l0_32.resid_post.15 --lm smollm2-135m --top 5",
+        "saelab select path:demo/saes/topk.l0_64.resid_post.15 --lm smollm2-135m --top 5",
     ),
     "steer": (
         "steer:steer",
         "Steered beside unsteered text for one feature.",
-        'saelab steer path:demo/saes/topk.l0_32.resid_post.15 123 --prompt "My favourite place is" --strength 4',
+        'saelab steer path:demo/saes/topk.l0_64.resid_post.15 123 --prompt "My favourite place is" --strength 4',
     ),
     "instrument": (
         "instrument:instrument",
@@ -64,7 +64,7 @@ VERBS = {
     "match": (
         "match:match",
         "Match the features of SAEs across sites, with a certificate.",
-        "saelab match path:demo/saes/jumprelu.l0_32.resid_post.14 path:demo/saes/jumprelu.l0_32.resid_post.15",
+        "saelab match path:demo/saes/jumprelu.l0_64.resid_post.14 path:demo/saes/jumprelu.l0_64.resid_post.15",
     ),
     "stats": (
         "stats:stats",
@@ -75,7 +75,7 @@ VERBS = {
     "inspect": (
         "inspect:inspect",
         "What an SAE is, and whether it does what it says.",
-        "saelab inspect path:demo/saes/topk.l0_32.resid_post.15 --lm smollm2-135m",
+        "saelab inspect path:demo/saes/topk.l0_64.resid_post.15 --lm smollm2-135m",
     ),
     "convert": (
         "convert:convert",
@@ -85,7 +85,7 @@ VERBS = {
     "push": (
         "push:push",
         "Write an SAE and its model card to the hub, or to a folder.",
-        "saelab push path:demo/saes/topk.l0_32.resid_post.15 hf:my-name/my-saes/topk.l0_32",
+        "saelab push path:demo/saes/topk.l0_64.resid_post.15 hf:my-name/my-saes/topk.l0_64",
     ),
     "doctor": ("doctor:doctor", "What this machine has, and what is missing.", "saelab doctor --json"),
 }
