@@ -19,7 +19,7 @@ import torch
 from saelab.core.seeds import seed_of
 from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
-from saelab.steering.batch import Job, Written, write
+from saelab.steering.batch import AnswerJob, Written, write
 from saelab.steering.direction import Direction, unit
 from saelab.text.instructions import load_instructions
 
@@ -64,7 +64,7 @@ def main() -> None:
     print(f"\n{same} of {len(plain)} texts are the same, word for word. {arguments.new} new tokens at most, greedy.")
 
 
-def jobs(lm: LanguageModel, arguments: argparse.Namespace) -> list[Job]:
+def jobs(lm: LanguageModel, arguments: argparse.Namespace) -> list[AnswerJob]:
     """Instruction by instruction, feature by feature, all factors: random unit directions of a typical strength."""
     asked = load_instructions()[: arguments.instructions]
     hidden = lm.capture([lm.chat(i) for i in asked], [arguments.site])[arguments.site]
@@ -77,7 +77,7 @@ def jobs(lm: LanguageModel, arguments: argparse.Namespace) -> list[Job]:
         )
         for i in range(arguments.features)
     ]  # fmt: skip
-    return [Job(i, d, f, 0) for d in directions for i in asked for f in FACTORS]
+    return [AnswerJob(i, d, f, 0) for d in directions for i in asked for f in FACTORS]
 
 
 def clock(work: Callable[[], list[Written]]) -> tuple[list[Written], float, float]:
@@ -94,7 +94,7 @@ def rate(written: list[Written], wall: float, processor: float) -> tuple[float, 
 
 
 @torch.inference_mode()
-def hooked(lm: LanguageModel, asked: list[Job], new: int, batch: int = 10) -> list[Written]:
+def hooked(lm: LanguageModel, asked: list[AnswerJob], new: int, batch: int = 10) -> list[Written]:
     """transformers itself: a forward hook that adds each row's vector at every position, batches of ten."""
     stop = sorted(lm.stop_ids)
     made: list[Written] = []

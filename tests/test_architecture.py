@@ -3,6 +3,8 @@
 import ast
 import re
 import runpy
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
@@ -363,3 +365,18 @@ def test_the_rule_of_doors_can_fail(tmp_path: Path) -> None:
         "def helped(): ...\ndef deep(): ...\nTABLE = {'x': told}\ndef told(): ...\n"
     )
     assert unreached(tmp_path) == {"a.py:4 hidden": 1, "a.py:6 deep": 1}
+
+
+def class_names(sources: Iterable[str]) -> Counter[str]:
+    """How often each public name is given to a class."""
+    trees = [ast.parse(source) for source in sources]
+    return Counter(n.name for t in trees for n in ast.walk(t) if isinstance(n, ast.ClassDef) and n.name[0] != "_")
+
+
+def test_no_name_is_given_to_two_classes() -> None:
+    twice = [name for name, n in class_names(f.read_text() for f in SRC.rglob("*.py")).items() if n > 1]
+    assert not twice, "one noun, one meaning: docs/architecture.md, Glossary"
+
+
+def test_the_rule_of_class_names_can_fail() -> None:
+    assert class_names(["class Card: ...", "class Card: ...\nclass _Config: ..."]) == {"Card": 2}

@@ -22,8 +22,8 @@ import torch
 
 from saelab.lm.model import LanguageModel
 from saelab.matching.baselines import random_pairs
-from saelab.matching.evaluate import Reading, coactivation, read_sites, skips, tensor_errors
-from saelab.matching.fold import Features, features_of
+from saelab.matching.evaluate import TwoSites, coactivation, read_sites, skips, tensor_errors
+from saelab.matching.fold import FoldedFeatures, features_of
 from saelab.matching.match import compose, match
 from saelab.saes.base import Sae
 from saelab.store.files import read_json, write_text
@@ -86,7 +86,7 @@ class Story:
                 found[spec.name] = self.sae(spec).encode(readings[sites.index(spec.site)].second[kept]) > 0
         return found
 
-    def reading(self, first: str, second: str) -> Reading:
+    def reading(self, first: str, second: str) -> TwoSites:
         text = self.work.text(self.path[0].model, HELD_OUT)
         return read_sites(self.lm, text, (first, second), self.work.study.matching.contexts)
 
@@ -100,7 +100,7 @@ class Story:
     def partner(self, a: SaeSpec, b: SaeSpec) -> np.ndarray:
         return read_table(self.run.matching(a.name, b.name) / "matching.parquet")["b"].to_numpy()
 
-    def folded(self, spec: SaeSpec) -> Features:
+    def folded(self, spec: SaeSpec) -> FoldedFeatures:
         return features_of(self.sae(spec), "theta")
 
     def points(self) -> pl.DataFrame:

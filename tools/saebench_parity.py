@@ -30,7 +30,7 @@ from saelab.adapters.saebench import to_saebench
 from saelab.interp.suite import absorption, core, scr, sparse_probing, tpp
 from saelab.interp.suite.evaluation import SiteSuite
 from saelab.interp.suite.pooled import TextActivations, pool_codes
-from saelab.interp.suite.probes import Probe
+from saelab.interp.suite.probes import LinearProbe
 from saelab.interp.suite.readings import ClassReading
 from saelab.interp.suite.scr import PairReading
 from saelab.lm.model import LanguageModel
@@ -334,11 +334,11 @@ def unpadded(sae: Any) -> Any:
     )
 
 
-def as_ours(probe: Any) -> Probe:
+def as_ours(probe: Any) -> LinearProbe:
     """Their probe: both score the same ones, since two trainings of a probe on so few texts differ by more than the
     tolerances.
     """
-    return Probe(probe.net.weight.detach().flatten().float(), float(probe.net.bias))
+    return LinearProbe(probe.net.weight.detach().flatten().float(), float(probe.net.bias))
 
 
 @contextlib.contextmanager

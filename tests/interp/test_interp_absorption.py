@@ -9,7 +9,7 @@ from torch import Tensor
 from saelab.interp.suite import absorption
 from saelab.interp.suite.absorption import AbsorptionConfig, absorbed, letter_latents, probe_letters
 from saelab.interp.suite.saebench_json import lacking, record
-from saelab.interp.suite.words import Words, read_words, vocabulary
+from saelab.interp.suite.words import WordActivations, read_words, vocabulary
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
@@ -25,7 +25,7 @@ CONFIG = AbsorptionConfig(
 U = 4 * torch.linalg.qr(drawn(D, D))[0][: LETTERS_N + LETTERS_N * WORDS_N]  # letters first, then words
 
 
-def planted() -> Words:
+def planted() -> WordActivations:
     """x = letter + word + noise; each word many times, so that the letter is the only thing its words share."""
 
     def some(times: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def planted() -> Words:
         return U[letter] + U[LETTERS_N + word] + 0.05 * drawn(len(word), D, seed=seed), letter
 
     (train, a), (test, b), (again, _) = some(12, 1), some(6, 2), some(6, 3)
-    return Words(train, a, test, b, again)
+    return WordActivations(train, a, test, b, again)
 
 
 def dictionary(*, absorbing: int) -> Sae:

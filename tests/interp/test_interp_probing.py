@@ -11,10 +11,10 @@ from torch import Tensor
 from saelab.core.errors import UserError
 from saelab.interp.suite import scr, sparse_probing, tpp
 from saelab.interp.suite.ablation import ablated, effects_on, strongest
-from saelab.interp.suite.labelled import LabelledTexts, Task, labelled_table, load_labelled, one_against_rest
+from saelab.interp.suite.labelled import LabelledData, OneVsRest, labelled_table, load_labelled, one_against_rest
 from saelab.interp.suite.pooled import TextActivations, pool_activations, pool_codes, read_ids
 from saelab.interp.suite.probes import (
-    Probe,
+    LinearProbe,
     ProbeConfig,
     Split,
     fit_logistic,
@@ -95,7 +95,7 @@ def test_pooled_ablation_equals_ablating_every_token() -> None:
 
 
 def test_effects_sign_and_choice() -> None:
-    probe = Probe(torch.tensor([1.0, 0.0]), 0.0)
+    probe = LinearProbe(torch.tensor([1.0, 0.0]), 0.0)
     W_dec = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     difference = torch.tensor([2.0, 1.0, 5.0, -3.0])
     assert effects_on(probe, difference, W_dec, signed=True).tolist() == [2, -1, 0, 0]
@@ -106,7 +106,7 @@ def test_effects_sign_and_choice() -> None:
 # --- TPP ---
 
 
-def classes(k: int = 4, n: int = 400) -> tuple[Tensor, list[Task]]:
+def classes(k: int = 4, n: int = 400) -> tuple[Tensor, list[OneVsRest]]:
     """k classes; texts of class c have coordinate c raised."""
     label = np.arange(k * n) % k
     x = 1.0 * drawn(k * n, D).abs()
@@ -118,7 +118,7 @@ def classes(k: int = 4, n: int = 400) -> tuple[Tensor, list[Task]]:
         rows = np.concatenate([positive, negative])
         y = np.arange(len(rows)) < len(positive)
         test = np.arange(len(rows)) % 3 == 0
-        tasks.append(Task(str(c), Split(rows[~test], y[~test], rows[test], y[test])))
+        tasks.append(OneVsRest(str(c), Split(rows[~test], y[~test], rows[test], y[test])))
     return x, tasks
 
 
@@ -142,14 +142,14 @@ def test_tpp_of_an_oracle_dictionary_is_a_half_and_of_a_rotated_one_less() -> No
 # --- SCR ---
 
 
-def confounded(n: int = 800) -> tuple[LabelledTexts, Tensor]:
+def confounded(n: int = 800) -> tuple[LabelledData, Tensor]:
     """Texts of four quadrants; concept along coordinate 0, attribute along coordinate 1 and twice as strong."""
     a, b = np.arange(4 * n) % 2, (np.arange(4 * n) // 2) % 2
     x = 1.5 * drawn(4 * n, D, seed=4)
     x[:, 0] += torch.from_numpy(2.5 * (1 - 2 * a))
     x[:, 1] += torch.from_numpy(4.5 * (1 - 2 * b))
     texts = tuple(str(i) for i in range(4 * n))
-    return LabelledTexts(
+    return LabelledData(
         "made", texts, tuple("a+" if v == 0 else "a-" for v in a), tuple("b+" if v == 0 else "b-" for v in b)
     ), x
 
@@ -193,7 +193,7 @@ def test_confounded_tasks_are_balanced_and_disjoint() -> None:
 
 def test_one_against_rest_is_balanced_disjoint_and_named() -> None:
     labels = tuple("abc"[i % 3] for i in range(300))
-    data = LabelledTexts("d", tuple(f"t{i}" for i in range(300)), labels)
+    data = LabelledData("d", tuple(f"t{i}" for i in range(300)), labels)
     taken, tasks = one_against_rest(data, 40, 20, 0)
     assert [t.label for t in tasks] == ["a", "b", "c"] and len(taken.texts) == 180
     every_test = {i for t in tasks for i in t.split.test}

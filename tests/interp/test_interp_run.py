@@ -9,7 +9,7 @@ import torch
 
 from saelab.activations.harvest import HarvestConfig, harvest
 from saelab.core.errors import UserError
-from saelab.interp.run import FEATURES, InterpConfig, Judges, SiteText, prepare, run, scored_sample
+from saelab.interp.run import FEATURES, InterpConfig, InterpSite, Judges, prepare, run, scored_sample
 from saelab.judges.embedding import EmbeddingJudge, Words
 from saelab.judges.lexical import LexicalJudge
 from saelab.judges.scripted import always
@@ -65,14 +65,14 @@ def mean_sae(mean: torch.Tensor) -> Sae:
 
 
 @pytest.fixture(scope="module")
-def site_text(tmp_path_factory: pytest.TempPathFactory) -> SiteText:
+def site_text(tmp_path_factory: pytest.TempPathFactory) -> InterpSite:
     lm = tiny_lm()
     train, held_out = packed_text(lm, 1), packed_text(lm, 100)
     shards = harvest(lm, train, [SITE], tmp_path_factory.mktemp("acts"), config=HarvestConfig(dtype="float32"))
     return prepare(CONFIG, lm, site=SITE, held_out=held_out, packed=train, shards=shards[SITE])
 
 
-def test_the_stage_writes_its_three_tables(site_text: SiteText, tmp_path: Path) -> None:
+def test_the_stage_writes_its_three_tables(site_text: InterpSite, tmp_path: Path) -> None:
     paths = run(site_text, random_sae(), tmp_path, judge=LexicalJudge(), also=[5])
     assert [p.name for p in paths] == ["fidelity.json", "features.parquet", "contexts.parquet"]
     fidelity = json.loads(paths[0].read_text())
@@ -97,7 +97,7 @@ def test_the_stage_writes_its_three_tables(site_text: SiteText, tmp_path: Path) 
     assert "".join(first["tokens"]).strip()
 
 
-def test_an_untrained_dictionary_stands_beside_every_score(site_text: SiteText, tmp_path: Path) -> None:
+def test_an_untrained_dictionary_stands_beside_every_score(site_text: InterpSite, tmp_path: Path) -> None:
     """One control for SAEs of about one L0; its score is its own, whatever the SAE's is."""
     paths = run(site_text, random_sae(), tmp_path / "random", judge=LexicalJudge())
     beside = json.loads(paths[0].read_text())["random_dictionary"]["interpretability"]
@@ -111,7 +111,7 @@ def test_an_untrained_dictionary_stands_beside_every_score(site_text: SiteText, 
     assert record["balanced_accuracy"] == 0.5, "the control is judged by the judge of the run"
 
 
-def test_a_description_is_also_tested_by_its_meaning(site_text: SiteText, tmp_path: Path) -> None:
+def test_a_description_is_also_tested_by_its_meaning(site_text: InterpSite, tmp_path: Path) -> None:
     """For the first few of the sample; by a judge that says nothing it tells nothing."""
     made = [
         pl.read_parquet(run(site_text, random_sae(), tmp_path / name, judge=LexicalJudge(), meaning=judge)[1])
@@ -123,12 +123,12 @@ def test_a_description_is_also_tested_by_its_meaning(site_text: SiteText, tmp_pa
     assert words["embedding_auroc"].n_unique() > 3
 
 
-def test_same_config_same_bytes(site_text: SiteText, tmp_path: Path) -> None:
+def test_same_config_same_bytes(site_text: InterpSite, tmp_path: Path) -> None:
     made = [run(site_text, random_sae(), tmp_path / name, judge=LexicalJudge()) for name in "ab"]
     assert [p.read_bytes() for p in made[0]] == [p.read_bytes() for p in made[1]]
 
 
-def test_identity_keeps_everything_and_the_mean_nothing(site_text: SiteText, tmp_path: Path) -> None:
+def test_identity_keeps_everything_and_the_mean_nothing(site_text: InterpSite, tmp_path: Path) -> None:
     paths = run(site_text, identity_sae(), tmp_path / "identity", judge=LexicalJudge())
     fidelity = json.loads(paths[0].read_text())
     assert fidelity["fvu"] == 0 and fidelity["ce_recovered"] == pytest.approx(1, abs=1e-6)
@@ -139,7 +139,7 @@ def test_identity_keeps_everything_and_the_mean_nothing(site_text: SiteText, tmp
     assert set(pl.read_parquet(paths[1])["state"]) == {"dead"}
 
 
-def test_always_none_scores_half_balanced(site_text: SiteText, tmp_path: Path) -> None:
+def test_always_none_scores_half_balanced(site_text: InterpSite, tmp_path: Path) -> None:
     features = pl.read_parquet(run(site_text, random_sae(), tmp_path, judge=always(0))[1])
     ok = features.filter(pl.col("state") == "ok")
     assert (ok["balanced_accuracy"] == 0.5).all() and (ok["auroc"] == 0.5).all()
@@ -154,7 +154,7 @@ def test_the_sample_is_of_live_features_and_stable() -> None:
     assert len(scored_sample(alive, 20, 0) - drawn) == 1
 
 
-def test_a_width_or_site_that_does_not_fit_is_a_sentence(site_text: SiteText, tmp_path: Path) -> None:
+def test_a_width_or_site_that_does_not_fit_is_a_sentence(site_text: InterpSite, tmp_path: Path) -> None:
     weights = {"W_enc": torch.zeros(8, 4), "W_dec": torch.zeros(4, 8), "b_enc": torch.zeros(4), "b_dec": torch.zeros(8)}
     narrow = TopKSae(SaeConfig(architecture="topk", d_in=8, d_sae=4, k=1), weights)
     with pytest.raises(UserError, match="width 8"):

@@ -7,15 +7,15 @@ from saebench_fields import problems
 from test_interp_core import drawn, identity
 
 from saelab.interp.suite import sae_probes
-from saelab.interp.suite.labelled import LabelledTexts
+from saelab.interp.suite.labelled import LabelledData
 from saelab.interp.suite.saebench_json import record
 
 CONFIG = sae_probes.SaeProbesConfig(dataset_names=("a",), most_rows=400, most_train=120, ks=(1, 2))
 
 
-def labelled(n: int = 400, classes: str = "NY") -> LabelledTexts:
+def labelled(n: int = 400, classes: str = "NY") -> LabelledData:
     labels = tuple(classes[i % len(classes)] for i in range(n))
-    return LabelledTexts("a", tuple(f"{label} text {i}" for i, label in enumerate(labels)), labels)
+    return LabelledData("a", tuple(f"{label} text {i}" for i, label in enumerate(labels)), labels)
 
 
 def test_tasks_are_balanced_disjoint_and_named() -> None:

@@ -20,7 +20,7 @@ from saelab.interp.suite import labelled as labelled_module
 from saelab.interp.suite.catalogue import CATALOGUE, Entry, Headline, headlines
 from saelab.interp.suite.config import SuiteConfig
 from saelab.interp.suite.evaluation import Evaluation, SiteSuite, Subject, evaluation_of, readings_of
-from saelab.interp.suite.labelled import LabelledTexts
+from saelab.interp.suite.labelled import LabelledData
 from saelab.interp.suite.result import Result
 from saelab.interp.suite.run import COLUMNS, read, run
 from saelab.interp.suite.site import prepare
@@ -34,7 +34,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "interpretability.md"
 TINY = SuiteConfig(preset="tiny")
 
 
-def labelled(name: str) -> LabelledTexts:
+def labelled(name: str) -> LabelledData:
     """Three classes told apart by a word, or two with an attribute."""
     crossed, two = name == "alive_sex", name[0].isdigit()
     words = ("cats", "dogs") if crossed or two else ("cats", "dogs", "rain")
@@ -43,9 +43,9 @@ def labelled(name: str) -> LabelledTexts:
     if name == "code_language":
         labels = [("C", "Python", "HTML")[i % 3] for i in range(240)]
     if not crossed:
-        return LabelledTexts(name, texts, tuple(labels))
+        return LabelledData(name, texts, tuple(labels))
     values = [("True", "False")[label == "dogs"] for label in labels]
-    return LabelledTexts(name, texts, tuple(values), tuple(("female", "male")[i // 2 % 2] for i in range(240)))
+    return LabelledData(name, texts, tuple(values), tuple(("female", "male")[i // 2 % 2] for i in range(240)))
 
 
 @pytest.fixture(scope="module")

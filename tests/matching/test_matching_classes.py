@@ -9,7 +9,7 @@ import torch
 from saelab.matching import partial
 from saelab.matching.classes import CARRIED, CHANGED, DIED, classed
 from saelab.matching.cost import Costs, costs_between
-from saelab.matching.fold import Features
+from saelab.matching.fold import FoldedFeatures
 from saelab.matching.partial import match_partially, null_reject, persistence
 from saelab.matching.paths import feature_paths, survival
 
@@ -83,10 +83,10 @@ def test_paths_begin_at_births_and_end_at_deaths() -> None:
     assert [s.tolist() for s in survival(steps)] == [[2 / 3, 1 / 3], [2 / 3]]
 
 
-def folded(decoder: torch.Tensor, g: torch.Generator) -> Features:
+def folded(decoder: torch.Tensor, g: torch.Generator) -> FoldedFeatures:
     """Encoders near the decoders with a direction in common, biases of every size."""
     encoder = decoder + 0.3 * unit(torch.randn(N, D, generator=g)) + 1.0
-    return Features(decoder, encoder, (2 * torch.randn(N, generator=g)).exp(), torch.ones(N))
+    return FoldedFeatures(decoder, encoder, (2 * torch.randn(N, generator=g)).exp(), torch.ones(N))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,7 +95,7 @@ def test_the_null_of_all_tensors_is_not_fooled_by_biases(seed: int) -> None:
     decoder = unit(torch.randn(N, D, generator=g))
     first, other = folded(decoder, g), folded(unit(torch.randn(N, D, generator=g)), g)
     order = torch.randperm(N, generator=g)
-    copy = Features(*(x[order] + 0.01 * torch.randn(x.shape, generator=g) for x in (
+    copy = FoldedFeatures(*(x[order] + 0.01 * torch.randn(x.shape, generator=g) for x in (
         first.decoder, first.encoder, first.bias)), first.scale)  # fmt: skip
     unrelated, related = costs_between(first, other), costs_between(first, copy)
     assert (match_partially(unrelated, null_reject(unrelated, 0.02, seed=seed))[0] >= 0).mean() <= 0.06

@@ -8,7 +8,7 @@ from saelab.lm.model import LanguageModel
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
 from saelab.selection.criteria.catalogue import CRITERIA, that_read
-from saelab.selection.criteria.observation import Concept, NextToken, Observation
+from saelab.selection.criteria.observation import ConceptTokens, NextToken, Observation
 from saelab.selection.effects import PREFIX, feature_effects
 
 SITE, F = "resid_post.15", 24
@@ -22,7 +22,7 @@ def test_effects_equal_a_hook_and_two_passes(smollm: LanguageModel, positions: s
     decoder = torch.nn.functional.normalize(torch.randn(F, smollm.d_model, generator=g), dim=-1) * 4
     weights = {"W_enc": decoder.T, "W_dec": decoder, "b_enc": torch.zeros(F), "b_dec": torch.zeros(smollm.d_model)}
     sae = ReluSae(SaeConfig(architecture="relu", d_in=smollm.d_model, d_sae=F, site=SITE), weights)
-    concept = Concept(torch.tensor([[f + 300, -1] for f in range(F)]), torch.tensor([[500, 501]] * F))
+    concept = ConceptTokens(torch.tensor([[f + 300, -1] for f in range(F)]), torch.tensor([[500, 501]] * F))
     found = feature_effects(
         smollm, sae, positions=positions, criteria=that_read("effect", "concept"), concept=concept, batch_size=16
     )
@@ -41,7 +41,9 @@ def test_effects_equal_a_hook_and_two_passes(smollm: LanguageModel, positions: s
             steered = NextToken(smollm.model(tokens).logits[:, -1])
             handle.remove()
             top = torch.topk(smollm.unembed(decoder[feature]), 20).indices[None]
-            seen = Observation(base, steered, top, 1, Concept(concept.inside[[feature]], concept.outside[[feature]]))
+            seen = Observation(
+                base, steered, top, 1, ConceptTokens(concept.inside[[feature]], concept.outside[[feature]])
+            )
             for name in that_read("effect", "concept"):
                 assert found[name][feature] == pytest.approx(float(CRITERIA[name].score(seen)), abs=1e-4), name
             assert abs(found["delta_confidence"][feature]) > 1e-3, "control: the edit does something"

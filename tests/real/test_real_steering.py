@@ -10,7 +10,7 @@ from saelab.judges.rubric import harmonic_mean
 from saelab.judges.steering_lexical import LexicalSteeringJudge, calibrate
 from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
-from saelab.steering.batch import Job, write
+from saelab.steering.batch import AnswerJob, write
 from saelab.steering.concepts.detection import detect, direction_scores
 from saelab.steering.concepts.directions.diff_means import diff_means
 from saelab.steering.concepts.directions.method import Fitting
@@ -77,7 +77,7 @@ def test_a_difference_in_means_detects_and_steers(lm: LanguageModel, examples: E
     judge = LexicalSteeringJudge(lm, calibrate(lm, load_instructions()[:16], max_new_tokens=24))
     control = equal_norm_direction(direction, seed=0)
     asked = load_instructions()[16:24]
-    jobs = [Job(i, d, f, 0) for d in (direction, control) for f in FACTORS for i in asked]
+    jobs = [AnswerJob(i, d, f, 0) for d in (direction, control) for f in FACTORS for i in asked]
     texts = write(lm, jobs, sampling=Sampling(24))
     rubrics = ("concept", "instruction", "fluency")
     rated = [(job.instruction, text.text) for job, text in zip(jobs, texts, strict=True)]

@@ -11,7 +11,7 @@ from report_run import NAMES, build_run
 from saelab.report import figures
 from saelab.report.figures import Figure
 from saelab.report.matching_tables import certificate
-from saelab.report.material import Material, Pair, read_material
+from saelab.report.material import Material, SaePair, read_material
 from saelab.report.names import Names
 
 
@@ -86,12 +86,12 @@ def test_training_draws_every_sae(material: Material) -> None:
 def test_matching_curves_join_neighbours_only() -> None:
     """Adjacent pairs are a line; a pair two sites apart stands alone; a rival without a value has no line."""
 
-    def pair(a: int, b: int, cost: float) -> Pair:
+    def pair(a: int, b: int, cost: float) -> SaePair:
         quality = {
             "cost": cost, "skip": {"explained_variance": 0.5, "ce_change": 0.6}, "baselines": {"random": 8.0},
             "compared_with": {"drop": {"explained_variance": 0.1, "ce_change": None}},
         }  # fmt: skip
-        return Pair(f"t.resid_post.{a}", f"t.resid_post.{b}", quality, matched=2, features=4)
+        return SaePair(f"t.resid_post.{a}", f"t.resid_post.{b}", quality, matched=2, features=4)
 
     pairs = [pair(14, 16, 9.0), pair(15, 16, 2.0), pair(14, 15, 1.0)]
     chain, alone, *chance = figures.curves(pairs, "cost", NAMES)

@@ -7,7 +7,7 @@ import pytest
 from report_run import ARCHITECTURES, LEVELS, NAMES, build_run
 
 from saelab.report import tables
-from saelab.report.cells import Table
+from saelab.report.cells import PageTable
 from saelab.report.material import Material, read_material
 from saelab.report.sections import frank
 from saelab.report.steering_sections import floor
@@ -18,7 +18,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return read_material(build_run(tmp_path_factory.mktemp("tables")))
 
 
-def texts(table: Table, kind: str = "row") -> list[list[str]]:
+def texts(table: PageTable, kind: str = "row") -> list[list[str]]:
     return [[c.text for c in r.cells] for r in table.rows if r.kind == kind]
 
 

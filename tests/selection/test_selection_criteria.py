@@ -12,7 +12,7 @@ from saelab.selection.criteria.concept_lift import concept_lift
 from saelab.selection.criteria.delta_confidence import delta_confidence
 from saelab.selection.criteria.input_score import input_score
 from saelab.selection.criteria.lens_moments import Lens
-from saelab.selection.criteria.observation import Concept, NextToken, Observation
+from saelab.selection.criteria.observation import ConceptTokens, NextToken, Observation
 from saelab.selection.criteria.output_score import output_score
 from saelab.selection.criteria.random_control import blind_score
 
@@ -26,7 +26,7 @@ def observation(seed: int = 0, *, spread: float = 4.0, k: int = 1, moved: bool =
     top = torch.stack([torch.randperm(V, generator=g)[:L] for _ in range(B)])
     inside = torch.tensor([[1, 2, -1]] * B)
     outside = torch.tensor([[3, 4, 5, 6]] * B)
-    return Observation(NextToken(base), NextToken(steered), top, k, Concept(inside, outside))
+    return Observation(NextToken(base), NextToken(steered), top, k, ConceptTokens(inside, outside))
 
 
 def textbook(name: str, base: np.ndarray, steered: np.ndarray, top: np.ndarray, k: int) -> float:

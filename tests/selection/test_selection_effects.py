@@ -16,7 +16,7 @@ from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.base import Sae, SaeConfig
 from saelab.selection.criteria.catalogue import CRITERIA, that_read, usual
-from saelab.selection.criteria.observation import Concept, NextToken, Observation
+from saelab.selection.criteria.observation import ConceptTokens, NextToken, Observation
 from saelab.selection.effects import PREFIX, feature_effects
 from saelab.selection.run import SelectionConfig, run
 from saelab.store.tables import read_table
@@ -77,7 +77,7 @@ def reference(
     hook = Splice(str(sae.cfg.site), edit_fn(sae, feature, edit, 3.0, positions))
     base, steered = (NextToken(lm.logits(tokens, edits=edits)[:, -1]) for edits in ([], [hook]))
     top = torch.topk(lm.unembed(sae.W_dec[feature]), 20).indices[None]
-    concept = Concept(torch.tensor([[feature, 2]]), torch.tensor([[7, 8]]))
+    concept = ConceptTokens(torch.tensor([[feature, 2]]), torch.tensor([[7, 8]]))
     seen = Observation(base, steered, top, k, concept)
     return {name: float(CRITERIA[name].score(seen)) for name in EFFECTS}
 
@@ -89,7 +89,7 @@ def test_effects_equal_two_plain_passes(family: str, edit: str, positions: str) 
     """Every criterion, every feature, several prefixes: equal to the mean over prefixes of the plain procedure."""
     lm, sae = tiny_lm(family), plain_sae()
     prefixes = ["From my experience,", "It is often said that"]
-    concept = Concept(torch.tensor([[f, 2] for f in range(F)]), torch.tensor([[7, 8]] * F))
+    concept = ConceptTokens(torch.tensor([[f, 2] for f in range(F)]), torch.tensor([[7, 8]] * F))
     found = feature_effects(
         lm, sae, prefix=prefixes, alpha=3, k=2, edit=edit, positions=positions, criteria=list(EFFECTS), concept=concept,
         batch_size=16,

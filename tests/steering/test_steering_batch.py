@@ -12,7 +12,7 @@ from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
 from saelab.steering import plan
-from saelab.steering.batch import Job, write
+from saelab.steering.batch import AnswerJob, write
 from saelab.steering.config import UtilityConfig
 from saelab.steering.directions.sae_feature import sae_feature
 from saelab.steering.edits import Kind, edit_of
@@ -38,11 +38,11 @@ def sae_of(kind: str = "relu") -> Sae:
 SAE = sae_of()
 DIRECTIONS = [sae_feature(SAE, f, 1.5 + f / 5) for f in (2, 9, 17)]
 JOBS = [
-    Job(instruction, direction, factor, seed)
+    AnswerJob(instruction, direction, factor, seed)
     for seed, (instruction, direction, factor) in enumerate(
         (i, d, f) for i in INSTRUCTIONS for d in DIRECTIONS for f in (0.5, 2.0)
     )
-] + [Job(i, None, 0.0, 90) for i in INSTRUCTIONS]
+] + [AnswerJob(i, None, 0.0, 90) for i in INSTRUCTIONS]
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt", "generated", "last"])
@@ -183,4 +183,4 @@ def test_bad_edits_get_a_sentence() -> None:
     elsewhere = sae_feature(SAE, 2, 1.0)
     object.__setattr__(elsewhere, "site", "resid_post.2")
     with pytest.raises(UserError, match="one site"):
-        write(LM, [JOBS[0], Job("Say.", elsewhere, 1.0, 0)])
+        write(LM, [JOBS[0], AnswerJob("Say.", elsewhere, 1.0, 0)])

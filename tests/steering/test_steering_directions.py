@@ -17,7 +17,7 @@ from saelab.steering.concepts.detection import bag_of_words, detect, direction_s
 from saelab.steering.concepts.directions.catalogue import METHODS, method_of
 from saelab.steering.concepts.directions.likelihood import Fit
 from saelab.steering.concepts.directions.method import Fitting
-from saelab.steering.concepts.examples import Examples, Pair, Rows, prefix_length, read, templated
+from saelab.steering.concepts.examples import Examples, Pair, TextRows, prefix_length, read, templated
 from saelab.steering.direction import Direction, unit
 
 LM, SITE, D = tiny_lm(), "resid_post.1", 32
@@ -33,7 +33,7 @@ def planted(n: int = 40, tokens: int = 12, *, push: float = 6.0, seed: int = 0) 
     values = torch.randn(n * tokens, D, generator=g)
     values = values + push * torch.rand(n * tokens, 1, generator=g) * positive[text][:, None] * TRUE
     pairs = tuple(Pair(f"Say {i}.", "yes" if positive[i] else "no") for i in range(n))
-    return Examples(LM, SITE, "planted", pairs, Rows(values, text, n), positive)
+    return Examples(LM, SITE, "planted", pairs, TextRows(values, text, n), positive)
 
 
 def sae_with(direction: Tensor) -> ReluSae:
@@ -74,7 +74,7 @@ def test_the_sign_is_settled_on_the_labels(name: str) -> None:
     """Turned labels turn the direction (AxBench leaves the sign to chance)."""
     examples = planted()
     here = METHODS[name](examples)
-    turned = replace(examples, rows=Rows(-examples.rows.values, examples.rows.text, examples.rows.n_texts))
+    turned = replace(examples, rows=TextRows(-examples.rows.values, examples.rows.text, examples.rows.n_texts))
     assert float(here.vector @ TRUE) > 0 > float(METHODS[name](turned).vector @ TRUE)
 
 

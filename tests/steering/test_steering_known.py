@@ -11,7 +11,7 @@ from saelab.steering.concepts.directions import likelihood, linear, probe, reft_
 from saelab.steering.concepts.directions.likelihood import Batch, _answer_nll
 from saelab.steering.concepts.directions.method import Fitting
 from saelab.steering.concepts.directions.pca import pca
-from saelab.steering.concepts.examples import Examples, Pair, Rows
+from saelab.steering.concepts.examples import Examples, Pair, TextRows
 from saelab.steering.edits import edit_of
 
 
@@ -22,7 +22,7 @@ def lm():
 
 def examples(lm, values: torch.Tensor, positive: list[bool]) -> Examples:
     """Texts of one row each."""
-    rows = Rows(values, torch.arange(len(values)), len(values))
+    rows = TextRows(values, torch.arange(len(values)), len(values))
     pairs = tuple(Pair(f"say {i}", f"word {i} and more") for i in range(len(values)))
     return Examples(lm, "resid_post.1", "c", pairs, rows, torch.tensor(positive))
 

@@ -14,7 +14,7 @@ from saelab.core.errors import ArtefactError, FetchError, UserError
 from saelab.store.wheels import seal
 from saelab.study.spec import TextConfig
 from saelab.text import corpora, embedded, hub
-from saelab.text.corpora import CorpusConfig, Counts, held_out, iter_documents
+from saelab.text.corpora import CorpusConfig, DocumentCounts, held_out, iter_documents
 from saelab.text.local import PASSAGE, read_rows
 
 TEXTS = [
@@ -228,9 +228,9 @@ def test_documents_are_told_apart_by_the_whole_text_and_counted(tmp_path: Path) 
     texts = [licence + f"def f{i}(x):\n    return x + {i}\n" * 20 for i in range(50)]
     rows = [*texts, texts[0].upper(), " ".join(texts[1].split()), "", "   "]
     (tmp_path / "code.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in rows))
-    counts = Counts()
+    counts = DocumentCounts()
     assert len(list(iter_documents(CorpusConfig(source=f"path:{tmp_path}"), counts))) == 50
-    assert counts == Counts(kept=50, short=2, duplicates=2)
+    assert counts == DocumentCounts(kept=50, short=2, duplicates=2)
     assert "2 repeat another" in str(counts)
 
 

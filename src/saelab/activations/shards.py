@@ -91,7 +91,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Counts:
+class PositionCounts:
     """Positions seen, and why some gave no row: special tokens and separators, attention sinks.
 
     sinks: positions above the threshold at any site harvested together (all are left out everywhere); sinks_here: those
@@ -135,10 +135,10 @@ class ActivationShards:
         self.n = sum(s.rows for s in self.manifest.shards)
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> PositionCounts:
         """How many positions were seen, masked and kept."""
         shards = self.manifest.shards
-        return Counts(
+        return PositionCounts(
             positions=sum(s.stop - s.first for s in shards) * self.manifest.context,
             special=sum(s.special for s in shards),
             sinks=sum(s.sinks for s in shards),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from saelab.cli.declared import NOTHING, Facts
+from saelab.cli.declared import NOTHING, DeclaredFacts
 from saelab.cli.output import say, show_record
 from saelab.cli.references import check_of, not_held
 
@@ -13,7 +13,7 @@ def convert(
     *,
     to: str | None = None,
     from_format: str | None = None,
-    facts: Facts = NOTHING,
+    facts: DeclaredFacts = NOTHING,
     site: str | None = None,
     lm: str | None = None,
     replace: bool = False,

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class DeclaredFacts:
     """Facts that a format's reader asks for; one that it does not need is refused.
 
     Parameters
@@ -42,4 +42,4 @@ class Facts:
         return asdict(self)
 
 
-NOTHING = Facts()
+NOTHING = DeclaredFacts()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from saelab.cli.declared import NOTHING, Facts
+from saelab.cli.declared import NOTHING, DeclaredFacts
 from saelab.cli.models import check_reading
 from saelab.cli.output import say, show_record, show_table
 from saelab.cli.progress import shown
@@ -29,7 +29,7 @@ def inspect(
     contexts: int = 16,
     context: int = 128,
     from_format: str | None = None,
-    facts: Facts = NOTHING,
+    facts: DeclaredFacts = NOTHING,
     json: bool = False,
 ) -> int:
     """Print what an SAE is; with a language model, measure it on real text and give a verdict.

@@ -40,7 +40,7 @@ SAMPLE = 1024  # rows on which thresholds are looked for
 
 
 @dataclass(frozen=True)
-class Reading:
+class Variant:
     """One way to read the SAE: `change` is what differs from the declared one ("as declared" for none)."""
 
     change: str
@@ -55,13 +55,13 @@ class Proof:
     site: str
     tokens: int
     claims: dict[str, float]
-    readings: tuple[Reading, ...]
+    readings: tuple[Variant, ...]
     ce: dict[str, float | None]
     holds: bool
     verdict: str
 
     @property
-    def declared(self) -> Reading:
+    def declared(self) -> Variant:
         return self.readings[0]
 
 
@@ -106,9 +106,9 @@ def claims_of(sae: Sae) -> dict[str, float]:
     return found
 
 
-def _measured(change: str, sae: Sae, rows: Float[Tensor, "M D"]) -> Reading:
+def _measured(change: str, sae: Sae, rows: Float[Tensor, "M D"]) -> Variant:
     quality = reconstruction_of(sae.encode, sae.decode, rows)
-    return Reading(change, quality.l0, quality.fvu)
+    return Variant(change, quality.l0, quality.fvu)
 
 
 def _other_gates(sae: Sae, rows: Float[Tensor, "M D"], l0: float | None) -> Iterator[tuple[str, Sae]]:
@@ -158,7 +158,7 @@ def _neighbours(lm: LanguageModel, reading: SiteReading, place: Site) -> dict[st
     return {site: hidden[reading.kept] for site, hidden in found.items()}
 
 
-def _verdict(readings: list[Reading], claims: dict[str, float]) -> tuple[bool, str]:
+def _verdict(readings: list[Variant], claims: dict[str, float]) -> tuple[bool, str]:
     """The declared reading stands if its L0 is the claimed one and no other of as few latents explains clearly more.
 
     Error alone decides nothing between readings of different L0: more active latents nearly always explain more.
@@ -181,7 +181,7 @@ def _verdict(readings: list[Reading], claims: dict[str, float]) -> tuple[bool, s
     return True, f"Does what it says: {here}; no other reading of as few latents fits better."
 
 
-def _shown(reading: Reading) -> str:
+def _shown(reading: Variant) -> str:
     return f"{reading.change} (FVU {reading.fvu:.3f}, L0 {reading.l0:.1f})"
 
 

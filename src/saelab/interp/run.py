@@ -81,7 +81,7 @@ class InterpConfig(Config):
 
 
 @dataclass
-class SiteText:
+class InterpSite:
     """All that the SAEs of one site share. Filled lazily: a control is measured when the first SAE asks for it."""
 
     config: InterpConfig
@@ -148,7 +148,7 @@ def prepare(
     packed: PackedText,
     shards: ActivationShards,
     progress: Progress = SILENT,
-) -> SiteText:
+) -> InterpSite:
     """Read a site once.
 
     held_out: text that no SAE was trained on, for fidelity. packed, shards: the text that was harvested and its
@@ -168,11 +168,11 @@ def prepare(
     passages = Passages(packed.tokens[:contexts].numpy(), packed.document_ids[:contexts].numpy())
     finder = WindowFinder.over(passages, config.windows)
     strings = lm.token_texts(range(lm.vocab_size))
-    return SiteText(config, lm, reading, spliced, baselines, finder, rows, places, strings, held_out.special_ids)
+    return InterpSite(config, lm, reading, spliced, baselines, finder, rows, places, strings, held_out.special_ids)
 
 
 def run(
-    site_text: SiteText,
+    site_text: InterpSite,
     sae: Sae,
     folder: Path,
     *,
@@ -206,7 +206,7 @@ def run(
     return [place.fidelity.write(fidelity), place.features.write(features), place.contexts.write(contexts)]
 
 
-def measure_fidelity(site_text: SiteText, sae: Sae, codes: Codes) -> dict[str, Any]:
+def measure_fidelity(site_text: InterpSite, sae: Sae, codes: Codes) -> dict[str, Any]:
     """The record of `fidelity.json`: the measures of the room fidelity, dead latents, and the random control.
 
     dead_share: share of latents silent on all rows of the window text. tokens: rows of the held-out text.
@@ -235,7 +235,7 @@ def measure_fidelity(site_text: SiteText, sae: Sae, codes: Codes) -> dict[str, A
 
 
 def measure_features(
-    site_text: SiteText,
+    site_text: InterpSite,
     codes: Codes,
     *,
     judges: Judges,
@@ -275,7 +275,7 @@ def scored_sample(alive: Bool[np.ndarray, " F"], count: int, seed: int) -> set[i
 
 
 def _trials(
-    site_text: SiteText, codes: Codes, described: Mapping[int, Description], features: Iterable[int]
+    site_text: InterpSite, codes: Codes, described: Mapping[int, Description], features: Iterable[int]
 ) -> Iterable[Trial]:
     """Trials of the features that have enough windows of both kinds on both sides."""
     finder, config = site_text.finder, site_text.config.windows

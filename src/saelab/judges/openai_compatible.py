@@ -25,7 +25,7 @@ CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What judging would take, before anything is asked; dollars is None where the price is not given."""
 
     calls: int
@@ -75,7 +75,7 @@ class OpenAIJudge:
         if self._client.cache is not None:
             self._client.cache.close()
 
-    def estimate(self, requests: Sequence[Request]) -> Estimate:
+    def estimate(self, requests: Sequence[Request]) -> CostEstimate:
         """Calls and tokens if nothing is cached and nothing fails; tokens at four characters each."""
         questions, _ = questions_of(requests, self._name, together=self._together)
         config = self._client.config
@@ -83,7 +83,7 @@ class OpenAIJudge:
         completion = len(questions) * config.limit // 2
         price = config.price
         dollars = None if price is None else (prompt * price[0] + completion * price[1]) / 1e6
-        return Estimate(len(questions), prompt, completion, dollars)
+        return CostEstimate(len(questions), prompt, completion, dollars)
 
     def judge(self, requests: Sequence[Request], *, progress: Progress = SILENT) -> list[Judgement]:
         """One judgement per request. Raises `JudgeError` where too many are not ok, `UserError` for a refused key."""

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError
-from saelab.matching.fold import Features
+from saelab.matching.fold import FoldedFeatures
 
 Parts = Literal["all", "decoder", "encoder", "bias"]
 BLOCK_ENTRIES = 1 << 21  # of one block of costs: 8 MB, near the caches
@@ -147,7 +147,10 @@ class Edges:
 
 
 def costs_between(
-    first: Features, second: Features, parts: Parts = "all", weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    first: FoldedFeatures,
+    second: FoldedFeatures,
+    parts: Parts = "all",
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Costs:
     """Costs between two SAEs' features. weights: of decoder, encoder and bias, used with parts="all"."""
     chosen = {"decoder": (1.0, 0.0, 0.0), "encoder": (0.0, 1.0, 0.0), "bias": (0.0, 0.0, 1.0), "all": weights}[parts]
@@ -155,6 +158,6 @@ def costs_between(
     return Costs(torch.cat(one, dim=1), torch.cat(other, dim=1), tuple(t.shape[1] for t in one))
 
 
-def _tensors(f: Features, weights: tuple[float, float, float]) -> list[Float[Tensor, "n w"]]:
+def _tensors(f: FoldedFeatures, weights: tuple[float, float, float]) -> list[Float[Tensor, "n w"]]:
     tensors = (f.decoder, f.encoder, f.bias[:, None])
     return [t.float() * w**0.5 for t, w in zip(tensors, weights, strict=True) if w > 0]

@@ -19,7 +19,7 @@ from saelab.activations.site import SiteReading, read_states, sink_bound, splice
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
 from saelab.matching.baselines import BASELINES, MATCHED
-from saelab.matching.fold import Features, HasFeatures
+from saelab.matching.fold import FoldedFeatures, HasFeatures
 from saelab.text.pack import PackedText
 
 BATCH = 8
@@ -101,7 +101,9 @@ def limited(
     return (a.decode(own) - a.b_dec) + b.decode(through)
 
 
-def decoder_distances(first: Features, second: Features, permutation: Int[np.ndarray, " F"]) -> Float[np.ndarray, " F"]:
+def decoder_distances(
+    first: FoldedFeatures, second: FoldedFeatures, permutation: Int[np.ndarray, " F"]
+) -> Float[np.ndarray, " F"]:
     """Squared distances of matched folded decoder rows (NaN: unmatched)."""
     i = np.flatnonzero(permutation >= 0)
     found = np.full(len(permutation), np.nan)
@@ -110,7 +112,9 @@ def decoder_distances(first: Features, second: Features, permutation: Int[np.nda
     return found
 
 
-def tensor_errors(first: Features, second: Features, permutation: Int[np.ndarray, " F"]) -> dict[str, float | None]:
+def tensor_errors(
+    first: FoldedFeatures, second: FoldedFeatures, permutation: Int[np.ndarray, " F"]
+) -> dict[str, float | None]:
     """Mean squared errors of matched decoder, encoder and bias entries, in folded units (the paper's Figure 3)."""
     i = torch.from_numpy(np.flatnonzero(permutation >= 0))
     j = torch.from_numpy(permutation[permutation >= 0])

@@ -41,7 +41,7 @@ class HasFeatures(Protocol):
 
 
 @dataclass(frozen=True)
-class Features:
+class FoldedFeatures:
     """The features of one SAE in gauge and folded. `scale`: codes of the SAE = scale * folded codes. `clipped`:
     count.
     """
@@ -63,7 +63,7 @@ def features_of(
     activations: Float[Tensor, "N D"] | None = None,
     quantile: float = 0.9,
     custom: Float[Tensor, " F"] | None = None,
-) -> Features:
+) -> FoldedFeatures:
     """Features of an SAE, gauged and folded.
 
     activations: rows for the folds that need data (mean, rms, quantile, max of a feature's positive codes); features
@@ -78,7 +78,7 @@ def features_of(
     raw = _scales(sae, fold, activations, quantile, custom)
     scale, clipped = _clipped(raw)
     gauged = scale * norms  # the scale of a unit-norm feature's codes
-    return Features(
+    return FoldedFeatures(
         decoder=sae.W_dec * scale[:, None],
         encoder=(sae.W_enc.T * (norms / gauged)[:, None]).contiguous(),
         bias=(sae.b_enc - offset) * norms / gauged,
@@ -87,7 +87,7 @@ def features_of(
     )
 
 
-def _rows_only(rows: Directions, norms: Float[Tensor, " F"], fold: Fold) -> Features:
+def _rows_only(rows: Directions, norms: Float[Tensor, " F"], fold: Fold) -> FoldedFeatures:
     """Unit decoder rows and nothing else: encoder and biases are zeros that no cost may look at."""
     if fold != "none":
         raise UserError(
@@ -95,7 +95,9 @@ def _rows_only(rows: Directions, norms: Float[Tensor, " F"], fold: Fold) -> Feat
             hint="Match by directions: fold='none', parts='decoder' (--fold none --parts decoder).",
         )
     scale = 1 / norms
-    return Features(rows.W_dec * scale[:, None], torch.zeros(()).expand_as(rows.W_dec), torch.zeros_like(norms), scale)
+    return FoldedFeatures(
+        rows.W_dec * scale[:, None], torch.zeros(()).expand_as(rows.W_dec), torch.zeros_like(norms), scale
+    )
 
 
 def implied_threshold(sae: HasFeatures) -> Tensor | None:

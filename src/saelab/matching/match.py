@@ -17,7 +17,7 @@ from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.matching.assignment import assign
 from saelab.matching.cost import Costs, Parts, costs_between
-from saelab.matching.fold import Features, Fold, HasFeatures, features_of
+from saelab.matching.fold import Fold, FoldedFeatures, HasFeatures, features_of
 from saelab.matching.partial import match_partially, null_reject
 from saelab.saes.directions import Directions
 
@@ -104,7 +104,7 @@ def compose(first: Int[np.ndarray, " n"], second: Int[np.ndarray, " m"]) -> Int[
 
 
 def _of_pairs(
-    costs: Costs, first: Features, second: Features, permutation: Int[np.ndarray, " n"]
+    costs: Costs, first: FoldedFeatures, second: FoldedFeatures, permutation: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     i = np.flatnonzero(permutation != UNMATCHED)
     j = permutation[i]

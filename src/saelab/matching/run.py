@@ -22,7 +22,7 @@ from saelab.matching.baselines import BASELINES, COMPOSED, MATCHED
 from saelab.matching.classes import Classes, classed
 from saelab.matching.cost import Costs, costs_between
 from saelab.matching.evaluate import coactivation, decoder_distances, read_sites, skips, tensor_errors
-from saelab.matching.fold import Features, features_of
+from saelab.matching.fold import FoldedFeatures, features_of
 from saelab.matching.match import Matching, compose, match
 from saelab.matching.partial import null_reject, persistence
 from saelab.matching.paths import feature_paths, survival
@@ -126,7 +126,7 @@ def _certificate(found: Matching) -> dict[str, Any]:
     }
 
 
-def _beside(folded: Sequence[Features], costs: Costs, found: Matching, seed: int) -> dict[str, Any]:
+def _beside(folded: Sequence[FoldedFeatures], costs: Costs, found: Matching, seed: int) -> dict[str, Any]:
     """What the matching is compared with: cosines, costs of the baselines, and errors per tensor in folded units."""
     first, second = folded
     alike = len(first) == len(second)

@@ -38,7 +38,7 @@ _METRICS = {"l0": "L0", "fvu": "FVU", "dead_share": "Dead latents (share)", "ce_
 
 
 @dataclass(frozen=True)
-class Card:
+class SaeCard:
     """Facts by name (REQUIRED, OPTIONAL) and whatever else was measured, `metrics`."""
 
     facts: dict[str, Any]
@@ -49,14 +49,14 @@ class Card:
         """Required facts that are not known."""
         return [name for name in REQUIRED if self.facts.get(name) in (None, "", {})]
 
-    def given(self, pairs: list[str]) -> "Card":
+    def given(self, pairs: list[str]) -> "SaeCard":
         """With facts that somebody states: `NAME=VALUE`."""
         stated = dict(_stated(pair) for pair in pairs)
         numbers = {n: float(v) for n, v in stated.items() if n in _METRICS}
-        return Card(self.facts | stated | numbers, self.metrics)
+        return SaeCard(self.facts | stated | numbers, self.metrics)
 
 
-def card_of(sae: Sae | Transcoder, run: dict[str, Any] | None = None) -> Card:
+def card_of(sae: Sae | Transcoder, run: dict[str, Any] | None = None) -> SaeCard:
     """What the SAE's own files say, and over it what the run that trained it knows (study/published.py)."""
     cfg, said = sae.cfg, sae.cfg.metadata
     facts = {
@@ -73,10 +73,10 @@ def card_of(sae: Sae | Transcoder, run: dict[str, Any] | None = None) -> Card:
     }
     known = {k: v for k, v in (run or {}).items() if v is not None}
     metrics = known.pop("metrics", {})
-    return Card(facts | known, metrics)
+    return SaeCard(facts | known, metrics)
 
 
-def written(card: Card, sae: Sae | Transcoder, reference: str) -> str:
+def written(card: SaeCard, sae: Sae | Transcoder, reference: str) -> str:
     """The card as Markdown with its head in YAML. reference: where the SAE will lie."""
     cfg, facts = sae.cfg, card.facts
     what, door = ("Sparse autoencoder", "saelab") if isinstance(sae, Sae) else ("Transcoder", "saelab.saes.formats")
@@ -107,7 +107,7 @@ def written(card: Card, sae: Sae | Transcoder, reference: str) -> str:
     return "\n".join(lines)
 
 
-def _head(card: Card, layout: str, architecture: str, reference: str) -> str:
+def _head(card: SaeCard, layout: str, architecture: str, reference: str) -> str:
     """What the hub reads, as its own library writes it in YAML. layout: the library whose files the SAE lies in."""
     facts = card.facts
     lm, data = (str(facts.get(name) or "") for name in ("lm", "data"))

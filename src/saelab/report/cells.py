@@ -32,7 +32,7 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell: its text, a smaller note after it, and at most one ornament.
 
     kind "missing" is printed as words. swatch is a CSS class of `Names` (a colour before the text), title a hover
@@ -49,10 +49,10 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row; "heading" rows span the table, "total" rows stand out."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     kind: Literal["row", "heading", "total"] = "row"
 
 
@@ -70,49 +70,51 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table with its caption; `folded` ones open on a click."""
 
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     folded: bool = False
 
 
-BLANK = Cell("", kind="text")
+BLANK = TableCell("", kind="text")
 
 
-def missing(reason: str, n: int = 1) -> Cell:
+def missing(reason: str, n: int = 1) -> TableCell:
     """A cell for n values that do not exist, and why."""
-    return Cell(f"missing ({words.number(n, 0)})", note=reason, kind="missing")
+    return TableCell(f"missing ({words.number(n, 0)})", note=reason, kind="missing")
 
 
-def text(value: str, note: str = "", *, swatch: str = "", title: str = "") -> Cell:
+def text(value: str, note: str = "", *, swatch: str = "", title: str = "") -> TableCell:
     """A cell of words."""
-    return Cell(value, note, kind="text", swatch=swatch, title=title)
+    return TableCell(value, note, kind="text", swatch=swatch, title=title)
 
 
-def figure(value: object, digits: int = 2, *, note: str = "", why: str = "no value was recorded", n: int = 1) -> Cell:
+def figure(
+    value: object, digits: int = 2, *, note: str = "", why: str = "no value was recorded", n: int = 1
+) -> TableCell:
     """A cell for a number, or for its absence: n values are missing, and why."""
     known = words.finite(value)
-    return missing(why, n) if known is None else Cell(words.number(known, digits), note)
+    return missing(why, n) if known is None else TableCell(words.number(known, digits), note)
 
 
-def percentage(value: object, digits: int = 0, *, signed: bool = False, note: str = "", why: str = "") -> Cell:
+def percentage(value: object, digits: int = 0, *, signed: bool = False, note: str = "", why: str = "") -> TableCell:
     """A cell for a share, as percent."""
     known = words.finite(value)
     if known is None:
         return missing(why or "no value was recorded")
-    return Cell(words.percent(known, digits, signed=signed), note)
+    return TableCell(words.percent(known, digits, signed=signed), note)
 
 
-def estimate(row: dict, name: str, digits: int = 2, *, why: str, n: int = 1) -> Cell:
+def estimate(row: dict, name: str, digits: int = 2, *, why: str, n: int = 1) -> TableCell:
     """A cell for `name` with the interval in `name`_low and `name`_high where there is one."""
     low, high = words.finite(row.get(f"{name}_low")), words.finite(row.get(f"{name}_high"))
     note = "" if low is None or high is None else words.interval(low, high, digits)
     return figure(row.get(name), digits, note=note, why=why, n=n)
 
 
-def heading(value: str, note: str = "") -> Row:
+def heading(value: str, note: str = "") -> TableRow:
     """A row that names the rows below it."""
-    return Row((text(value, note),), kind="heading")
+    return TableRow((text(value, note),), kind="heading")

@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 
 from saelab.interp.suite.catalogue import headlines
-from saelab.report.cells import Cell, Column, Row, Table, figure, heading, text
+from saelab.report.cells import Column, PageTable, TableCell, TableRow, figure, heading, text
 from saelab.report.names import Names
 
 
-def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None, names: Names) -> Table:
+def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None, names: Names) -> PageTable:
     """evaluations: (sae, kind, metric, value, preset, reason); saes: the grid, which gives names and order."""
     there = set(evaluations.select("kind", "metric").iter_rows())
     shown = [(kind, h) for kind, h in headlines() if (kind, h.metric) in there]
@@ -26,8 +26,8 @@ def suite(evaluations: pl.DataFrame, saes: pl.DataFrame | None, names: Names) ->
             place = here
             rows.append(heading(f"{here[0]}, {here[1]}"))
         cells = [_figure(found.get((sae["sae"], kind, h.metric))) for kind, h in shown]
-        rows.append(Row((_name(sae, names), *cells)))
-    return Table("SAEBench's evaluations of every SAE", tuple(columns), tuple(rows))
+        rows.append(TableRow((_name(sae, names), *cells)))
+    return PageTable("SAEBench's evaluations of every SAE", tuple(columns), tuple(rows))
 
 
 def _named(saes: pl.DataFrame | None, known: set[str], names: Names) -> list[dict[str, Any]]:
@@ -36,14 +36,14 @@ def _named(saes: pl.DataFrame | None, known: set[str], names: Names) -> list[dic
     return rows + [{"sae": name} for name in sorted(known - {r["sae"] for r in rows})]
 
 
-def _name(sae: dict[str, Any], names: Names) -> Cell:
+def _name(sae: dict[str, Any], names: Names) -> TableCell:
     if sae.get("architecture") is None:
         return text(sae["sae"])
     name = sae["architecture"]
     return text(f"{names.architecture(name)} {sae['level']:g}", swatch=names.swatch(name), title=sae["sae"])
 
 
-def _figure(row: dict[str, Any] | None) -> Cell:
+def _figure(row: dict[str, Any] | None) -> TableCell:
     if row is None:
         return figure(None, why="not evaluated")
     return figure(row["value"], 3, why=row["reason"] or "no value was recorded")

@@ -18,7 +18,7 @@ from saelab.core.errors import ArtefactError
 from saelab.core.seeds import numpy_generator
 from saelab.instrument.readers import HEADLINE
 from saelab.report import words
-from saelab.report.cells import Cell, figure, missing
+from saelab.report.cells import TableCell, figure, missing
 from saelab.report.material import Evidence
 from saelab.report.names import Names
 from saelab.steering.methods import RANDOM_DIRECTION, SAE_FEATURE, UNSTEERED
@@ -81,11 +81,11 @@ class Text:
 
     title: str
     pieces: tuple[tuple[str, bool], ...]
-    scores: tuple[tuple[str, Cell], ...]
+    scores: tuple[tuple[str, TableCell], ...]
 
 
 @dataclass(frozen=True)
-class Trial:
+class PromptTexts:
     """One prompt with the unsteered text and the texts steered with it. kind: how the prompt is called."""
 
     instruction: str
@@ -94,15 +94,15 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Card:
+class FeatureCard:
     """Everything on a card. `title` is the description; `absent` names what the run has nothing of."""
 
     pick: Pick
     title: str
-    scores: tuple[tuple[str, Cell], ...]
+    scores: tuple[tuple[str, TableCell], ...]
     contexts: tuple[Context, ...]
     promoted: tuple[str, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[PromptTexts, ...]
     absent: tuple[str, ...]
 
 
@@ -150,7 +150,7 @@ def _take(picks: list[Pick], order: pl.DataFrame, reason: str, count: int) -> No
             told.add(description)
 
 
-def make(pick: Pick, evidence: Evidence, names: Names) -> Card:
+def make(pick: Pick, evidence: Evidence, names: Names) -> FeatureCard:
     """The card of one feature from its SAE's artefacts."""
     feature = _row(evidence.features, pick.feature) or {}
     effects = _row(evidence.effects, pick.feature) or {}
@@ -158,7 +158,7 @@ def make(pick: Pick, evidence: Evidence, names: Names) -> Card:
     contexts = tuple(_contexts(evidence.contexts, pick.feature))
     trials = tuple(_seen(evidence, pick.feature, terms)) or tuple(_trials(evidence, pick.feature, terms))
     absent = {"contexts": not contexts, "effects": not effects, "steered text": not trials}
-    return Card(
+    return FeatureCard(
         pick=pick,
         title=feature.get("description") or "no description",
         scores=tuple(_scores(feature, effects, evidence, pick.feature, names)),
@@ -178,12 +178,14 @@ def _utility(table: pl.DataFrame | None, feature: int) -> dict[str, Any]:
     return (None if table is None else _row(table.filter(pl.col("method") == SAE_FEATURE), feature)) or {}
 
 
-def _scores(feature: dict, effects: dict, evidence: Evidence, number: int, names: Names) -> Iterable[tuple[str, Cell]]:
+def _scores(
+    feature: dict, effects: dict, evidence: Evidence, number: int, names: Names
+) -> Iterable[tuple[str, TableCell]]:
     state = words.reason(feature.get("state"), "windows")
     yield "balanced accuracy", figure(feature.get("balanced_accuracy"), why=state)
     yield "AUROC", figure(feature.get("auroc"), why=state)
     density = words.finite(feature.get("density"))
-    yield "fires on", missing(state) if density is None else Cell(words.percent(density, 2), "of tokens")
+    yield "fires on", missing(state) if density is None else TableCell(words.percent(density, 2), "of tokens")
     for criterion in dict.fromkeys(names.arms[arm].get("by") for arm in names.arms_of("chosen")):
         yield names.variable(str(criterion)), figure(effects.get(criterion), why="no effect was computed")
     for row in _outcomes(evidence.outcomes, number):
@@ -219,7 +221,7 @@ def _contexts(table: pl.DataFrame | None, feature: int) -> Iterable[Context]:
         yield Context(shown, words.number(height[peak], 1), start > 0, end < len(tokens))
 
 
-def _seen(evidence: Evidence, feature: int, terms: Sequence[str]) -> Iterable[Trial]:
+def _seen(evidence: Evidence, feature: int, terms: Sequence[str]) -> Iterable[PromptTexts]:
     """A feature's prompts in the instrument: a text without steering, and its own with what its reader makes of it."""
     table, rows = evidence.readings, _outcomes(evidence.outcomes, feature)
     if table is None or not rows:
@@ -236,10 +238,10 @@ def _seen(evidence: Evidence, feature: int, terms: Sequence[str]) -> Iterable[Tr
                 ("lift", figure(row[f"{HEADLINE}_lift"], why="no score")),
             )
             texts.append(Text(f"Steered{moved}", tuple(marked(row["text"], terms)), scores))
-        yield Trial(str(prompt), tuple(texts), "Instruction" if answer else "Opening")
+        yield PromptTexts(str(prompt), tuple(texts), "Instruction" if answer else "Opening")
 
 
-def _trials(evidence: Evidence, feature: int, terms: Sequence[str]) -> Iterable[Trial]:
+def _trials(evidence: Evidence, feature: int, terms: Sequence[str]) -> Iterable[PromptTexts]:
     """The held-out instructions of a feature, in their order: unsteered, steered at its factor, control at its own."""
     texts, factor = evidence.generations, _utility(evidence.utility, feature).get("factor")
     if texts is None or factor is None:
@@ -253,14 +255,14 @@ def _trials(evidence: Evidence, feature: int, terms: Sequence[str]) -> Iterable[
         control = same.filter((pl.col("method") == RANDOM_DIRECTION) & mine).head(1)
         shown = [("Unsteered", r) for r in plain.iter_rows(named=True)] + [(f"Steered, factor {factor:g}", row)]
         shown += [(f"Random direction, factor {r['factor']:g}", r) for r in control.iter_rows(named=True)]
-        yield Trial(row["instruction"], tuple(_text(t, r, evidence.judgements, terms) for t, r in shown))
+        yield PromptTexts(row["instruction"], tuple(_text(t, r, evidence.judgements, terms) for t, r in shown))
 
 
 def _text(title: str, row: dict, judgements: pl.DataFrame | None, terms: Sequence[str]) -> Text:
     return Text(title, tuple(marked(row["text"], terms)), tuple(_judged(judgements, row["generation"])))
 
 
-def _judged(judgements: pl.DataFrame | None, generation: int | str) -> Iterable[tuple[str, Cell]]:
+def _judged(judgements: pl.DataFrame | None, generation: int | str) -> Iterable[tuple[str, TableCell]]:
     if judgements is None:
         return
     found = judgements.filter(pl.col("generation") == generation)

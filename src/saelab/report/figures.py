@@ -18,7 +18,7 @@ from markupsafe import Markup
 from plotly.subplots import make_subplots
 
 from saelab.report import words
-from saelab.report.material import Pair
+from saelab.report.material import SaePair
 from saelab.report.names import DASHES, OTHER, Names
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "hexagon")
@@ -216,7 +216,7 @@ def training(metrics: pl.DataFrame, known: dict[str, tuple[str, float]], names: 
     return Figure("training", embed(figure), 380, alt, caption)
 
 
-def matching(pairs: Sequence[Pair], names: Names) -> Figure:
+def matching(pairs: Sequence[SaePair], names: Names) -> Figure:
     """Cost, matching score, explained variance and cross-entropy change along the matched pairs of sites."""
     panels = {
         "cost": "Cost per matched feature",
@@ -248,13 +248,13 @@ def matching(pairs: Sequence[Pair], names: Names) -> Figure:
     return Figure("matching", embed(figure), 560, "Four panels of matching quality by pair of sites.", caption)
 
 
-def _mark(curve: "Curve") -> str:
+def _mark(curve: "MatchingLine") -> str:
     shape = "diamond" if curve.dash == "dash" else "circle"
     return shape if curve.chain else f"{shape}-open"
 
 
 @dataclass(frozen=True)
-class Curve:
+class MatchingLine:
     """One line of a matching panel: a value per pair of SAEs. A chain joins neighbours; other pairs stand alone."""
 
     name: str
@@ -265,7 +265,7 @@ class Curve:
     y: tuple[float, ...]
 
 
-def curves(pairs: Sequence[Pair], column: str, names: Names) -> list[Curve]:
+def curves(pairs: Sequence[SaePair], column: str, names: Names) -> list[MatchingLine]:
     """The lines of one panel: the matching, and what it has to be read against. Absent values are left out."""
     own: dict[tuple[str, bool], dict[str, float]] = {}
     least = min((p.span for p in pairs), default=0)
@@ -275,7 +275,7 @@ def curves(pairs: Sequence[Pair], column: str, names: Names) -> list[Curve]:
     found = []
     for (name, chain), line in own.items():
         shown, shade, dash = names.line(name)
-        found.append(Curve(safe(shown), shade, dash, chain, tuple(line), tuple(line.values())))
+        found.append(MatchingLine(safe(shown), shade, dash, chain, tuple(line), tuple(line.values())))
     order = [safe(names.line(name)[0]) for name in names.matchings]
     return sorted(found, key=lambda c: (order.index(c.name) if c.name in order else len(order), not c.chain))
 

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 import polars as pl
 
 from saelab.report import words
-from saelab.report.cells import BLANK, Cell, Column, Row, Table, text
-from saelab.report.feature_card import Card, Pick
+from saelab.report.cells import BLANK, Column, PageTable, TableCell, TableRow, text
+from saelab.report.feature_card import FeatureCard, Pick
 from saelab.report.figures import Figure, embed, safe, style
-from saelab.report.material import Material, Pair
+from saelab.report.material import Material, SaePair
 
 MOST_CARDS = 12
 HEIGHT = 360
@@ -23,14 +23,14 @@ SHADES = {"carried on": "var(--line-0)", "changed": "var(--line-1)", "died": "va
 Path = tuple[tuple[str, int], ...]  # (SAE, feature) from site to site
 
 
-def neighbours(pairs: Sequence[Pair]) -> list[Pair]:
+def neighbours(pairs: Sequence[SaePair]) -> list[SaePair]:
     """The matchings between neighbours that carry class counts, in order of the layers."""
     known = [p for p in pairs if p.quality.get("classes") and not p.quality.get("composed")]
     least = min((p.span for p in known), default=0)
     return sorted((p for p in known if p.span == least), key=lambda p: (p.first.rpartition(".")[0], p.layers))
 
 
-def figure(pairs: Sequence[Pair]) -> Figure | None:
+def figure(pairs: Sequence[SaePair]) -> Figure | None:
     """The flow of features through the sites; None where no matching carries classes."""
     steps = neighbours(pairs)
     if not steps:
@@ -110,7 +110,7 @@ def picks(material: Material) -> list[Pick]:
     return [Pick(sae, feature, f"on a path over {len(p)} sites") for p in chosen(material) for sae, feature in p]
 
 
-def table(material: Material, cards: Sequence[Card]) -> Table | None:
+def table(material: Material, cards: Sequence[FeatureCard]) -> PageTable | None:
     """One row per path, a column per site; each feature leads to its card."""
     paths = chosen(material)
     if not paths:
@@ -126,7 +126,7 @@ def table(material: Material, cards: Sequence[Card]) -> Table | None:
                 cells.append(BLANK)
                 continue
             card, title = at.get((sae, features[sae]), (0, ""))
-            cells.append(Cell(title, f"feature {features[sae]}", kind="text", link=f"card-{card}" if card else ""))
-        rows.append(Row(tuple(cells)))
+            cells.append(TableCell(title, f"feature {features[sae]}", kind="text", link=f"card-{card}" if card else ""))
+        rows.append(TableRow(tuple(cells)))
     columns = (Column("Path", kind="text"), *(Column(_site(s), kind="text") for s in saes))
-    return Table("Features followed from site to site; each leads to its card", columns, tuple(rows))
+    return PageTable("Features followed from site to site; each leads to its card", columns, tuple(rows))

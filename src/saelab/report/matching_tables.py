@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from saelab.report import words
-from saelab.report.cells import BLANK, Cell, Column, Row, Table, figure, missing, percentage, text
-from saelab.report.material import Pair
+from saelab.report.cells import BLANK, Column, PageTable, TableCell, TableRow, figure, missing, percentage, text
+from saelab.report.material import SaePair
 from saelab.report.names import Names
 
 
-def matchings(pairs: tuple[Pair, ...], names: Names) -> Table:
+def matchings(pairs: tuple[SaePair, ...], names: Names) -> PageTable:
     """Every matching with its certificate and what skipping the blocks between with it costs."""
     columns = (
         Column("Sites", kind="text"),
@@ -27,7 +27,7 @@ def matchings(pairs: tuple[Pair, ...], names: Names) -> Table:
     for pair in sorted(pairs, key=lambda p: (p.span, p.layers, p.first)):
         share = pair.matched / pair.features if pair.features else None
         cosine = pair.quality.get("cosine") or {}
-        rows.append(Row((
+        rows.append(TableRow((
             text(pair.label, pair.first.rpartition(".")[0], title=f"{pair.first} to {pair.second}"),
             percentage(share, note=words.number(pair.features, 0), why="no table of pairs"),
             _beside(pair, "cost", certificate(pair.quality)),
@@ -42,19 +42,19 @@ def matchings(pairs: tuple[Pair, ...], names: Names) -> Table:
             measures = ("matching_score", "explained_variance", "ce_change")
             score, variance, change = (figure(pair.values(m).get("composed"), why="not measured") for m in measures)
             cells = (text(f"{pair.label}, step by step", note), BLANK, BLANK, score, BLANK, variance, change)
-            rows.append(Row(cells))
-    return Table("Matchings", columns, tuple(rows))
+            rows.append(TableRow(cells))
+    return PageTable("Matchings", columns, tuple(rows))
 
 
-def classes(pairs: Sequence[Pair]) -> Table:
+def classes(pairs: Sequence[SaePair]) -> PageTable:
     """What becomes of the features of each site at the next."""
     names = ("carried on", "changed", "died", "born", "ambiguous")
     columns = (Column("Sites", kind="text"), *(Column(words.upper(n)) for n in names))
     rows = []
     for pair in pairs:
         counts = pair.quality["classes"]
-        rows.append(Row((text(pair.label), *(figure(counts.get(n), 0, why="not counted") for n in names))))
-    return Table("Features by what becomes of them", columns, tuple(rows))
+        rows.append(TableRow((text(pair.label), *(figure(counts.get(n), 0, why="not counted") for n in names))))
+    return PageTable("Features by what becomes of them", columns, tuple(rows))
 
 
 def certificate(quality: dict[str, Any]) -> str:
@@ -65,14 +65,14 @@ def certificate(quality: dict[str, Any]) -> str:
     return "optimal" if gap <= 1e-9 * abs(cost) else f"within {words.adaptive(100 * gap / abs(cost))} %"
 
 
-def _beside(pair: Pair, measure: str, other: str) -> Cell:
+def _beside(pair: SaePair, measure: str, other: str) -> TableCell:
     """A measure of a matching, with that of a baseline (or words, for the cost) as its note."""
     values = pair.values(measure)
     if "matched" not in values:
         return missing("not measured")
     if measure == "cost":
-        return Cell(words.adaptive(values["matched"]), other)
-    return Cell(words.number(values["matched"]), _note(values.get(other)))
+        return TableCell(words.adaptive(values["matched"]), other)
+    return TableCell(words.number(values["matched"]), _note(values.get(other)))
 
 
 def _note(value: Any) -> str:

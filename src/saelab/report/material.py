@@ -51,7 +51,7 @@ JUDGEMENTS = ("generation", "rubric", "state", "value")
 
 
 @dataclass(frozen=True)
-class Pair:
+class SaePair:
     """One matching of two SAEs: its quality record and how many of the first SAE's features have a partner."""
 
     first: str
@@ -141,7 +141,7 @@ class Material:
     selection: pl.DataFrame | None
     feature_level: pl.DataFrame | None
     training: pl.DataFrame | None
-    pairs: tuple[Pair, ...]
+    pairs: tuple[SaePair, ...]
     candidates: pl.DataFrame | None
     states: pl.DataFrame
     judges: tuple[str, ...]
@@ -249,7 +249,7 @@ def _evaluations(run: RunFolder, names: list[str]) -> pl.DataFrame | None:
     return pl.concat(found) if found else None
 
 
-def _pairs(run: RunFolder) -> tuple[Pair, ...]:
+def _pairs(run: RunFolder) -> tuple[SaePair, ...]:
     found = []
     for folder in _folders(run.matching("", "").parent):
         first, mark, second = folder.partition("--")
@@ -259,11 +259,11 @@ def _pairs(run: RunFolder) -> tuple[Pair, ...]:
         table = _table(MatchingFolder(place).matching.path, ("a", "b"))
         matched = 0 if table is None else table.filter(pl.col("b") >= 0).height
         total = 0 if table is None else table.height
-        found.append(Pair(first, second, read_json(MatchingFolder(place).quality.path), matched, total))
+        found.append(SaePair(first, second, MatchingFolder(place).quality.read(), matched, total))
     return tuple(found)
 
 
-def _paths(run: RunFolder, pairs: tuple[Pair, ...]) -> tuple[Paths, ...]:
+def _paths(run: RunFolder, pairs: tuple[SaePair, ...]) -> tuple[Paths, ...]:
     """The paths of the matchings end to end, with the SAEs of their sites (a chain of neighbours)."""
     onward = {p.first: p.second for p in pairs if not p.quality.get("composed")}
     found = []

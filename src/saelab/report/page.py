@@ -45,7 +45,7 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
     return path
 
 
-def render(material: Material, cards: list[feature_card.Card]) -> str:
+def render(material: Material, cards: list[feature_card.FeatureCard]) -> str:
     """The page as HTML."""
     scripts = {"plotly": _script(get_plotlyjs()), "script": _script((TEMPLATES / "page.js").read_text("utf-8"))}
     name = str(material.summary.get("study") or "")

@@ -20,7 +20,7 @@ from saelab.report import (
     tables,
     words,
 )
-from saelab.report.feature_card import Card
+from saelab.report.feature_card import FeatureCard
 from saelab.report.material import Material
 from saelab.report.parts import Part, Section
 from saelab.report.steering_sections import arms, instrument, selection, steering_of
@@ -36,7 +36,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Facts:
+class FactGroup:
     """A titled group of facts."""
 
     title: str
@@ -71,7 +71,7 @@ GROUPS = (
 )
 
 
-def sections(material: Material, cards: Sequence[Card]) -> list[Section]:
+def sections(material: Material, cards: Sequence[FeatureCard]) -> list[Section]:
     """All sections in reading order."""
     first: tuple[Callable[[Material], Section], ...] = (instrument, scatter, agreement, arms)
     if material.selection is not None:
@@ -107,11 +107,11 @@ def stage_seconds(summary: Mapping[str, Any]) -> dict[str, float]:
     return {k: s for k, s in found.items() if s is not None}
 
 
-def fact_groups(title: str, values: Mapping[str, Any]) -> list[Facts]:
+def fact_groups(title: str, values: Mapping[str, Any]) -> list[FactGroup]:
     """One group of facts, or one per name where the record holds records by name (of LMs)."""
     if values and all(isinstance(v, Mapping) for v in values.values()):
-        return [Facts(f"{title}, {name}", flatten(v)) for name, v in values.items()]
-    return [Facts(title, flatten(values, grouped=title != "Seeds"))] if values else []
+        return [FactGroup(f"{title}, {name}", flatten(v)) for name, v in values.items()]
+    return [FactGroup(title, flatten(values, grouped=title != "Seeds"))] if values else []
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "", *, grouped: bool = True) -> tuple[Fact, ...]:
@@ -254,7 +254,7 @@ def frank(table: pl.DataFrame, x: str, y: str) -> str:
     return " ".join(parts)
 
 
-def matching(material: Material, cards: Sequence[Card] = ()) -> Section:
+def matching(material: Material, cards: Sequence[FeatureCard] = ()) -> Section:
     """Features followed from site to site."""
     name, title = "matching", "Features from layer to layer"
     if not material.pairs:
@@ -289,7 +289,7 @@ def training(material: Material) -> Section:
     return Section(name, title, lead, (Part("figure", figures.training(material.training, known, material.names)),))
 
 
-def feature_cards(cards: Sequence[Card], material: Material) -> Section:
+def feature_cards(cards: Sequence[FeatureCard], material: Material) -> Section:
     """The cards."""
     name, title = "features", "Feature cards"
     if not cards:

@@ -10,14 +10,14 @@ import polars as pl
 
 from saelab.instrument.readers import CLASSES, RANDOM
 from saelab.report import words
-from saelab.report.cells import BLANK, Cell, Column, Row, Table, estimate, figure, heading, missing, text
+from saelab.report.cells import BLANK, Column, PageTable, TableCell, TableRow, estimate, figure, heading, missing, text
 from saelab.report.names import Names
 
 SETS = {CLASSES: "Known classes", RANDOM: "Features of random dictionaries"}
 HOLDS = {True: "holds", False: "does not hold", None: ""}
 
 
-def controls(table: pl.DataFrame, names: Names) -> Table:
+def controls(table: pl.DataFrame, names: Names) -> PageTable:
     """The controls of every site's gate."""
     columns = (
         Column("What is steered with", kind="text"),
@@ -31,23 +31,23 @@ def controls(table: pl.DataFrame, names: Names) -> Table:
     rows = []
     for (lm, site), part in table.group_by("lm", "site", maintain_order=True):
         rows.append(heading(f"{lm}, {site}"))
-        rows += [Row(tuple(_control(r, names))) for r in part.iter_rows(named=True)]
-    return Table("The controls of the gate", columns, tuple(rows))
+        rows += [TableRow(tuple(_control(r, names))) for r in part.iter_rows(named=True)]
+    return PageTable("The controls of the gate", columns, tuple(rows))
 
 
-def _control(row: dict[str, Any], names: Names) -> Iterable[Cell]:
+def _control(row: dict[str, Any], names: Names) -> Iterable[TableCell]:
     yield text(SETS.get(row["name"], words.upper(words.label(row["name"]))))
     yield text(names.variable(row["outcome"]))
     yield estimate(_ends(row, "value"), "value", why=words.reason(row["state"], "features"))
-    yield BLANK if row["p"] is None else Cell(words.p_value(row["p"]))
+    yield BLANK if row["p"] is None else TableCell(words.p_value(row["p"]))
     bound = words.finite(row["bound"])
     side = "above" if row["name"] == CLASSES else "below"
     yield text("" if bound is None else f"{side} {words.number(bound)}")
     yield text(HOLDS[row["holds"]])
-    yield Cell(words.number(row["n"], 0))
+    yield TableCell(words.number(row["n"], 0))
 
 
-def arms(table: pl.DataFrame, names: Names) -> list[Table]:
+def arms(table: pl.DataFrame, names: Names) -> list[PageTable]:
     """Every arm, a table per outcome."""
     columns = (
         Column("Features chosen by", kind="text"),
@@ -61,25 +61,25 @@ def arms(table: pl.DataFrame, names: Names) -> list[Table]:
     )
     found = []
     for (outcome,), part in table.group_by("outcome", maintain_order=True):
-        rows = [Row(tuple(_arm(row, names))) for row in part.iter_rows(named=True)]
-        found.append(Table(words.upper(names.variable(str(outcome))), columns, tuple(rows)))
+        rows = [TableRow(tuple(_arm(row, names))) for row in part.iter_rows(named=True)]
+        found.append(PageTable(words.upper(names.variable(str(outcome))), columns, tuple(rows)))
     return found
 
 
-def _arm(row: dict[str, Any], names: Names) -> Iterable[Cell]:
+def _arm(row: dict[str, Any], names: Names) -> Iterable[TableCell]:
     few = "too few SAEs"
     yield text(words.upper(names.arm(row["criterion"])))
     yield estimate(row, "lift", why=few)
     yield estimate(row, "less", why=few)
-    yield BLANK if row["less_p"] is None else Cell(words.p_value(row["less_p"]))
+    yield BLANK if row["less_p"] is None else TableCell(words.p_value(row["less_p"]))
     yield estimate(row, "percentile", why=few)
     base = row["criterion"] in names.arms_of("baseline")
     yield BLANK if base else estimate(row, "difference", 3, why=few)
-    yield BLANK if base or row["difference_p"] is None else Cell(words.p_value(row["difference_p"]))
-    yield Cell(words.number(row["n"], 0), f"/ {words.number(row['n_saes'], 0)}")
+    yield BLANK if base or row["difference_p"] is None else TableCell(words.p_value(row["difference_p"]))
+    yield TableCell(words.number(row["n"], 0), f"/ {words.number(row['n_saes'], 0)}")
 
 
-def spread(table: pl.DataFrame, names: Names) -> Table:
+def spread(table: pl.DataFrame, names: Names) -> PageTable:
     """Whether SAEs are told apart by each score, and what could be."""
     columns = (
         Column("Score", kind="text"),
@@ -96,16 +96,16 @@ def spread(table: pl.DataFrame, names: Names) -> Table:
         name = row["score"].removesuffix("_lift")
         cells = [
             text(words.upper(names.variable(name)), "lift" if name != row["score"] else ""),
-            Cell(str(row["items"])),
+            TableCell(str(row["items"])),
         ]
         cells.append(figure(row["repeats"], 0))
         if row["state"] != "ok":
             cells += [missing(words.reason(row["state"], "SAEs")), *[BLANK] * 4]
         else:
-            cells += [figure(row["f"]), Cell(words.p_value(row["p"])), figure(row["reliability"])]
+            cells += [figure(row["f"]), TableCell(words.p_value(row["p"])), figure(row["reliability"])]
             cells += [figure(row["se"], 3), figure(row["smallest"], 3)]
-        rows.append(Row(tuple(cells)))
-    return Table("What the design can tell apart", columns, tuple(rows))
+        rows.append(TableRow(tuple(cells)))
+    return PageTable("What the design can tell apart", columns, tuple(rows))
 
 
 def _ends(row: dict[str, Any], name: str) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from saelab.instrument.readers import OUTCOMES
 from saelab.report import words
 from saelab.report.cells import (
     BLANK,
-    Cell,
     Column,
-    Row,
+    PageTable,
     Strip,
-    Table,
+    TableCell,
+    TableRow,
     estimate,
     figure,
     heading,
@@ -36,7 +36,7 @@ TITLES = {
 NOT_ASKED = ("untested", "dead")
 
 
-def grid(saes: pl.DataFrame, names: Names) -> Table:
+def grid(saes: pl.DataFrame, names: Names) -> PageTable:
     """Every SAE: what it is, what it reached, what it was worth; a random dictionary of the same L0 beside it."""
     has = _Shown.of(saes)
     columns = (
@@ -61,8 +61,8 @@ def grid(saes: pl.DataFrame, names: Names) -> Table:
             place = here
             width = "" if row.get("width") is None else f"{words.number(row['width'], 0)} features"
             rows.append(heading(f"{row['lm']}, {row['site']}", width))
-        rows.append(Row(tuple(_grid_cells(row, names, has))))
-    return Table("The grid: fidelity, interpretability and steering of every SAE", columns, tuple(rows))
+        rows.append(TableRow(tuple(_grid_cells(row, names, has))))
+    return PageTable("The grid: fidelity, interpretability and steering of every SAE", columns, tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class _Shown:
         return cls(outcomes, known("random_interpretability"), known("embedding_auroc"), known("utility"))
 
 
-def _grid_cells(row: dict[str, Any], names: Names, has: _Shown) -> Iterable[Cell]:
+def _grid_cells(row: dict[str, Any], names: Names, has: _Shown) -> Iterable[TableCell]:
     name, level, l0 = row["architecture"], row["level"], words.finite(row["l0"])
     yield text(f"{names.architecture(name)} {level:g}", swatch=names.swatch(name), title=row["sae"])
     off = "" if l0 is None or not level else words.percent(l0 / level - 1, signed=True)
@@ -106,7 +106,7 @@ def _grid_cells(row: dict[str, Any], names: Names, has: _Shown) -> Iterable[Cell
     if row.get("n_steered") is None:
         width = len(has.outcomes) + (2 if has.outcomes else 0) + has.rated
         yield from [text("not steered"), *[BLANK] * (width - 1)] if width else []
-        yield Cell(words.number(n_scored, 0))
+        yield TableCell(words.number(n_scored, 0))
         return
     few = "too few features could be read"
     for outcome in has.outcomes:
@@ -120,10 +120,10 @@ def _grid_cells(row: dict[str, Any], names: Names, has: _Shown) -> Iterable[Cell
     if has.rated:
         yield estimate(row, "utility", why="no feature has a complete score", n=max(lost, 1))
     note = f"missing ({words.number(lost, 0)})" if lost else ""
-    yield Cell(f"{words.number(n_scored, 0)} / {words.number(n_steered, 0)}", note)
+    yield TableCell(f"{words.number(n_scored, 0)} / {words.number(n_steered, 0)}", note)
 
 
-def overall(agreement: pl.DataFrame, names: Names) -> Table:
+def overall(agreement: pl.DataFrame, names: Names) -> PageTable:
     """The overall tau of every pair of variables, with each of its intervals, read in words."""
     columns = (
         Column("Interpretability against", kind="text"),
@@ -147,13 +147,13 @@ def overall(agreement: pl.DataFrame, names: Names) -> Table:
             reading = "does not exist"
         else:
             reading = "is above zero" if low > 0 else "is below zero" if high < 0 else "includes zero"
-        rows.append(Row((*cells[:5], text(reading))))
-    return Table("Agreement over all SAEs", columns, tuple(rows))
+        rows.append(TableRow((*cells[:5], text(reading))))
+    return PageTable("Agreement over all SAEs", columns, tuple(rows))
 
 
-def agreements(agreement: pl.DataFrame, names: Names) -> list[Table]:
+def agreements(agreement: pl.DataFrame, names: Names) -> list[PageTable]:
     """For every pair of variables its tables, as reported and matched. Only the first pair's are unfolded."""
-    found: list[Table] = []
+    found: list[PageTable] = []
     for i, ((x, y), part) in enumerate(agreement.group_by("x", "y", maintain_order=True)):
         top = [_tau_row(r, "All SAEs", "total") for r in part.filter(pl.col("mode") == "overall").iter_rows(named=True)]
         for mode in ("reported", "matched"):
@@ -161,7 +161,7 @@ def agreements(agreement: pl.DataFrame, names: Names) -> list[Table]:
             if inside.height:
                 rows = [*(top if mode == "reported" else []), *_axis_rows(inside, mode, names)]
                 title = f"{names.variable(str(x))} against {names.variable(str(y))}, {TITLES[mode]}"
-                found.append(Table(words.upper(title), _tau_columns(), tuple(rows), folded=i > 0 or len(rows) > 40))
+                found.append(PageTable(words.upper(title), _tau_columns(), tuple(rows), folded=i > 0 or len(rows) > 40))
     return found
 
 
@@ -177,7 +177,7 @@ def _tau_columns() -> tuple[Column, ...]:
     )
 
 
-def _axis_rows(part: pl.DataFrame, mode: str, names: Names) -> Iterable[Row]:
+def _axis_rows(part: pl.DataFrame, mode: str, names: Names) -> Iterable[TableRow]:
     for (axis,), inside in part.filter(pl.col("statistic") != "Psi").group_by("axis", maintain_order=True):
         name = AXES.get(str(axis), words.upper(words.label(str(axis))))
         yield heading(name if mode == "reported" else f"{name} varies")
@@ -185,10 +185,10 @@ def _axis_rows(part: pl.DataFrame, mode: str, names: Names) -> Iterable[Row]:
         if taus.height > 1 and taus["value"].null_count() == taus.height:
             why = "; ".join(sorted({_no_tau(s) for s in taus["state"]}))
             sizes = f"{taus['n'].min()} to {taus['n'].max()}" if taus["n"].n_unique() > 1 else str(taus["n"][0])
-            yield Row(
+            yield TableRow(
                 (
                     text(f"All {words.number(taus.height, 0)} groups"),
-                    Cell(sizes),
+                    TableCell(sizes),
                     missing(why, taus.height),
                     *[BLANK] * 4,
                 )
@@ -217,29 +217,32 @@ def _group(value: str, axis: str, mode: str, names: Names) -> str:
     return f"L0 {bare}" if is_level and bare.isdecimal() else names.architecture(value)
 
 
-def _tau_row(row: dict[str, Any], name: str, kind: str = "row", *, swatch: str = "") -> Row:
+def _tau_row(row: dict[str, Any], name: str, kind: str = "row", *, swatch: str = "") -> TableRow:
     n, why = int(row["n"] or 0), row.get("note") or _no_tau(row["state"])
     value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
     unit, units = {"psi": ("group", "groups"), "Psi": ("axis", "axes")}.get(row["statistic"], ("", ""))
     method = str(row.get("interval_method") or row.get("p_method") or "") if row["mode"] == "overall" else ""
-    cells = [text(name, method, swatch=swatch), Cell(words.plural(n, unit, units) if unit else words.number(n, 0))]
+    cells = [text(name, method, swatch=swatch), TableCell(words.plural(n, unit, units) if unit else words.number(n, 0))]
     if value is None:
         cells += [missing(why), BLANK]
     else:
         note = "no interval" if low is None or high is None else words.interval(low, high)
         chance = (words.finite(row.get("null_low")), words.finite(row.get("null_high")))
-        cells += [Cell(words.number(value), note), Cell("", kind="strip", strip=Strip(value, low, high, *chance))]
+        cells += [
+            TableCell(words.number(value), note),
+            TableCell("", kind="strip", strip=Strip(value, low, high, *chance)),
+        ]
     cells += [_p(row.get(column)) for column in ("p", "p_holm", "p_bh")]
-    return Row(tuple(cells), kind="total" if kind == "total" else "row")
+    return TableRow(tuple(cells), kind="total" if kind == "total" else "row")
 
 
-def _p(value: Any) -> Cell:
+def _p(value: Any) -> TableCell:
     """A cell for a p value; a test that was not made leaves it empty."""
     known = words.finite(value)
-    return BLANK if known is None else Cell(words.p_value(known))
+    return BLANK if known is None else TableCell(words.p_value(known))
 
 
-def feature_level(table: pl.DataFrame, names: Names) -> Table:
+def feature_level(table: pl.DataFrame, names: Names) -> PageTable:
     """Within SAEs: does a feature's score predict how it steers? Where tau and others are given, tau."""
     if "tau" in table["statistic"]:
         table = table.filter(pl.col("statistic") == "tau")
@@ -260,9 +263,9 @@ def feature_level(table: pl.DataFrame, names: Names) -> Table:
         kind = "τ" if row["statistic"] == "tau" else str(row["statistic"])
         value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
         note = "no interval" if low is None or high is None else words.interval(low, high)
-        strip = BLANK if value is None else Cell("", kind="strip", strip=Strip(value, low, high))
+        strip = BLANK if value is None else TableCell("", kind="strip", strip=Strip(value, low, high))
         rows.append(
-            Row((
+            TableRow((
                 text(words.upper(names.variable(row["predictor"])), kind),
                 text(names.variable(row["outcome"])),
                 figure(value, note=note, why=words.reason(row["state"], "features")),
@@ -273,10 +276,10 @@ def feature_level(table: pl.DataFrame, names: Names) -> Table:
                 *([_regret(row)] if regretful else []),
             ))
         )  # fmt: skip
-    return Table("Correlation of a feature's scores with how it steers", columns, tuple(rows))
+    return PageTable("Correlation of a feature's scores with how it steers", columns, tuple(rows))
 
 
-def _regret(row: dict[str, Any]) -> Cell:
+def _regret(row: dict[str, Any]) -> TableCell:
     """What the feature ranked first loses against the SAE's best, beside what any feature loses."""
     if (value := words.finite(row["regret"])) is None:
         return BLANK
@@ -285,7 +288,7 @@ def _regret(row: dict[str, Any]) -> Cell:
     return figure(value, note=span + ("" if chance is None else f"blindly {chance:.2f}"))
 
 
-def selections(selection: pl.DataFrame, names: Names) -> list[Table]:
+def selections(selection: pl.DataFrame, names: Names) -> list[PageTable]:
     """The pooled criteria with their controls, then every SAE."""
     pooled = selection.filter(pl.col("sae") == "all")
     each = selection.filter(pl.col("sae") != "all")
@@ -297,7 +300,7 @@ def selections(selection: pl.DataFrame, names: Names) -> list[Table]:
     return tables
 
 
-def _selection(caption: str, table: pl.DataFrame, names: Names, *, pooled: bool) -> Table:
+def _selection(caption: str, table: pl.DataFrame, names: Names, *, pooled: bool) -> PageTable:
     columns = (
         Column("Features chosen by", kind="text"),
         Column("Steering score", "95 % interval", room=12),
@@ -310,11 +313,11 @@ def _selection(caption: str, table: pl.DataFrame, names: Names, *, pooled: bool)
     for (name,), part in table.group_by("sae", maintain_order=True):
         if not pooled:
             rows.append(heading(str(name)))
-        rows += [Row(tuple(_selection_cells(r, names, pooled))) for r in part.iter_rows(named=True)]
-    return Table(caption, columns, tuple(rows), folded=not pooled)
+        rows += [TableRow(tuple(_selection_cells(r, names, pooled))) for r in part.iter_rows(named=True)]
+    return PageTable(caption, columns, tuple(rows), folded=not pooled)
 
 
-def _selection_cells(row: dict[str, Any], names: Names, pooled: bool) -> Iterable[Cell]:
+def _selection_cells(row: dict[str, Any], names: Names, pooled: bool) -> Iterable[TableCell]:
     why = words.reason(row["state"], "features")
     low, high = words.finite(row["low"]), words.finite(row["high"])
     yield text(words.upper(names.arm(row["criterion"])))
@@ -334,7 +337,7 @@ def _selection_cells(row: dict[str, Any], names: Names, pooled: bool) -> Iterabl
     yield percentage(row.get("coverage"), why=why)
 
 
-def states(table: pl.DataFrame) -> Table:
+def states(table: pl.DataFrame) -> PageTable:
     """What succeeded and what did not, by stage; a failure is counted here and enters no mean."""
     columns = (
         Column("What", kind="text"),
@@ -350,9 +353,9 @@ def states(table: pl.DataFrame) -> Table:
         lost = part.filter(~pl.col("state").is_in(("ok", *NOT_ASKED)))
         failed = int(lost["n"].sum())
         asked = int(part["n"].sum()) - int(idle["n"].sum())
-        counts = [Cell(words.number(n, 0)) for n in (asked, asked - failed, failed)]
-        rows.append(Row((text(words.upper(str(stage))), *counts, text(_whys(lost)), text(_whys(idle)))))
-    return Table("States of all scores and judgements", columns, tuple(rows))
+        counts = [TableCell(words.number(n, 0)) for n in (asked, asked - failed, failed)]
+        rows.append(TableRow((text(words.upper(str(stage))), *counts, text(_whys(lost)), text(_whys(idle)))))
+    return PageTable("States of all scores and judgements", columns, tuple(rows))
 
 
 def _whys(table: pl.DataFrame, most: int = 6) -> str:

@@ -24,7 +24,7 @@ from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.selection.criteria.catalogue import Criterion, criteria_of, usual
 from saelab.selection.criteria.lens_moments import Lens
-from saelab.selection.criteria.observation import Concept, NextToken, Observation
+from saelab.selection.criteria.observation import ConceptTokens, NextToken, Observation
 from saelab.selection.edits import check_edit, edited
 
 PREFIX = "From my experience,"
@@ -46,7 +46,7 @@ def feature_effects(
     positions: str = "all",
     features: Sequence[int] | None = None,
     criteria: Sequence[str] | None = None,
-    concept: Concept | None = None,
+    concept: ConceptTokens | None = None,
     lens_tokens: int = 20,
     batch_size: int = 128,
     progress: Progress = SILENT,
@@ -144,7 +144,9 @@ class _Walk:
         dtype = sae.W_dec.dtype
         self.codes = [None if edit == "add" else sae.encode(start.x.to(dtype)) for start in starts]
 
-    def scores(self, rows: Int[Tensor, "B"], top: Int[Tensor, "B L"], concept: Concept | None) -> dict[str, Tensor]:
+    def scores(
+        self, rows: Int[Tensor, "B"], top: Int[Tensor, "B L"], concept: ConceptTokens | None
+    ) -> dict[str, Tensor]:
         """Mean over prefixes of each criterion, one entry per feature of the batch."""
         total = {criterion.name: torch.zeros(len(rows), device=top.device) for criterion in self.criteria}
         for start, codes in zip(self.starts, self.codes, strict=True):

@@ -23,7 +23,7 @@ ANSWERS = Sampling(128, 1)  # as a study asks for them unless told otherwise
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class AnswerJob:
     """One text to write: an instruction, and a direction with a factor (None and 0: unsteered)."""
 
     instruction: str
@@ -42,7 +42,7 @@ class Written:
 
 def write(
     lm: LanguageModel,
-    jobs: Sequence[Job],
+    jobs: Sequence[AnswerJob],
     *,
     edit: str = "add",
     sae: Sae | None = None,
@@ -67,7 +67,9 @@ def write(
     return [Written(lm.decode(new), len(new)) for new in ids]
 
 
-def _edits(lm: LanguageModel, jobs: Sequence[Job], kind: str, positions: Positions, sae: Sae | None) -> list[Edit]:
+def _edits(
+    lm: LanguageModel, jobs: Sequence[AnswerJob], kind: str, positions: Positions, sae: Sae | None
+) -> list[Edit]:
     sites = sorted({job.direction.site for job in jobs if job.direction is not None})
     if not sites:
         return []

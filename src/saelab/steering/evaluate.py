@@ -47,7 +47,7 @@ Key = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Task:
+class SteeringTask:
     """What is evaluated: directions and concepts by number, answering which instructions, judged by whom.
 
     prompts: by number, a text put before the instruction (method `prompting`). sae: read by clamping edits.
@@ -65,7 +65,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Result:
+class SteeringResult:
     """By (number, method): the chosen factor with its dev mean (None: nothing could be scored), and the scored texts of
     the test instructions.
     """
@@ -74,7 +74,7 @@ class Result:
     test: dict[Key, pl.DataFrame]
 
 
-def evaluate(config: UtilityConfig, task: Task, folder: Path, progress: Progress = SILENT) -> Result:
+def evaluate(config: UtilityConfig, task: SteeringTask, folder: Path, progress: Progress = SILENT) -> SteeringResult:
     """Dev at every factor, test at the chosen one. Writes the tables above into `folder`."""
     work = _Work(config, task, folder, progress)
     dev, test = split_instructions(task.instructions, config.n_dev, config.n_test, config.seed)
@@ -82,13 +82,13 @@ def evaluate(config: UtilityConfig, task: Task, folder: Path, progress: Progress
     best = {key: best_factor(_by_factor(table)) for key, table in _groups(scored).items()}
     factors = {key: None if found is None else found[0] for key, found in best.items()}
     scored = work.judged(work.written(plan.held_out_rows(task.directions, factors, test, task.prompts)))
-    return Result(best, _groups(scored))
+    return SteeringResult(best, _groups(scored))
 
 
 class _Work:
     """The tables on disk and how they grow."""
 
-    def __init__(self, config: UtilityConfig, task: Task, folder: Path, progress: Progress):
+    def __init__(self, config: UtilityConfig, task: SteeringTask, folder: Path, progress: Progress):
         self.config, self.task, self.folder, self.progress = config, task, RatingsFolder(folder), progress
         self.generations = pl.DataFrame(schema=GENERATIONS)
         self.judgements = pl.DataFrame(schema=JUDGEMENTS)

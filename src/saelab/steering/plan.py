@@ -14,7 +14,7 @@ from saelab.core.records import Description, Term
 from saelab.core.seeds import numpy_generator, seed_of
 from saelab.judges.rubric import RUBRICS
 from saelab.saes.base import Sae
-from saelab.steering.batch import Job
+from saelab.steering.batch import AnswerJob
 from saelab.steering.config import UtilityConfig
 from saelab.steering.direction import Direction
 from saelab.steering.directions.equal_norm import equal_norm_direction
@@ -115,12 +115,12 @@ def job(
     prompts: Mapping[int, str],
     instructions: Sequence[str],
     seed: int,
-) -> Job:
+) -> AnswerJob:
     """What has to be written for a row. A prompted text is asked for by the prompt and the instruction together."""
     asked = instructions[row.instruction_id]
     if row.method == PROMPTING:
         asked = f"{prompts[row.feature]}\n\nQuestion: {asked}"
-    return Job(asked, directions.get((row.feature, row.method)), row.factor, row.seed(seed))
+    return AnswerJob(asked, directions.get((row.feature, row.method)), row.factor, row.seed(seed))
 
 
 def descriptions_of(features: pl.DataFrame) -> dict[int, Description]:

@@ -20,7 +20,7 @@ from saelab.saes.base import Sae
 from saelab.steering import plan
 from saelab.steering.arms import RANDOM, filled
 from saelab.steering.config import UtilityConfig
-from saelab.steering.evaluate import Result, Task, evaluate
+from saelab.steering.evaluate import SteeringResult, SteeringTask, evaluate
 from saelab.steering.methods import RANDOM_DIRECTION
 from saelab.steering.utility import held_out_means
 from saelab.store.layout import RatingsFolder
@@ -55,7 +55,7 @@ def run(config: UtilityConfig, inputs: SteeringInputs, folder: Path, progress: P
     arms = filled(config.arms, able, inputs.effects, config.seed)
     chosen = sorted({f for arm in arms.values() for f in arm})
     controls = plan.control_features(arms[RANDOM], config)
-    task = Task(
+    task = SteeringTask(
         lm=inputs.lm,
         directions=plan.directions_of(inputs.sae, able, chosen, controls, config.seed),
         concepts=plan.descriptions_of(able),
@@ -70,7 +70,7 @@ def run(config: UtilityConfig, inputs: SteeringInputs, folder: Path, progress: P
     return place.files
 
 
-def utility_table(result: Result, arms: Mapping[str, Sequence[int]], only: Mapping[str, str]) -> pl.DataFrame:
+def utility_table(result: SteeringResult, arms: Mapping[str, Sequence[int]], only: Mapping[str, str]) -> pl.DataFrame:
     """One row per (arm, number, method). `only` names methods that belong to a single arm."""
     rows = []
     for reason, members in arms.items():

@@ -17,7 +17,6 @@ from saelab.stats.less import less_than
 from saelab.stats.means import mean_estimate
 from saelab.steering.arms import RANDOM
 from saelab.steering.methods import SAE_FEATURE
-from saelab.store.files import read_json
 from saelab.store.layout import (
     InstrumentFolder,
     InterpFolder,
@@ -107,10 +106,10 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         steered = steered.join(about, on="feature", how="left", maintain_order="left")
         if study.rated:
             keys = ["feature", "method", "reason_chosen"]
-            rated = read_table(RatingsFolder(run.ratings(spec.name)).utility.path, keys)
+            rated = RatingsFolder(run.ratings(spec.name)).utility.read(keys)
             steered = steered.join(rated, on=keys, how="full", coalesce=True, maintain_order="left_right")
-        interp = read_table(InterpFolder(run.interp(spec.name)).features.path)
-        effects = read_table(SelectionFolder(run.selection(spec.name)).effects.path)
+        interp = InterpFolder(run.interp(spec.name)).features.read()
+        effects = SelectionFolder(run.selection(spec.name)).effects.read()
         scores = [m.name for m in SCORES]
         joined = steered.join(interp.select("feature", *scores), on="feature", how="left", maintain_order="left")
         contexts = InterpFolder(run.interp(spec.name)).contexts.path
@@ -131,8 +130,8 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
 
 def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
     """An SAE's coordinates, fidelity and interpretability."""
-    fidelity = read_json(InterpFolder(run.interp(spec.name)).fidelity.path)
-    interp = read_table(InterpFolder(run.interp(spec.name)).features.path, ["feature", "state", INTERPRETABILITY])
+    fidelity = InterpFolder(run.interp(spec.name)).fidelity.read()
+    interp = InterpFolder(run.interp(spec.name)).features.read(["feature", "state", INTERPRETABILITY])
     beside = fidelity["random_dictionary"]["interpretability"]
     scored = interp.filter(pl.col("state") == "ok")
     score = mean_estimate(_numbers(scored, INTERPRETABILITY), name=f"{spec.name}/interpretability", seed=study.seed)
@@ -150,7 +149,7 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
 
 def _utility(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
     """Mean test score of the randomly drawn features: the SAE's steering score without selection."""
-    steered = read_table(RatingsFolder(run.ratings(spec.name)).utility.path, ["method", "reason_chosen", "test_score"])
+    steered = RatingsFolder(run.ratings(spec.name)).utility.read(["method", "reason_chosen", "test_score"])
     base = steered.filter((pl.col("method") == SAE_FEATURE) & (pl.col("reason_chosen") == RANDOM))
     mean = mean_estimate(_numbers(base, "test_score"), name=f"{spec.name}/utility", seed=study.seed)
     return {

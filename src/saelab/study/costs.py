@@ -16,7 +16,7 @@ from saelab.interp.features.windows import TEST
 from saelab.judges.anchors import anchors
 from saelab.judges.client import Request
 from saelab.judges.endpoint import ChatConfig
-from saelab.judges.openai_compatible import Estimate, OpenAIJudge
+from saelab.judges.openai_compatible import CostEstimate, OpenAIJudge
 from saelab.judges.rubric import RUBRICS
 from saelab.stats.spread import APART, smallest_tau
 from saelab.steering.plan import Budget, budget
@@ -93,7 +93,7 @@ def judged_texts(study: StudyConfig) -> int:
     return 0 if not study.rated else sum(s.steer for s in saes_of(study)) * steering_budget(study).judged
 
 
-def judge_calls(study: StudyConfig) -> Estimate | None:
+def judge_calls(study: StudyConfig) -> CostEstimate | None:
     """Questions to a paid judge, their tokens, and dollars where the price is given; None for a judge that is free."""
     if not study.judge.kind.paid:
         return None
@@ -111,7 +111,7 @@ def judge_calls(study: StudyConfig) -> Estimate | None:
     if study.judge.price is not None:
         dollars = total("prompt_tokens") * study.judge.price[0] + total("completion_tokens") * study.judge.price[1]
         dollars /= 1e6
-    return Estimate(total("calls"), total("prompt_tokens"), total("completion_tokens"), dollars)
+    return CostEstimate(total("calls"), total("prompt_tokens"), total("completion_tokens"), dollars)
 
 
 def _windows(study: StudyConfig) -> list[Request]:

@@ -28,11 +28,10 @@ from saelab.steering import run as steering_stage
 from saelab.steering.plan import candidates
 from saelab.store.files import write_json
 from saelab.store.layout import InstrumentFolder, InterpFolder, MatchingFolder, SelectionFolder
-from saelab.store.tables import read_table
 from saelab.study.cells import Cell
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
-from saelab.text.corpora import Counts, iter_documents
+from saelab.text.corpora import DocumentCounts, iter_documents
 from saelab.text.pack import pack_split
 from saelab.training import run as training_stage
 
@@ -44,7 +43,7 @@ def do(cell: Cell, work: Workspace) -> list[Path]:
 
 def _text(cell: Cell, work: Workspace) -> list[Path]:
     model, config = work.models[cell.name], work.study.text
-    counts = Counts()
+    counts = DocumentCounts()
     parts = pack_split(
         work.lm(model),
         iter_documents(config.corpus, counts),
@@ -115,7 +114,7 @@ def _evaluate(cell: Cell, work: Workspace) -> list[Path]:
         work.site_suite(work.saes[cell.name]),
         work.sae(cell.name),
         cell.name,
-        features=read_table(InterpFolder(work.run.interp(cell.name)).features.path),
+        features=InterpFolder(work.run.interp(cell.name)).features.read(),
         judge=work.judge,
         table=work.run.evaluations(cell.name),
         saebench=work.run.saebench,
@@ -125,7 +124,7 @@ def _evaluate(cell: Cell, work: Workspace) -> list[Path]:
 
 def _select(cell: Cell, work: Workspace) -> list[Path]:
     spec = work.saes[cell.name]
-    features = read_table(InterpFolder(work.run.interp(cell.name)).features.path, ["feature", "density", "state"])
+    features = InterpFolder(work.run.interp(cell.name)).features.read(["feature", "density", "state"])
     features = features.sort("feature")
     alive = (features["density"] > 0).to_list()
     tested = features.filter(pl.col("state") == "ok")["feature"].to_list()
@@ -172,8 +171,8 @@ def _steer(cell: Cell, work: Workspace) -> list[Path]:
         InstrumentFolder(work.run.instrument(spec.model.key, spec.site)),
         work.sae(cell.name),
         work.study.steering.arms,
-        able=candidates(read_table(InterpFolder(work.run.interp(cell.name)).features.path)),
-        effects=read_table(SelectionFolder(work.run.selection(cell.name)).effects.path),
+        able=candidates(InterpFolder(work.run.interp(cell.name)).features.read()),
+        effects=SelectionFolder(work.run.selection(cell.name)).effects.read(),
         folder=work.run.steering(cell.name),
         seed=work.study.steering.seed,
         progress=work.progress,
@@ -186,8 +185,8 @@ def _rate(cell: Cell, work: Workspace) -> list[Path]:
     inputs = steering_stage.SteeringInputs(
         lm=lm,
         sae=work.sae(cell.name),
-        features=read_table(InterpFolder(work.run.interp(cell.name)).features.path),
-        effects=read_table(SelectionFolder(work.run.selection(cell.name)).effects.path),
+        features=InterpFolder(work.run.interp(cell.name)).features.read(),
+        effects=SelectionFolder(work.run.selection(cell.name)).effects.read(),
         instructions=work.instructions,
         judge=judge,
         judge_record=record,
@@ -210,7 +209,7 @@ def _match(cell: Cell, work: Workspace) -> list[Path]:
     specs = [work.saes[n] for n in names]
     model = specs[0].model
     folders = [work.run.matching(a, b) for a, b in pairwise(names)]
-    steps: list[pl.DataFrame] = [read_table(MatchingFolder(f).matching.path) for f in folders] if len(names) > 2 else []
+    steps: list[pl.DataFrame] = [MatchingFolder(f).matching.read() for f in folders] if len(names) > 2 else []
     return matching_stage.run(
         work.study.matching,
         work.sae(names[0]),

@@ -21,7 +21,7 @@ from saelab.stats.features import feature_agreement
 from saelab.stats.lift import selection_lift, steering_gains
 from saelab.stats.means import mean_estimate
 from saelab.steering.methods import UNSTEERED
-from saelab.store.files import read_json, write_json
+from saelab.store.files import write_json
 from saelab.store.layout import InterpFolder, MatchingFolder, RatingsFolder, RunFolder, StatsFolder, SteeringFolder
 from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine, versions
@@ -190,14 +190,14 @@ def write_summary(
 def _dtype(study: StudyConfig, run: RunFolder, model: str) -> str:
     """The number format that a model ran in, as its first SAE's fidelity recorded it."""
     first = next(s for s in saes_of(study) if s.model.key == model)
-    return str(read_json(InterpFolder(run.interp(first.name)).fidelity.path)["lm_dtype"])
+    return str(InterpFolder(run.interp(first.name)).fidelity.read()["lm_dtype"])
 
 
 def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     """What a finished study says: nothing in it depends on when, where or in how many pieces it was run."""
     return {
         "study": study.name,
-        "saes": read_table(StatsFolder(run.stats).table("saes").path).to_dicts(),
+        "saes": StatsFolder(run.stats).table("saes").read().to_dicts(),
         "agreement": _rows(run, "agreement", pl.col("statistic").is_in(["psi", "Psi"]) | (pl.col("mode") == "overall")),
         "instrument": gates_of(study, run),
         "steering_lift": headline_of(run),
@@ -222,7 +222,7 @@ def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:
 
 def _matching(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     names = sorted(c.name for c in cells_of(study) if c.stage == "match")
-    return {name: read_json(MatchingFolder(run.matching(*name.split("--"))).quality.path) for name in names}
+    return {name: MatchingFolder(run.matching(*name.split("--"))).quality.read() for name in names}
 
 
 def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _counts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     if not study.rated:
         return {"texts": read}
     folders = [run.ratings(s.name) for s in specs]
-    states = pl.concat([read_table(RatingsFolder(f).judgements.path, ["state"]).select("state") for f in folders])
+    states = pl.concat([RatingsFolder(f).judgements.read(["state"]).select("state") for f in folders])
     states = states["state"].value_counts()
-    written = sum(read_table(RatingsFolder(f).generations.path, ["generation"]).height for f in folders)
+    written = sum(RatingsFolder(f).generations.read(["generation"]).height for f in folders)
     return {"texts": read, "generations": written, "judgements": dict(states.sort("state").iter_rows())}

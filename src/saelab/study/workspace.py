@@ -13,7 +13,7 @@ from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
 from saelab.instrument.site import Place, place_at
-from saelab.interp.run import SiteText, prepare
+from saelab.interp.run import InterpSite, prepare
 from saelab.interp.suite.config import SuiteConfig
 from saelab.interp.suite.evaluation import SiteSuite
 from saelab.interp.suite.site import prepare as prepare_suite
@@ -84,10 +84,10 @@ class Workspace:
             raise ArtefactError(f"The study has no SAE {name}.")
         return load_sae(self.run.sae(name))
 
-    def site_text(self, spec: SaeSpec) -> SiteText:
+    def site_text(self, spec: SaeSpec) -> InterpSite:
         """What the interpretation of a site's SAEs shares: one reading of the model per site."""
 
-        def read() -> SiteText:
+        def read() -> InterpSite:
             model = spec.model
             return prepare(
                 self.study.interp,

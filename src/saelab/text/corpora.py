@@ -35,7 +35,7 @@ class Document:
 
 
 @dataclass
-class Counts:
+class DocumentCounts:
     """What became of the documents that were read: kept, or left out as short or as a duplicate; cut ones are kept."""
 
     kept: int = 0
@@ -66,13 +66,13 @@ class CorpusConfig(Config):
     max_chars: int | None = Field(default=None, ge=1, description="Longer documents are cut to this many characters.")
 
 
-def iter_documents(config: CorpusConfig, counts: Counts | None = None) -> Iterator[Document]:
+def iter_documents(config: CorpusConfig, counts: DocumentCounts | None = None) -> Iterator[Document]:
     """The documents of a corpus, without duplicates, in seeded order. counts: where what was read is counted.
 
     Raises `UserError` for an unknown source, a missing column or a corpus without any document; `FetchError` where it
     cannot be had; `ArtefactError` for a broken file.
     """
-    counts = counts or Counts()
+    counts = counts or DocumentCounts()
     yield from _embedded(config, counts) if config.source == "embedded" else _given(config, counts)
     if not counts.kept:
         raise UserError(
@@ -89,7 +89,7 @@ def held_out(document_id: str, share: float) -> bool:
     return seed_of("held-out", document_id) < share * 2**63
 
 
-def _embedded(config: CorpusConfig, counts: Counts) -> Iterator[Document]:
+def _embedded(config: CorpusConfig, counts: DocumentCounts) -> Iterator[Document]:
     """The chosen sets, each capped, all mixed: held in memory and sorted by a seeded hash of their ids.
 
     Which documents of a set are taken depends on no seed, and on another hash than the order does: otherwise those of a
@@ -110,7 +110,7 @@ def _embedded(config: CorpusConfig, counts: Counts) -> Iterator[Document]:
     yield from sorted(chosen, key=lambda d: seed_of(config.seed, "order", d.id))
 
 
-def _given(config: CorpusConfig, counts: Counts) -> Iterator[Document]:
+def _given(config: CorpusConfig, counts: DocumentCounts) -> Iterator[Document]:
     reference = parse_reference(config.source)
     if reference.kind == "hf":
         rows = read_hub(reference, subset=config.subset, split=config.split, column=config.column)
@@ -131,7 +131,7 @@ def _distinct(
     documents: Iterable[Document],
     seen: set[bytes],
     limits: tuple[int, int | None],
-    counts: Counts,
+    counts: DocumentCounts,
     opening: int | None = None,
 ) -> Iterator[Document]:
     """Drop the too short, cut the too long, drop those whose text (case and spaces aside) came before. All is counted.

@@ -34,7 +34,7 @@ class Baselines:
 
 
 @dataclass(frozen=True)
-class Splice:
+class SplicedLoss:
     """Cross-entropy (nats) with an SAE spliced in, and the share of it recovered against mean and zero ablation.
 
     A share is None where ablation does no measurable harm.
@@ -68,10 +68,10 @@ def baselines_of(lm: Restartable, reading: SiteReading, mean: Float[Tensor, " D"
     return Baselines(*(spliced_ce(lm, reading, recode) for recode in runs))
 
 
-def splice(lm: Restartable, reading: SiteReading, baselines: Baselines, recode: Recode) -> Splice:
+def splice(lm: Restartable, reading: SiteReading, baselines: Baselines, recode: Recode) -> SplicedLoss:
     """The cross-entropy with `recode` in place of the kept activations, and what it recovers."""
     ce = spliced_ce(lm, reading, recode)
-    return Splice(ce, *baselines.recovered(ce))
+    return SplicedLoss(ce, *baselines.recovered(ce))
 
 
 def reconstruction_of(

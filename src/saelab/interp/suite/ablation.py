@@ -13,7 +13,7 @@ their effect m_f <w, W_dec[f]>, m_f the difference of the class means of f on tr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.interp.suite.probes import Probe
+from saelab.interp.suite.probes import LinearProbe
 
 
 def ablated(
@@ -24,7 +24,7 @@ def ablated(
 
 
 def effects_on(
-    probe: Probe, difference: Float[Tensor, " F"], W_dec: Float[Tensor, "F D"], *, signed: bool
+    probe: LinearProbe, difference: Float[Tensor, " F"], W_dec: Float[Tensor, "F D"], *, signed: bool
 ) -> Float[Tensor, " F"]:
     """e_f = m_f <w, W_dec[f]>; unsigned (SCR) its absolute value, signed (TPP) with m_f = max(0, m_f)."""
     along = W_dec @ probe.weight

@@ -29,7 +29,7 @@ from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, 
 from saelab.interp.suite.probes import Probes, fit_logistic, fit_together
 from saelab.interp.suite.readings import Reading, Tensors
 from saelab.interp.suite.result import Metrics, Result
-from saelab.interp.suite.words import LETTERS, Words, read_words
+from saelab.interp.suite.words import LETTERS, WordActivations, read_words
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 
@@ -84,12 +84,12 @@ class WordsReading(Reading):
 class SpelledWords:
     """What the SAEs of a site share: the words, the letters' probes, and each probe's F1 on the test words."""
 
-    words: Words
+    words: WordActivations
     probes: Probes
     f1: tuple[float, ...]
 
 
-def probe_letters(words: Words, *names: str | int) -> SpelledWords:
+def probe_letters(words: WordActivations, *names: str | int) -> SpelledWords:
     """Train the probes on the LM's own activations."""
     probes = fit_together(words.train, _one_hot(words.train_letters), *names, "letters")
     said = probes.scores(words.test) > 0
@@ -219,7 +219,7 @@ def _readings(config: SuiteConfig) -> list[WordsReading]:
 
 def _prepare(site: SiteSuite) -> SpelledWords:
     (reading,) = _readings(site.config)
-    return probe_letters(Words(**site.load(reading.key)), site.config.seed)
+    return probe_letters(WordActivations(**site.load(reading.key)), site.config.seed)
 
 
 def _evaluate(subject: Subject, shared: SpelledWords) -> Result:

@@ -20,7 +20,7 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.core.records import Description, Term
 from saelab.interp.features.codes import Codes, encode_codes
-from saelab.interp.run import SiteText
+from saelab.interp.run import InterpSite
 from saelab.interp.suite.catalogue import CATALOGUE
 from saelab.interp.suite.config import Preset, SuiteConfig
 from saelab.interp.suite.pooled import TextActivations, pool_activations, pool_codes
@@ -59,7 +59,7 @@ class SiteSuite:
     """What the SAEs of one site share. shared: what each evaluation prepared; load(key): a reading's tensors."""
 
     config: SuiteConfig
-    text: SiteText
+    text: InterpSite
     load: Load
     shared: dict[str, Any] = field(default_factory=dict)
     _texts: dict[str, PooledTexts] = field(default_factory=dict)

@@ -54,7 +54,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class FactPrompt:
     """A question: token ids, where the entity ends, the first token of the value, and what it asks of whom."""
 
     ids: tuple[int, ...]
@@ -124,12 +124,12 @@ class FactsReading(Reading):
         return {site: dict(vars(facts)) for site, facts in found.items()}
 
 
-def prompts_of(lm: LanguageModel, folder: Path, config: RavelConfig, seed: int) -> list[Prompt]:
+def prompts_of(lm: LanguageModel, folder: Path, config: RavelConfig, seed: int) -> list[FactPrompt]:
     """All questions, drawn by the config's counts; those whose tokens cannot be told apart are left out."""
     templates: dict[str, list[str]] = _table(folder, config, "attribute_to_prompts")
     entities: dict[str, dict[str, str]] = _table(folder, config, "entity_attributes")
     names = [str(n) for n in numpy_generator(seed, "ravel entities").permutation(sorted(entities))[: config.entities]]
-    made: list[Prompt] = []
+    made: list[FactPrompt] = []
     for a, attribute in enumerate(config.attributes):
         if attribute not in templates:
             raise UserError(f"The RAVEL tables know no {attribute!r} of a {config.entity}.")
@@ -137,7 +137,7 @@ def prompts_of(lm: LanguageModel, folder: Path, config: RavelConfig, seed: int) 
         for template in [templates[attribute][i] for i in order[: config.templates]]:
             values = [entities[name].get(attribute, "") for name in names]
             found = _questions(lm, template, names, values)
-            made += [Prompt(*q, a, e) for e, q in enumerate(found) if q is not None]
+            made += [FactPrompt(*q, a, e) for e, q in enumerate(found) if q is not None]
     if not made:
         raise UserError(f"No RAVEL prompt of {config.entity} can be read with this tokenizer.")
     return made

@@ -45,7 +45,7 @@ CROSSED: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class LabelledTexts:
+class LabelledData:
     """Texts with a label each, and a second attribute where there is one (SCR)."""
 
     name: str
@@ -68,15 +68,15 @@ class LabelledTexts:
             keep &= np.array(self.attributes) == attribute
         return np.flatnonzero(keep)
 
-    def take(self, rows: Sequence[int]) -> "LabelledTexts":
+    def take(self, rows: Sequence[int]) -> "LabelledData":
         """The given rows, in the given order."""
         attributes = None if self.attributes is None else tuple(self.attributes[i] for i in rows)
-        return LabelledTexts(
+        return LabelledData(
             self.name, tuple(self.texts[i] for i in rows), tuple(self.labels[i] for i in rows), attributes
         )
 
 
-def load_labelled(name: str) -> LabelledTexts:
+def load_labelled(name: str) -> LabelledData:
     """An embedded set, group or crossed pair by name, or `path:file.csv` with text, label[, attribute]."""
     if name.startswith("path:"):
         path = fetch(name)
@@ -85,14 +85,14 @@ def load_labelled(name: str) -> LabelledTexts:
         parts = [(label, _embedded(file, value)) for label, (file, value) in GROUPS[name].items()]
         texts = [text for _, found in parts for text in found]
         labels = [label for label, found in parts for _ in found]
-        return LabelledTexts(name, tuple(texts), tuple(labels))
+        return LabelledData(name, tuple(texts), tuple(labels))
     if name in CROSSED:
         label, attribute = (_embedded_table(file) for file in CROSSED[name])
         table = label.join(attribute, on="prompt", suffix="_2", maintain_order="left")
         columns = [tuple(table[c].to_list()) for c in ("prompt", "target", "target_2")]
-        return LabelledTexts(name, *columns)
+        return LabelledData(name, *columns)
     table = _embedded_table(name)
-    return LabelledTexts(name, tuple(table["prompt"].to_list()), tuple(table["target"].to_list()))
+    return LabelledData(name, tuple(table["prompt"].to_list()), tuple(table["target"].to_list()))
 
 
 def binary_sets() -> tuple[str, ...]:
@@ -104,27 +104,27 @@ def binary_sets() -> tuple[str, ...]:
     return tuple(name.rpartition("/")[2].removesuffix(".csv") for name in names)
 
 
-def labelled_table(table: pl.DataFrame, name: str) -> LabelledTexts:
+def labelled_table(table: pl.DataFrame, name: str) -> LabelledData:
     """Labelled texts from a table with columns text, label and perhaps attribute."""
     for column in ("text", "label"):
         if column not in table.columns:
             raise UserError(f"{name} has no column {column!r}; it has {', '.join(table.columns)}.")
     table = table.drop_nulls(["text", "label"])
     attributes = tuple(map(str, table["attribute"].to_list())) if "attribute" in table.columns else None
-    return LabelledTexts(
+    return LabelledData(
         name, tuple(map(str, table["text"].to_list())), tuple(map(str, table["label"].to_list())), attributes
     )
 
 
 @dataclass(frozen=True)
-class Task:
+class OneVsRest:
     """One-against-rest: is the text of this class? Row numbers are into the data set's texts."""
 
     label: str
     split: Split
 
 
-def one_against_rest(data: LabelledTexts, n_train: int, n_test: int, seed: int) -> tuple[LabelledTexts, list[Task]]:
+def one_against_rest(data: LabelledData, n_train: int, n_test: int, seed: int) -> tuple[LabelledData, list[OneVsRest]]:
     """A balanced task for each class that has `n_train + n_test` texts, over the texts that the tasks use.
 
     Positives: texts of the class. Negatives: as many, drawn evenly from the other classes. A data set of two classes
@@ -155,7 +155,7 @@ def one_against_rest(data: LabelledTexts, n_train: int, n_test: int, seed: int) 
             negative = generator.permutation(negative)[: len(positive)]
             rows = np.concatenate([positive, negative])
             halves += [rows, np.arange(len(rows)) < len(positive)]
-        tasks.append(Task(label, Split(*halves)))
+        tasks.append(OneVsRest(label, Split(*halves)))
     return data.take(chosen), tasks
 
 

@@ -36,7 +36,7 @@ SHIFT_PROBE = ProbeConfig(lr=1e-3, batch_size=16, epochs=20, patience=20, l1=1e-
 
 
 @dataclass(frozen=True)
-class Probe:
+class LinearProbe:
     """A fitted probe: `weight` [D], `bias`."""
 
     weight: Float[Tensor, " D"]
@@ -65,7 +65,7 @@ class Split:
     test_y: Bool[np.ndarray, " M"]
 
 
-def fit_probe(x: Float[Tensor, "N D"], split: Split, config: ProbeConfig, *names: str | int) -> Probe:
+def fit_probe(x: Float[Tensor, "N D"], split: Split, config: ProbeConfig, *names: str | int) -> LinearProbe:
     """Train on minibatches, keeping the weights of the epoch with the best *test* accuracy.
 
     That choice is upstream's and makes a full probe's accuracy slightly optimistic; it is kept for comparability.
@@ -79,7 +79,7 @@ def fit_probe(x: Float[Tensor, "N D"], split: Split, config: ProbeConfig, *names
     weight = ((torch.rand(d, generator=generator) * 2 - 1) * bound).requires_grad_()
     bias = ((torch.rand(1, generator=generator) * 2 - 1) * bound).requires_grad_()
     optimiser = torch.optim.AdamW([weight, bias], lr=config.lr, weight_decay=config.weight_decay)
-    best, best_accuracy, waited = Probe(weight.detach().clone(), float(bias.detach())), -1.0, 0
+    best, best_accuracy, waited = LinearProbe(weight.detach().clone(), float(bias.detach())), -1.0, 0
     for _ in range(config.epochs):
         for rows in torch.randperm(len(train), generator=generator).split(config.batch_size):
             logits = train[rows] @ weight + bias
@@ -89,7 +89,7 @@ def fit_probe(x: Float[Tensor, "N D"], split: Split, config: ProbeConfig, *names
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        probe = Probe(weight.detach().clone(), float(bias.detach()))
+        probe = LinearProbe(weight.detach().clone(), float(bias.detach()))
         if (accuracy := probe.accuracy(test, test_y)) > best_accuracy:
             best, best_accuracy, waited = probe, accuracy, 0
         elif (waited := waited + 1) >= config.patience:
@@ -97,10 +97,10 @@ def fit_probe(x: Float[Tensor, "N D"], split: Split, config: ProbeConfig, *names
     return best
 
 
-def fit_logistic(x: Float[Tensor, "N D"], y: Bool[np.ndarray, " N"], *, balanced: bool = False) -> Probe:
+def fit_logistic(x: Float[Tensor, "N D"], y: Bool[np.ndarray, " N"], *, balanced: bool = False) -> LinearProbe:
     """L2-regularised logistic regression (C = 1). balanced: classes weigh the same."""
     model = logistic(x.float().cpu().numpy(), y, class_weight="balanced" if balanced else None)
-    return Probe(torch.from_numpy(model.coef_[0]).float(), float(model.intercept_[0]))
+    return LinearProbe(torch.from_numpy(model.coef_[0]).float(), float(model.intercept_[0]))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.core.progress import SILENT, Progress
 from saelab.interp.suite import labelled
-from saelab.interp.suite.labelled import LabelledTexts, Task
+from saelab.interp.suite.labelled import LabelledData, OneVsRest
 from saelab.interp.suite.pooled import TextActivations, read_ids
 from saelab.lm.model import LanguageModel
 
@@ -39,7 +39,7 @@ class TextsReading(Reading):
     """Labelled texts of which all tokens are kept, and the tasks over them."""
 
     @abstractmethod
-    def tasks(self, seed: int) -> tuple[LabelledTexts, Any]:
+    def tasks(self, seed: int) -> tuple[LabelledData, Any]:
         """The texts in the order in which they are read, and the tasks over them."""
 
 
@@ -62,7 +62,7 @@ class ClassReading(TextsReading):
         """Its name on disk."""
         return f"classes.{self.title}.{self.n_train}.{self.n_test}.{self.context}"
 
-    def tasks(self, seed: int) -> tuple[LabelledTexts, list[Task]]:
+    def tasks(self, seed: int) -> tuple[LabelledData, list[OneVsRest]]:
         """The texts in the order in which they are read, and the tasks over them."""
         return labelled.one_against_rest(labelled.load_labelled(self.name), self.n_train, self.n_test, seed)
 

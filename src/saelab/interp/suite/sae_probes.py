@@ -24,7 +24,7 @@ from saelab.core.seeds import numpy_generator, seed_of
 from saelab.interp.suite import labelled
 from saelab.interp.suite.config import Preset, SuiteConfig
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
-from saelab.interp.suite.labelled import LabelledTexts, binary_sets
+from saelab.interp.suite.labelled import LabelledData, binary_sets
 from saelab.interp.suite.pooled import read_ids
 from saelab.interp.suite.probes import Split
 from saelab.interp.suite.readings import Reading, Tensors
@@ -86,7 +86,7 @@ class BinaryTask:
     split: Split
 
 
-def task_of(data: LabelledTexts, config: SaeProbesConfig, seed: int) -> BinaryTask | None:
+def task_of(data: LabelledData, config: SaeProbesConfig, seed: int) -> BinaryTask | None:
     """The balanced task of a set; None where it is not binary or a class is too small to be tested.
 
     The positive class is the last in the order of names, as a label encoder has it.

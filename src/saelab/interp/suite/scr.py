@@ -27,8 +27,8 @@ from saelab.interp.suite import labelled
 from saelab.interp.suite.ablation import ablated, effects_on, strongest
 from saelab.interp.suite.config import Preset, SuiteConfig
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
-from saelab.interp.suite.labelled import LabelledTexts
-from saelab.interp.suite.probes import SHIFT_PROBE, Probe, Split, fit_probe, mean_difference
+from saelab.interp.suite.labelled import LabelledData
+from saelab.interp.suite.probes import SHIFT_PROBE, LinearProbe, Split, fit_probe, mean_difference
 from saelab.interp.suite.readings import Tensors, TextsReading, all_tokens, plain
 from saelab.interp.suite.result import Metrics, Result, averaged
 from saelab.lm.model import LanguageModel
@@ -81,16 +81,16 @@ class BiasedProbes:
     """Probes of A, B and C with C's clean accuracy at A and B, and the oracles'; shared by all SAEs of a site."""
 
     tasks: Confounded
-    concept: Probe
-    attribute: Probe
-    biased: Probe
+    concept: LinearProbe
+    attribute: LinearProbe
+    biased: LinearProbe
     biased_at: tuple[float, float]
     oracle: tuple[float, float]
 
 
 def confound(
-    data: LabelledTexts, n_train: int, n_test: int, seed: int, *, concept: tuple[str, str], attribute: tuple[str, str]
-) -> tuple[LabelledTexts, Confounded]:
+    data: LabelledData, n_train: int, n_test: int, seed: int, *, concept: tuple[str, str], attribute: tuple[str, str]
+) -> tuple[LabelledData, Confounded]:
     """Quadrants of `n_train` and `n_test` texts each. concept: (a+, a-); attribute: (b+, b-).
 
     a+b+ and a-b- need twice as many. Raises `UserError` where a quadrant is too small.
@@ -138,7 +138,7 @@ def probe_confounded(x: Float[Tensor, "N D"], tasks: Confounded, *names: str | i
 
 
 def with_probes(
-    x: Float[Tensor, "N D"], tasks: Confounded, concept: Probe, attribute: Probe, both: Probe
+    x: Float[Tensor, "N D"], tasks: Confounded, concept: LinearProbe, attribute: LinearProbe, both: LinearProbe
 ) -> BiasedProbes:
     """The tasks with given probes, and the accuracies that SCR compares with."""
     return BiasedProbes(
@@ -202,7 +202,7 @@ class PairReading(TextsReading):
         values = "-".join((*self.pair.concept, *self.pair.attribute))
         return f"pair.{plain(self.pair.data)}.{values}.{self.n_train}.{self.n_test}.{self.context}"
 
-    def tasks(self, seed: int) -> tuple[LabelledTexts, Confounded]:
+    def tasks(self, seed: int) -> tuple[LabelledData, Confounded]:
         """The texts in the order in which they are read, and the three tasks over them."""
         data = labelled.load_labelled(self.pair.data)
         pair = self.pair

@@ -11,7 +11,7 @@ from dataclasses import replace
 import polars as pl
 
 from saelab.core.progress import SILENT, Progress
-from saelab.interp.run import SiteText
+from saelab.interp.run import InterpSite
 from saelab.interp.suite.config import SuiteConfig
 from saelab.interp.suite.evaluation import Load, SiteSuite, Subject, evaluation_of
 from saelab.interp.suite.result import Result
@@ -19,7 +19,7 @@ from saelab.judges.client import Judge
 from saelab.saes.base import Sae
 
 
-def prepare(config: SuiteConfig, text: SiteText, load: Load, progress: Progress = SILENT) -> SiteSuite:
+def prepare(config: SuiteConfig, text: InterpSite, load: Load, progress: Progress = SILENT) -> SiteSuite:
     """Baselines and probes of the LM at a site. load(key): the tensors of a reading at this site."""
     site = SiteSuite(config, text, load)
     with progress.task(f"probing {text.reading.site}", total=len(config.kinds), unit="evaluations") as task:

@@ -15,7 +15,7 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.interp.suite.config import Preset, SuiteConfig
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
-from saelab.interp.suite.labelled import Task
+from saelab.interp.suite.labelled import OneVsRest
 from saelab.interp.suite.probes import ProbeConfig, fit_probe, sparse_accuracy
 from saelab.interp.suite.readings import ClassReading, class_readings
 from saelab.interp.suite.result import Metrics, Result, averaged
@@ -52,7 +52,7 @@ PRESETS: Mapping[Preset, SparseProbingConfig] = {
 
 
 def probe_tasks(
-    x: Float[Tensor, "N D"], tasks: Sequence[Task], ks: Sequence[int], prefix: str, *names: str | int
+    x: Float[Tensor, "N D"], tasks: Sequence[OneVsRest], ks: Sequence[int], prefix: str, *names: str | int
 ) -> dict[str, Metrics]:
     """Accuracies of one representation, by class: `{prefix}_test_accuracy` and `{prefix}_top_{k}_test_accuracy`."""
     found: dict[str, Metrics] = {}

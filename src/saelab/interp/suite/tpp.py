@@ -21,8 +21,8 @@ from saelab.core.config import Config
 from saelab.interp.suite.ablation import ablated, effects_on, strongest
 from saelab.interp.suite.config import Preset, SuiteConfig
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
-from saelab.interp.suite.labelled import Task
-from saelab.interp.suite.probes import SHIFT_PROBE, Probe, fit_probe, mean_difference
+from saelab.interp.suite.labelled import OneVsRest
+from saelab.interp.suite.probes import SHIFT_PROBE, LinearProbe, fit_probe, mean_difference
 from saelab.interp.suite.readings import ClassReading, class_readings
 from saelab.interp.suite.result import Metrics, Result, averaged
 
@@ -56,18 +56,18 @@ PRESETS: Mapping[Preset, TppConfig] = {
 class ProbedTasks:
     """The tasks of a data set with a probe each and its clean accuracy; shared by all SAEs of a site."""
 
-    tasks: tuple[Task, ...]
-    probes: tuple[Probe, ...]
+    tasks: tuple[OneVsRest, ...]
+    probes: tuple[LinearProbe, ...]
     clean: tuple[float, ...]
 
 
-def probe_classes(x: Float[Tensor, "N D"], tasks: Sequence[Task], *names: str | int) -> ProbedTasks:
+def probe_classes(x: Float[Tensor, "N D"], tasks: Sequence[OneVsRest], *names: str | int) -> ProbedTasks:
     """Train the probes on pooled activations."""
     probes = [fit_probe(x, task.split, SHIFT_PROBE, *names, "tpp", task.label) for task in tasks]
     return with_probes(x, tasks, probes)
 
 
-def with_probes(x: Float[Tensor, "N D"], tasks: Sequence[Task], probes: Sequence[Probe]) -> ProbedTasks:
+def with_probes(x: Float[Tensor, "N D"], tasks: Sequence[OneVsRest], probes: Sequence[LinearProbe]) -> ProbedTasks:
     """The tasks with given probes and their clean accuracies."""
     clean = tuple(probe.tested(x, task.split) for probe, task in zip(probes, tasks, strict=True))
     return ProbedTasks(tuple(tasks), tuple(probes), clean)

@@ -29,7 +29,7 @@ TEMPLATE = "{word} has the first letter:"
 
 
 @dataclass(frozen=True)
-class Words:
+class WordActivations:
     """Activations at words, and the words' letters. `again`: the test words in other prompts."""
 
     train: Float[Tensor, "N D"]
@@ -67,7 +67,7 @@ def read_words(
     seed: int = 0,
     batch_size: int = 64,
     progress: Progress = SILENT,
-) -> dict[str, Words]:
+) -> dict[str, WordActivations]:
     """Train words once, test words in two different prompts each, at every site.
 
     count: words of the vocabulary at most. examples: spelt words before each.
@@ -85,7 +85,7 @@ def read_words(
     found = {}
     for site, rows in read.items():
         first, second, third = rows.rows.float().split(sizes)
-        found[site] = Words(first, letters[:cut], second, letters[cut:], third)
+        found[site] = WordActivations(first, letters[:cut], second, letters[cut:], third)
     return found
 
 

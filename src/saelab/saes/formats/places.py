@@ -16,19 +16,19 @@ _CACHED = re.compile(r"models--.+?--(.+)")  # the hub's cache: models--org--name
 
 
 @dataclass(frozen=True)
-class Place:
+class RepositoryPath:
     """repository: the match of its name. inside: the components after it, joined by "/", without the file's name."""
 
     repository: re.Match[str]
     inside: str
 
 
-def placed(source: Source, repository: re.Pattern[str]) -> Place | None:
+def placed(source: Source, repository: re.Pattern[str]) -> RepositoryPath | None:
     """The place after the last component that is a repository's name in full, or None."""
     for parts in _paths(source):
         for i in reversed(range(len(parts))):
             if found := repository.fullmatch(parts[i]):
-                return Place(found, "/".join(parts[i + 1 :]))
+                return RepositoryPath(found, "/".join(parts[i + 1 :]))
     return None
 
 

@@ -63,15 +63,15 @@ class NextToken:
 
 
 @dataclass(frozen=True)
-class Concept:
+class ConceptTokens:
     """Tokens of each feature's concept and tokens of like frequency that are not; rows padded with -1."""
 
     inside: Int[Tensor, "B C"]
     outside: Int[Tensor, "B R"]
 
-    def rows(self, start: int, stop: int) -> "Concept":
+    def rows(self, start: int, stop: int) -> "ConceptTokens":
         """The concepts of features start to stop."""
-        return Concept(self.inside[start:stop], self.outside[start:stop])
+        return ConceptTokens(self.inside[start:stop], self.outside[start:stop])
 
 
 @dataclass(frozen=True)
@@ -86,4 +86,4 @@ class Observation:
     steered: NextToken
     lens_top: Int[Tensor, "B L"]
     k: int = 1
-    concept: Concept | None = None
+    concept: ConceptTokens | None = None

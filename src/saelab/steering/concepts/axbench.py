@@ -40,16 +40,16 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class Texts:
+class AxBenchTexts:
     """Instruction and answer of each text, and what it is: "positive", "negative" or "hard negative"."""
 
     pairs: tuple[Pair, ...]
     kinds: tuple[str, ...]
 
-    def first(self, n: int) -> "Texts":
+    def first(self, n: int) -> "AxBenchTexts":
         """At most `n` texts of each kind: the first ones."""
         kept = [i for i, kind in enumerate(self.kinds) if self.kinds[:i].count(kind) < n]
-        return Texts(tuple(self.pairs[i] for i in kept), tuple(self.kinds[i] for i in kept))
+        return AxBenchTexts(tuple(self.pairs[i] for i in kept), tuple(self.kinds[i] for i in kept))
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class AxBench:
                 raise ArtefactError(f"Line {number} of {path} is not a concept: {error!r}.") from None
         return concepts
 
-    def training(self, concept: Concept) -> Texts:
+    def training(self, concept: Concept) -> AxBenchTexts:
         """The concept's positives, then the shared negatives of its genre. No texts at all are an `ArtefactError`."""
         table = self._training
         mine = (pl.col("concept_id") == concept.id) & (pl.col("category") == "positive")
@@ -80,7 +80,7 @@ class AxBench:
         rows = [table.filter(mine), table.filter(shared & (pl.col("concept_genre") == concept.genre))]
         return _texts(pl.concat(rows), concept, "training")
 
-    def detection(self, concept: Concept) -> Texts:
+    def detection(self, concept: Concept) -> AxBenchTexts:
         """The concept's evaluation texts, in the file's order. No texts at all are an `ArtefactError`."""
         return _texts(self._detection.filter(pl.col("concept_id") == concept.id), concept, "detection")
 
@@ -156,11 +156,11 @@ def _read(folder: Path, inside: str, name: str) -> pl.DataFrame:
     return pl.concat([read_table(p, COLUMNS).select(COLUMNS) for p in _find(folder, inside, f"{name}*.parquet")])
 
 
-def _texts(rows: pl.DataFrame, concept: Concept, use: str) -> Texts:
+def _texts(rows: pl.DataFrame, concept: Concept, use: str) -> AxBenchTexts:
     if not rows.height:
         raise ArtefactError(f"There are no texts for the {use} of concept {concept.id} ({concept.text!r}).")
     pairs = tuple(Pair(asked, answer) for asked, answer in rows.select("input", "output").iter_rows())
-    return Texts(pairs, tuple(rows["category"].to_list()))
+    return AxBenchTexts(pairs, tuple(rows["category"].to_list()))
 
 
 def _find(folder: Path, inside: str, pattern: str) -> list[Path]:

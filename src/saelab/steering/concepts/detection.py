@@ -15,7 +15,7 @@ from sklearn.metrics import roc_curve
 
 from saelab.core.classifiers import auroc, logistic
 from saelab.core.errors import UserError
-from saelab.steering.concepts.examples import Rows
+from saelab.steering.concepts.examples import TextRows
 from saelab.steering.direction import Direction
 
 BAG = "bag_of_words"  # beside the directions in tables
@@ -23,7 +23,7 @@ POSITIVE, NEGATIVE, HARD = "positive", "negative", "hard negative"
 
 
 @dataclass(frozen=True)
-class Detection:
+class ConceptDetection:
     """How well scores tell a concept's texts. None where a kind of text is absent."""
 
     auroc_easy: float
@@ -34,7 +34,7 @@ class Detection:
     n_hard: int
 
 
-def detect(scores: np.ndarray, kinds: Sequence[str]) -> Detection:
+def detect(scores: np.ndarray, kinds: Sequence[str]) -> ConceptDetection:
     """Detection from one score per text. Unknown kinds are a `UserError`, never silently dropped."""
     kind = np.asarray(kinds)
     unknown = set(kinds) - {POSITIVE, NEGATIVE, HARD}
@@ -44,7 +44,7 @@ def detect(scores: np.ndarray, kinds: Sequence[str]) -> Detection:
     if not positive.any() or not easy.any():
         raise UserError("Detection needs texts that show the concept and plain texts that do not.")
     plain = ~hard
-    return Detection(
+    return ConceptDetection(
         auroc_easy=auroc(scores[plain], positive[plain]),
         auroc_all=auroc(scores, positive),
         hard_accuracy=_hard_accuracy(scores, positive, easy, hard) if hard.any() else None,
@@ -54,7 +54,7 @@ def detect(scores: np.ndarray, kinds: Sequence[str]) -> Detection:
     )
 
 
-def direction_scores(direction: Direction, rows: Rows) -> np.ndarray:
+def direction_scores(direction: Direction, rows: TextRows) -> np.ndarray:
     """Largest h . v of each text; a text without a counted token is an error, not a low score."""
     scores = rows.pooled(rows.values @ direction.vector).numpy()
     if not np.isfinite(scores).all():

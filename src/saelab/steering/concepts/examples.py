@@ -27,18 +27,18 @@ class Pair:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class TextRows:
     """Activations `[N, D]` (float32) of counted tokens and the number of the text each belongs to, ascending."""
 
     values: Float[Tensor, "N D"]
     text: Int[Tensor, "N"]
     n_texts: int
 
-    def of(self, texts: Bool[Tensor, "X"]) -> "Rows":
+    def of(self, texts: Bool[Tensor, "X"]) -> "TextRows":
         """The rows of some of the texts, renumbered."""
         number = torch.cumsum(texts, 0) - 1
         keep = texts[self.text]
-        return Rows(self.values[keep], number[self.text[keep]], int(texts.sum()))
+        return TextRows(self.values[keep], number[self.text[keep]], int(texts.sum()))
 
     def pooled(self, scores: Float[Tensor, "N ..."]) -> Float[Tensor, "X ..."]:
         """The largest score of each text; -inf where a text has no row."""
@@ -47,10 +47,10 @@ class Rows:
         return scores.new_full(shape, -torch.inf).scatter_reduce(0, index, scores, "amax")
 
 
-def joined(first: Rows, second: Rows) -> Rows:
+def joined(first: TextRows, second: TextRows) -> TextRows:
     """The rows of both, the texts of `second` numbered after those of `first`."""
     values, text = torch.cat([first.values, second.values]), torch.cat([first.text, second.text + first.n_texts])
-    return Rows(values, text, first.n_texts + second.n_texts)
+    return TextRows(values, text, first.n_texts + second.n_texts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class Examples:
     site: str
     concept: str
     pairs: tuple[Pair, ...]
-    rows: Rows
+    rows: TextRows
     positive: Bool[Tensor, "X"]
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ def read(
     max_tokens: int = 256,
     batch_tokens: int = 4096,
     progress: Progress = SILENT,
-) -> Rows:
+) -> TextRows:
     """Activations of the pairs' counted tokens at a site; a text is cut after `max_tokens`."""
     ids = [templated(lm, pair)[:max_tokens] for pair in pairs]
     skip = prefix_length(lm)
@@ -119,4 +119,4 @@ def read(
     text = torch.cat([torch.full((len(found[i]),), i) for i in range(len(ids))])
     norm = values.norm(dim=-1)
     keep = norm <= sink_bound(norm)
-    return Rows(values[keep].clone(), text[keep], len(ids))
+    return TextRows(values[keep].clone(), text[keep], len(ids))

@@ -22,7 +22,7 @@ from saelab.steering.concepts.config import ConceptInputs, ConceptsConfig, fitti
 from saelab.steering.concepts.detection import BAG, POSITIVE, bag_of_words, detect, direction_scores
 from saelab.steering.concepts.directions.catalogue import method_of
 from saelab.steering.concepts.directions.sae_auroc import largest_codes
-from saelab.steering.concepts.examples import Examples, Rows, joined, read
+from saelab.steering.concepts.examples import Examples, TextRows, joined, read
 from saelab.steering.direction import Direction
 from saelab.steering.directions.equal_norm import equal_norm_direction, equal_norm_feature
 from saelab.steering.export import load_directions, save_directions
@@ -43,7 +43,7 @@ class Fitted:
         self.config, self.inputs, self.folder = config, inputs, ConceptsFolder(folder)
         self.directions: dict[tuple[int, str], Direction] = {}
         self.detection = pl.DataFrame(schema=DETECTION)
-        self._negatives: dict[str, Rows] = {}
+        self._negatives: dict[str, TextRows] = {}
         self.using = fitting_of(config, inputs)
         self._open(self.folder.fit)
 
@@ -123,7 +123,7 @@ class Fitted:
         held.write(manifest)
 
 
-def _scores(direction: Direction, rows: Rows, sae: Sae | None) -> np.ndarray:
+def _scores(direction: Direction, rows: TextRows, sae: Sae | None) -> np.ndarray:
     """A text's score: its largest code for a feature of the SAE, else its largest h . v."""
     if direction.feature is None or sae is None:
         return direction_scores(direction, rows)

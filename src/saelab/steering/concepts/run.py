@@ -20,7 +20,7 @@ from saelab.steering.concepts.config import ConceptInputs, ConceptsConfig
 from saelab.steering.concepts.describe import describe
 from saelab.steering.concepts.detection import BAG, POSITIVE
 from saelab.steering.concepts.fitted import Fitted
-from saelab.steering.evaluate import Task, evaluate
+from saelab.steering.evaluate import SteeringTask, evaluate
 from saelab.steering.run import UTILITY, utility_table
 from saelab.store.layout import ConceptsFolder
 
@@ -33,7 +33,7 @@ def run(config: ConceptsConfig, inputs: ConceptInputs, folder: Path, progress: P
             fitted.fit(concept)
             task.advance()
     spoken = {c.id: inputs.prompts.get(c.id, asked_for(c.text)) for c in inputs.concepts} if config.prompting else {}
-    task_ = Task(
+    task_ = SteeringTask(
         lm=inputs.lm,
         directions=fitted.directions,
         concepts=descriptions(inputs.data, inputs.concepts),

@@ -9,7 +9,7 @@ from torch import Tensor
 from saelab.core.classifiers import aurocs
 from saelab.saes.base import Sae
 from saelab.steering.concepts.directions.method import Fitting
-from saelab.steering.concepts.examples import Examples, Rows
+from saelab.steering.concepts.examples import Examples, TextRows
 from saelab.steering.direction import Direction
 from saelab.steering.directions.sae_feature import sae_feature
 
@@ -25,7 +25,7 @@ def sae_auroc(examples: Examples, using: Fitting) -> Direction:
     return replace(direction, method="sae_auroc", origin=origin, reference_source="largest training code")
 
 
-def largest_codes(rows: Rows, sae: Sae, *, block: int = 4096) -> Float[Tensor, "X F"]:
+def largest_codes(rows: TextRows, sae: Sae, *, block: int = 4096) -> Float[Tensor, "X F"]:
     """Each feature's largest code in each text."""
     found = torch.zeros(rows.n_texts, sae.W_dec.shape[0])
     for values, text in zip(rows.values.split(block), rows.text.split(block), strict=True):
