@@ -335,11 +335,9 @@ unreached = runpy.run_path(str(SRC.parents[1] / "tools" / "unreached.py"))["unre
 # What no verb and no name of the public face reaches, each with who does.
 REACHED_OTHERWISE = {
     "adapters/saebench.py to_dict": "SAEBench",
-    "judges/cache.py spend": "users of a judge: what it spent",
-    "judges/chat.py spend": "users of a judge: what it spent",
-    "judges/openai_compatible.py spend": "users of a judge: what it spent",
     "lm/edit.py Ablate": "docs/lm.md: users of LanguageModel",
     "lm/edit.py Replace": "docs/lm.md: users of LanguageModel",
+    "lm/edit.py Splice": "docs/lm.md: users of LanguageModel",
     "lm/tiny.py tiny_lm": "tests, examples and benchmarks: a model without files",
     "lm/tiny.py _draw": "tiny_lm",
     "lm/tiny.py _shapes": "tiny_lm",

@@ -1,12 +1,14 @@
 """A whole study on a tiny language model: every stage, the page, nothing done twice, the same bytes after a stop."""
 
 import hashlib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
 from saelab.core.errors import UserError
+from saelab.judges.cache import ReplyCache
 from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
@@ -79,12 +81,17 @@ def test_a_whole_study_twice_and_interrupted(
 def test_a_spoilt_artefact_is_made_again(study: StudyConfig, tmp_path: Path) -> None:
     run(study, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
+    assert "spend" not in read_json(folder.summary)
+    with closing(ReplyCache(folder.replies)) as cache:
+        cache.record("model", "question", "ok", (10, 3))  # as a paid judge does
     before = sums(folder)
     spoilt = folder.interp("topk.l0_4.resid_post.1") / "features.parquet"
     spoilt.write_bytes(spoilt.read_bytes()[:-50])
     run(study, tmp_path / "run")
     assert sums(folder) == before
     assert all(r.state == "done" for r in Ledger(folder.ledger).rows())
+    tokens = {"prompt_tokens": 10, "completion_tokens": 3}
+    assert read_json(folder.summary)["spend"] == {"calls": 1, "failed_calls": 0, **tokens}
 
 
 def test_plan_and_names(study: StudyConfig) -> None:

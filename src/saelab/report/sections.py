@@ -64,6 +64,7 @@ GROUPS = (
     ("Language model", "lm"),
     ("Text", "text"),
     ("Counts", "counts"),
+    ("What the judge was paid for", "spend"),
     ("The judge's anchors, asked first and last", "anchors"),
     ("Seeds", "seeds"),
     ("Versions", "versions"),

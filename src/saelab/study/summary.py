@@ -7,6 +7,8 @@ versions, the machine.
 """
 
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import polars as pl
 
 from saelab.activations.shards import ActivationShards
 from saelab.instrument.readers import HEADLINE, OUTCOMES
+from saelab.judges.cache import ReplyCache
 from saelab.selection.choose import top1_regret
 from saelab.stats.agreement import agreement
 from saelab.stats.features import feature_agreement
@@ -182,9 +185,19 @@ def write_summary(
     own = {name: round(value, 2) for name, value in seconds.items()}
     remade = [{"stage": d.stage, "name": d.name, "file": d.file} for d in ledger.damages()]
     record |= {"remade": remade} if remade else {}
+    record |= {"spend": paid} if (paid := _spend(study, run)) else {}
     record |= {"seconds": spent | own, "versions": versions(), "machine": machine() | {"threads": threads}}
     write_json(run.summary, record)
     return record
+
+
+def _spend(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
+    """What a judge that is paid was asked and charged for over all calls; nothing where none was."""
+    if not run.replies.exists():
+        return {}
+    with closing(ReplyCache(run.replies)) as cache:
+        spent = cache.spend(price=study.judge.price)
+    return {name: value for name, value in asdict(spent).items() if value is not None}
 
 
 def _dtype(study: StudyConfig, run: RunFolder, model: str) -> str:
