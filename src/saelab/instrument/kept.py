@@ -8,13 +8,14 @@ from typing import Any
 import polars as pl
 
 from saelab.core.config import digest_of
-from saelab.core.errors import ArtefactError
 from saelab.instrument.bench import Keep
 from saelab.instrument.classes import LabelledTexts
 from saelab.instrument.texts import TABLE
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.store.layout import StepsFolder
+from saelab.store.resumable import Resumable
+from saelab.store.tables import write_table
 
 
 def digest_of_sae(sae: Sae | None) -> str:
@@ -35,22 +36,20 @@ def of_lm(lm: LanguageModel) -> dict[str, str]:
 
 
 def opened(kept: StepsFolder, manifest: dict[str, Any]) -> Keep:
-    """Take up what a former call with the same request left, or start anew; keeps the steps of the new call."""
-    try:
-        same = kept.manifest.exists and kept.manifest.read() == manifest
-    except ArtefactError:
-        same = False
-    if not same:
+    """Take up the steps that a former call with the same request left whole, or start anew; keeps the new ones."""
+    held = Resumable(kept.manifest, manifest)
+    if held.fresh:
         shutil.rmtree(kept.texts, ignore_errors=True)
         for path in kept.root.glob("*"):
             if path.is_file():
                 path.unlink()
-        kept.manifest.write(manifest)
+        held.begin()
 
     def keep(name: str, write: Any) -> pl.DataFrame:
         step = kept.step(name)
-        if not step.exists:
-            step.write(write())
+        if not held.whole(step.path):
+            table = write()
+            held.write(step.path, lambda path: write_table(path, table))
         return step.read(list(TABLE))
 
     return keep

@@ -19,7 +19,6 @@ from typing import Any
 import polars as pl
 
 from saelab.core.config import digest_of
-from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description
 from saelab.judges.client import Judge, Request
@@ -32,7 +31,9 @@ from saelab.steering.batch import Written, write
 from saelab.steering.config import UtilityConfig
 from saelab.steering.direction import Direction
 from saelab.steering.utility import best_factor, score_generations, split_instructions
-from saelab.store.layout import RatingsFolder, Record, Table
+from saelab.store.layout import RatingsFolder, Table
+from saelab.store.resumable import Resumable
+from saelab.store.tables import write_table
 
 GENERATIONS = {
     "generation": pl.String, "feature": pl.Int64, "method": pl.String, "factor": pl.Float64, "strength": pl.Float64,
@@ -100,7 +101,7 @@ class _Work:
             part = rows[start : start + self.config.chunk]
             if not {r.generation for r in part} <= set(self.generations["generation"]):
                 self.generations = pl.concat([self.generations, self._write(part)])
-                self.folder.generations.write(self.generations)
+                self._save(self.folder.generations, self.generations)
         order = pl.DataFrame({"generation": [r.generation for r in rows]}, {"generation": pl.String})
         return order.join(self.generations, on="generation", how="left", maintain_order="left")
 
@@ -120,7 +121,7 @@ class _Work:
                 for (generation, request), answer in zip(asked, answers, strict=True)
             ]
             self.judgements = pl.concat([self.judgements, pl.DataFrame(table, JUDGEMENTS, orient="row")])
-            self.folder.judgements.write(self.judgements)
+            self._save(self.folder.judgements, self.judgements)
         return score_generations(generations, self.judgements)
 
     def _open(self) -> None:
@@ -134,14 +135,19 @@ class _Work:
             "instructions": digest_of(list(task.instructions)),
             "judge": {"name": task.judge.name, **task.judge_record},
         }
-        held = self.folder.manifest
-        if held.exists and _same(held, manifest):
-            self.generations = _former(self.folder.generations, self.generations)
-            self.judgements = _former(self.folder.judgements, self.judgements)
-            return
-        for table in (self.folder.generations, self.folder.judgements, self.folder.utility):
-            table.path.unlink(missing_ok=True)
-        held.write(manifest)
+        self.held = Resumable(self.folder.manifest, manifest)
+        if self.held.fresh:
+            for table in (self.folder.generations, self.folder.judgements, self.folder.utility):
+                table.path.unlink(missing_ok=True)
+            self.held.begin()
+        self.generations = self._former(self.folder.generations, self.generations)
+        self.judgements = self._former(self.folder.judgements, self.judgements)
+
+    def _former(self, table: Table, empty: pl.DataFrame) -> pl.DataFrame:
+        return table.read(empty.columns) if self.held.whole(table.path) else empty
+
+    def _save(self, table: Table, rows: pl.DataFrame) -> None:
+        self.held.write(table.path, lambda path: write_table(path, rows))
 
     def _write(self, rows: Sequence[plan.Row]) -> pl.DataFrame:
         config, task = self.config, self.task
@@ -167,17 +173,6 @@ class _Work:
             for s, r in zip(seeds, rows, strict=True)
         ]  # fmt: skip
         return pl.DataFrame(table, GENERATIONS, orient="row")
-
-
-def _former(table: Table, empty: pl.DataFrame) -> pl.DataFrame:
-    return table.read(empty.columns) if table.exists else empty
-
-
-def _same(held: Record, manifest: dict[str, Any]) -> bool:
-    try:
-        return digest_of(held.read()) == digest_of(manifest)
-    except ArtefactError:
-        return False
 
 
 def _groups(scored: pl.DataFrame) -> dict[Key, pl.DataFrame]:

@@ -15,7 +15,7 @@ import polars as pl
 import torch
 
 from saelab.core.config import digest_of
-from saelab.core.errors import ArtefactError, UserError
+from saelab.core.errors import UserError
 from saelab.saes.base import Sae
 from saelab.steering.concepts.axbench import Concept
 from saelab.steering.concepts.config import ConceptInputs, ConceptsConfig, fitting_of
@@ -28,6 +28,8 @@ from saelab.steering.directions.equal_norm import equal_norm_direction, equal_no
 from saelab.steering.export import load_directions, save_directions
 from saelab.steering.methods import RANDOM_DIRECTION, RANDOM_FEATURE
 from saelab.store.layout import ConceptsFolder, Record
+from saelab.store.resumable import Resumable
+from saelab.store.tables import write_table
 
 DETECTION = {
     "concept": pl.Int64, "concept_text": pl.String, "method": pl.String, "auroc_easy": pl.Float64,
@@ -70,8 +72,8 @@ class Fitted:
         self._controls(concept)
         self.detection = self.detection.vstack(pl.DataFrame(table, DETECTION, orient="row"))
         named = {f"{i}/{method}": d for (i, method), d in self.directions.items()}
-        save_directions(self.folder.directions, named)
-        self.folder.detection.write(self.detection)
+        self.held.write(self.folder.directions, lambda path: save_directions(path, named))
+        self.held.write(self.folder.detection.path, lambda path: write_table(path, self.detection))
 
     def _examples(self, concept: Concept) -> Examples:
         """The concept's training texts; the negatives of a genre are read once."""
@@ -111,16 +113,13 @@ class Fitted:
             "sae": None if sae is None else digest_of([float(sae.W_dec.double().sum()), list(sae.W_dec.shape)]),
             "concepts": digest_of([[c.id, c.text, c.genre] for c in self.inputs.concepts]),
         }
-        try:
-            same = held.exists and held.read() == manifest
-            if same and self.folder.detection.exists:
-                self.detection = self.folder.detection.read(list(DETECTION))
-                for name, direction in load_directions(self.folder.directions).items():
-                    number, method = name.split("/", 1)
-                    self.directions[int(number), method] = direction
-        except ArtefactError:
-            self.directions, self.detection = {}, pl.DataFrame(schema=DETECTION)
-        held.write(manifest)
+        self.held = Resumable(held, manifest)
+        if self.held.whole(self.folder.detection.path) and self.held.whole(self.folder.directions):
+            self.detection = self.folder.detection.read(list(DETECTION))
+            for name, direction in load_directions(self.folder.directions).items():
+                number, method = name.split("/", 1)
+                self.directions[int(number), method] = direction
+        self.held.begin()
 
 
 def _scores(direction: Direction, rows: TextRows, sae: Sae | None) -> np.ndarray:
