@@ -19,20 +19,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import plotly.graph_objects  # noqa: F401  (with the others: once, before launchers are forked)
+import sklearn.linear_model  # noqa: F401
 import torch
 import yaml
 
+from saelab import workflow  # noqa: F401
 from saelab.cli import main as saelab
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.formats import load_sae
-from saelab.store import files as store_files
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 
@@ -59,10 +61,12 @@ def study(folder: Path) -> Path:
                  "held_out_contexts": 6},
         "harvest": {"sink_ratio": 1000.0, "shard_contexts": 16},
         "training": {"steps": 20, "batch": 128, "precision": "float32", "checkpoint_seconds": 0},
-        "interp": {"fidelity_contexts": 4, "window_rows": 1500, "n_scored": 24},
+        "interp": {"fidelity_contexts": 4, "window_rows": 1500, "n_scored": 8},
         "selection": {"criteria": ["kl"], "positions": "last"},
         "steering": {"arms": [{"criterion": "kl", "n": 1}, {"random": 3}], "n_control": 1, "factors": [1.0, 2.0],
                      "n_dev": 1, "n_test": 1, "max_new_tokens": 4, "chunk": 8},
+        "instrument": {"doses": [0.1, 0.3], "dev_copies": 1, "unsteered_copies": 15, "new_tokens": 4, "contexts": 60,
+                       "probe_contexts": 1, "class_texts": 16, "n_dev": 3, "n_random": 3},
         "matching": {"contexts": 4},
         "resamples": 100,
     }  # fmt: skip
@@ -112,17 +116,22 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def of(done: int, asked: int) -> str:
+    """How often a thing was tried, with what was asked for where the time was too short."""
+    return f"{done}" if done == asked else f"{done} (of {asked} asked; the time was too short)"
+
+
 class Bench:
     """The study, an undisturbed run of it, and folders to try things in."""
 
-    def __init__(self, work: Path):
-        self.work = work.absolute()
+    def __init__(self, work: Path, minutes: float):
+        self.work, self.end = work.absolute(), time.monotonic() + 60 * minutes
         shutil.rmtree(self.work, ignore_errors=True)
         self.study = study(self.work / "inputs")
         start = time.perf_counter()
         code, said = Said("run", self.study, "--out", self.work / "clean").end()
-        assert code == 0, said
         self.seconds = time.perf_counter() - start
+        assert code == 0, said
         self.clean = sums(self.work / "clean")
         self.artefacts = [n for r in Ledger(RunFolder(self.work / "clean").ledger).rows() for n in r.artefacts]
 
@@ -135,42 +144,49 @@ class Bench:
         shutil.copytree(self.work / "clean", to)
         return to
 
+    def times(self, n: int) -> Iterator[int]:
+        """Count trials: `n`, or those that the time is enough for."""
+        for k in range(n):
+            if time.monotonic() > self.end:
+                return
+            yield k + 1
+
     def same(self, folder: Path) -> bool:
         return sums(folder) == self.clean
 
 
 def kills(bench: Bench, n: int) -> str:
-    """SIGKILL at random times over all stages."""
-    out, done, wrong, folders, stages = bench.work / "killed", 0, 0, 0, Counter[str]()
-    while done < n:
-        shutil.rmtree(out, ignore_errors=True)
-        folders += 1
-        while True:
-            launched = bench.run(out)
-            time.sleep(DRAW.uniform(0.02, 0.35) * bench.seconds)
-            ended, _ = os.waitpid(launched.pid, os.WNOHANG)
-            if ended or done >= n:
-                break
-            os.kill(launched.pid, signal.SIGKILL)
-            launched.end()
-            done += 1
-            if (ledger := RunFolder(out).ledger).exists():
-                stages.update(r.stage for r in Ledger(ledger).rows() if r.state == "running")
-        if not ended:
-            launched.end()
-        else:
-            os.close(launched.read)
-        code, said = bench.run(out).end()
+    """SIGKILL while a cell is running, at random times over all stages."""
+    out, runs, wrong, between, stages = bench.work / "killed", 0, 0, 0, Counter[str]()
+    ended = True
+    while stages.total() < n and time.monotonic() < bench.end:
+        if ended:
+            shutil.rmtree(out, ignore_errors=True)
+            runs += 1
+        launched = bench.run(out)
+        time.sleep(DRAW.uniform(0, bench.seconds))
+        os.kill(launched.pid, signal.SIGKILL)  # of one that has ended: nothing
+        code, said = launched.end()
+        ledger = RunFolder(out).ledger
+        rows = Ledger(ledger).rows() if ledger.exists() else []
+        running = [r.stage for r in rows if r.state == "running"]
+        stages.update(running[:1])
+        ended = code == 0
+        between += not running and not ended
+        wrong += ended and not bench.same(out)
+        assert code in (0, -signal.SIGKILL), said
+    if not ended:
+        code, _ = bench.run(out).end()
         wrong += code != 0 or not bench.same(out)
-        assert "Traceback" not in said, said
     hit = ", ".join(f"{stage} {count}" for stage, count in sorted(stages.items()))
-    return f"{done} kills in {folders} runs ({hit}): {wrong} runs with another byte"
+    fell = f"{of(stages.total(), n)} kills in {runs} runs ({hit}; {between} more fell between cells)"
+    return f"{fell}: {wrong} runs with another byte"
 
 
 def flips(bench: Bench, n: int) -> str:
     """One bit of one artefact of a finished run, then `run`, then `report`."""
-    states = Counter[str]()
-    for _ in range(n):
+    states, done = Counter[str](), 0
+    for done in bench.times(n):  # noqa: B007
         out = bench.copy("flipped")
         name = DRAW.choice(bench.artefacts)
         flip(out / name)
@@ -180,7 +196,7 @@ def flips(bench: Bench, n: int) -> str:
         states["remade and named"] += code == 0 and name in said
         states["exit codes other than 0"] += code != 0
         states["pages that failed"] += Said("report", out).end()[0] != 0
-    return f"{n} flips: " + ", ".join(f"{states[k]} {k}" for k in (
+    return f"{of(done, n)} flips: " + ", ".join(f"{states[k]} {k}" for k in (
         "remade and named", "kept", "exit codes other than 0", "tracebacks", "pages that failed"))  # fmt: skip
 
 
@@ -189,7 +205,8 @@ def pages(bench: Bench, n: int) -> str:
     run = bench.copy("page")
     assert Said("report", run).end()[0] == 0
     plain, states = (run / "report.html").read_bytes(), Counter[str]()
-    for _ in range(n):
+    done = 0
+    for done in bench.times(n):  # noqa: B007
         out = bench.copy("page")
         name = DRAW.choice([a for a in bench.artefacts if not a.startswith(("tokens", "activations", "saes"))])
         flip(out / name)
@@ -197,15 +214,15 @@ def pages(bench: Bench, n: int) -> str:
         states["refused and named"] += code == 3 and name in said
         states["tracebacks"] += "Traceback" in said
         states["other pages at exit code 0"] += code == 0 and (out / "report.html").read_bytes() != plain
-    return f"{n} flips: " + ", ".join(
+    return f"{of(done, n)} flips: " + ", ".join(
         f"{states[k]} {k}" for k in ("refused and named", "other pages at exit code 0", "tracebacks")
     )
 
 
 def saes(bench: Bench, n: int) -> str:
     """One bit of a saved SAE of a run, then `load_sae`."""
-    refused = 0
-    for _ in range(n):
+    refused = done = 0
+    for done in bench.times(n):  # noqa: B007
         out = bench.copy("sae")
         name = DRAW.choice([a for a in bench.artefacts if a.startswith("saes")])
         flip(out / name)
@@ -213,13 +230,13 @@ def saes(bench: Bench, n: int) -> str:
             load_sae((out / name).parent)
         except Exception as error:
             refused += Path(name).name in str(error)
-    return f"{n} flips: {refused} refused and named"
+    return f"{of(done, n)} flips: {refused} refused and named"
 
 
 def ledgers(bench: Bench, n: int) -> str:
     """One bit of the ledger, then `run`."""
-    states = Counter[str]()
-    for _ in range(n):
+    states, done = Counter[str](), 0
+    for done in bench.times(n):  # noqa: B007
         out = bench.copy("ledger")
         flip(out / "ledger.sqlite")
         code, said = bench.run(out).end()
@@ -229,39 +246,39 @@ def ledgers(bench: Bench, n: int) -> str:
     shown = sorted(k for k in states if k.startswith("exit"))
     codes = ", ".join(f"{states[k]} with {k}" for k in shown)
     other = f"{states['other bytes at exit code 0']} other bytes at exit code 0, {states['tracebacks']} tracebacks"
-    return f"{n} flips: {codes}; {other}"
+    return f"{of(done, n)} flips: {codes}; {other}"
 
 
 def writes(bench: Bench, n: int) -> str:
     """Every write of a file of the study fails once for want of room; the same command goes on."""
     del n
-    out, failed, words = bench.work / "full", 0, Counter[int]()
-    left = ["study.yaml", "names.json", *bench.artefacts, "report.html"]  # in the order in which they are written
+    out, words, said_so = bench.work / "full", Counter[int](), 0
+    refused = bench.work / "refused"  # the places that were refused so far, one a line
+    refused.write_text("")
     shutil.rmtree(out, ignore_errors=True)
+    code = 5
 
-    def without_room(name: str) -> None:
-        plain = store_files._sync_folder
-
-        def full(folder: Path) -> None:
-            plain(folder)
-
-        store_files._sync_folder = full
+    def once() -> None:
         real = Path.replace
 
         def replace(self: Path, target: Path) -> Path:
-            if str(target) == str(out / name):
+            if str(target) not in (known := refused.read_text().split("\n")):
+                refused.write_text("\n".join([*known, str(target)]))
                 raise OSError(28, "No space left on device")
             return real(self, target)
 
         Path.replace = replace  # pyright: ignore[reportAttributeAccessIssue]  (in a process of its own)
 
-    for name in left:
-        code, said = bench.run(out, before=lambda name=name: without_room(name)).end()
+    while code != 0:
+        before = refused.read_text()
+        code, said = bench.run(out, before=once).end()
+        if refused.read_text() == before:
+            break
         words[code] += 1
-        failed += "disk is full" in said and "Traceback" not in said
-    code, _ = bench.run(out).end()
+        said_so += "disk is full" in said and "Traceback" not in said
     codes = ", ".join(f"{count} with exit code {c}" for c, count in sorted(words.items()))
-    return f"{len(left)} files: {codes}; {failed} said that the disk is full; then the same bytes: {bench.same(out)}"
+    same = code == 0 and bench.same(out)
+    return f"{words.total()} writes: {codes}; {said_so} said that the disk is full; then the same bytes: {same}"
 
 
 def tmpfs(bench: Bench, n: int) -> str:
@@ -290,15 +307,15 @@ def tmpfs(bench: Bench, n: int) -> str:
 
 def launchers(bench: Bench, n: int) -> str:
     """Four launchers at once on one new folder."""
-    good = twice = 0
-    for _ in range(n):
+    good = twice = done = 0
+    for done in bench.times(n):  # noqa: B007
         out = bench.work / "four"
         shutil.rmtree(out, ignore_errors=True)
         ended = [launched.end() for launched in [bench.run(out) for _ in range(4)]]
         rows = Ledger(RunFolder(out).ledger).rows()
         twice += sum(r.attempts > 1 for r in rows if r.stage != "record")
         good += all(code == 0 for code, _ in ended) and bench.same(out)
-    return f"{n} times: {good} with the same bytes and four exit codes 0; {twice} cells done twice"
+    return f"{of(done, n)} times: {good} with the same bytes and four exit codes 0; {twice} cells done twice"
 
 
 def names(bench: Bench, n: int) -> str:
@@ -351,8 +368,15 @@ def page(found: dict[str, str]) -> str:
         lines.append(f"| {said} | {found.get(name, 'not measured')} | {command} |")
     for said, (result, test) in TESTED.items():
         lines.append(f"| {said} | {result} | `pytest tests/store/test_store_leases.py -k {test}` |")
-    lines += ["", "What is promised, and how it is done, is in [study.md](study.md).", ""]
+    lines += ["", "What is promised, and how it is done, is in [study.md](study.md). What each form of a judge's reply",
+              "becomes, and the calls it costs: [judge-replies.md](judge-replies.md).", ""]  # fmt: skip
     return "\n".join(lines)
+
+
+def measured() -> dict[str, str]:
+    """What the page holds so far."""
+    rows = [line.split(" | ") for line in PAGE.read_text().splitlines()] if PAGE.exists() else []
+    return {cells[2].split("--only ")[1].split("`")[0]: cells[1] for cells in rows if "--only" in cells[-1]}
 
 
 def main() -> None:
@@ -360,16 +384,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", choices=TRIALS, action="append")
     parser.add_argument("--times", type=int, default=0, help="instead of each trial's own number")
+    parser.add_argument("--minutes", type=float, default=600, help="after which no trial is begun")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(asked.work)
-    kept = [line.split(" | ") for line in PAGE.read_text().splitlines()] if PAGE.exists() else []
-    found = {cells[2].split("--only ")[1].split("`")[0]: cells[1] for cells in kept if "--only" in cells[-1]}
+    bench = Bench(asked.work, asked.minutes)
     for name in asked.only or TRIALS:
         trial, times = TRIALS[name]
-        found[name] = trial(bench, asked.times or times)
-        print(f"{name}: {found[name]}", flush=True)
-        PAGE.write_text(page(found))
+        found = trial(bench, asked.times or times)
+        print(f"{name}: {found}", flush=True)
+        PAGE.write_text(page(measured() | {name: found}))
 
 
 if __name__ == "__main__":

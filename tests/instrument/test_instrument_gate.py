@@ -3,6 +3,7 @@ random; too strong steering falls; an SAE of the planted directions exceeds a ra
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from saelab.instrument.gate import Gate
 from saelab.instrument.run import run
 from saelab.saes.base import Sae
 from saelab.saes.catalogue import TopKConfig
-from saelab.store.layout import Table
+from saelab.store.resumable import Resumable
 from saelab.text.corpora import CorpusConfig
 from saelab.training.sweep import train
 
@@ -101,28 +102,33 @@ def corpus(tmp_path: Path, world: World) -> CorpusConfig:
 def test_a_killed_gate_goes_on_and_ends_with_the_same_bytes(
     tmp_path: Path, world: World, corpus: CorpusConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where a step that it left has another bit by now: that one is done again."""
+
     def start(folder: Path) -> Gate:
         config = LEAST.model_copy(update={"contexts": 16})
         return run(config, world.lm, SITE, folder, classes=planted_classes(0), corpus=corpus, embed=Letters())
 
     start(tmp_path / "whole")
-    written: list[str] = []
-    real = Table.write
+    written: list[Path] = []
+    real = Resumable.write
 
-    def killed(table: Table, frame: pl.DataFrame) -> Path:
-        if len(written) == 2:
+    def killed(held: Resumable, path: Path, write: Callable[[Path], object]) -> None:
+        if len(written) == 3:
             raise KeyboardInterrupt
-        written.append(table.path.name)
-        return real(table, frame)
+        written.append(path)
+        real(held, path, write)
 
-    monkeypatch.setattr(Table, "write", killed)
+    monkeypatch.setattr(Resumable, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path / "torn")
     assert not (tmp_path / "torn" / "instrument.json").exists()
-    again: list[str] = []
-    monkeypatch.setattr(Table, "write", lambda table, frame: (again.append(table.path.name), real(table, frame))[1])
+    content = bytearray(written[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    written[1].write_bytes(content)
+    again: list[Path] = []
+    monkeypatch.setattr(Resumable, "write", lambda held, path, write: (again.append(path), real(held, path, write)))
     start(tmp_path / "torn")
-    assert written and not set(written) & set(again)
+    assert set(written) & set(again) == {written[1]}
     for path in sorted(p for p in (tmp_path / "whole").rglob("*") if p.is_file()):
         assert path.read_bytes() == (tmp_path / "torn" / path.relative_to(tmp_path / "whole")).read_bytes(), path.name
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from report_run import build_run
 from saelab.core.errors import ArtefactError, UserError
 from saelab.report import flow
 from saelab.report.material import read_material
-from saelab.report.page import _printable, write_report
+from saelab.report.page import _printable, render, write_report
 from saelab.store.files import read_json, write_json
 from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table, write_table
@@ -203,6 +204,15 @@ def test_missing_is_said_and_never_a_number(tmp_path: Path) -> None:
     assert not re.search(r"\b(None|NaN|nan|null|inf)\b", shown)
     assert re.search(r"missing \(8\)\s*no feature has a complete score", shown)
     assert len(re.findall(r"missing \(1\)\s*fidelity was not measured", shown)) == 2
+
+
+def test_the_page_says_what_was_damaged_and_made_again(run: RunFolder, page: str) -> None:
+    files = [f"saes/a/{k}.safetensors" for k in range(7)]
+    record = {"remade": [{"stage": "train", "name": "x", "file": f} for f in (*files, files[0])]}
+    material = replace(read_material(run), summary=read_json(run.summary) | record)
+    said = render(material, [])
+    assert f"7 files of the run had been damaged, and were made again: {', '.join(files[:5])} and 2 more." in said
+    assert "had been damaged" not in page, "control"
 
 
 @pytest.mark.parametrize("state", ["same", "changed", "too_few"])

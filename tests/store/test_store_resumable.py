@@ -21,7 +21,8 @@ def put(held: Resumable, path: Path, text: str) -> None:
 
 
 def test_what_was_written_is_taken_up_and_another_request_starts_anew(tmp_path: Path) -> None:
-    assert (held := opened(tmp_path)).fresh
+    held = opened(tmp_path)
+    assert held.fresh
     put(held, tmp_path / "a", "one")
     assert not opened(tmp_path).fresh and opened(tmp_path).whole(tmp_path / "a")
     assert not opened(tmp_path).whole(tmp_path / "b"), "what is not there"
@@ -61,7 +62,8 @@ def test_a_file_that_grows_is_whole_on_both_sides_of_a_crash(tmp_path: Path, mon
     with pytest.raises(ResourceError, match="disk is full"):
         put(held, path, "one two three")
     monkeypatch.undo()
-    assert path.read_text() == "one two" and (again := opened(tmp_path)).whole(path)
+    again = opened(tmp_path)
+    assert path.read_text() == "one two" and again.whole(path)
     put(again, path, "one two three")
     assert {p.name: p.read_bytes() for p in tmp_path.glob("*") if p.is_file()} == {
         p.name: p.read_bytes() for p in undisturbed.iterdir()

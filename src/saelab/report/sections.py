@@ -70,6 +70,7 @@ GROUPS = (
     ("Versions", "versions"),
     ("Machine", "machine"),
 )
+SHOWN_FILES = 5  # of those that were damaged
 
 
 def sections(material: Material, cards: Sequence[FeatureCard]) -> list[Section]:
@@ -99,7 +100,17 @@ def what_was_run(material: Material) -> Section:
     if material.states.height:
         parts.append(Part("table", tables.states(material.states)))
     lead = "What is needed to trace or repeat this page. A failed judgement is counted here and enters no mean."
-    return Section(name, title, lead, tuple(parts))
+    return Section(name, title, lead + remade(summary), tuple(parts))
+
+
+def remade(summary: Mapping[str, Any]) -> str:
+    """A sentence on the files that were found damaged and made again; nothing where there were none."""
+    files = list(dict.fromkeys(str(r["file"]) for r in summary.get("remade") or []))
+    if not files:
+        return ""
+    more = [f"{words.number(len(files) - SHOWN_FILES, 0)} more"] if len(files) > SHOWN_FILES else []
+    named = words.listing([*files[:SHOWN_FILES], *more])
+    return f" {words.plural(len(files), 'file')} of the run had been damaged, and were made again: {named}."
 
 
 def stage_seconds(summary: Mapping[str, Any]) -> dict[str, float]:
