@@ -1,35 +1,21 @@
-"""Nothing asks for what only Linux has: doctor, a run and its page without affinity, uname, sysconf and /proc."""
+"""Nothing asks for what only Linux has: affinity, uname, sysconf and /proc. A run and its page: test_study_trust.py."""
 
 import ast
-import os
 from pathlib import Path
-from typing import Any
 
-import polars  # noqa: F401  (asks for uname itself, when it is first imported)
 import pytest
 
 import saelab
+from elsewhere import ONLY_LINUX, leave_linux
 from saelab.cli import main
 from saelab.core.hardware import cores, memory_bytes
 from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine
 
-ONLY_LINUX = ("sched_getaffinity", "uname", "sysconf")
-
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ONLY_LINUX:
-        monkeypatch.delattr(os, name)
-    text, there = Path.read_text, Path.exists
-
-    def read_text(path: Path, *args: Any, **named: Any) -> str:
-        if str(path).startswith("/proc"):
-            raise FileNotFoundError(str(path))
-        return text(path, *args, **named)
-
-    monkeypatch.setattr(Path, "read_text", read_text)
-    monkeypatch.setattr(Path, "exists", lambda path: not str(path).startswith("/proc") and there(path))
+    leave_linux(monkeypatch)
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -3,6 +3,7 @@
 The hub is a local server (fake_hub.py), spoken to by the real client.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,14 @@ from huggingface_hub import ModelCard
 from sample_saes import inputs, random_sae
 
 from saelab.cli import main
-from saelab.core.errors import SaelabError, UserError
+from saelab.core.errors import ArtefactError, SaelabError, UserError
 from saelab.publish.card import NOT_RECORDED, REQUIRED, card_of, written
 from saelab.publish.run_facts import known_about, known_lm
 from saelab.saes.base import Sae
 from saelab.saes.formats import FORMATS, convert_sae, load_sae, load_transcoder, save_sae, source_of
 from saelab.saes.formats.released import names_in, released, releases
 from saelab.saes.normalised import CARRIED, normalised
+from saelab.store.cache import check_blobs
 
 FACTS = {"data": "hf:org/text@abc", "data_revision": "abc", "tokens_trained": 4000, "l0": 5.0, "fvu": 0.25}
 FACTS |= {"dead_share": 0.125, "seed": 7, "versions": {"saelab": "0.1.0", "torch": "2.13.0"}}
@@ -57,6 +59,29 @@ def test_what_is_pushed_comes_back(hub: FakeHub, tmp_path: Path, capsys: pytest.
         assert (back.cfg.site, back.cfg.metadata["fvu"]) == ("resid_post.3", 0.25)
     assert any(path.endswith("cfg.json") for path in hub.asked)
     assert not any(path.endswith(".pt") for path in hub.asked), "a pickle was fetched"
+
+
+def test_a_cached_file_of_the_hub_is_looked_at_before_it_is_read(hub: FakeHub, tmp_path: Path) -> None:
+    """It is called by its sum: git's, a mirror's sha1, and for large files the sha256."""
+    save_sae(known_sae(), tmp_path / "mine")
+    assert main(["push", str(tmp_path / "mine"), "hf:me/saes/layer_3"]) == 0
+    load_sae("hf:me/saes/layer_3")
+    link = next((tmp_path / "cache").rglob("sae_weights.safetensors"))
+    blob, content = link.resolve(), link.read_bytes()
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    for name in (blob.name, git, hashlib.sha256(content).hexdigest()):
+        place = blob.with_name(name)
+        link.unlink()
+        link.symlink_to(place)
+        place.write_bytes(content)
+        check_blobs([link])  # control
+        place.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(ArtefactError, match=f"{name} is damaged"):
+            check_blobs([link])
+    link.unlink()
+    link.symlink_to(blob)
+    with pytest.raises(SaelabError, match="is damaged"):
+        load_sae("hf:me/saes/layer_3")
 
 
 def test_a_card_says_everything_or_says_what_it_lacks() -> None:

@@ -4,7 +4,10 @@ folder belongs to one study, and what is damaged is named and made again."""
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from saelab.store.ledger import Ledger
 from saelab.store.rows import CellRow
 from saelab.study import stages
 from saelab.study.cells import Cell, stamped
-from saelab.study.folder import GONE_ON_WITH, changes
+from saelab.study.folder import GONE_ON_WITH, begin, changes
 from saelab.study.inputs import input_sums
 from saelab.study.plan import cells_of
 from saelab.study.run import run
@@ -49,10 +52,13 @@ def world(folder: Path) -> Data:
                  "held_out_contexts": 6},
         "harvest": {"sink_ratio": 1000.0},
         "training": {"steps": 10, "batch": 128, "precision": "float32"},
-        "interp": {"fidelity_contexts": 4, "window_rows": 1500, "n_scored": 24},
+        "interp": {"fidelity_contexts": 4, "window_rows": 1500, "n_scored": 24, "n_embedded": 0},
         "selection": {"criteria": ["kl"], "positions": "last"},
         "steering": {"arms": [{"criterion": "kl", "n": 1}, {"random": 3}], "n_control": 1, "factors": [1.0, 2.0],
                      "n_dev": 1, "n_test": 1, "max_new_tokens": 4},
+        "instrument": {"reader": "lexical", "classes": "none", "doses": [0.003, 0.01], "prompts": 1, "test_copies": 8,
+                       "unsteered_copies": 30, "new_tokens": 4, "contexts": 60, "probe_contexts": 1, "n_dev": 3,
+                       "n_random": 3},
         "instructions": str(folder / "asked.txt"),
         "resamples": 100,
     }  # fmt: skip
@@ -213,6 +219,17 @@ def test_what_is_damaged_is_named_and_made_again(data: Data, finished: Path, tmp
     assert str(files[0].relative_to(tmp_path / "run")) in remade
 
 
+def test_a_study_runs_where_there_is_nothing_that_only_linux_has(finished: Path, tmp_path: Path) -> None:
+    """`run`, which makes the page, and `report`, in processes of their own: the same bytes."""
+    script = Path(__file__).parents[1] / "elsewhere.py"
+    study, out = finished / "run" / "study.yaml", tmp_path / "run"
+    for arguments in (["run", study, "--out", out], ["report", out]):
+        done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+        assert (out / "report.html").exists()
+    assert sums(out) == sums(finished / "run")
+
+
 def test_edited_tables_are_not_laundered(data: Data, finished: Path, tmp_path: Path) -> None:
     """Texts that the stage takes up, with what was read from them: another number in each is not believed."""
     steps = SteeringFolder(tmp_path / "run" / "steering" / SAE)
@@ -277,6 +294,26 @@ def test_two_launchers_of_other_settings_do_not_share_a_cell(tmp_path: Path) -> 
     first.fail("a", "boom")
     assert second.take("b", "train", "x") == "taken", "control: of a failed one nothing is left to keep"
     assert [r.key for r in second.rows()] == ["b"]
+
+
+def test_a_launcher_that_is_refused_leaves_the_study_of_the_other(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an empty folder both pass the first look; the first to sign in writes its study down."""
+    monkeypatch.setattr("saelab.study.folder.WRITTEN", 0.1)
+    folder, first = RunFolder(tmp_path / "both"), StudyConfig.parse(data)
+    other = StudyConfig.parse(data | {"seed": 1})
+    folder.begin()
+    with closing(Ledger(folder.ledger)) as ledger:
+        begin(first, folder, ledger)
+        with closing(Ledger(folder.ledger)) as beside:
+            begin(first, folder, beside)  # control: two of one study
+        with pytest.raises(UserError, match="Another launcher works"):
+            run(other, folder.root)
+        assert StudyConfig.from_yaml(folder.study) == first
+    with closing(Ledger(folder.ledger)) as ledger:
+        begin(other, folder, ledger)
+    assert StudyConfig.from_yaml(folder.study) == other, "control: it was there no more"
 
 
 def test_a_cell_without_files_is_never_done(tmp_path: Path) -> None:

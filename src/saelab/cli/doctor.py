@@ -5,8 +5,8 @@ from importlib import metadata
 
 from saelab.cli.output import show_record
 from saelab.core.hardware import memory_bytes
+from saelab.store.cache import cache_folder
 from saelab.store.provenance import machine, versions
-from saelab.store.references import cache_folder
 
 EXTRAS = {
     "lm": ("torch", "transformers", "gguf"),

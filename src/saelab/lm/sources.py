@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saelab.core.errors import ArtefactError, FetchError, UserError, nearest
+from saelab.store.cache import cache_folder
 from saelab.store.files import replacing
-from saelab.store.references import Reference, cache_folder, fetch, parse_reference
+from saelab.store.references import Reference, fetch, parse_reference
 from saelab.store.wheels import sum_of
 
 _GEMMA = (

@@ -202,13 +202,22 @@ class Ledger:
         with suppress(SaelabError), self._write() as db:  # what holds it is gone either way
             _evict(db, number, "stopped")
 
+    def alone(self) -> bool:
+        """Sign this launcher in; whether no other one lives. Of two that come at once, the first is alone."""
+        with self._write() as db:
+            self._enlist(db)
+            return self._alone(db)
+
+    def _alone(self, db: sqlite3.Connection) -> bool:
+        numbers = [number for (number,) in db.execute("SELECT number FROM launchers").fetchall()]
+        return not any([self._lives(db, number) for number in numbers if number != self._number])
+
     def _enlist(self, db: sqlite3.Connection) -> int:
         """This launcher's number; the first time, sign it in and start its heartbeat."""
         if self._number is not None:
             self._check(db)
             return self._number
-        others = db.execute("SELECT number FROM launchers").fetchall()
-        alone = not any([self._lives(db, number) for (number,) in others])
+        alone = self._alone(db)
         made = db.execute(
             "INSERT INTO launchers (boot, space, pid, started, host) VALUES (?, ?, ?, ?, ?)", astuple(Launcher.here())
         )

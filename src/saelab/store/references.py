@@ -18,6 +18,7 @@ from typing import Any
 
 from saelab.core.errors import ArtefactError, FetchError, MissingDependency, UserError
 from saelab.store import wheels
+from saelab.store.cache import cache_folder, check_blobs
 from saelab.store.files import is_there
 from saelab.store.paths import unsafe
 
@@ -66,13 +67,6 @@ def _contained(ref: Reference, text: str) -> Reference:
     if any(unsafe(part) for part in (ref.name, ref.version, ref.inside) if part):
         raise UserError(f"{text!r} leaves its repository.", hint="Name a folder inside it, without `..`.")
     return ref
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: $SAELAB_CACHE, else $XDG_CACHE_HOME/saelab, else ~/.cache/saelab."""
-    if own := os.environ.get("SAELAB_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saelab"
 
 
 def fetch(reference: str | Reference, *, patterns: list[str] | None = None, above: str | None = None) -> Path:
@@ -130,6 +124,8 @@ def _fetch_hf(ref: Reference, patterns: list[str] | None, above: str | None) -> 
     found = folder / ref.inside
     if not found.exists():
         raise FetchError(f"{ref.name} has no {ref.inside!r}.")
+    names = {p: p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    check_blobs(p for p, name in names.items() if any(fnmatch(name, kind) for kind in allow))
     return found
 
 

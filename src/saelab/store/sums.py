@@ -1,55 +1,16 @@
-"""Checksums of what a run reads from outside, and of what it has recorded of its own files.
-
-Sums of inputs (weights, texts) are kept in the cache by the file's place, size, inode and times, so that a large file
-is read once; a run's own files are always read. Must never know what a file means.
-"""
+"""Checksums of what a run has recorded of its own files, which are always read. Must never know what a file means."""
 
 import json
 import sqlite3
-import time
-from collections.abc import Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from saelab.core.config import digest_of
 from saelab.core.errors import ArtefactError
 from saelab.store.files import sha256_of
 from saelab.store.layout import RunFolder
-from saelab.store.references import cache_folder
 
-SCHEMA = "CREATE TABLE IF NOT EXISTS sums (file TEXT PRIMARY KEY, state TEXT NOT NULL, sha256 TEXT NOT NULL)"
-FRESH = 2.0  # seconds: a file that changed so recently may change again within the clock's step
 DEEPEST = 5  # folders of a run one inside the other
-
-
-def input_sum(files: Iterable[tuple[str, Path]]) -> str:
-    """One sum of named files: of their names and bytes, in any order."""
-    found = sorted(files)
-    return digest_of(list(zip([name for name, _ in found], _sums([path for _, path in found]), strict=True)))
-
-
-def _sums(paths: Sequence[Path]) -> list[str]:
-    try:
-        place = cache_folder()
-        place.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(place / "sums.sqlite", timeout=5)) as db, db:
-            db.execute(SCHEMA)
-            return [_known(path, db) for path in paths]
-    except (OSError, sqlite3.Error):  # no room for a cache, or a damaged one: it only saves time
-        return [sha256_of(path) for path in paths]
-
-
-def _known(path: Path, db: sqlite3.Connection) -> str:
-    at = path.stat()
-    file, state = str(path.resolve()), f"{at.st_size} {at.st_ino} {at.st_dev} {at.st_mtime_ns} {at.st_ctime_ns}"
-    row = db.execute("SELECT sha256 FROM sums WHERE file = ? AND state = ?", (file, state)).fetchone()
-    if row is not None:
-        return str(row[0])
-    found = sha256_of(path)
-    if time.time() - max(at.st_mtime, at.st_ctime) > FRESH:
-        db.execute("INSERT OR REPLACE INTO sums VALUES (?, ?, ?)", (file, state, found))
-    return found
 
 
 def recorded(root: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ finished cells is refused with what differs, unless they are to be replaced. Not
 """
 
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from saelab.study.spec import StudyConfig
 
 # Settings that may gain items: the cell is done again with them, and nothing that was asked for is lost.
 GROWING = frozenset({"saes", "sites", "arms", "criteria", "only", "dictionaries"})
+WRITTEN = 3.0  # seconds within which a launcher that has signed in has written its study down
 SHOWN = 5  # differences that a refusal names
 
 
@@ -112,9 +114,22 @@ def told(found: Changes, folder: RunFolder, *, replace: bool, tell: Callable[[st
         tell(f"{why}: {names}{more}; {len(files)} files ({size / 1e6:,.1f} MB) are deleted.")
 
 
-def begin(study: StudyConfig, folder: RunFolder) -> None:
-    """Write the study file and what its names mean into the folder."""
-    write_text(folder.study, study.to_yaml())
+def begin(study: StudyConfig, folder: RunFolder, ledger: Ledger) -> None:
+    """Sign in, and write the study file and what its names mean into the folder.
+
+    Beside another launcher nothing is written: it works on the same study, or this one is refused (`UserError`).
+    """
+    text, end = study.to_yaml(), time.monotonic() + WRITTEN
+    while not ledger.alone():
+        if folder.study.exists() and folder.study.read_text(encoding="utf-8") == text:
+            return
+        if time.monotonic() > end:
+            raise UserError(
+                f"Another launcher works on {folder.root} with another study, or with other settings.",
+                hint="Give this study a folder of its own with --out, or wait.",
+            )
+        time.sleep(WRITTEN / 10)
+    write_text(folder.study, text)
     write_json(folder.names, names_of(study))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from saelab.core.errors import FetchError, SaelabError
 from saelab.lm.sources import HUB_FILES, SHORT_NAMES, locate
+from saelab.store.cache import input_sum
 from saelab.store.references import fetch, parse_reference
-from saelab.store.sums import input_sum
 from saelab.study.spec import EMBEDDED, StudyConfig
 from saelab.text.local import text_files
 

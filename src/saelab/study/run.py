@@ -65,8 +65,8 @@ def run(
     told(found, folder, replace=replace, tell=tell)
     folder.begin()
     with closing(Ledger(folder.ledger)) as ledger:
+        begin(study, folder, ledger)
         supersede(found, whole, folder, ledger)
-        begin(study, folder)
         if place is not None:
             used = place.threads
             ran = run_on_ray(cells, study, folder, ledger, place, progress)
