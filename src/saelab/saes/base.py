@@ -254,6 +254,12 @@ class TrainConfig(Config):
     aux_coefficient: float = Field(default=1 / 32, ge=0)
     dead_tokens: int | None = Field(default=None, ge=1)
     fitted_start: bool = Field(default=False, description="Shorten the first encoder if its x̂ overshoots.")
+    # Said only where it is on: a config's digest seeds its first weights, and those of the others stay as they are.
+    frozen_decoder: bool = Field(
+        default=False,
+        exclude_if=lambda on: not on,
+        description="Leave the decoder as it was drawn, as a control of what training gives its directions.",
+    )
 
     paper: ClassVar[dict[str, Any]] = {}
     look: ClassVar[Look]  # how tables and figures show it

@@ -56,7 +56,10 @@ class Trainee:
         self.rule = cfg.rule(dtype)
         self.weights = initial_weights(cfg, seed).to(sample.device)
         self._begin(sample)
-        self.parameters = {name: nn.Parameter(tensor) for name, tensor in self.weights.trained().items()}
+        trained = self.weights.trained()
+        if cfg.frozen_decoder:
+            del trained["decoder"]
+        self.parameters = {name: nn.Parameter(tensor) for name, tensor in trained.items()}
         self.adam = torch.optim.Adam(self.parameters.values(), lr=cfg.lr, betas=(cfg.beta1, 0.999), fused=True)
         self.silent = torch.zeros(cfg.d_sae, dtype=torch.int64, device=sample.device)
         self.dead_tokens = cfg.dead_tokens or min(DEAD_TOKENS, max(1, steps * sample.shape[0] // 20))
@@ -113,8 +116,11 @@ class Trainee:
         return self.controller.coefficient(self.l0, lr, warm)
 
     def _apply(self, grads: dict[str, Tensor], lr: float) -> None:
-        decoder = self.weights.decoder
-        remove_along(grads["decoder"], decoder)
+        decoder = self.parameters.get("decoder")
+        if decoder is None:
+            del grads["decoder"]
+        else:
+            remove_along(grads["decoder"], decoder)
         if self.cfg.clip is not None:
             norm = sqrt(sum(float(torch.linalg.vector_norm(g)) ** 2 for g in grads.values()))
             if norm > self.cfg.clip:
@@ -125,7 +131,8 @@ class Trainee:
             parameter.grad = grads[name]
         self.adam.step()
         self.adam.zero_grad()
-        decoder.div_(decoder.norm(dim=1, keepdim=True).clamp(min=1e-8))
+        if decoder is not None:
+            decoder.div_(decoder.norm(dim=1, keepdim=True).clamp(min=1e-8))
 
     def _pin(self, outcome: BatchResult, tokens: int) -> None:
         if self.controller is None or self.done < (1 - PIN_SHARE) * self.steps:
