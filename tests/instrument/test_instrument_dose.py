@@ -11,11 +11,6 @@ from saelab.instrument.dose import SKIPPED, choose, curve
 from saelab.lm.edit import Add
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World(0)
-
-
 def test_kl_is_the_kl_of_a_steered_pass(world: World) -> None:
     tokens = world.text.packed.tokens[: world.config.probe_contexts, :48].long()
     direction = world.classes.directions[0]

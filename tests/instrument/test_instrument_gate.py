@@ -55,11 +55,6 @@ def test_the_gate_tells_steering_from_none_in_a_hundred_seeds() -> None:
     assert planted >= 95 and shuffled <= 5 and random <= 5
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World(0)
-
-
 def test_too_strong_steering_falls(world: World) -> None:
     """The dose response: where the model only writes one letter, the lift falls far below the best dose's."""
     strong = World(0, SMALL.model_copy(update={"doses": (0.4, 1.2, 6.0)}))

@@ -13,7 +13,7 @@ from saelab.judges.embedding import MiniLM
 def features(contexts: np.ndarray, terms: np.ndarray, weights: np.ndarray | None = None) -> Features:
     k = len(contexts)
     given = np.eye(k) if weights is None else weights
-    return Features(tuple(map(str, range(k))), given, given, contexts, terms)
+    return Features(tuple(map(str, range(k))), given, given, contexts, terms, ("",) * k, np.full(k, np.nan))
 
 
 def test_the_discriminant_by_hand() -> None:

@@ -164,7 +164,7 @@ def test_a_model_that_judges_answers_its_anchors_before_and_after_all_it_judges(
 
     def asked(answer: int | str, cell: Cell) -> list[Path]:
         turns = iter([0, 1] * 20)
-        return do(cell, Workspace(study, run, asked=ScriptedJudge(lambda _: answer or next(turns))))
+        return do(cell, Workspace(study, run, asked={"judge": ScriptedJudge(lambda _: answer or next(turns))}))
 
     assert asked(0, start) == [run.anchors("start").path]
     assert asked(last, end) == [run.anchors("end").path]

@@ -8,6 +8,8 @@ import polars as pl
 import pytest
 
 from saelab.core.errors import UserError
+from saelab.judges.catalogue import JudgeConfig
+from saelab.judges.scripted import ScriptedJudge
 from saelab.store.files import read_json
 from saelab.store.layout import InstrumentFolder, RunFolder, SteeringFolder
 from saelab.store.tables import read_table
@@ -94,6 +96,37 @@ def test_features_that_cannot_be_read_are_a_state(steered: dict[str, Any], tmp_p
     assert record["saes"][0]["described"] is None and record["saes"][0]["n_steered"] == 0
     assert record["steering_lift"]["value"] is None
     assert "Too few features" in record["verdict"]
+
+
+def test_features_are_moved_by_their_own_dev_or_by_factors(
+    steered: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read by a language model; every feature says how far it was moved and why."""
+    judge = ScriptedJudge(lambda request: float(len(request.judged_text()) % 3), name="local:scripted")
+    monkeypatch.setattr(JudgeConfig, "open", lambda config, replies: judge)
+    steered["models"][0]["grids"][0] |= {"architectures": ["topk"], "levels": [4]}
+    steered["models"][0]["grids"] = steered["models"][0]["grids"][:1]
+    lm = steered["models"][0]["lm"]
+    for held, more in (("feature_dev", {"dev_copies": 1}), ("factors", {"factors": [0.5, 2.0]})):
+        steered["instrument"] |= {"strength": held, "reader": f"local:{lm}", "readers_asked": 2} | more
+        run_study(StudyConfig.parse(steered), tmp_path / held)
+        run = RunFolder(tmp_path / held)
+        gate = InstrumentFolder(run.instrument("tiny", "resid_post.1")).gate.read()
+        found = SteeringFolder(run.steering("topk.l0_4.resid_post.1")).outcomes.read()
+        assert gate["reader"] == "local:scripted" and gate["held"] == held and set(gate["answers"]) == {"ok"}
+        assert set(found["dose_state"]) <= {"ok", "no_dev_signal"} and (found["kl_per_token"] > 0).all()
+        if held == "feature_dev":
+            known = dict(zip((*gate_doses(steered), gate["chosen"]["dose"]),
+                             (*gate["chosen"]["distances"], gate["chosen"]["strength"]), strict=True))  # fmt: skip
+            assert [known[dose] for dose in found["dose"]] == found["strength"].to_list()
+        else:
+            assert gate["chosen"]["factor"] in (0.5, 2.0) and found["strength"].n_unique() > 1
+        page = run.report.read_text()
+        assert "read by local:scripted, asked" in page and "Every feature is moved by" in page
+
+
+def gate_doses(data: dict[str, Any]) -> list[float]:
+    return data["instrument"]["doses"]
 
 
 def test_a_change_of_the_instrument_is_another_cell(steered: dict[str, Any]) -> None:

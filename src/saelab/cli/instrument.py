@@ -26,6 +26,8 @@ def instrument(
     text: str | None = None,
     template: str | None = None,
     doses: list[float] | None = None,
+    reader: str = "embedding",
+    readers_asked: int = 7,
     features: int = 64,
     width: int = 2048,
     l0: int = 32,
@@ -58,6 +60,10 @@ def instrument(
         How a model without a chat template is asked: a text that holds {instruction}.
     doses:
         Grid of doses, in nats of KL per token.
+    reader:
+        What is asked whether a text is about a feature: embedding (of sentences), lexical, local:LM or openai:MODEL.
+    readers_asked:
+        Wrong features that a language model is asked of a text, beside its own.
     features:
         Features of the random dictionary, and of the SAE.
     width:
@@ -85,6 +91,7 @@ def instrument(
     if label is not None and classes is None:
         raise UserError("--label is a column of the table that --classes names.", hint="Give --classes TABLE.")
     asked = {"n_features": features, "width": width, "l0": l0, "contexts": contexts, "seed": seed}
+    asked |= {"reader": reader, "readers_asked": readers_asked}
     config = GateConfig.parse(asked | ({"doses": doses} if doses else {}), origin="the command line")
     known = None if classes is None else classes_in(classes, label=label, taken=config.class_texts)
     opened = None if sae is None else load_sae(sae)
@@ -101,9 +108,10 @@ def instrument(
             progress=progress,
         )
     if json:
-        show_record({"lm": lm, "site": site, **found.record()}, as_json=True)
+        show_record({"lm": lm, "site": site, "reader": reader, **found.record()}, as_json=True)
     else:
         _show(found)
+        say(f"`described` was read by {reader}.")
     return 0 if found.passed else NOT_PASSED
 
 

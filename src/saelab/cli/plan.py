@@ -28,10 +28,10 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
 
     config = read_study(study, scale)
     table, calls = plan_table(config), judge_calls(config)
-    power = power_of(config)
+    power, who = power_of(config), ", ".join(judge.name for judge in config.judges.values())
     if json:
         record = {"study": config.name, "saes": len(saes_of(config)), "stages": table.to_dicts()}
-        record |= {"disk_bytes": disk_bytes(config), "judge": config.judge.name, "judged_texts": judged_texts(config)}
+        record |= {"disk_bytes": disk_bytes(config), "judge": who, "judged_texts": judged_texts(config)}
         record |= {"judge_calls": 0, "dollars": 0.0} if calls is None else {
             "judge_calls": calls.calls, "dollars": calls.dollars}  # fmt: skip
         show_record(record | {"power": None if power is None else asdict(power)}, as_json=True)
@@ -47,11 +47,11 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
             f"{power.saes} SAEs show {tau}. Variances are those of other studies; a run says its own."
         )
     if calls is None:
-        say(f"Judge: {config.judge.name}; no paid calls.")
+        say(f"Judge: {who}; no paid calls.")
     else:
         cost = "no price in the study file" if calls.dollars is None else f"{calls.dollars:,.2f} dollars"
         tokens = f"{calls.prompt_tokens / 1e6:,.1f} M prompt and {calls.completion_tokens / 1e6:,.1f} M reply tokens"
-        say(f"Judge: {config.judge.name}; at most {calls.calls:,} calls ({tokens}): {cost}.")
+        say(f"Judge: {who}; at most {calls.calls:,} calls ({tokens}): {cost}.")
     guessed = [m.lm for m in config.models if not size_of(m.lm).known]
     note = f" The size of {', '.join(guessed)} is guessed from the name." if guessed else ""
     say(f"Hours are estimates for two cores without bfloat16, one cell after the other.{note}")

@@ -4,7 +4,7 @@ A step writes a set's texts at a dose (or takes up those of a former run), reads
 features of its set, and scores it beside the unsteered texts of the bench. Knows no file: the caller keeps the texts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 
 from saelab.core.progress import SILENT, Progress
+from saelab.instrument.asked import ASKED, AskedReader, matrix_asked
 from saelab.instrument.config import Sizes
 from saelab.instrument.controls import lift_of
 from saelab.instrument.dose import Chosen, Curve, Probe, choose, curve
@@ -21,12 +22,15 @@ from saelab.instrument.features import SiteText
 from saelab.instrument.outcomes import UNSTEERED, by_feature
 from saelab.instrument.prompts import prompts_of
 from saelab.instrument.readers import HEADLINE, OUTCOMES, Features, described, read_back
-from saelab.instrument.texts import Desk, matrix_of, texts_of
+from saelab.instrument.texts import Desk, Job, matrix_of, texts_of
 from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
 
-# Gives the table of a named set of texts: from a former run, or by calling what writes it.
+# Gives the table of a named set of texts, or of what was answered of them (asked.ASKED): from a former run, or by
+# calling what writes it.
 Keep = Callable[[str, Callable[[], pl.DataFrame]], pl.DataFrame]
+# By what is chosen (a dose, a factor): its dose in nats, and how far all features are moved, or each.
+Grid = Mapping[float, tuple[float, float | Sequence[float]]]
 
 PROBED = 48  # tokens of a context that KL is measured on
 
@@ -77,28 +81,40 @@ class Bench:
         self.unsteered = keep("unsteered", lambda: desk.write("unsteered", jobs, nowhere, progress))
         self._curves: dict[str, Curve] = {}
 
-    def dev(self, name: str, features: Features, copies: Sequence[int]) -> tuple[Chosen, list[dict[str, Any]]]:
-        """The dose that a set's lift chooses, and its dose response: a row per dose and outcome."""
+    def dev(
+        self, name: str, features: Features, copies: Sequence[int], grid: Grid | None = None
+    ) -> tuple[Chosen, list[dict[str, Any]]]:
+        """What of the grid (by default the doses) a set's lift chooses, and its response: a row each and outcome."""
         lifts, rows = {}, []
-        many = range(len(features))
-        jobs = [j for d in self.sizes.doses for j in self.desk.jobs(many, d, self.distance(name, features, d), copies)]
-        # All doses in one batch: a step of few texts takes nearly as long as one of many.
-        written = self.keep(
-            f"{name}.dev", lambda: self.desk.write(f"{name}.dev", jobs, features.directions, self.progress)
-        )
-        for dose in self.sizes.doses:
-            found = self.read(f"{name}.dev", written.filter(pl.col("dose") == dose), features)
-            texts = found.steered
+        grid = grid or self.grid(name, features)
+        for point, found in self.over(f"{name}.dev", features, copies, grid).items():
+            texts, dose = found.steered, grid[point][0]
             for outcome in OUTCOMES:
-                control = lift_of(f"{name} dev {dose:g}", outcome, found.tables[outcome], seed=self.sizes.seed)
+                control = lift_of(f"{name} dev {point:g}", outcome, found.tables[outcome], seed=self.sizes.seed)
                 rows.append(
                     {"set": name, "dose": dose, "outcome": outcome, "lift": control.value, "low": control.low}
                     | {"high": control.high, "n": control.n, "n_missing": control.n_missing}
-                    | {"strength": texts["strength"][0], "share": texts["share"][0]}
+                    | {"strength": texts["strength"].median(), "share": texts["share"].median()}
                     | {"nll": texts["nll"].mean(), "distinct": texts["distinct"].mean()}
                 )
-            lifts[dose] = found.tables[HEADLINE]["lift"].fill_null(np.nan).to_numpy()
+            lifts[point] = found.tables[HEADLINE]["lift"].fill_null(np.nan).to_numpy()
         return choose(lifts, seed=self.sizes.seed), rows
+
+    def grid(self, name: str, features: Features) -> Grid:
+        """The doses, each as far as the median direction of a set needs."""
+        return {dose: (dose, self.distance(name, features, dose)) for dose in self.sizes.doses}
+
+    def over(self, name: str, features: Features, copies: Sequence[int], grid: Grid) -> dict[float, Measured]:
+        """A set measured at every point of a grid."""
+        parts = [self._jobs(len(features), dose, copies, strength) for dose, strength in grid.values()]
+        # All points in one batch: a step of few texts takes nearly as long as one of many.
+        jobs = [job for part in parts for job in part]
+        written = self.keep(name, lambda: self.desk.write(name, jobs, features.directions, self.progress))
+        each = len(jobs) // len(parts)
+        return {
+            point: self.read(name, written.slice(i * each, each), features, f"{name}.{point:g}")
+            for i, point in enumerate(grid)
+        }
 
     def distance(self, name: str, features: Features, dose: float) -> float:
         """How far the median direction of a set has to be moved for a dose, in activation units."""
@@ -116,28 +132,38 @@ class Bench:
         self,
         name: str,
         features: Features,
-        dose: float,
+        dose: float | Sequence[float],
         copies: Sequence[int],
         strength: float | Sequence[float],
         *,
-        key: str = "",
+        step: str = "",
     ) -> Measured:
-        """Write a set's texts (kept under `key`) and read them beside the unsteered ones. strength: of all features, or
-        of each.
+        """Write a set's texts (kept as `step`) and read them beside the unsteered ones. dose, strength: of all
+        features, or of each.
         """
-        each = [float(strength)] * len(features) if isinstance(strength, int | float) else list(strength)
-        jobs = [job for k, s in enumerate(each) for job in self.desk.jobs([k], dose, s, copies)]
-        written = self.keep(
-            f"{key or name}.{dose:g}", lambda: self.desk.write(name, jobs, features.directions, self.progress)
-        )
-        return self.read(name, written, features)
+        jobs, doses = self._jobs(len(features), dose, copies, strength), set(_each(dose, len(features)))
+        step = step or (f"{name}.{doses.pop():g}" if len(doses) == 1 else name)
+        written = self.keep(step, lambda: self.desk.write(name, jobs, features.directions, self.progress))
+        return self.read(name, written, features, step)
 
-    def read(self, name: str, written: pl.DataFrame, features: Features) -> Measured:
-        """Texts of a set under the readers of all its features."""
+    def _jobs(
+        self, n: int, dose: float | Sequence[float], copies: Sequence[int], strength: float | Sequence[float]
+    ) -> list[Job]:
+        moved = zip(range(n), _each(dose, n), _each(strength, n), strict=True)
+        return [job for k, d, s in moved for job in self.desk.jobs([k], d, s, copies)]
+
+    def read(self, name: str, written: pl.DataFrame, features: Features, step: str) -> Measured:
+        """Texts of a set, kept as `step`, under the readers of all its features."""
         both = pl.concat([written, self.unsteered])
-        texts = texts_of(both)
-        values = {
-            "described": described(matrix_of(both, "vector"), features),
-            "read_back": read_back(matrix_of(both, "state"), features),
-        }
+        texts, reader = texts_of(both), self.desk.embed
+        if isinstance(reader, AskedReader):
+            asked = self.keep(f"{step}{ASKED}", lambda: reader.readings(both, features, self.progress))
+            about = matrix_asked(asked, len(features))
+        else:
+            about = described(matrix_of(both, "vector"), features)
+        values = {"described": about, "read_back": read_back(matrix_of(both, "state"), features)}
         return Measured(name, both, values, {outcome: by_feature(v, texts) for outcome, v in values.items()})
+
+
+def _each(value: float | Sequence[float], n: int) -> list[float]:
+    return [float(value)] * n if isinstance(value, int | float) else [float(v) for v in value]

@@ -19,7 +19,7 @@ from saelab.activations.site import sink_bound
 from saelab.core.errors import UserError, nearest
 from saelab.core.seeds import seed_of
 from saelab.instrument.features import WINDOW, window_means
-from saelab.instrument.readers import Background, Features, unit
+from saelab.instrument.readers import Background, Features, in_words, unit
 from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
 from saelab.store.references import fetch
@@ -106,6 +106,8 @@ def class_features(
         weights=replace(background, mean=windows.mean(0)).weights(windows),
         contexts=unit(contexts),
         terms=np.full_like(contexts, np.nan),
+        about=tuple(in_words(c.name, c.read) for c in classes),
+        peaks=np.full(len(classes), np.nan),
     )
 
 

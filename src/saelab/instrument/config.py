@@ -4,16 +4,19 @@ Frozen configs with the sizes that both share. What a size costs is in `study/co
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from saelab.core.config import Config
 from saelab.core.errors import nearest
 from saelab.instrument.outcomes import LEAST_REFERENCES
 from saelab.judges import lexical
+from saelab.judges.catalogue import JUDGES, JudgeConfig
 
 READERS = ("embedding", lexical.NAME)
+# AxBench's for Gemma 2 2B (arXiv 2501.17148): multiples of a feature's largest activation.
+FACTORS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0)
 LEAST_TEXTS = 16  # of a class, for its lift to be more than luck
 USUAL_DOSE = 0.3  # nats: where lift was largest at three sites of SmolLM2; taken where dev shows none
 
@@ -34,6 +37,28 @@ class Sizes(Config):
     probe_contexts: int = Field(default=6, ge=1, description="Contexts on which KL is measured, of 48 tokens.")
     class_texts: int = Field(default=64, ge=16, description="Texts of a class: half steer, half read.")
     seed: int = Field(default=0, description="Names every draw.")
+    reader: str | JudgeConfig = Field(
+        default=READERS[0],
+        description="What `described` reads by: `embedding` (of sentences), `lexical` (words in common) where that "
+        "cannot be had, or a language model, `local:LM` or `openai:MODEL` (with the settings of `judge`, where it has "
+        "any).",
+    )
+    readers_asked: int = Field(
+        default=7, ge=1, description="Wrong features that a language model is asked of a text, beside its own."
+    )
+
+    @field_validator("reader")
+    @classmethod
+    def _known(cls, reader: str | JudgeConfig) -> str | JudgeConfig:
+        name = reader if isinstance(reader, str) else reader.name
+        try:
+            known = reader in READERS or bool(JudgeConfig(name=name).kind.takes)
+        except ValidationError:
+            known = False
+        if not known:
+            shown = ", ".join((*READERS, *(f"{k.name}:{k.takes}" for k in JUDGES.values() if k.takes)))
+            raise ValueError(f"there is no reader {name!r}; it is one of {shown}. {nearest(name, READERS)}")
+        return reader
 
     @model_validator(mode="after")
     def _enough(self) -> "Sizes":
@@ -44,6 +69,23 @@ class Sizes(Config):
                 f"scores need at least {LEAST_REFERENCES} unsteered texts of a kind: prompts x unsteered_copies"
             )
         return self
+
+    @property
+    def judge(self) -> JudgeConfig | None:
+        """The language model that reads, None where none does."""
+        if isinstance(self.reader, JudgeConfig):
+            return self.reader
+        return JudgeConfig(name=self.reader) if ":" in self.reader else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What texts, readings and scores depend on, as plain values."""
+        found = self.model_dump(mode="json")
+        if self.judge is None:
+            del found["readers_asked"]
+        else:
+            found["reader"] = self.judge.identity["judge"]
+        return found
 
     @property
     def texts_per_feature(self) -> int:
@@ -63,35 +105,68 @@ class GateConfig(Sizes):
 class InstrumentConfig(Sizes):
     """The instrument in a study: one gate and one dose per site, a random dictionary per width and level."""
 
-    reader: str = Field(
-        default=READERS[0],
-        description="What `described` reads by: `embedding` (of sentences), or `lexical` (words in common) where that "
-        "cannot be had.",
-    )
     classes: Literal["embedded", "none"] | tuple[Path, ...] = Field(
         default="embedded",
         description="The gate's known classes: six sets of the embedded corpus, files of texts (one per class, at "
         "least five; or one table with `label`), or none (the study is then not gated).",
     )
     label: str | None = Field(default=None, description="Column of labels in the one table of `classes`.")
-    strength: Literal["site", "sae", "feature"] = Field(
+    strength: Literal["site", "sae", "feature", "feature_dev", "factors"] = Field(
         default="site",
-        description="What the dose holds for: the median feature of all SAEs of the site (one strength), that of each "
-        "SAE, or each feature.",
+        description="How far a feature is moved. By the dose of the site: as the median feature of all its SAEs "
+        "(`site`, one strength), of its own SAE (`sae`), or as it takes itself (`feature`). Or by the dose that is "
+        "best for it on its own dev texts (`feature_dev`), or a factor times its largest activation (`factors`).",
+    )
+    factors: tuple[float, ...] = Field(
+        default=FACTORS, min_length=1, description="Grid of `strength: factors`; dev of all SAEs of a site chooses."
     )
     n_dev: int = Field(default=32, ge=3, description="Features, of all SAEs of a site, that choose its dose.")
     n_random: int = Field(default=64, ge=3, description="Features of each random dictionary.")
 
-    @field_validator("reader")
+    @field_validator("factors")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in READERS:
-            raise ValueError(f"there is no reader {name!r}; {nearest(name, READERS)}")
-        return name
+    def _positive(cls, factors: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(factors)) < len(factors) or min(factors) <= 0:
+            raise ValueError("factors must be distinct and positive")
+        return factors
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What texts, readings and scores depend on, as plain values."""
+        found = super().settings
+        if self.strength != "factors":
+            del found["factors"]
+        return found
 
 
 def gate_texts(config: InstrumentConfig, dictionaries: int) -> int:
     """Texts written for the gate of a site, its dose and its random dictionaries, with six classes."""
+    return sum(_gate_sets(config, dictionaries)) + _unsteered(config)
+
+
+def steered_texts(config: InstrumentConfig, features: int) -> int:
+    """Texts written with that many features of an SAE, those of their own dev included."""
+    own = len(config.doses) * config.dev_copies if config.strength == "feature_dev" else 0
+    return 2 * config.prompts * features * (config.feature_copies + own)
+
+
+def questions(config: InstrumentConfig, dictionaries: int, features: int, saes: int) -> int:
+    """What a reader that is asked is asked at a site: about the texts of every set, and the unsteered ones by each."""
+    sets = [*_gate_sets(config, dictionaries), *[steered_texts(config, features)] * saes]
+    asked = [min(6, config.readers_asked + 1), *[config.readers_asked + 1] * (len(sets) - 1)]
+    return sum(each * (texts + _unsteered(config)) for each, texts in zip(asked, sets, strict=True))
+
+
+def _gate_sets(config: InstrumentConfig, dictionaries: int) -> list[int]:
+    """Texts of the classes, of the features that choose the dose, and of each random dictionary."""
     classes = 6 * (len(config.doses) * config.dev_copies + config.test_copies)
-    features = len(config.doses) * config.n_dev + dictionaries * config.n_random * config.feature_copies
-    return 2 * config.prompts * (classes + features + config.unsteered_copies)
+    grid = config.factors if config.strength == "factors" else config.doses
+    return [
+        2 * config.prompts * classes,
+        2 * config.prompts * len(grid) * config.n_dev,
+        *[steered_texts(config, config.n_random)] * dictionaries,
+    ]
+
+
+def _unsteered(config: InstrumentConfig) -> int:
+    return 2 * config.prompts * config.unsteered_copies

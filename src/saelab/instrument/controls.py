@@ -84,9 +84,7 @@ def exchanged_readers(values: Float[np.ndarray, "N K"], texts: Texts, *, seed: i
     for o in range(k):
         score = scores(percentiles(values, texts.owner, np.full(k, o)), rated, texts.answer)
         for c in range(k):
-            own = score[texts.owner == c]
-            kept = own[np.isfinite(own).all(1)]
-            mean[:, o, c] = kept.mean(0) if len(kept) else np.nan
+            mean[:, o, c] = _known_mean(score[texts.owner == c])
     if k <= EXACT:
         orders = np.array(list(permutations(range(k))))
     else:
@@ -95,12 +93,20 @@ def exchanged_readers(values: Float[np.ndarray, "N K"], texts: Texts, *, seed: i
     own = np.arange(k)
     placed = mean[orders, own]  # [order, o, c]: the reader that stands for o, on the texts of c
     mine = placed[:, own, own]
-    per_class = mine - (placed.sum(1) - mine) / (k - 1)
-    scored = np.isfinite(per_class[0])
+    n_others = np.isfinite(placed).sum(1) - np.isfinite(mine)
+    others = (np.nansum(placed, axis=1) - np.nan_to_num(mine)) / np.where(n_others, n_others, np.nan)
+    per_class = mine - others
+    scored = np.isfinite(per_class).all(0)
     if not scored.any():
         return None
     lift = per_class[:, scored].mean(1)
     return float((lift >= lift[0] - 1e-12).mean())
+
+
+def _known_mean(score: Float[np.ndarray, "N K"]) -> Float[np.ndarray, " K"]:
+    """Each reader's mean over the texts that have a score by it; NaN where none has."""
+    n = np.isfinite(score).sum(0)
+    return np.nansum(score, axis=0) / np.where(n, n, np.nan)
 
 
 def _lifts(table: pl.DataFrame) -> Float[np.ndarray, " K"]:

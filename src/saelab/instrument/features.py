@@ -18,7 +18,7 @@ from torch import Tensor
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import UserError
 from saelab.core.seeds import numpy_generator
-from saelab.instrument.readers import Background, Features, unit
+from saelab.instrument.readers import Background, Features, in_words, unit
 from saelab.interp.features.codes import Codes, Encode, encode_codes
 from saelab.interp.features.contexts import contexts_table
 from saelab.interp.features.describe import DescribeConfig, DescribingText, describe
@@ -129,13 +129,15 @@ class Dictionary:
         """These features with their readers, in the order given; `prefix` stands before their names."""
         d = self.directions.shape[1]
         means = np.array([self.text.window_means[self._strong(f)].mean(0) for f in chosen]).reshape(len(chosen), d)
-        contexts, terms = _about(self.codes.only(chosen), self.text, embed)
+        contexts, terms, about = _about(self.codes.only(chosen), self.text, embed)
         return Features(
             names=tuple(f"{prefix}{f}" for f in chosen),
             directions=unit(self.directions[list(chosen)].float().numpy()),
             weights=self.text.background.weights(means),
             contexts=contexts,
             terms=terms,
+            about=about,
+            peaks=np.array([self.codes.of(f)[1].max() for f in chosen]).reshape(len(chosen)),
         )
 
     def _strong(self, feature: int) -> Int[np.ndarray, " W"]:
@@ -168,13 +170,18 @@ def features_of(
     return dictionary.features(drawn, embed)
 
 
-def _about(codes: Codes, text: SiteText, embed: Embedder) -> tuple[Float[np.ndarray, "K E"], Float[np.ndarray, "K E"]]:
-    """Unit vectors of each feature's top contexts (their mean) and of its description's terms (NaN: none)."""
+def _about(
+    codes: Codes, text: SiteText, embed: Embedder
+) -> tuple[Float[np.ndarray, "K E"], Float[np.ndarray, "K E"], tuple[str, ...]]:
+    """Unit vectors of each feature's top contexts (their mean) and of its description's terms (NaN: none), and both in
+    words.
+    """
     features = range(codes.n_features)
     if not features:
-        return np.zeros((0, 1)), np.zeros((0, 1))
+        return np.zeros((0, 1)), np.zeros((0, 1)), ()
     table = contexts_table(codes, text.finder, text.strings, features, count=CONTEXTS)
-    shown = embed(["".join(tokens) for tokens in table["tokens"]])
+    passages = np.array(["".join(tokens) for tokens in table["tokens"]], object)
+    shown = embed(passages.tolist())
     owner = table["feature"].to_numpy()
     contexts = np.stack([shown[owner == f].mean(0) if (owner == f).any() else 0 * shown[0] for f in features])
     finder = text.finder
@@ -186,4 +193,5 @@ def _about(codes: Codes, text: SiteText, embed: Embedder) -> tuple[Float[np.ndar
     phrases = [", ".join(t.text.strip() for t in found[f].terms[:TERMS]) if f in found else "" for f in features]
     terms = embed(phrases)
     terms[~terms.any(1)] = np.nan
-    return unit(contexts), terms
+    about = tuple(in_words(phrase, passages[owner == f].tolist()) for f, phrase in zip(features, phrases, strict=True))
+    return unit(contexts), terms, about

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import polars as pl
 
 from saelab.instrument.bench import Bench, Measured
@@ -31,8 +32,8 @@ P = 0.01
 class Gate:
     """What the gate found.
 
-    dose: chosen on dev, in nats. strengths: distance of each set, in activation units. doses: the dose response, a row
-    per dose and outcome (lift, low, high, n, how the texts look). features: a row per set, outcome and feature.
+    dose: chosen on dev, in nats. strengths: median distance of each set, in activation units. doses: the dose response,
+    a row per dose and outcome (lift, low, high, n, how the texts look). features: a row per set, outcome and feature.
     """
 
     state: Literal["passed", "failed", "not_gated"]
@@ -85,7 +86,7 @@ def gate(bench: Bench, sets: Sets) -> Gate:
 
     def at(name: str, features: Features, key: str) -> Measured:
         distance = bench.distance(name, features, dose)
-        measured = bench.measured(name, features, dose, copies, distance, key=key)
+        measured = bench.measured(name, features, dose, copies, distance, step=f"{key}.{dose:g}")
         found.keep(measured, features)
         return measured
 
@@ -119,7 +120,7 @@ class Found:
 
     def keep(self, measured: Measured, features: Features) -> None:
         """Add a set's outcomes."""
-        self.strengths[measured.name] = float(measured.steered["strength"][0])
+        self.strengths[measured.name] = float(np.median(measured.steered["strength"].to_numpy()))
         for outcome, table in measured.tables.items():
             labels = pl.DataFrame({"set": measured.name, "outcome": outcome, "name": list(features.names)})
             self.features.append(pl.concat([labels, table], how="horizontal"))

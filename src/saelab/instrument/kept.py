@@ -1,6 +1,7 @@
 """Texts kept step by step in a folder, so that what was interrupted goes on and another request starts anew."""
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from saelab.core.config import digest_of
+from saelab.instrument.asked import ASKED, READ
 from saelab.instrument.bench import Keep
 from saelab.instrument.classes import LabelledTexts
 from saelab.instrument.texts import TABLE
@@ -50,6 +52,14 @@ def opened(kept: StepsFolder, manifest: dict[str, Any]) -> Keep:
         if not held.whole(step.path):
             table = write()
             held.write(step.path, lambda path: write_table(path, table))
-        return step.read(list(TABLE))
+        return step.read(list(READ if name.endswith(ASKED) else TABLE))
 
     return keep
+
+
+def states_asked(kept: StepsFolder) -> dict[str, int]:
+    """How many answers of a reader that was asked were of which state, over all steps; empty for another reader."""
+    found: Counter[str] = Counter()
+    for name in sorted(path.stem for path in kept.texts.glob("*") if path.stem.endswith(ASKED)):
+        found.update(kept.step(name).read(list(READ))["state"].explode().to_list())
+    return dict(sorted(found.items()))

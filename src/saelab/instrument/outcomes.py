@@ -9,7 +9,9 @@ ones (chance 0.5). With r = NLL after a neutral prompt less NLL after the text's
     score        harmonic mean of c, i, f for answers, of c, f for openings
     lift         the score by the feature's own reader less the mean score by the other features' readers, same text
 
-A text that is broken or about nothing in particular has lift 0. Missing is NaN here and null in tables, and is counted.
+A text that is broken or about nothing in particular has lift 0. Where a reader was asked of some texts only (asked.py)
+the pool is those of them, and the others' mean is over those that were asked of the text. Missing is NaN here and null
+in tables, and is counted.
 Pure arrays: no model, no file.
 """
 
@@ -122,7 +124,8 @@ def concept_rating(p: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 def lifts(
     score: Float[np.ndarray, "N K"], owner: Int[np.ndarray, " N"], own: Int[np.ndarray, " K"] | None = None
 ) -> Float[np.ndarray, " N"]:
-    """Score by the owner's reader less the mean by the others', per text; NaN for unsteered texts and missing scores.
+    """Score by the owner's reader less the mean by the others' that have one; NaN for unsteered texts, and where the
+    own score is missing or all others are.
 
     own: the feature that reader k belongs to (k itself). Raises `UserError` for fewer than two readers.
     """
@@ -132,9 +135,8 @@ def lifts(
     found = np.full(len(owner), np.nan)
     steered = np.flatnonzero(owner != UNSTEERED)
     mine = score[steered, reader_of[owner[steered]]]
-    others = (np.nansum(score[steered], axis=1) - np.nan_to_num(mine)) / np.maximum(
-        np.isfinite(score[steered]).sum(1) - np.isfinite(mine), 1
-    )
+    n_others = np.isfinite(score[steered]).sum(1) - np.isfinite(mine)
+    others = (np.nansum(score[steered], axis=1) - np.nan_to_num(mine)) / np.where(n_others, n_others, np.nan)
     found[steered] = mine - others
     return found
 

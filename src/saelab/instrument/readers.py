@@ -27,6 +27,7 @@ HEADLINE = OUTCOMES[0]
 CLASSES, RANDOM = "classes", "random_dictionary"  # sets of features that every gate steers with
 RIDGE = 0.1
 FEWEST_WINDOWS = 5
+EXAMPLES, EXAMPLE = 3, 160  # shown to a reader that is asked, and characters of each
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Features:
     """K features of one set: which way each steers, and how each is read.
 
     names: what each is called. directions: unit vectors. weights: w_f of `read_back`. contexts: unit vectors of the
-    mean embedding of what the feature is about; terms: unit embeddings of its terms, NaN where it has none.
+    mean embedding of what the feature is about; terms: unit embeddings of its terms, NaN where it has none. about: what
+    it is about in words, for a reader that is asked. peaks: its largest activation, NaN where it has none.
     """
 
     names: tuple[str, ...]
@@ -64,6 +66,8 @@ class Features:
     weights: Float[np.ndarray, "K D"]
     contexts: Float[np.ndarray, "K E"]
     terms: Float[np.ndarray, "K E"]
+    about: tuple[str, ...]
+    peaks: Float[np.ndarray, " K"]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -77,7 +81,15 @@ def joined(parts: Sequence[Features]) -> Features:
         weights=np.concatenate([part.weights for part in parts]),
         contexts=np.concatenate([part.contexts for part in parts]),
         terms=np.concatenate([part.terms for part in parts]),
+        about=tuple(text for part in parts for text in part.about),
+        peaks=np.concatenate([part.peaks for part in parts]),
     )
+
+
+def in_words(terms: str, examples: Sequence[str]) -> str:
+    """What a feature is about, for a reader that is asked: its terms, and the beginnings of some examples."""
+    shown = " | ".join(" ".join(text.split())[:EXAMPLE] for text in examples[:EXAMPLES])
+    return f"{terms}\nas in: {shown}" if terms else f"what these have in common: {shown}"
 
 
 def unit(vectors: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "K D"]:

@@ -14,18 +14,19 @@ import torch
 from saelab.activations.harvest import HarvestConfig, harvest
 from saelab.core.errors import FetchError, UserError
 from saelab.core.progress import SILENT, Progress
+from saelab.instrument.asked import reading
 from saelab.instrument.bench import Bench, equipped
 from saelab.instrument.classes import LabelledTexts, class_features, embedded_classes
 from saelab.instrument.config import GateConfig
 from saelab.instrument.features import SiteText, features_of
 from saelab.instrument.gate import Gate, Sets, gate, not_gated
-from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened
+from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened, states_asked
 from saelab.instrument.random_dictionary import untrained_features
 from saelab.interp.fidelity.control import control_k
-from saelab.judges.embedding import Embedder, MiniLM
+from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.store.layout import MANIFEST, InstrumentFolder
+from saelab.store.layout import MANIFEST, InstrumentFolder, RunFolder
 from saelab.text.corpora import CorpusConfig, iter_documents
 from saelab.text.pack import PackedText, pack_for
 
@@ -48,8 +49,9 @@ def run(
     """Run the gate at a site and write it into `folder`.
 
     classes: the positive control; by default six sets of the embedded corpus, and "not gated" where these cannot be
-    had. sae: features to hold against a random dictionary of its width and L0. Raises `UserError` for an SAE of another
-    width, and `FetchError` where the embedder or the text cannot be had.
+    had. sae: features to hold against a random dictionary of its width and L0. embed: what `described` reads by, by
+    default what the config names. Raises `UserError` for an SAE of another width, and `FetchError` where the reader or
+    the text cannot be had.
     """
     place, kept = str(lm.site(site)), InstrumentFolder(folder)
     if sae is not None and sae.W_dec.shape[1] != lm.d_model:
@@ -61,7 +63,22 @@ def run(
         found = not_gated(f"no classes could be had. {error.message}")
         kept.gate.write(found.record())
         return found
-    embed = embed or MiniLM()
+    with reading(config, RunFolder(folder).replies, embed) as reader:
+        return _gated(config, lm, kept, known, corpus, place=place, sae=sae, embed=reader, progress=progress)
+
+
+def _gated(
+    config: GateConfig,
+    lm: LanguageModel,
+    kept: InstrumentFolder,
+    known: Sequence[LabelledTexts],
+    corpus: CorpusConfig,
+    *,
+    place: str,
+    sae: Sae | None,
+    embed: Embedder,
+    progress: Progress,
+) -> Gate:
     keep = opened(kept, _manifest(config, lm, place, known, corpus) | {"embedder": embed.name})
     packed = _packed(config, lm, corpus, kept.tokens, progress)
     shards = harvest(lm, packed, [place], kept.activations, config=HarvestConfig(), progress=progress)[place]
@@ -86,7 +103,7 @@ def run(
         keys = (f"random_dictionary.{width}.{l0}.{many}", f"sae.{digest_of_sae(sae)}.{many}")
         found = gate(Bench(config, desk, probe, counted, progress), Sets(named, random, own, *keys))
     kept.features.write(found.features)
-    kept.gate.write(found.record())
+    kept.gate.write(found.record() | {"reader": embed.name, "answers": states_asked(kept)})
     return found
 
 
@@ -104,7 +121,7 @@ def _manifest(
     corpus: CorpusConfig,
 ) -> dict[str, Any]:
     return {
-        "config": config.model_dump(mode="json", exclude=set(OF_FEATURES)),
+        "config": {name: value for name, value in config.settings.items() if name not in OF_FEATURES},
         "corpus": corpus.model_dump(mode="json"),
         "lm": of_lm(lm),
         "site": site,

@@ -3,7 +3,8 @@
 Writes, going on where it was interrupted:
 
 - outcomes.parquet   a row per (feature, arm, outcome): the columns of `outcomes.FEATURES`, and beside them strength,
-                     share of the stream's norm, KL of the feature there, NLL and distinct bigrams of its texts, state
+                     share of the stream's norm, KL of the feature there, NLL and distinct bigrams of its texts, state,
+                     and the dose that it is moved by with that dose's state (strengths.py)
 - readings.parquet   a row per text, the site's unsteered ones last: feature (-1), prompt, text, likelihoods, and its
                      percentile and lift by every outcome
 - texts/             the same texts with what they were read by
@@ -24,7 +25,8 @@ from saelab.instrument.features import Dictionary
 from saelab.instrument.kept import digest_of_sae, of_lm, opened
 from saelab.instrument.outcomes import FEATURES, UNSTEERED, by_text
 from saelab.instrument.readers import OUTCOMES, Features
-from saelab.instrument.site import LEAST, Place, strengths_of
+from saelab.instrument.site import LEAST, Place
+from saelab.instrument.strengths import Reach, reach_of
 from saelab.instrument.texts import TABLE, texts_of
 from saelab.saes.base import Sae
 from saelab.steering.arms import Arm, filled
@@ -34,7 +36,7 @@ OUTCOME_TABLE = {
     "feature": pl.Int64, "arm": pl.String, "outcome": pl.String,
     **{name: kind for name, kind in FEATURES.items() if name != "feature"},
     "strength": pl.Float64, "share": pl.Float64, "kl_per_token": pl.Float64, "nll": pl.Float64, "distinct": pl.Float64,
-    "state": pl.String,
+    "state": pl.String, "dose": pl.Float64, "dose_state": pl.String,
 }  # fmt: skip
 TEXT_COLUMNS = ("prompt", "answer", "copy", "text", "n_tokens", "strength", "nll", "distinct")
 READING_TABLE = {
@@ -68,7 +70,7 @@ def run(
     chosen = {} if len(readable) < LEAST else _filled(arms, able, effects, readable, seed)
     numbers = sorted({f for members in chosen.values() for f in members})
     asked = {
-        "config": config.model_dump(mode="json"), "lm": of_lm(place.lm), "site": place.text.site,
+        "config": config.settings, "lm": of_lm(place.lm), "site": place.text.site,
         "sae": digest_of_sae(sae), "arms": {name: list(members) for name, members in chosen.items()},
         "dose": chosen_dose, "text": place.text.packed.digest(), "reader": place.embed.name,
         "prompts": [list(p.ids) for p in place.desk.prompts], "n_described": able.height, "n_readable": len(readable),
@@ -85,9 +87,9 @@ def run(
         lambda name, write: gate.step(name).read(list(TABLE)) if name == "unsteered" else keep(name, write),
         progress,
     )
-    strengths = strengths_of(bench, "features", features, chosen_dose)
-    found = bench.measured("features", features, chosen_dose["dose"], range(config.feature_copies), strengths)
-    kept.outcomes.write(_outcomes(bench, found, features, numbers, chosen))
+    reach = reach_of(bench, "features", features, chosen_dose)
+    found = bench.measured("features", features, reach.doses, range(config.feature_copies), reach.strengths)
+    kept.outcomes.write(_outcomes(bench, found, (features, reach), numbers, chosen))
     kept.readings.write(_readings(found, numbers))
     return [kept.outcomes.path, kept.readings.path, kept.manifest.path, *sorted(kept.texts.iterdir())]
 
@@ -99,16 +101,21 @@ def _filled(
 
 
 def _outcomes(
-    bench: Bench, found: Measured, features: Features, numbers: Sequence[int], arms: Mapping[str, Sequence[int]]
+    bench: Bench,
+    found: Measured,
+    moved: tuple[Features, Reach],
+    numbers: Sequence[int],
+    arms: Mapping[str, Sequence[int]],
 ) -> pl.DataFrame:
     """A row per (feature, arm, outcome), by arm in their order."""
+    features, reach = moved
     texts = found.steered.group_by("owner", maintain_order=True).agg(
         pl.col("strength", "share").first(), pl.col("nll", "distinct").mean()
     )
-    reach = dict(texts.select("owner", "strength").iter_rows())
     probe = bench.probe.short()
-    kl = [probe.kl(v, reach[k]) for k, v in enumerate(features.directions)]
-    beside = texts.rename({"owner": "feature"}).with_columns(kl_per_token=pl.Series(kl, dtype=pl.Float64))
+    kl = [probe.kl(v, s) for v, s in zip(features.directions, reach.strengths, strict=True)]
+    own = pl.DataFrame({"dose": reach.doses, "dose_state": reach.states, "kl_per_token": kl})
+    beside = pl.concat([texts.rename({"owner": "feature"}), own], how="horizontal")
     whole = pl.concat(
         [table.join(beside, on="feature").with_columns(outcome=pl.lit(name)) for name, table in found.tables.items()]
     ).with_columns(

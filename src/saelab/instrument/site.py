@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import FetchError
 from saelab.core.progress import SILENT, Progress
@@ -23,9 +25,10 @@ from saelab.instrument.config import USUAL_DOSE, InstrumentConfig
 from saelab.instrument.dose import Probe
 from saelab.instrument.features import Dictionary, SiteText
 from saelab.instrument.gate import Found, Gate, blind, classes_at_best, controls_of, judged, not_gated
-from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened
+from saelab.instrument.kept import digest_of_classes, digest_of_sae, of_lm, opened, states_asked
 from saelab.instrument.random_dictionary import untrained_features
 from saelab.instrument.readers import RANDOM, Features, joined
+from saelab.instrument.strengths import factor_grid, reach_of
 from saelab.instrument.texts import Desk
 from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
@@ -96,7 +99,7 @@ def run(
     """
     config, kept = place.config, InstrumentFolder(folder)
     asked = {
-        "config": config.model_dump(mode="json"), "lm": of_lm(place.lm), "site": place.text.site,
+        "config": config.settings, "lm": of_lm(place.lm), "site": place.text.site,
         "classes": digest_of_classes(classes), "saes": {name: digest_of_sae(sae) for name, sae in saes.items()},
         "dictionaries": [list(d) for d in dictionaries], "text": place.text.packed.digest(),
         "prompts": [list(p.ids) for p in place.desk.prompts], "reader": place.embed.name,
@@ -106,7 +109,7 @@ def run(
     if not isinstance(classes, str):
         named = class_features(place.lm, place.text.site, classes, place.text.background, place.embed)
     positive, dose, rows = (None, None, []) if named is None else classes_at_best(bench, named)
-    own, further = _dose(bench, _some_of_all(place, saes), dose)
+    own, further = _dose(config, bench, _some_of_all(place, saes), dose)
     rows += further
     found = Found(config)
     if positive is not None and named is not None:
@@ -123,23 +126,14 @@ def run(
             found.keep(random[name], features)
     gate = _gate(classes, positive, dose, rows, random, found)
     kept.features.write(found.table)
-    kept.gate.write(gate.record() | {"reader": place.embed.name, "norm": place.probe.norm, "chosen": own})
+    about = {"reader": place.embed.name, "norm": place.probe.norm, "chosen": own, "held": config.strength}
+    kept.gate.write(gate.record() | about | {"answers": states_asked(kept)})
     return [kept.manifest.path, kept.gate.path, kept.features.path, *sorted(kept.texts.iterdir())]
 
 
-def strengths_of(bench: Bench, name: str, features: Features, chosen: Mapping[str, Any]) -> float | list[float]:
-    """How far a set is moved, by what the study's dose holds for."""
-    held = bench.sizes.strength if isinstance(bench.sizes, InstrumentConfig) else "site"
-    if held == "feature":
-        return bench.distances(features, chosen["dose"])
-    if held == "sae" or chosen["strength"] is None:
-        return bench.distance(name, features, chosen["dose"])
-    return float(chosen["strength"])
-
-
 def _at(bench: Bench, name: str, features: Features, chosen: Mapping[str, Any]) -> Measured:
-    strength = strengths_of(bench, name, features, chosen)
-    return bench.measured(name, features, chosen["dose"], range(bench.sizes.feature_copies), strength)
+    reach = reach_of(bench, name, features, chosen)
+    return bench.measured(name, features, reach.doses, range(bench.sizes.feature_copies), reach.strengths)
 
 
 def _some_of_all(place: Place, saes: Mapping[str, Sae]) -> Features | None:
@@ -157,16 +151,26 @@ def _some_of_all(place: Place, saes: Mapping[str, Sae]) -> Features | None:
 
 
 def _dose(
-    bench: Bench, features: Features | None, of_classes: float | None
+    config: InstrumentConfig, bench: Bench, features: Features | None, of_classes: float | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The site's dose with its strength and how it was found, and the dose response of the SAEs' features."""
+    """The site's dose with its strength and how it was found, and the dose response of the SAEs' features.
+
+    By `feature_dev` the distances of all doses stand beside it, by `factors` the factor.
+    """
     usual = of_classes or min(bench.sizes.doses, key=lambda d: abs(d - USUAL_DOSE))
     if features is None:
         return {"dose": usual, "strength": None, "share": None, "state": "no_readable_feature"}, []
-    chosen, rows = bench.dev("features", features, range(1))
-    dose = chosen.dose or usual
-    strength = bench.distance("features", features, dose)
+    factors = config.factors if config.strength == "factors" else ()
+    grid = factor_grid(bench, features, factors) if factors else bench.grid("features", features)
+    chosen, rows = bench.dev("features", features, range(1), grid)
+    point = chosen.dose or min(grid, key=lambda p: abs(grid[p][0] - usual))
+    dose, reach = grid[point]
+    strength = float(np.median(reach))
     found = {"dose": dose, "strength": strength, "share": strength / bench.probe.norm, "state": chosen.state}
+    if factors:
+        found["factor"] = point
+    if config.strength == "feature_dev":
+        found["distances"] = [distance for _, distance in grid.values()]
     return found, rows
 
 

@@ -24,6 +24,7 @@ class Request:
         left empty).
     description: of the feature; instruction: the prompt that `text` answers.
     sample: repeats of the same question differ in it, so that a cache keeps them apart.
+    graded: a judge that knows the probability of each rating answers with the expected one, not with the likeliest.
     """
 
     task: str
@@ -32,6 +33,7 @@ class Request:
     description: Description | None = None
     instruction: str | None = None
     sample: int = 0
+    graded: bool = False
 
     def judged_text(self) -> str:
         """The text that is judged, joined from tokens where only those were given."""

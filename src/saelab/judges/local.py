@@ -2,9 +2,9 @@
 
     p(answer) = exp(-NLL(answer | prompt)) / sum over the answers
 
-Detection and fuzzing: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2; comparisons: of 1, 2, 3. Nothing can
-be refused or garbled, and the same request gives the same value; whether a small model's values mean anything, anchors
-and AUROC show.
+Detection and fuzzing: the value is p("Yes"). Rubrics: the most likely of 0, 1, 2, or sum v p(v) where a request asks
+for a graded value; comparisons: the most likely of 1, 2, 3. Nothing can be refused or garbled, and the same request
+gives the same value; whether a small model's values mean anything, anchors and AUROC show.
 """
 
 from collections.abc import Sequence
@@ -49,9 +49,7 @@ class LocalJudge:
             for start in range(0, len(prompts), TOGETHER):
                 part = prompts[start : start + TOGETHER]
                 for (i, _, answers), shares in zip(part, self._shares(part), strict=True):
-                    yes = answers == ("No", "Yes")
-                    value = float(shares[1]) if yes else float(answers[int(shares.argmax())])
-                    found[i] = Judgement("ok", value, self.name)
+                    found[i] = Judgement("ok", _value(answers, shares, graded=requests[i].graded), self.name)
                 task.advance(len(part))
         return [found[i] for i in range(len(requests))]
 
@@ -61,6 +59,15 @@ class LocalJudge:
         continuations = [self._lm.tokenize([a], bos=False)[0] for _, _, answers in part for a in answers]
         costs = iter(float(nll.sum()) for nll in self._lm.nll(prefixes, continuations))
         return [torch.softmax(-torch.tensor([next(costs) for _ in answers]), 0) for _, _, answers in part]
+
+
+def _value(answers: Sequence[str], shares: torch.Tensor, *, graded: bool) -> float:
+    """p(yes), the likeliest rating, or the expected one."""
+    if answers == ("No", "Yes"):
+        return float(shares[1])
+    if graded:
+        return float(sum(float(a) * float(p) for a, p in zip(answers, shares, strict=True)))
+    return float(answers[int(shares.argmax())])
 
 
 def likelihood_prompt(request: Request) -> tuple[str, tuple[str, ...]]:

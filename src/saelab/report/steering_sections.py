@@ -42,15 +42,31 @@ def _gated(site: Mapping[str, Any]) -> str:
     chosen = site["chosen"]
     dose, strength = words.finite(chosen["dose"]), words.finite(chosen["strength"])
     if dose is None or strength is None:
-        return str(site["sentence"])
+        return f"{site['sentence']}{_read_by(site)}"
     found = {
         "no_dev_signal": "no dose shows on the texts that choose it, so the dose at which the classes show is taken",
     }.get(chosen["state"], "chosen on further texts with features of all SAEs")
     share = words.number(chosen["share"])
+    held = {
+        "sae": " Every SAE's features are moved as far as gives its own median feature that KL.",
+        "feature": " Every feature is moved as far as gives it that KL.",
+        "feature_dev": " Every feature is moved by the dose that is best on its own dev texts, by this where none is.",
+        "factors": f" Every feature is moved by {chosen.get('factor')} times its largest activation.",
+    }.get(str(site.get("held")), "")
     return (
         f"{site['sentence']} Features are moved by {words.adaptive(strength)} ({share} of the stream's norm), at which "
-        f"the median feature has a KL of {words.adaptive(dose)} nats per token: {found}."
+        f"the median feature has a KL of {words.adaptive(dose)} nats per token: {found}.{held}{_read_by(site)}"
     )
+
+
+def _read_by(site: Mapping[str, Any]) -> str:
+    """Who says what a text is about, and how many answers of a language model could not be used."""
+    if site.get("reader") is None:  # a run of before
+        return ""
+    answers = site.get("answers") or {}
+    lost = sum(n for state, n in answers.items() if state != "ok")
+    asked = f", asked {sum(answers.values()):,} times ({lost:,} without a rating)" if answers else ""
+    return f" What a text is about is read by {site['reader']}{asked}."
 
 
 def arms(material: Material) -> Section:

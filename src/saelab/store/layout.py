@@ -19,6 +19,7 @@ run/
 
 gate/ (of one site, anywhere)
   manifest.json  tokens/  activations/<site>/  texts/<step>.parquet  features.parquet  instrument.json
+  texts/<step>.read.parquet, judges/replies.sqlite: where the reader of texts is a language model
 
 A folder's class names its files; a file is a `Table` (Parquet), a `Record` (JSON) or a plain path. Building one opens
 and creates nothing. What a file's contents mean is its stage's.

@@ -15,11 +15,12 @@ from saelab.core.config import Fault, faults_in
 from saelab.core.errors import SaelabError, UserError
 from saelab.core.hardware import device_of
 from saelab.core.sites import parse_site
+from saelab.judges.catalogue import JudgeConfig
 from saelab.judges.steering_lexical import FEWEST
 from saelab.judges.transport import key_of
 from saelab.lm.facts import ModelFacts, facts_of
 from saelab.store.references import cached, fetch, parse_reference
-from saelab.study.spec import APART, EMBEDDED, ModelConfig, StudyConfig, misfits
+from saelab.study.spec import APART, EMBEDDED, JUDGED_AT, ModelConfig, StudyConfig, misfits
 from saelab.text.corpora import CorpusConfig
 from saelab.text.instructions import load_instructions
 from saelab.text.local import read_rows, text_files
@@ -50,7 +51,8 @@ def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, down
         found += _of_model(study, model, ("models", i), wanted, download)
     found += _of_files(study, wanted)
     if wanted("interp", "evaluate", "rate", "anchors"):
-        found += _of_judge(study, download)
+        for role, judge in study.judges.items():
+            found += _of_judge(judge, JUDGED_AT[role], download)
     if wanted("train"):
         found += _said(("training", "device"), lambda: device_of(study.training.device))
     return list(dict.fromkeys(found))
@@ -134,17 +136,16 @@ def _of_files(study: StudyConfig, wanted: Callable[..., bool]) -> Iterator[Fault
         yield Fault(("instructions",), f"{len(held)} of them; the judge is calibrated on at least {FEWEST}")
 
 
-def _of_judge(study: StudyConfig, download: bool) -> Iterator[Fault]:
-    judge = study.judge
+def _of_judge(judge: JudgeConfig, where: tuple[str, ...], download: bool) -> Iterator[Fault]:
     if judge.kind.paid and judge.base_url is None and not os.environ.get(judge.key_variable, "").strip():
-        yield Fault(("judge", "key_variable"), f"the environment variable {judge.key_variable} holds no API key")
+        yield Fault((*where, "key_variable"), f"the environment variable {judge.key_variable} holds no API key")
     if judge.kind.paid:
-        yield from _said(("judge", "key_variable"), lambda: key_of(judge.key_variable))
+        yield from _said((*where, "key_variable"), lambda: key_of(judge.key_variable))
     if judge.kind.takes == "LM":
         found: list[ModelFacts | None] = []
-        yield from _said(("judge", "name"), lambda: found.append(facts_of(judge.model, fetch=download)))
+        yield from _said((*where, "name"), lambda: found.append(facts_of(judge.model, fetch=download)))
         if found and found[0] is not None and not found[0].template:
-            yield Fault(("judge", "name"), f"{judge.model} has no chat template, so it cannot be asked")
+            yield Fault((*where, "name"), f"{judge.model} has no chat template, so it cannot be asked")
 
 
 def _open_classes(study: StudyConfig) -> None:

@@ -11,6 +11,8 @@ from math import sqrt
 import polars as pl
 
 from saelab.core.records import Description
+from saelab.instrument.config import questions
+from saelab.instrument.readers import EXAMPLE, EXAMPLES
 from saelab.interp.features.detection import TASK
 from saelab.interp.features.windows import TEST
 from saelab.judges.anchors import anchors
@@ -20,9 +22,9 @@ from saelab.judges.openai_compatible import CostEstimate, OpenAIJudge
 from saelab.judges.rubric import RUBRICS
 from saelab.stats.spread import APART, smallest_tau
 from saelab.steering.plan import Budget, budget
-from saelab.study.plan import cells_of
+from saelab.study.plan import cells_of, dictionaries_of
 from saelab.study.sizes import size_of
-from saelab.study.spec import StudyConfig, saes_of
+from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 
 CHARACTERS = 4  # of a token
 
@@ -94,7 +96,43 @@ def judged_texts(study: StudyConfig) -> int:
 
 
 def judge_calls(study: StudyConfig) -> CostEstimate | None:
-    """Questions to a paid judge, their tokens, and dollars where the price is given; None for a judge that is free."""
+    """Questions to paid judges, their tokens, and dollars where prices are given; None where all are free."""
+    found = [part for part in (_judged(study), _read(study)) if part is not None]
+    if not found:
+        return None
+    dollars = [part.dollars for part in found if part.dollars is not None]
+    return CostEstimate(
+        sum(part.calls for part in found),
+        sum(part.prompt_tokens for part in found),
+        sum(part.completion_tokens for part in found),
+        sum(dollars) if len(dollars) == len(found) else None,
+    )
+
+
+def _read(study: StudyConfig) -> CostEstimate | None:
+    """What the instrument's reader is asked."""
+    reader, sites = study.instrument.judge, sites_of(study)
+    if reader is None or not reader.kind.paid:
+        return None
+    about = Description("x" * (EXAMPLES * EXAMPLE + 80))
+    text = Request("concept", "x" * CHARACTERS * study.instrument.new_tokens, description=about)
+    one = OpenAIJudge(ChatConfig(model="estimate", max_tokens=reader.limit, price=reader.price)).estimate([text])
+    n = sum(questions(study.instrument, len(dictionaries_of(s)), study.steering.features, len(s)) for s in sites)
+    dollars = None if one.dollars is None else one.dollars * n
+    return CostEstimate(one.calls * n, one.prompt_tokens * n, one.completion_tokens * n, dollars)
+
+
+def sites_of(study: StudyConfig) -> list[list[SaeSpec]]:
+    """The SAEs that are steered with, site by site."""
+    found: dict[tuple[str, str], list[SaeSpec]] = {}
+    for spec in saes_of(study):
+        if spec.steer:
+            found.setdefault((spec.model.key, spec.site), []).append(spec)
+    return list(found.values())
+
+
+def _judged(study: StudyConfig) -> CostEstimate | None:
+    """What the study's judge is asked."""
     if not study.judge.kind.paid:
         return None
     judge = OpenAIJudge(ChatConfig(model="estimate", max_tokens=study.judge.limit, price=study.judge.price),

@@ -21,7 +21,7 @@ WEIGHTS = (*HUB_FILES, "*.bin")
 def input_sums(study: StudyConfig) -> dict[str, Callable[[], str]]:
     """By the names that stand in cells' settings, how the sum of what they stand for is taken."""
     found: dict[str, Callable[[], str]] = {m.lm: _or_missing(_model, m.lm) for m in study.models if _moves(m.lm)}
-    corpus, judge = study.text.corpus.source, study.judge
+    corpus = study.text.corpus.source
     if corpus != EMBEDDED and parse_reference(corpus).kind == "path":
         found[corpus] = _or_missing(_corpus, corpus)
     if study.instructions is not None:
@@ -30,8 +30,9 @@ def input_sums(study: StudyConfig) -> dict[str, Callable[[], str]]:
         found[str(path)] = _or_missing(_file, str(path))
     if study.suite is not None and study.suite.ravel is not None:
         found[study.suite.ravel] = _or_missing(_tables, study.suite.ravel)
-    if judge.kind.takes == "LM" and _moves(judge.model):
-        found[judge.name] = _or_missing(_model, judge.model)
+    for judge in study.judges.values():
+        if judge.kind.takes == "LM" and _moves(judge.model):
+            found[judge.name] = _or_missing(_model, judge.model)
     return found
 
 

@@ -10,7 +10,7 @@ is an actor beside the launcher: all workers ask it, it alone opens the reply ca
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +51,8 @@ class Outcome:
 _BENCHES: dict[tuple[str, str], Any] = {}  # workspaces of this process: opened once, used for all that comes here
 
 
-def work_on(cell: Cell, study: str, root: str, threads: int, judge: Any) -> Outcome:
-    """Do one cell in a worker. study: the study as JSON; judge: the judge's actor, None where there is none."""
+def work_on(cell: Cell, study: str, root: str, threads: int, keepers: Mapping[str, Any]) -> Outcome:
+    """Do one cell in a worker. study: the study as JSON; keepers: the actors of paid judges, by what for."""
     import torch
 
     from saelab.study.stages import do
@@ -63,7 +63,7 @@ def work_on(cell: Cell, study: str, root: str, threads: int, judge: Any) -> Outc
         torch.set_num_threads(threads)
         if (root, study) not in _BENCHES:
             config = StudyConfig.model_validate_json(study)
-            asked = None if judge is None else AskedJudge(judge, config.judge.name)
+            asked = {role: AskedJudge(keeper, config.judges[role].name) for role, keeper in keepers.items()}
             _BENCHES.clear()  # one study at a time: models are large
             _BENCHES[root, study] = Workspace(config, RunFolder(Path(root)), asked=asked)
         files = do(cell, _BENCHES[root, study])
@@ -77,10 +77,10 @@ def work_on(cell: Cell, study: str, root: str, threads: int, judge: Any) -> Outc
 
 
 class JudgeKeeper:
-    """The study's judge in one process (a Ray actor): it asks, it keeps the replies, one batch after the other."""
+    """One of a study's judges in one process (a Ray actor): it asks, it keeps the replies, batch after batch."""
 
-    def __init__(self, study: str, root: str):
-        self._judge = StudyConfig.model_validate_json(study).judge.open(RunFolder(Path(root)).replies)
+    def __init__(self, study: str, root: str, role: str):
+        self._judge = StudyConfig.model_validate_json(study).judges[role].open(RunFolder(Path(root)).replies)
 
     def name(self) -> str:
         """The judge's name."""
@@ -157,7 +157,7 @@ class _Desk:
         _check_room(self.ray, options)
         self.task = self.ray.remote(work_on).options(max_retries=0, **options)
         self.text, self.root = self.study.model_dump_json(), str(self.folder.root)
-        self.keeper = self._keeper() if self.study.judge.kind.paid else None
+        self.keepers = {role: self._keeper(role) for role, judge in self.study.judges.items() if judge.kind.paid}
 
     def hand_out(self) -> None:
         """Submit every cell whose inputs are done."""
@@ -202,7 +202,7 @@ class _Desk:
         self.flying.clear()
 
     def _submit(self, cell: Cell) -> None:
-        ref = self.task.remote(cell, self.text, self.root, self.place.threads, self.keeper)
+        ref = self.task.remote(cell, self.text, self.root, self.place.threads, self.keepers)
         self.flying[ref] = cell
 
     def _record(self, cell: Cell, outcome: Outcome) -> None:
@@ -237,7 +237,7 @@ class _Desk:
         self.queue.retake(cell)
         self._submit(cell)
 
-    def _keeper(self) -> Any:
+    def _keeper(self, role: str) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = self.ray.get_runtime_context().get_node_id()  # beside the launcher: it opens the reply cache
@@ -247,7 +247,7 @@ class _Desk:
             max_task_retries=ATTEMPTS,
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
         )
-        return actor.remote(self.text, self.root)
+        return actor.remote(self.text, self.root, role)
 
 
 def _get(ref: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from saelab.core.seeds import seed_of
-from saelab.instrument.config import gate_texts
+from saelab.instrument.config import gate_texts, steered_texts
 from saelab.interp.suite.evaluation import readings_of
 from saelab.steering.plan import budget
 from saelab.study.cells import Cell, in_order
@@ -95,7 +95,7 @@ def _gate(
         return None
     sizes = dictionaries_of(saes)
     settings = _asked(model) | {"site": saes[0].site, "saes": [s.name for s in saes], "dictionaries": sizes}
-    settings |= {"instructions": study.instructions} | study.instrument.model_dump(mode="json")
+    settings |= {"instructions": study.instructions} | study.instrument.settings
     inputs = tuple(trained[run] for run in dict.fromkeys((s.site, s.seed) for s in saes))
     estimate = SECONDS["gate"] * gate_texts(study.instrument, len(sizes)) * study.instrument.new_tokens
     return Cell("gate", f"{model.key}.{saes[0].site}", settings, inputs, estimate * _weight(model))
@@ -118,8 +118,8 @@ def _sae_cells(
     features = sae.d_sae if study.selection.features == "all" else min(study.interp.n_scored, sae.d_sae)
     select = Cell("select", sae.name, settings, (interp,), SECONDS["select"] * features * weight)
     chosen = {"arms": study.steering.model_dump(mode="json")["arms"], "seed": study.steering.seed}
-    settings = _asked(sae.model) | study.instrument.model_dump(mode="json") | {"instructions": study.instructions}
-    tokens = study.instrument.texts_per_feature * study.steering.features * study.instrument.new_tokens
+    settings = _asked(sae.model) | study.instrument.settings | {"instructions": study.instructions}
+    tokens = steered_texts(study.instrument, study.steering.features) * study.instrument.new_tokens
     estimate = SECONDS["steer"] * tokens * weight
     steer = Cell("steer", sae.name, settings | {"chosen": chosen}, (interp, select, gate), estimate)
     if not study.rated:

@@ -195,6 +195,12 @@ class StudyConfig(Config):
     resamples: int = Field(default=2000, ge=100, description="Bootstrap resamples and permutations of the statistics.")
 
     @property
+    def judges(self) -> dict[str, JudgeConfig]:
+        """Who is asked: the `judge`, and the `reader` of the instrument where that is another language model."""
+        reader = self.instrument.judge
+        return {"judge": self.judge} | ({} if reader is None or reader == self.judge else {"reader": reader})
+
+    @property
     def embeds(self) -> bool:
         """Whether descriptions are also tested by sentence embeddings."""
         return self.instrument.reader == READERS[0] and self.interp.n_embedded > 0
@@ -210,6 +216,10 @@ class StudyConfig(Config):
         if info.context != APART and (found := misfits(self)):
             raise Faults(found)
         return self
+
+
+# Where a study file says who is asked, by `StudyConfig.judges`.
+JUDGED_AT: dict[str, tuple[str, ...]] = {"judge": ("judge",), "reader": ("instrument", "reader")}
 
 
 class SaeSpec(Config):
@@ -305,11 +315,12 @@ def _unresolved(study: "StudyConfig") -> Iterator[Fault]:
             parse_reference(source)
     except UserError as error:
         yield Fault(("text", "corpus", "source"), f"{error} Or: {EMBEDDED}.")
-    try:
-        if study.judge.kind.takes == "LM":
-            named(study.judge.model)
-    except UserError as error:
-        yield Fault(("judge", "name"), str(error))
+    for role, judge in study.judges.items():
+        try:
+            if judge.kind.takes == "LM":
+                named(judge.model)
+        except UserError as error:
+            yield Fault((*JUDGED_AT[role], "name"), str(error))
 
 
 def _unnamed(study: "StudyConfig") -> Iterator[Fault]:

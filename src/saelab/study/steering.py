@@ -8,18 +8,20 @@
 Differences are tested on the percentile, which resolves more; the lift is what is shown. Only reads.
 """
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from saelab.instrument.kept import states_asked
 from saelab.instrument.readers import HEADLINE, OUTCOMES
 from saelab.stats.less import less_than
 from saelab.stats.lift import selection_lift
 from saelab.stats.spread import spread_table
 from saelab.steering.arms import RANDOM
-from saelab.store.layout import InstrumentFolder, InterpFolder, RunFolder, StatsFolder
+from saelab.store.layout import InstrumentFolder, InterpFolder, RunFolder, StatsFolder, SteeringFolder
 from saelab.study.collect import dictionary_lifts, outcomes_of
 from saelab.study.names import INTERPRETABILITY, UNSELECTED
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
@@ -74,7 +76,7 @@ def gates_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     sites = [
         {"lm": lm, "site": site}
         | {k: record[k] for k in ("state", "passed", "sentence", "dose", "reader")}
-        | {"chosen": record["chosen"]}
+        | {"chosen": record["chosen"], "held": record.get("held"), "answers": _answers(study, run, lm, site)}
         for (lm, site), folder in sites_of(study, run).items()
         for record in [folder.gate.read()]
     ]
@@ -83,6 +85,13 @@ def gates_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     table = StatsFolder(run.stats).table("controls")
     controls = table.read().to_dicts() if table.exists else []
     return {"passed": state == "passed", "state": state, "sites": sites, "controls": controls}
+
+
+def _answers(study: StudyConfig, run: RunFolder, lm: str, site: str) -> dict[str, int]:
+    """How many answers of the reader were of which state at a site, those on its SAEs included."""
+    saes = [s for s in saes_of(study) if s.steer and (s.model.key, s.site) == (lm, site)]
+    folders = [InstrumentFolder(run.instrument(lm, site)), *(SteeringFolder(run.steering(s.name)) for s in saes)]
+    return dict(sum((Counter(states_asked(folder)) for folder in folders), Counter[str]()))
 
 
 def headline_of(run: RunFolder) -> dict[str, Any]:

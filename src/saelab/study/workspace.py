@@ -4,6 +4,7 @@ Everything is opened when first asked for and kept as long as it is likely to be
 are needed to make another workspace of the same study in another process.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import RLock
@@ -12,13 +13,14 @@ from typing import Any
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
+from saelab.instrument.asked import reader_of
 from saelab.instrument.site import Place, place_at
 from saelab.interp.run import InterpSite, prepare
 from saelab.interp.suite.config import SuiteConfig
 from saelab.interp.suite.evaluation import SiteSuite
 from saelab.interp.suite.site import prepare as prepare_suite
 from saelab.judges.client import Judge
-from saelab.judges.embedding import READERS, Embedder, EmbeddingJudge
+from saelab.judges.embedding import Embedder, EmbeddingJudge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
@@ -41,13 +43,13 @@ def load_lm(model: ModelConfig) -> LanguageModel:
 class Workspace:
     """One study in one process.
 
-    asked: the judge where another process holds it; None opens the study's own when it is first asked for.
+    asked: judges that another process holds, by `StudyConfig.judges`; the others are opened when first asked for.
     """
 
     study: StudyConfig
     run: RunFolder
     progress: Progress = SILENT
-    asked: Judge | None = None
+    asked: Mapping[str, Judge] = field(default_factory=dict[str, Judge])
     _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     _lock: Any = field(default_factory=RLock)
 
@@ -104,7 +106,8 @@ class Workspace:
     @cached_property
     def embedder(self) -> Embedder:
         """What `described` reads texts by."""
-        return READERS[self.study.instrument.reader]()
+        shared = self.judge if self.study.instrument.judge == self.study.judge else self.asked.get("reader")
+        return reader_of(self.study.instrument, self.run.replies, shared)
 
     @property
     def meaning(self) -> Judge | None:
@@ -148,7 +151,8 @@ class Workspace:
     @cached_property
     def judge(self) -> Judge:
         """The study's judge, of windows and (where it is not cut for each model) of texts: one for all threads."""
-        return self.asked or self._keep("judge", self.study.judge.name, lambda: self.study.judge.open(self.run.replies))
+        asked = self.asked.get("judge")
+        return asked or self._keep("judge", self.study.judge.name, lambda: self.study.judge.open(self.run.replies))
 
     def forget(self) -> None:
         """Drop what was opened: files have changed."""
@@ -157,9 +161,9 @@ class Workspace:
 
     def close(self) -> None:
         """Close what holds a file open."""
-        judge = self.__dict__.get("judge")  # only if it was ever asked for
-        if (close := getattr(judge, "close", None)) is not None:
-            close()
+        for name in ("judge", "embedder"):  # only if it was ever asked for
+            if (close := getattr(self.__dict__.get(name), "close", None)) is not None:
+                close()
 
     def text_judge(self, model: ModelConfig) -> tuple[Judge, dict[str, Any]]:
         """The judge of a model's steered texts, and what is kept of it in the manifest."""
