@@ -1,6 +1,6 @@
 """A study of texts that are not ASCII: 200 documents in Chinese or Russian, written here, and five features of each.
 
-    python tools/languages.py zh OUT     writes OUT/text and OUT/study.yaml, runs it, prints a table of docs/data.md
+    python tools/languages.py zh OUT     writes OUT/text and OUT/study.yaml, runs it, prints the rows of a table
 
 A document tells of one day in sentences of a few patterns; who does what where is drawn by a seed. On a byte-level
 tokenizer of English most of its characters are two or three tokens.
@@ -81,10 +81,11 @@ def study(language: str, folder: Path, lm: str = "smollm2-135m", **grid: object)
             "corpus": {"source": f"path:{folder / 'text'}"},
             "documents": "file",
             "context": 64,
-            "train_contexts": 1200,
-            "held_out_contexts": 100,
+            "train_contexts": 320,
+            "held_out_contexts": 16,
         },
-        "training": {"steps": 600, "batch": 512, "precision": "float32"},
+        "training": {"steps": 400, "batch": 512, "precision": "float32"},
+        "interp": {"fidelity_contexts": 8, "window_rows": 18000, "n_scored": 96, "n_embedded": 0},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(data, allow_unicode=True))
     return folder / "study.yaml"
