@@ -14,7 +14,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from saelab.core.errors import ArtefactError, FetchError, MissingDependency
 from saelab.core.progress import SILENT, Progress
@@ -87,6 +86,8 @@ class Words:
     name = lexical.NAME
 
     def __init__(self) -> None:
+        from sklearn.feature_extraction.text import HashingVectorizer  # slow to import, and a finished study needs none
+
         self._count = HashingVectorizer(n_features=1024, token_pattern=r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+")
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "N E"]:
