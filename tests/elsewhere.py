@@ -1,6 +1,6 @@
 """A process as it would be on another system than Linux: without the names of `os` that only Linux has, and /proc.
 
-By itself, a command line of saelab in such a process: `python elsewhere.py run study.yaml --out folder`.
+By itself, a study and then its page in such a process: `python elsewhere.py study.yaml folder`.
 """
 
 import os
@@ -44,4 +44,5 @@ if __name__ == "__main__":
     leave_linux(pytest.MonkeyPatch())
     from saelab.cli import main
 
-    sys.exit(main(sys.argv[1:]))
+    study, folder = sys.argv[1:]
+    sys.exit(main(["run", study, "--out", folder]) or main(["report", folder]))

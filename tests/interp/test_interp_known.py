@@ -9,7 +9,7 @@ import torch
 from saelab.activations.site import SINK_RATIO, sink_bound
 from saelab.core.records import Description, Judgement
 from saelab.interp.features.codes import Codes, encode_codes
-from saelab.interp.features.describe import TOKEN, DescribeConfig, DescribingText, candidates_of
+from saelab.interp.features.describe import BIGRAM, TOKEN, DescribeConfig, DescribingText, _choose, candidates_of
 from saelab.interp.features.detection import Trial, balanced_accuracy, best_cut, detect
 from saelab.interp.suite.absorption import absorbed
 
@@ -47,6 +47,17 @@ def test_the_rate_of_a_term_is_shrunk_by_two_occurrences_at_the_base_rate() -> N
     assert row["rate"] == pytest.approx(rate, abs=1e-6) and abs(row["rate"] - 4 / 6) > 0.1, "control: unshrunk"
     gain = 4 * log(rate / d) + 2 * log((1 - rate) / (1 - d))
     assert row["gain"] == pytest.approx(gain, abs=1e-5)
+
+
+def test_a_token_beside_a_bigram_is_rated_by_its_other_occurrences() -> None:
+    """10 occurrences worth 6, of which a bigram with it explains 4 worth 3.5: (2.5 + 2 d) / (6 + 2)."""
+    d, other = 0.1, {"token": 7, "n": 4, "active": 3.5, "rate": 0.7, "gain": 9.0, "base": 0.1}
+    bigram = other | {"kind": BIGRAM, "previous": 3}
+    token = other | {"kind": TOKEN, "n": 10, "active": 6.0, "gain": 8.0}
+    found = _choose([bigram, token], DescribeConfig(least_gain=0.1, least_lift=1.0))
+    rate = (2.5 + 2 * d) / (6 + 2)
+    assert found[1]["rate"] == pytest.approx(rate) and abs(rate - 2.5 / 6) > 0.05, "control: unshrunk"
+    assert found[1]["gain"] == pytest.approx(2.5 * log(rate / d) + 3.5 * log((1 - rate) / (1 - d)))
 
 
 class Fixed:
