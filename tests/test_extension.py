@@ -205,15 +205,15 @@ def test_the_page_shows_every_toy(finished: RunFolder, shown: str) -> None:
 
 def test_tables_have_every_toy(finished: RunFolder) -> None:
     """Its figures reach the tables that the page is made of."""
-    features = read_table(finished.stats / "features.parquet")
+    features = read_table(finished.stats.root / "features.parquet")
     assert {"toy", "kl"} <= set(features["predictor"])
     arms = {"none", "toy", "kl.up.1", "kl.down.1", "random_direction", "unsteered"}
-    assert set(read_table(finished.stats / "selection.parquet")["criterion"]) == arms
-    outcomes = set(read_table(finished.stats / "agreement.parquet")["y"])
+    assert set(read_table(finished.stats.root / "selection.parquet")["criterion"]) == arms
+    outcomes = set(read_table(finished.stats.root / "agreement.parquet")["y"])
     assert {f"utility after {a}" for a in ("toy", "kl.up.1", "kl.down.1")} <= outcomes
-    figures = read_table(finished.evaluations(f"toy.l0_4.{SITE}"))
+    figures = read_table(finished.interp(f"toy.l0_4.{SITE}").evaluations.path)
     assert figures["metric"].to_list() == ["toy_figure"] and figures["value"].null_count() == 0
-    assert set(read_table(finished.interp(f"toy.l0_4.{SITE}") / "features.parquet")["judge"].drop_nulls()) == {"toy"}
+    assert set(finished.interp(f"toy.l0_4.{SITE}").features.read()["judge"].drop_nulls()) == {"toy"}
 
 
 def test_the_loss_knows_the_progress_of_the_run(finished: RunFolder) -> None:

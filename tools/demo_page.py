@@ -170,7 +170,7 @@ def matched(summary: dict[str, Any]) -> str:
 
 def write(run: Path, page: Path, others: Path) -> None:
     """Write the page of a run, and of others what they say."""
-    summary = read_json(RunFolder(run).summary)
+    summary = RunFolder(run).summary.read()
     runs = [(path.parent.name, read_json(path)) for path in sorted(others.glob("*/summary.json"))]
     seconds = summary["seconds"]
     machine = ", ".join(f"{k} {v}" for k, v in summary["machine"].items())

@@ -69,7 +69,7 @@ def main() -> int:
         print(f"The last run failed; see {given.out / 'stderr.txt'}.")
         return 1
     again = sum(r.attempts - 1 for r in Ledger(killed.ledger).rows())
-    same = whole.results.read_bytes() == killed.results.read_bytes()
+    same = whole.results.path.read_bytes() == killed.results.path.read_bytes()
     print(f"{kills} kills, {again} cells begun again, results.json {'the same' if same else 'DIFFERENT'}")
     return 0 if same and kills else 1
 

@@ -95,10 +95,10 @@ class Story:
 
     def quality(self, a: SaeSpec, b: SaeSpec) -> dict[str, Any]:
         """What the study found for the folded matching of two SAEs."""
-        return read_json(self.run.matching(a.name, b.name) / "quality.json")
+        return read_json(self.run.matching(a.name, b.name).root / "quality.json")
 
     def partner(self, a: SaeSpec, b: SaeSpec) -> np.ndarray:
-        return read_table(self.run.matching(a.name, b.name) / "matching.parquet")["b"].to_numpy()
+        return read_table(self.run.matching(a.name, b.name).root / "matching.parquet")["b"].to_numpy()
 
     def folded(self, spec: SaeSpec) -> FoldedFeatures:
         return features_of(self.sae(spec), "theta")
@@ -158,7 +158,7 @@ class Story:
 
     def terms(self, spec: SaeSpec) -> dict[int, set[str]]:
         """What drives each described feature: the single tokens of its description, without case and spaces."""
-        table = read_table(self.run.interp(spec.name) / "features.parquet").filter(pl.col("terms").is_not_null())
+        table = read_table(self.run.interp(spec.name).root / "features.parquet").filter(pl.col("terms").is_not_null())
         return {
             row["feature"]: {t["text"].strip().casefold() for t in row["terms"]} for row in table.iter_rows(named=True)
         }

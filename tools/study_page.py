@@ -16,7 +16,7 @@ from saelab.stats.agreement import agreement
 from saelab.stats.effects import group_differences, partial_tau, tau_difference
 from saelab.stats.lift import selection_lift, steering_gains
 from saelab.stats.tables import TextTable, agreement_table, lift_table, number
-from saelab.store.files import read_json, write_text
+from saelab.store.files import write_text
 from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
 from saelab.study.names import chosen_arms
@@ -50,8 +50,8 @@ def verdict(row: dict[str, Any]) -> str:
 
 def wide(run: RunFolder, arms: Sequence[str]) -> pl.DataFrame:
     """One row per steered SAE: its scores, those of its selected features, and its mean |DeltaC|."""
-    saes = read_table(run.stats / "saes.parquet").filter(pl.col("n_steered").is_not_null())
-    steered = read_table(run.stats / "steered.parquet")
+    saes = read_table(run.stats.root / "saes.parquet").filter(pl.col("n_steered").is_not_null())
+    steered = read_table(run.stats.root / "steered.parquet")
     gains = steering_gains(steered, criterion="criterion", baseline="none")
     for criterion in arms:
         own = gains.filter(pl.col("criterion") == criterion)
@@ -70,8 +70,8 @@ class Page:
     def __init__(self, run: RunFolder):
         self.run, self.study = run, StudyConfig.from_yaml(run.study)
         self.arms = list(chosen_arms(self.study))
-        self.summary, self.saes = read_json(run.summary), wide(run, self.arms)
-        self.steered = read_table(run.stats / "steered.parquet")
+        self.summary, self.saes = run.summary.read(), wide(run, self.arms)
+        self.steered = read_table(run.stats.root / "steered.parquet")
         self.draws = {"seed": self.study.seed, "draws": self.study.resamples}
         self.tables: list[tuple[str, TextTable]] = []
         outcomes = [Y, *(f"{kind} {c}" for c in self.arms for kind in ("after", "gain"))]
@@ -109,7 +109,7 @@ class Page:
 
     def floor(self) -> str:
         """Does steering move the score at all? Texts written without any steering are judged like the others."""
-        pooled = read_table(self.run.stats / "selection.parquet").filter(sae="all").drop_nulls("over")
+        pooled = read_table(self.run.stats.root / "selection.parquet").filter(sae="all").drop_nulls("over")
         names = {"value": "over", "low": "over_low", "high": "over_high", "p": "over_p"}
         rows = pooled.select("criterion", "state", **names).to_dicts()
         shown = "; ".join(f"{r['criterion']} {span(r, 3)}" for r in rows)
@@ -121,7 +121,7 @@ class Page:
 
     def feature_level(self) -> str:
         """Which scores of a feature go with how it steers, inside its SAE."""
-        rows = read_table(self.run.stats / "features.parquet").filter(pl.col("statistic") == "tau").to_dicts()
+        rows = read_table(self.run.stats.root / "features.parquet").filter(pl.col("statistic") == "tau").to_dicts()
         held = [r for r in rows if r["low"] is not None]
         out = [f"{r['predictor']} {span(r)}" for r in held if not r["low"] <= 0 <= r["high"]]
         return (
@@ -159,7 +159,7 @@ class Page:
 
     def within(self) -> TextTable:
         """Does a feature's own score go with how well it steers, inside its SAE?"""
-        rows = read_table(self.run.stats / "features.parquet").filter(pl.col("statistic") == "tau").to_dicts()
+        rows = read_table(self.run.stats.root / "features.parquet").filter(pl.col("statistic") == "tau").to_dicts()
         cells = [(r["predictor"], str(r["n_saes"]), str(r["n"]), span(r), number(r["p"])) for r in rows]
         return TextTable(("Predictor", "SAEs", "Features", "Mean tau, 95 % interval", "p"), tuple(cells))
 

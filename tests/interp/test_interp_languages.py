@@ -57,7 +57,7 @@ def test_a_study_of_another_language(tool: ModuleType, tmp_path: Path, language:
     own = tiny_lm("llama")
     read = [plain_text(own.token_texts(row)) for row in packed.tokens.tolist()]
     interp = folder.interp(next(p.name for p in (tmp_path / "run" / "interp").iterdir()))
-    features, contexts = pl.read_parquet(interp / "features.parquet"), pl.read_parquet(interp / "contexts.parquet")
+    features, contexts = interp.features.read(), interp.contexts.read()
     described = features.drop_nulls("description")
     assert described.height > 20
     assert any(has_parts(t["raw"]) for row in described["terms"] for t in row), "control: terms are parts"

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from saelab.steering.arms import Arm
-from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
 from saelab.study.spec import StudyConfig
@@ -48,7 +47,7 @@ def folder(study: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> RunF
 
 
 def test_the_saes_learnt_something(folder: RunFolder) -> None:
-    for row in read_table(folder.stats / "saes.parquet").iter_rows(named=True):
+    for row in read_table(folder.stats.root / "saes.parquet").iter_rows(named=True):
         assert row["l0"] == pytest.approx(32, rel=0.25), row
         assert row["fvu"] < 0.5 < row["random_fvu"], "a random dictionary of the same L0 is the control"
         assert row["ce_recovered"] > 0.7 > row["random_ce_recovered"]
@@ -56,14 +55,14 @@ def test_the_saes_learnt_something(folder: RunFolder) -> None:
 
 
 def test_descriptions_tell_held_out_windows(folder: RunFolder) -> None:
-    rows = read_table(folder.stats / "saes.parquet")
+    rows = read_table(folder.stats.root / "saes.parquet")
     assert rows["n_scored"].min() > 20
     assert (rows["interpretability_low"] > 0.5).all(), "0.5 is a description that says nothing"
 
 
 def test_steering_is_seen_and_its_controls_stand_beside_it(folder: RunFolder) -> None:
     """The gate sees the known classes, and a random dictionary has less than half of their lift."""
-    record = read_json(folder.results)
+    record = folder.results.read()
     assert record["instrument"]["passed"], record["verdict"]
     controls = {(c["name"], c["outcome"]): c for c in record["instrument"]["controls"]}
     assert controls["classes", "described"]["low"] > 0 and controls["classes", "described"]["p"] < 0.01
@@ -77,7 +76,7 @@ def test_steering_is_seen_and_its_controls_stand_beside_it(folder: RunFolder) ->
 
 
 def test_matching_is_certified_and_beats_chance(folder: RunFolder) -> None:
-    (quality,) = read_json(folder.summary)["matching"].values()
+    (quality,) = folder.summary.read()["matching"].values()
     assert abs(quality["gap"]) <= 1e-9 * quality["cost"]
     assert quality["cost"] < quality["baselines"]["random"]
     assert quality["lift"] > 1.5

@@ -80,16 +80,18 @@ def build_run(root: Path) -> RunFolder:
     rows = []
     for name, architecture, level, layer in sae_names():
         rows.append(_grid_row(run, name, architecture, level, layer))
-    write_table(run.stats / "saes.parquet", pl.DataFrame(rows, infer_schema_length=None))
-    write_table(run.stats / "agreement.parquet", _agreement())
-    write_table(run.stats / "selection.parquet", _selection([r["sae"] for r in rows if r["n_steered"] is not None]))
-    write_table(run.stats / "features.parquet", _feature_level())
+    write_table(run.stats.root / "saes.parquet", pl.DataFrame(rows, infer_schema_length=None))
+    write_table(run.stats.root / "agreement.parquet", _agreement())
+    write_table(
+        run.stats.root / "selection.parquet", _selection([r["sae"] for r in rows if r["n_steered"] is not None])
+    )
+    write_table(run.stats.root / "features.parquet", _feature_level())
     for layer in (14, 15, 16):
         _training(run, layer)
     for first, second in ((14, 15), (15, 16), (14, 16)):
         _matching(run, first, second)
-    write_json(run.names, names.names_of(DEMO))
-    write_json(run.summary, _summary([r["sae"] for r in rows]))
+    run.names.write(names.names_of(DEMO))
+    run.summary.write(_summary([r["sae"] for r in rows]))
     return run
 
 
@@ -103,7 +105,7 @@ def _grid_row(run: RunFolder, name: str, architecture: str, level: int, layer: i
     lost = architecture == "relu" and level == 64
     steered = layer == 15
     _evidence(run, name, rng, lost or not steered)
-    write_json(run.interp(name) / "fidelity.json", {"l0": l0, "fvu": fvu, "ce_recovered": recovered})
+    write_json(run.interp(name).root / "fidelity.json", {"l0": l0, "fvu": fvu, "ce_recovered": recovered})
     return {
         "sae": name, "lm": LM, "site": f"resid_post.{layer}", "architecture": architecture,
         "level": level, "width": D_SAE, "seed": 0, "l0": l0, "fvu": fvu, "ce_recovered": recovered,
@@ -146,9 +148,9 @@ def _evidence(run: RunFolder, name: str, rng: np.random.Generator, lost: bool) -
             tokens, acts = _context(sentence, terms, rng)
             contexts.append({"feature": feature, "rank": rank, "tokens": tokens, "activations": acts,
                              "peak": int(np.argmax(acts)), "document": int(rng.integers(0, 900))})  # fmt: skip
-    write_table(run.interp(name) / "features.parquet", pl.DataFrame(features, infer_schema_length=None))
-    write_table(run.interp(name) / "contexts.parquet", pl.DataFrame(contexts))
-    write_table(run.selection(name) / "effects.parquet", _effects(ids, rng))
+    write_table(run.interp(name).root / "features.parquet", pl.DataFrame(features, infer_schema_length=None))
+    write_table(run.interp(name).root / "contexts.parquet", pl.DataFrame(contexts))
+    write_table(run.selection(name).root / "effects.parquet", _effects(ids, rng))
     if not lost:
         _steering(run, name, ids[:STEERED], rng)
 
@@ -195,9 +197,9 @@ def _steering(run: RunFolder, name: str, ids: list[int], rng: np.random.Generato
                 "dev_score": score + 0.05, "test_score": score, "concept": score * 0.9, "instruction": 1.4,
                 "fluency": 1.6, "n_test": 2, "n_missing": missing, "state": "ok",
             })  # fmt: skip
-    write_table(run.ratings(name) / "generations.parquet", pl.DataFrame(generations))
-    write_table(run.ratings(name) / "judgements.parquet", pl.DataFrame(judgements, infer_schema_length=None))
-    write_table(run.ratings(name) / "utility.parquet", pl.DataFrame(utility))
+    write_table(run.ratings(name).root / "generations.parquet", pl.DataFrame(generations))
+    write_table(run.ratings(name).root / "judgements.parquet", pl.DataFrame(judgements, infer_schema_length=None))
+    write_table(run.ratings(name).root / "utility.parquet", pl.DataFrame(utility))
 
 
 def _agreement() -> pl.DataFrame:
@@ -304,7 +306,7 @@ def _matching(run: RunFolder, first: int, second: int) -> None:
     rng = numpy_generator("report fixture matching", first, second)
     table = pl.DataFrame({"a": range(D_SAE), "b": rng.permutation(D_SAE), "cost": rng.uniform(0.2, 2, D_SAE),
                           "cosine": rng.uniform(0, 0.9, D_SAE)})  # fmt: skip
-    write_table(run.matching(a, b) / "matching.parquet", table)
+    write_table(run.matching(a, b).root / "matching.parquet", table)
     far = second - first == 2
     skip = {"explained_variance": 0.38 if far else 0.52, "explained_variance_mse": 0.35 if far else 0.49,
             "ce_change": 1.1 if far else 0.61}  # fmt: skip
@@ -323,15 +325,15 @@ def _matching(run: RunFolder, first: int, second: int) -> None:
     quality["classes"] = {"carried on": 700, "changed": 400 + first, "died": 948 - first, "born": 948 - first,
                           "ambiguous": 31, "rho": 0.8, "strict": 0.5}  # fmt: skip
     if far:
-        _paths(run, run.matching(a, b) / "paths.parquet")
+        _paths(run, run.matching(a, b).root / "paths.parquet")
         quality["composed"] = {"matching_score": 0.27, "chance": 0.04, "skip": skip, "same_as_direct": 0.44}
-    write_json(run.matching(a, b) / "quality.json", quality)
+    write_json(run.matching(a, b).root / "quality.json", quality)
 
 
 def _paths(run: RunFolder, path: Path) -> None:
     """Two paths of described features, over three sites and over two, and one of a feature without a description."""
     saes = [f"jumprelu.l0_32.resid_post.{layer}" for layer in (14, 15, 16)]
-    tables = [pl.read_parquet(run.interp(s) / "features.parquet") for s in saes]
+    tables = [pl.read_parquet(run.interp(s).root / "features.parquet") for s in saes]
     known = [t.filter(pl.col("state") == "ok")["feature"].to_list() for t in tables]
     dead = tables[0].filter(pl.col("state") == "dead")["feature"].to_list()
     rows = [(0, k, known[k][0], 3) for k in range(3)] + [(1, k, known[k][1], 2) for k in range(2)]

@@ -195,7 +195,7 @@ def test_the_check_can_fail(page: str) -> None:
 def test_missing_is_said_and_never_a_number(tmp_path: Path) -> None:
     """Null and NaN alike become 'missing (n)' with a reason; no None, NaN or null is printed anywhere."""
     run = build_run(tmp_path / "run")
-    path = run.stats / "saes.parquet"
+    path = run.stats.root / "saes.parquet"
     table = read_table(path)
     lost = pl.col("sae") == table["sae"][2]
     holes = [pl.when(lost).then(v).otherwise(c).alias(c) for c, v in (("fvu", float("nan")), ("l0", None))]
@@ -221,7 +221,7 @@ def test_the_page_says_whether_the_judge_stayed_the_same(tmp_path: Path, state: 
     run = build_run(tmp_path / "run")
     kappa = {"same": 1.0, "changed": 0.31}.get(state)
     found = {"state": state, "kappa": kappa, "kappa_expected": None, "n": 12, "missing": 28}
-    write_json(run.summary, read_json(run.summary) | {"anchors": found})
+    run.summary.write(run.summary.read() | {"anchors": found})
     shown = " ".join(Reader(write_report(run).read_text("utf-8")).text)
     assert re.search(rf"judge's anchors.*state\s+{state}.*kappa expected\s+not recorded", shown, re.S)
     assert ("The judge changed" in shown, "is not known" in shown) == (state == "changed", state == "too_few")
@@ -244,12 +244,12 @@ def test_same_artefacts_same_bytes(run: RunFolder, page: str, tmp_path: Path) ->
 def test_sections_without_artefacts_say_so(tmp_path: Path) -> None:
     """A run that has only begun gives a page of sentences; one more table turns its sentence into a section."""
     run = RunFolder(tmp_path)
-    write_json(run.summary, {"study": "begun"})
+    run.summary.write({"study": "begun"})
     shown = " ".join(Reader(write_report(run).read_text("utf-8")).text)
     for what in ("saes.parquet", "agreement.parquet", "arms.parquet", "quality.json", "metrics.parquet"):
         assert what in shown
     whole = build_run(tmp_path / "whole")
-    write_table(run.stats / "agreement.parquet", read_table(whole.stats / "agreement.parquet"))
+    write_table(run.stats.root / "agreement.parquet", read_table(whole.stats.root / "agreement.parquet"))
     shown = " ".join(Reader(write_report(run).read_text("utf-8")).text)
     assert "agreement.parquet" not in shown and "arms.parquet" in shown
 
@@ -263,7 +263,7 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
 def test_a_broken_artefact_is_an_error(tmp_path: Path) -> None:
     """A table that is there but broken, or lacks a column, gives no page instead of a page without it."""
     run = build_run(tmp_path)
-    path = run.stats / "agreement.parquet"
+    path = run.stats.root / "agreement.parquet"
     write_table(path, read_table(path).drop("null_low", "p"))
     with pytest.raises(ArtefactError, match="lacks the columns p"):
         write_report(run)

@@ -137,7 +137,7 @@ def test_three_machines_of_which_one_dies(
     there = run(study, tmp_path / "there", on="ray", threads=1)
     killer.join(60)
 
-    assert there.results.read_bytes() == here.results.read_bytes()
+    assert there.results.path.read_bytes() == here.results.path.read_bytes()
     assert asked(paid) == once, "the same questions, none asked again although a cell was done again"
     rows = [row for row in Ledger(there.ledger).rows() if row.stage != "record"]
     cells = stamped(cells_of(study), input_sums(study))

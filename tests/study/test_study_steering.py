@@ -11,7 +11,7 @@ from saelab.core.errors import UserError
 from saelab.judges.catalogue import JudgeConfig
 from saelab.judges.scripted import ScriptedJudge
 from saelab.store.files import read_json
-from saelab.store.layout import InstrumentFolder, RunFolder, SteeringFolder
+from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
 from saelab.study.costs import power_of
 from saelab.study.plan import cells_of
@@ -48,22 +48,22 @@ def test_outcomes_reach_the_tables_the_record_and_the_page(steered: dict[str, An
     study = StudyConfig.parse(steered)
     page = run_study(study, tmp_path / "run").read_text()
     run, record = RunFolder(tmp_path / "run"), read_json(tmp_path / "run" / "results.json")
-    saes = read_table(run.stats / "saes.parquet")
-    outcomes = {s: SteeringFolder(run.steering(s)).outcomes.read() for s in saes["sae"]}
+    saes = read_table(run.stats.root / "saes.parquet")
+    outcomes = {s: run.steering(s).outcomes.read() for s in saes["sae"]}
     for row in saes.iter_rows(named=True):
         drawn = outcomes[row["sae"]].filter((pl.col("arm") == "random") & (pl.col("outcome") == "described"))
         assert row["n_steered"] == drawn["feature"].n_unique()
         assert row["described"] == pytest.approx(drawn["percentile"].mean()) or drawn.height < 3
         assert drawn["kl_per_token"].is_finite().all() and (drawn["strength"] > 0).all()
     assert saes["utility"].null_count() == saes.height, "nothing was rated, so there is no utility"
-    assert not run.ratings("").exists() and not (run.root / "judges").exists()
+    assert not run.ratings("").root.exists() and not (run.root / "judges").exists()
     assert set(record["instrument"]) >= {"passed", "state", "controls", "sites"}
     assert record["instrument"]["state"] == "not_gated" and record["verdict"].startswith("This study was not gated")
     assert record["verdict"] in page and "not gated" in page
     assert set(record["steering_lift"]) >= {"value", "low", "high"}
     assert {a["outcome"] for a in record["arms"]} == {"described", "read_back"}
     assert {s["score"] for s in record["spread"]} >= {"interpretability", "described", "read_back"}
-    texts = SteeringFolder(run.steering(saes["sae"][0])).readings.read()
+    texts = run.steering(saes["sae"][0]).readings.read()
     assert texts.filter(pl.col("feature") >= 0)["described"].null_count() == 0
     assert texts.filter(pl.col("feature") < 0)["described"].null_count() == 60, "unsteered texts belong to no feature"
 
@@ -75,8 +75,8 @@ def test_a_gate_that_fails_says_so_first_and_no_card_says_steers(
     steered["instrument"] |= {"classes": class_files, "class_texts": 16}
     run_study(StudyConfig.parse(steered), tmp_path / "run")
     run = RunFolder(tmp_path / "run")
-    record = read_json(run.results)
-    gate = InstrumentFolder(run.instrument("tiny", "resid_post.1")).gate.read()
+    record = run.results.read()
+    gate = run.instrument("tiny", "resid_post.1").gate.read()
     assert gate["state"] == "failed" and not record["instrument"]["passed"]
     assert record["verdict"].startswith("This study cannot see steering: ")
     page = run.report.read_text()
@@ -91,7 +91,7 @@ def test_features_that_cannot_be_read_are_a_state(steered: dict[str, Any], tmp_p
     ]
     run_study(StudyConfig.parse(steered), tmp_path / "run")
     run, record = RunFolder(tmp_path / "run"), read_json(tmp_path / "run" / "results.json")
-    folder = SteeringFolder(run.steering("topk.l0_24.resid_post.1"))
+    folder = run.steering("topk.l0_24.resid_post.1")
     assert folder.outcomes.read().height == 0 and folder.manifest.read()["n_readable"] < 3
     assert record["saes"][0]["described"] is None and record["saes"][0]["n_steered"] == 0
     assert record["steering_lift"]["value"] is None

@@ -47,7 +47,7 @@ def test_the_suite_runs_on_a_run_folder_twice_alike(
     assert main(arguments) == 0 and "Meta-SAE" in capsys.readouterr().out
     second = run(asked, tmp_path / "two", stages=(*stages, "read", "evaluate"))
     for sae in saes_of(asked):
-        one, two = first.evaluations(sae.name), second.evaluations(sae.name)
+        one, two = first.interp(sae.name).evaluations.path, second.interp(sae.name).evaluations.path
         assert one.read_bytes() == two.read_bytes()
     files = [sorted(p.relative_to(r.root) for p in r.saebench.rglob("*.json")) for r in (first, second)]
     assert files[0] == files[1] and len(files[0]) >= 3 * 5
@@ -59,14 +59,14 @@ def test_the_report_has_a_section_only_with_results(tmp_path: Path) -> None:
     metrics = ["ce_loss_score", "tpp_threshold_10_total_metric"]
     rows = {"kind": ["core", "tpp"], "category": ["a", "b"], "metric": metrics, "value": [0.9, None],
             "preset": ["small"] * 2, "reason": [None, "no probe"]}  # fmt: skip
-    folder.evaluations("relu").parent.mkdir(parents=True)
-    pl.DataFrame(rows).write_parquet(folder.evaluations("relu"))
-    write_text(folder.summary, "{}")
+    folder.interp("relu").evaluations.path.parent.mkdir(parents=True)
+    pl.DataFrame(rows).write_parquet(folder.interp("relu").evaluations.path)
+    write_text(folder.summary.path, "{}")
     material = read_material(folder)
     made = {s.name: s for s in sections(material, [])}
     (part,) = made["evaluations"].parts
     table = part.content
     texts = [c.text + c.note for c in table.rows[-1].cells]
     assert texts == ["relu", "0.900", "missing (1)no probe"]
-    folder.evaluations("relu").unlink()
+    folder.interp("relu").evaluations.path.unlink()
     assert "evaluations" not in {s.name for s in sections(read_material(folder), [])}

@@ -9,7 +9,6 @@ import yaml
 
 from saelab.core.errors import UserError
 from saelab.judges.cache import ReplyCache
-from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.store.tables import read_table
@@ -42,10 +41,10 @@ def test_a_whole_study_twice_and_interrupted(
     page = run_study(study, tmp_path / "one")
     one = RunFolder(tmp_path / "one")
     assert page == one.report and "<html" in page.read_text()[:500]
-    summary = read_json(one.summary)
+    summary = one.summary.read()
     assert len(summary["saes"]) == 5 and summary["agreement"] and summary["selection"] and summary["matching"]
     assert set(summary["seconds"]) >= {"text", "harvest", "train", "interp", "select", "steer", "match", "stats"}
-    rows = read_table(one.stats / "saes.parquet")
+    rows = read_table(one.stats.root / "saes.parquet")
     assert rows["utility"].null_count() == 1, "only the grid that is not steered has no utility"
 
     # Finished: the same call runs no cell.
@@ -81,17 +80,17 @@ def test_a_whole_study_twice_and_interrupted(
 def test_a_spoilt_artefact_is_made_again(study: StudyConfig, tmp_path: Path) -> None:
     run(study, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")
-    assert "spend" not in read_json(folder.summary)
+    assert "spend" not in folder.summary.read()
     with closing(ReplyCache(folder.replies)) as cache:
         cache.record("model", "question", "ok", (10, 3))  # as a paid judge does
     before = sums(folder)
-    spoilt = folder.interp("topk.l0_4.resid_post.1") / "features.parquet"
+    spoilt = folder.interp("topk.l0_4.resid_post.1").root / "features.parquet"
     spoilt.write_bytes(spoilt.read_bytes()[:-50])
     run(study, tmp_path / "run")
     assert sums(folder) == before
     assert all(r.state == "done" for r in Ledger(folder.ledger).rows())
     tokens = {"prompt_tokens": 10, "completion_tokens": 3}
-    assert read_json(folder.summary)["spend"] == {"calls": 1, "failed_calls": 0, **tokens}
+    assert folder.summary.read()["spend"] == {"calls": 1, "failed_calls": 0, **tokens}
 
 
 def test_plan_and_names(study: StudyConfig) -> None:

@@ -251,7 +251,7 @@ def test_readers_look_at_sums_where_a_run_has_them(data: Data, tmp_path: Path, c
     shutil.copytree(folder.sae(SAE), alone)
     load_sae(alone)  # control: nothing says what it was
     assert main(["report", str(folder.root)]) == 0, "the page reads no weights"
-    flip(folder.stats / "saes.parquet")
+    flip(folder.stats.root / "saes.parquet")
     capsys.readouterr()
     assert main(["report", str(folder.root)]) == 3
     assert "saes.parquet" in capsys.readouterr().err

@@ -9,7 +9,6 @@ from saelab.cli.output import note, say, show_table
 from saelab.cli.progress import shown
 from saelab.interp.suite.catalogue import headlines
 from saelab.store.layout import RunFolder
-from saelab.store.tables import read_table
 
 
 def interp(
@@ -76,7 +75,7 @@ def _headlines(run: RunFolder, saes: list[str]) -> pl.DataFrame:
     """The figure of each evaluation that papers quote, a column each."""
     rows = []
     for sae in saes:
-        table = read_table(run.evaluations(sae), ["kind", "metric", "value"])
+        table = run.interp(sae).evaluations.read(["kind", "metric", "value"])
         found = {(kind, metric): value for kind, metric, value in table.select("kind", "metric", "value").iter_rows()}
         shown = {h.title: found[kind, h.metric] for kind, h in headlines() if (kind, h.metric) in found}
         rows.append({"sae": sae} | shown)

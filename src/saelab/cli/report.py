@@ -20,7 +20,7 @@ def report(run: Path, *, out: Path | None = None) -> int:
     from saelab.report.page import write_report
 
     folder = RunFolder(run)
-    if not folder.ledger.exists() and not folder.summary.exists():
+    if not folder.ledger.exists() and not folder.summary.exists:
         raise UserError(f"{run} is not a run folder.", hint="Give the --out of saelab run, or the demo's folder.")
     say(f"Report: {write_report(folder, out)}")
     return 0

@@ -5,7 +5,6 @@ from typing import Any
 
 from saelab.cli.output import note, say, show_record
 from saelab.cli.progress import shown
-from saelab.store.files import read_json
 from saelab.store.layout import RunFolder
 
 
@@ -48,7 +47,7 @@ def finish(study: Path, out: Path, *, as_json: bool, **how: Any) -> int:
 
     with shown() as progress:
         page = run_study(study, out, tell=note, progress=progress, **how)
-    summary = read_json(RunFolder(out).summary)
+    summary = RunFolder(out).summary.read()
     if as_json:
         show_record(summary, as_json=True)
         return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from saelab.lm.sources import SHORT_NAMES
 from saelab.store.files import read_json
-from saelab.store.layout import InterpFolder, RunFolder
+from saelab.store.layout import RunFolder
 from saelab.store.references import parse_reference
 from saelab.study.spec import StudyConfig
 from saelab.text.corpora import CorpusConfig
@@ -30,7 +30,7 @@ def known_about(folder: Path) -> dict[str, Any]:
     if run is None:
         return {}
     facts = _data(StudyConfig.from_yaml(run.study).text.corpus)
-    record = InterpFolder(run.interp(folder.name)).fidelity.path
+    record = run.interp(folder.name).fidelity.path
     if record.is_file():
         fidelity = read_json(record)
         facts |= {name: fidelity.get(name) for name in ("l0", "fvu", "dead_share")}

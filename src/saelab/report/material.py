@@ -18,13 +18,7 @@ from saelab.steering.methods import SAE_FEATURE
 from saelab.store.files import read_json
 from saelab.store.layout import (
     InstrumentFolder,
-    InterpFolder,
-    MatchingFolder,
-    RatingsFolder,
     RunFolder,
-    SelectionFolder,
-    StatsFolder,
-    SteeringFolder,
 )
 from saelab.store.tables import read_table
 
@@ -162,16 +156,16 @@ class Material:
 def read_material(run: RunFolder) -> Material:
     """Read everything but the cards' evidence. A folder with no artefact at all is a `UserError`."""
     run.check_readable()
-    names = _folders(run.interp("")) or _folders(run.steering(""))
+    names = _folders(run.interp("").root) or _folders(run.steering("").root)
     candidates, states, judges = _per_sae(run, names)
     pairs = _pairs(run)
     material = Material(
-        summary=read_json(run.summary) if run.summary.exists() else {},
-        names=_names(run.names),
-        saes=_table(StatsFolder(run.stats).table("saes").path, SAES),
-        agreement=_table(StatsFolder(run.stats).table("agreement").path, AGREEMENT),
-        selection=_table(StatsFolder(run.stats).table("selection").path, SELECTION),
-        feature_level=_table(StatsFolder(run.stats).table("features").path, FEATURE_LEVEL),
+        summary=run.summary.read() if run.summary.exists else {},
+        names=_names(run.names.path),
+        saes=_table(run.stats.table("saes").path, SAES),
+        agreement=_table(run.stats.table("agreement").path, AGREEMENT),
+        selection=_table(run.stats.table("selection").path, SELECTION),
+        feature_level=_table(run.stats.table("features").path, FEATURE_LEVEL),
         training=_training(run),
         pairs=pairs,
         paths=_paths(run, pairs),
@@ -179,10 +173,10 @@ def read_material(run: RunFolder) -> Material:
         states=states,
         judges=judges,
         evaluations=_evaluations(run, names),
-        arms=_table(StatsFolder(run.stats).table("arms").path, ARMS),
-        spread=_table(StatsFolder(run.stats).table("spread").path, SPREAD),
-        controls=_table(StatsFolder(run.stats).table("controls").path, CONTROLS),
-        doses=_table(StatsFolder(run.stats).table("doses").path, DOSES),
+        arms=_table(run.stats.table("arms").path, ARMS),
+        spread=_table(run.stats.table("spread").path, SPREAD),
+        controls=_table(run.stats.table("controls").path, CONTROLS),
+        doses=_table(run.stats.table("doses").path, DOSES),
         untrained=_untrained(run),
     )
     if not material.summary and material.saes is None and material.training is None and not names:
@@ -193,14 +187,14 @@ def read_material(run: RunFolder) -> Material:
 def read_evidence(run: RunFolder, sae: str) -> Evidence:
     """Read what the cards of one SAE need."""
     return Evidence(
-        features=_table(InterpFolder(run.interp(sae)).features.path, FEATURES),
-        contexts=_table(InterpFolder(run.interp(sae)).contexts.path, CONTEXTS),
-        effects=_table(SelectionFolder(run.selection(sae)).effects.path, EFFECTS),
-        utility=_table(RatingsFolder(run.ratings(sae)).utility.path, UTILITY),
-        generations=_table(RatingsFolder(run.ratings(sae)).generations.path, GENERATIONS),
-        judgements=_table(RatingsFolder(run.ratings(sae)).judgements.path, JUDGEMENTS),
-        outcomes=_table(SteeringFolder(run.steering(sae)).outcomes.path, OUTCOMES),
-        readings=_table(SteeringFolder(run.steering(sae)).readings.path, READINGS),
+        features=_table(run.interp(sae).features.path, FEATURES),
+        contexts=_table(run.interp(sae).contexts.path, CONTEXTS),
+        effects=_table(run.selection(sae).effects.path, EFFECTS),
+        utility=_table(run.ratings(sae).utility.path, UTILITY),
+        generations=_table(run.ratings(sae).generations.path, GENERATIONS),
+        judgements=_table(run.ratings(sae).judgements.path, JUDGEMENTS),
+        outcomes=_table(run.steering(sae).outcomes.path, OUTCOMES),
+        readings=_table(run.steering(sae).readings.path, READINGS),
     )
 
 
@@ -235,7 +229,7 @@ def _training(run: RunFolder) -> pl.DataFrame | None:
 
 def _untrained(run: RunFolder) -> pl.DataFrame | None:
     """The outcomes of the features of every random dictionary."""
-    parent = run.instrument("lm", "site").parent
+    parent = run.instrument("lm", "site").root.parent
     folders = [InstrumentFolder(parent / name) for name in _folders(parent)]
     tables = [t for f in folders if (t := _table(f.features.path, DICTIONARY)) is not None]
     found = [t.filter(pl.col("set").str.starts_with(RANDOM)).select(DICTIONARY) for t in tables]
@@ -244,22 +238,22 @@ def _untrained(run: RunFolder) -> pl.DataFrame | None:
 
 def _evaluations(run: RunFolder, names: list[str]) -> pl.DataFrame | None:
     """The results of the suite of all SAEs that have some, one row per metric."""
-    tables = {sae: _table(run.evaluations(sae), EVALUATIONS) for sae in names}
+    tables = {sae: _table(run.interp(sae).evaluations.path, EVALUATIONS) for sae in names}
     found = [t.select(pl.lit(sae).alias("sae"), *EVALUATIONS) for sae, t in tables.items() if t is not None]
     return pl.concat(found) if found else None
 
 
 def _pairs(run: RunFolder) -> tuple[SaePair, ...]:
     found = []
-    for folder in _folders(run.matching("", "").parent):
+    for folder in _folders(run.matching("", "").root.parent):
         first, mark, second = folder.partition("--")
         place = run.matching(first, second)
-        if not mark or not (MatchingFolder(place).quality.path).exists():
+        if not mark or not place.quality.exists:
             continue
-        table = _table(MatchingFolder(place).matching.path, ("a", "b"))
+        table = _table(place.matching.path, ("a", "b"))
         matched = 0 if table is None else table.filter(pl.col("b") >= 0).height
         total = 0 if table is None else table.height
-        found.append(SaePair(first, second, MatchingFolder(place).quality.read(), matched, total))
+        found.append(SaePair(first, second, place.quality.read(), matched, total))
     return tuple(found)
 
 
@@ -268,7 +262,7 @@ def _paths(run: RunFolder, pairs: tuple[SaePair, ...]) -> tuple[Paths, ...]:
     onward = {p.first: p.second for p in pairs if not p.quality.get("composed")}
     found = []
     for pair in pairs:
-        table = _table(MatchingFolder(run.matching(pair.first, pair.second)).paths.path, PATHS)
+        table = _table(run.matching(pair.first, pair.second).paths.path, PATHS)
         chain = [pair.first]
         while chain[-1] != pair.second and chain[-1] in onward:
             chain.append(onward[chain[-1]])
@@ -281,9 +275,9 @@ def _per_sae(run: RunFolder, names: list[str]) -> tuple[pl.DataFrame | None, pl.
     """Candidates for cards, states summed over SAEs, and the judges' names, one SAE in memory at a time."""
     candidates, states, judges = [], [], set[str]()
     for sae in names:
-        features = _table(InterpFolder(run.interp(sae)).features.path, FEATURES)
-        utility = _table(RatingsFolder(run.ratings(sae)).utility.path, UTILITY)
-        judgements = _table(RatingsFolder(run.ratings(sae)).judgements.path, JUDGEMENTS)
+        features = _table(run.interp(sae).features.path, FEATURES)
+        utility = _table(run.ratings(sae).utility.path, UTILITY)
+        judgements = _table(run.ratings(sae).judgements.path, JUDGEMENTS)
         # A feature chosen for several reasons has several rows in `utility`, all alike.
         for stage, table in (("interpretability of features", features), ("steering of features", utility)):
             if table is not None:
@@ -294,7 +288,7 @@ def _per_sae(run: RunFolder, names: list[str]) -> tuple[pl.DataFrame | None, pl.
             states.append(_count(judgements.select(stage, "state", _reason(judgements))))
         if features is not None and "judge" in features.columns:
             judges |= set(features["judge"].drop_nulls().to_list())
-        outcomes = _table(SteeringFolder(run.steering(sae)).outcomes.path, OUTCOMES)
+        outcomes = _table(run.steering(sae).outcomes.path, OUTCOMES)
         if outcomes is not None:
             stage = pl.concat_str(pl.lit("steering, "), "outcome").alias("stage")
             states.append(_count(outcomes.unique(["feature", "outcome"]).select(stage, "state", _reason(outcomes))))

@@ -21,20 +21,15 @@ gate/ (of one site, anywhere)
   manifest.json  tokens/  activations/<site>/  texts/<step>.parquet  features.parquet  instrument.json
   texts/<step>.read.parquet, judges/replies.sqlite: where the reader of texts is a language model
 
-A folder's class names its files; a file is a `Table` (Parquet), a `Record` (JSON) or a plain path. Building one opens
+A folder's class names its files; a file is a `Table` or a `Record` (artefacts.py) or a plain path. Building one opens
 and creates nothing. What a file's contents mean is its stage's.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import polars as pl
-
-from saelab.core.errors import ArtefactError, UserError
-from saelab.store.files import read_json, write_json
-from saelab.store.tables import read_table, write_table
+from saelab.core.errors import UserError
+from saelab.store.artefacts import Record, Table
 
 FORMAT = 2  # of a run folder; runs from before it was written down are 0
 
@@ -53,49 +48,6 @@ def shard_name(number: int) -> str:
 def tensors_name(stem: str) -> str:
     """A file of tensors that is called by a site or by a part of a checkpoint."""
     return f"{stem}.safetensors"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A Parquet file."""
-
-    path: Path
-
-    def read(self, columns: Sequence[str] = ()) -> pl.DataFrame:
-        """The table; a missing or broken file, or one that lacks one of `columns`, is an `ArtefactError`."""
-        return read_table(self.path, columns)
-
-    def write(self, table: pl.DataFrame) -> Path:
-        """Write it atomically; returns the path."""
-        write_table(self.path, table)
-        return self.path
-
-    @property
-    def exists(self) -> bool:
-        return self.path.exists()
-
-
-@dataclass(frozen=True)
-class Record:
-    """A JSON file that holds one object."""
-
-    path: Path
-
-    def read(self) -> dict[str, Any]:
-        """The object; a missing or broken file, or one that holds something else, is an `ArtefactError`."""
-        found: dict[str, Any] = read_json(self.path)
-        if type(found) is not dict:
-            raise ArtefactError(f"{self.path} does not hold a JSON object.")
-        return found
-
-    def write(self, data: dict[str, Any]) -> Path:
-        """Write it atomically; returns the path."""
-        write_json(self.path, data)
-        return self.path
-
-    @property
-    def exists(self) -> bool:
-        return self.path.exists()
 
 
 @dataclass(frozen=True)
@@ -284,22 +236,22 @@ class RunFolder:
         return self.root / "study.yaml"
 
     @property
-    def names(self) -> Path:
+    def names(self) -> Record:
         """What the names in the tables mean."""
-        return self.root / "names.json"
+        return Record(self.root / "names.json")
 
     @property
     def ledger(self) -> Path:
         return self.root / "ledger.sqlite"
 
     @property
-    def results(self) -> Path:
+    def results(self) -> Record:
         """What is a function of the study alone."""
-        return self.root / "results.json"
+        return Record(self.root / "results.json")
 
     @property
-    def summary(self) -> Path:
-        return self.root / "summary.json"
+    def summary(self) -> Record:
+        return Record(self.root / "summary.json")
 
     @property
     def report(self) -> Path:
@@ -310,9 +262,9 @@ class RunFolder:
         """The reply cache of a paid judge."""
         return self.root / "judges" / "replies.sqlite"
 
-    def judge(self, lm: str) -> Path:
+    def judge(self, lm: str) -> Record:
         """The calibration of the embedded judge for a language model."""
-        return self.root / "judges" / f"{lm}.json"
+        return Record(self.root / "judges" / f"{lm}.json")
 
     def anchors(self, moment: str) -> Record:  # of the judge, at the start or the end
         return Record(self.root / "judges" / "anchors" / f"{moment}.json")
@@ -337,11 +289,8 @@ class RunFolder:
     def metrics(self) -> list[Table]:
         return [Table(p) for p in sorted((self.root / "training").glob(f"*/{METRICS}"))]
 
-    def interp(self, sae: str) -> Path:
-        return self.root / "interp" / sae
-
-    def evaluations(self, sae: str) -> Path:
-        return InterpFolder(self.interp(sae)).evaluations.path
+    def interp(self, sae: str) -> InterpFolder:
+        return InterpFolder(self.root / "interp" / sae)
 
     def readings(self, lm: str) -> Path:
         return self.root / "readings" / lm
@@ -350,24 +299,24 @@ class RunFolder:
     def saebench(self) -> Path:
         return self.root / "saebench"
 
-    def selection(self, sae: str) -> Path:
-        return self.root / "selection" / sae
+    def selection(self, sae: str) -> SelectionFolder:
+        return SelectionFolder(self.root / "selection" / sae)
 
-    def steering(self, sae: str) -> Path:
-        return self.root / "steering" / sae
+    def steering(self, sae: str) -> SteeringFolder:
+        return SteeringFolder(self.root / "steering" / sae)
 
-    def ratings(self, sae: str) -> Path:
-        return self.root / "ratings" / sae
+    def ratings(self, sae: str) -> RatingsFolder:
+        return RatingsFolder(self.root / "ratings" / sae)
 
-    def instrument(self, lm: str, site: str) -> Path:
-        return self.root / "instrument" / f"{lm}.{site}"
+    def instrument(self, lm: str, site: str) -> InstrumentFolder:
+        return InstrumentFolder(self.root / "instrument" / f"{lm}.{site}")
 
-    def matching(self, first: str, second: str) -> Path:
-        return self.root / "matching" / f"{first}--{second}"
+    def matching(self, first: str, second: str) -> MatchingFolder:
+        return MatchingFolder(self.root / "matching" / f"{first}--{second}")
 
     @property
-    def stats(self) -> Path:
-        return self.root / "stats"
+    def stats(self) -> StatsFolder:
+        return StatsFolder(self.root / "stats")
 
     @property
     def format(self) -> int:
@@ -389,7 +338,7 @@ class RunFolder:
     def begin(self) -> None:
         """Mark the folder as one of this format, before anything else is written."""
         self.check_writable()
-        write_json(self.root / "format.json", {"format": FORMAT})
+        Record(self.root / "format.json").write({"format": FORMAT})
 
     def check_readable(self) -> None:
         """Raise `UserError` where a newer saelab wrote the folder. Older ones can be read."""

@@ -18,12 +18,7 @@ from saelab.stats.means import mean_estimate
 from saelab.steering.arms import RANDOM
 from saelab.steering.methods import SAE_FEATURE
 from saelab.store.layout import (
-    InstrumentFolder,
-    InterpFolder,
-    RatingsFolder,
     RunFolder,
-    SelectionFolder,
-    SteeringFolder,
 )
 from saelab.store.tables import read_table
 from saelab.study.names import CONTROLS, INTERPRETABILITY, SCORES, UNSELECTED, predictors
@@ -58,14 +53,14 @@ def saes_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
 
 def dictionary_lifts(run: RunFolder, spec: SaeSpec, column: str) -> dict[str, Float[np.ndarray, " F"]]:
     """By outcome, a column of the features of the random dictionary of an SAE's site, width and level."""
-    table = InstrumentFolder(run.instrument(spec.model.key, spec.site)).features.read(["set", "outcome", column])
+    table = run.instrument(spec.model.key, spec.site).features.read(["set", "outcome", column])
     mine = table.filter(pl.col("set") == dictionary_name(spec.d_sae, spec.level))
     return {o: _numbers(mine.filter(pl.col("outcome") == o), column) for o in OUTCOMES}
 
 
 def outcomes_of(run: RunFolder, spec: SaeSpec) -> pl.DataFrame:
     """The outcomes of an SAE's features, a row per (feature, arm, outcome)."""
-    return SteeringFolder(run.steering(spec.name)).outcomes.read(["feature", "arm", "outcome", "percentile", "lift"])
+    return run.steering(spec.name).outcomes.read(["feature", "arm", "outcome", "percentile", "lift"])
 
 
 def _outcomes(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
@@ -106,13 +101,13 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         steered = steered.join(about, on="feature", how="left", maintain_order="left")
         if study.rated:
             keys = ["feature", "method", "reason_chosen"]
-            rated = RatingsFolder(run.ratings(spec.name)).utility.read(keys)
+            rated = run.ratings(spec.name).utility.read(keys)
             steered = steered.join(rated, on=keys, how="full", coalesce=True, maintain_order="left_right")
-        interp = InterpFolder(run.interp(spec.name)).features.read()
-        effects = SelectionFolder(run.selection(spec.name)).effects.read()
+        interp = run.interp(spec.name).features.read()
+        effects = run.selection(spec.name).effects.read()
         scores = [m.name for m in SCORES]
         joined = steered.join(interp.select("feature", *scores), on="feature", how="left", maintain_order="left")
-        contexts = InterpFolder(run.interp(spec.name)).contexts.path
+        contexts = run.interp(spec.name).contexts.path
         if contexts.exists():
             seen = read_table(contexts, ["feature", "tokens", "peak"])
             for name in that_read("contexts"):
@@ -130,8 +125,8 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
 
 def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
     """An SAE's coordinates, fidelity and interpretability."""
-    fidelity = InterpFolder(run.interp(spec.name)).fidelity.read()
-    interp = InterpFolder(run.interp(spec.name)).features.read(["feature", "state", INTERPRETABILITY])
+    fidelity = run.interp(spec.name).fidelity.read()
+    interp = run.interp(spec.name).features.read(["feature", "state", INTERPRETABILITY])
     beside = fidelity["random_dictionary"]["interpretability"]
     scored = interp.filter(pl.col("state") == "ok")
     score = mean_estimate(_numbers(scored, INTERPRETABILITY), name=f"{spec.name}/interpretability", seed=study.seed)
@@ -149,7 +144,7 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
 
 def _utility(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:
     """Mean test score of the randomly drawn features: the SAE's steering score without selection."""
-    steered = RatingsFolder(run.ratings(spec.name)).utility.read(["method", "reason_chosen", "test_score"])
+    steered = run.ratings(spec.name).utility.read(["method", "reason_chosen", "test_score"])
     base = steered.filter((pl.col("method") == SAE_FEATURE) & (pl.col("reason_chosen") == RANDOM))
     mean = mean_estimate(_numbers(base, "test_score"), name=f"{spec.name}/utility", seed=study.seed)
     return {

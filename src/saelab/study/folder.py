@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from saelab.core.errors import UserError
-from saelab.store.files import unlinked, write_json, write_text
+from saelab.store.files import unlinked, write_text
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.store.rows import CellRow
@@ -130,7 +130,7 @@ def begin(study: StudyConfig, folder: RunFolder, ledger: Ledger) -> None:
             )
         time.sleep(WRITTEN / 10)
     write_text(folder.study, text)
-    write_json(folder.names, names_of(study))
+    folder.names.write(names_of(study))
 
 
 def clear(cell: Cell, folder: RunFolder) -> None:
@@ -145,8 +145,8 @@ GONE_ON_WITH: Mapping[str, Callable[[Cell, RunFolder], list[Path]]] = {
     "harvest": lambda cell, run: [run.activations(cell.name) / site for site in cell.settings["sites"]],
     "train": lambda cell, run: [run.training(cell.name), *(run.sae(name) for name in cell.settings["saes"])],
     "gate": lambda cell, run: [run.root / "instrument" / cell.name],
-    "steer": lambda cell, run: [run.steering(cell.name)],
-    "rate": lambda cell, run: [run.ratings(cell.name)],
+    "steer": lambda cell, run: [run.steering(cell.name).root],
+    "rate": lambda cell, run: [run.ratings(cell.name).root],
 }
 
 

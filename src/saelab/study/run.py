@@ -111,7 +111,7 @@ def _record(
     if state == "taken":
         begun = time.perf_counter()
         write_summary(study, folder, ledger, seconds, used)
-        ledger.finish(record.key, time.perf_counter() - begun, [folder.results, folder.summary])
+        ledger.finish(record.key, time.perf_counter() - begun, [folder.results.path, folder.summary.path])
 
 
 def _place(on: str, threads: int | None) -> RayPlace | None:

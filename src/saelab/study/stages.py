@@ -27,7 +27,6 @@ from saelab.selection import run as selection_stage
 from saelab.steering import run as steering_stage
 from saelab.steering.plan import candidates
 from saelab.store.files import write_json
-from saelab.store.layout import InstrumentFolder, InterpFolder, MatchingFolder, SelectionFolder
 from saelab.study.cells import Cell
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
@@ -93,7 +92,7 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
     return interp_stage.run(
         work.site_text(spec),
         work.sae(cell.name),
-        work.run.interp(cell.name),
+        work.run.interp(cell.name).root,
         judge=work.judge,
         meaning=work.meaning,
         progress=work.progress,
@@ -114,9 +113,9 @@ def _evaluate(cell: Cell, work: Workspace) -> list[Path]:
         work.site_suite(work.saes[cell.name]),
         work.sae(cell.name),
         cell.name,
-        features=InterpFolder(work.run.interp(cell.name)).features.read(),
+        features=work.run.interp(cell.name).features.read(),
         judge=work.judge,
-        table=work.run.evaluations(cell.name),
+        table=work.run.interp(cell.name).evaluations.path,
         saebench=work.run.saebench,
         progress=work.progress,
     )
@@ -124,11 +123,11 @@ def _evaluate(cell: Cell, work: Workspace) -> list[Path]:
 
 def _select(cell: Cell, work: Workspace) -> list[Path]:
     spec = work.saes[cell.name]
-    features = InterpFolder(work.run.interp(cell.name)).features.read(["feature", "density", "state"])
+    features = work.run.interp(cell.name).features.read(["feature", "density", "state"])
     features = features.sort("feature")
     alive = (features["density"] > 0).to_list()
     tested = features.filter(pl.col("state") == "ok")["feature"].to_list()
-    folder = work.run.selection(cell.name)
+    folder = work.run.selection(cell.name).root
     config = work.study.selection
     lm, sae = work.lm(spec.model), work.sae(cell.name)
     return selection_stage.run(config, lm, sae, folder, alive=alive, tested=tested, progress=work.progress)
@@ -146,9 +145,7 @@ def _calibrate(cell: Cell, work: Workspace) -> list[Path]:
         seed=work.study.seed,
         progress=work.progress,
     )
-    path = work.run.judge(cell.name)
-    write_json(path, found.model_dump(mode="json"))
-    return [path]
+    return [work.run.judge(cell.name).write(found.model_dump(mode="json"))]
 
 
 def _gate(cell: Cell, work: Workspace) -> list[Path]:
@@ -159,7 +156,7 @@ def _gate(cell: Cell, work: Workspace) -> list[Path]:
         site_stage.classes_of(work.study.instrument),
         {spec.name: work.sae(spec.name) for spec in specs},
         [tuple(d) for d in cell.settings["dictionaries"]],
-        work.run.instrument(model.key, site),
+        work.run.instrument(model.key, site).root,
         work.progress,
     )
 
@@ -168,12 +165,12 @@ def _steer(cell: Cell, work: Workspace) -> list[Path]:
     spec = work.saes[cell.name]
     return sae_stage.run(
         work.place(spec.model, spec.site),
-        InstrumentFolder(work.run.instrument(spec.model.key, spec.site)),
+        work.run.instrument(spec.model.key, spec.site),
         work.sae(cell.name),
         work.study.steering.arms,
-        able=candidates(InterpFolder(work.run.interp(cell.name)).features.read()),
-        effects=SelectionFolder(work.run.selection(cell.name)).effects.read(),
-        folder=work.run.steering(cell.name),
+        able=candidates(work.run.interp(cell.name).features.read()),
+        effects=work.run.selection(cell.name).effects.read(),
+        folder=work.run.steering(cell.name).root,
         seed=work.study.steering.seed,
         progress=work.progress,
     )
@@ -185,13 +182,13 @@ def _rate(cell: Cell, work: Workspace) -> list[Path]:
     inputs = steering_stage.SteeringInputs(
         lm=lm,
         sae=work.sae(cell.name),
-        features=InterpFolder(work.run.interp(cell.name)).features.read(),
-        effects=SelectionFolder(work.run.selection(cell.name)).effects.read(),
+        features=work.run.interp(cell.name).features.read(),
+        effects=work.run.selection(cell.name).effects.read(),
         instructions=work.instructions,
         judge=judge,
         judge_record=record,
     )
-    return steering_stage.run(work.study.steering, inputs, work.run.ratings(cell.name), work.progress)
+    return steering_stage.run(work.study.steering, inputs, work.run.ratings(cell.name).root, work.progress)
 
 
 def _anchors(cell: Cell, work: Workspace) -> list[Path]:
@@ -209,12 +206,12 @@ def _match(cell: Cell, work: Workspace) -> list[Path]:
     specs = [work.saes[n] for n in names]
     model = specs[0].model
     folders = [work.run.matching(a, b) for a, b in pairwise(names)]
-    steps: list[pl.DataFrame] = [MatchingFolder(f).matching.read() for f in folders] if len(names) > 2 else []
+    steps: list[pl.DataFrame] = [f.matching.read() for f in folders] if len(names) > 2 else []
     return matching_stage.run(
         work.study.matching,
         work.sae(names[0]),
         work.sae(names[-1]),
-        work.run.matching(names[0], names[-1]),
+        work.run.matching(names[0], names[-1]).root,
         lm=work.lm(model),
         text=work.text(model, HELD_OUT),
         sites=(specs[0].site, specs[-1].site),

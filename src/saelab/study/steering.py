@@ -21,7 +21,7 @@ from saelab.stats.less import less_than
 from saelab.stats.lift import selection_lift
 from saelab.stats.spread import spread_table
 from saelab.steering.arms import RANDOM
-from saelab.store.layout import InstrumentFolder, InterpFolder, RunFolder, StatsFolder, SteeringFolder
+from saelab.store.layout import InstrumentFolder, RunFolder
 from saelab.study.collect import dictionary_lifts, outcomes_of
 from saelab.study.names import INTERPRETABILITY, UNSELECTED
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
@@ -32,7 +32,7 @@ Sites = dict[tuple[str, str], InstrumentFolder]
 def sites_of(study: StudyConfig, run: RunFolder) -> Sites:
     """The gates of a study, by language model and site."""
     steered = [s for s in saes_of(study) if s.steer]
-    return {(s.model.key, s.site): InstrumentFolder(run.instrument(s.model.key, s.site)) for s in steered}
+    return {(s.model.key, s.site): run.instrument(s.model.key, s.site) for s in steered}
 
 
 def steering_tables(study: StudyConfig, run: RunFolder, features: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -82,7 +82,7 @@ def gates_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     ]
     states = {s["state"] for s in sites}
     state = "failed" if "failed" in states else "not_gated" if states != {"passed"} else "passed"
-    table = StatsFolder(run.stats).table("controls")
+    table = run.stats.table("controls")
     controls = table.read().to_dicts() if table.exists else []
     return {"passed": state == "passed", "state": state, "sites": sites, "controls": controls}
 
@@ -90,13 +90,13 @@ def gates_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
 def _answers(study: StudyConfig, run: RunFolder, lm: str, site: str) -> dict[str, int]:
     """How many answers of the reader were of which state at a site, those on its SAEs included."""
     saes = [s for s in saes_of(study) if s.steer and (s.model.key, s.site) == (lm, site)]
-    folders = [InstrumentFolder(run.instrument(lm, site)), *(SteeringFolder(run.steering(s.name)) for s in saes)]
+    folders = [run.instrument(lm, site), *(run.steering(s.name) for s in saes)]
     return dict(sum((Counter(states_asked(folder)) for folder in folders), Counter[str]()))
 
 
 def headline_of(run: RunFolder) -> dict[str, Any]:
     """The lift of the SAEs' features less that of a random dictionary's, by the headline outcome."""
-    table = StatsFolder(run.stats).table("arms")
+    table = run.stats.table("arms")
     if not table.exists:
         return {"value": None, "low": None, "high": None, "p": None, "state": "not_steered"}
     row = table.read().filter((pl.col("outcome") == HEADLINE) & (pl.col("criterion") == UNSELECTED)).row(0, named=True)
@@ -155,7 +155,7 @@ def _dictionaries(study: StudyConfig, run: RunFolder, outcome: str) -> Float[np.
 
 
 def _scored(run: RunFolder, spec: SaeSpec) -> pl.DataFrame:
-    return InterpFolder(run.interp(spec.name)).features.read([INTERPRETABILITY]).filter(pl.col("state") == "ok")
+    return run.interp(spec.name).features.read([INTERPRETABILITY]).filter(pl.col("state") == "ok")
 
 
 def _numbers(table: pl.DataFrame, column: str) -> np.ndarray:

@@ -24,8 +24,7 @@ from saelab.stats.features import feature_agreement
 from saelab.stats.lift import selection_lift, steering_gains
 from saelab.stats.means import mean_estimate
 from saelab.steering.methods import UNSTEERED
-from saelab.store.files import write_json
-from saelab.store.layout import InterpFolder, MatchingFolder, RatingsFolder, RunFolder, StatsFolder, SteeringFolder
+from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine, versions
 from saelab.store.tables import read_table, write_table
@@ -54,7 +53,7 @@ def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
             tables["selection"] = _selection(study, features)
     paths = []
     for name, table in tables.items():
-        paths.append(StatsFolder(run.stats).table(name).path)
+        paths.append(run.stats.table(name).path)
         write_table(paths[-1], table)
     return paths
 
@@ -176,7 +175,7 @@ def write_summary(
     seconds: of this call, beside those of the stages (summed over the cells, wherever they ran); threads: of one cell.
     """
     record = results(study, run)
-    write_json(run.results, record)
+    run.results.write(record)
     spent: dict[str, float] = {}
     wanted = {(c.stage, c.name) for c in cells_of(study)}
     for row in ledger.rows():
@@ -187,7 +186,7 @@ def write_summary(
     record |= {"remade": remade} if remade else {}
     record |= {"spend": paid} if (paid := _spend(study, run)) else {}
     record |= {"seconds": spent | own, "versions": versions(), "machine": machine() | {"threads": threads}}
-    write_json(run.summary, record)
+    run.summary.write(record)
     return record
 
 
@@ -203,14 +202,14 @@ def _spend(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
 def _dtype(study: StudyConfig, run: RunFolder, model: str) -> str:
     """The number format that a model ran in, as its first SAE's fidelity recorded it."""
     first = next(s for s in saes_of(study) if s.model.key == model)
-    return str(InterpFolder(run.interp(first.name)).fidelity.read()["lm_dtype"])
+    return str(run.interp(first.name).fidelity.read()["lm_dtype"])
 
 
 def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     """What a finished study says: nothing in it depends on when, where or in how many pieces it was run."""
     return {
         "study": study.name,
-        "saes": StatsFolder(run.stats).table("saes").read().to_dicts(),
+        "saes": run.stats.table("saes").read().to_dicts(),
         "agreement": _rows(run, "agreement", pl.col("statistic").is_in(["psi", "Psi"]) | (pl.col("mode") == "overall")),
         "instrument": gates_of(study, run),
         "steering_lift": headline_of(run),
@@ -229,13 +228,13 @@ def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
 
 
 def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:
-    path = StatsFolder(run.stats).table(table).path
+    path = run.stats.table(table).path
     return read_table(path).filter(keep).to_dicts() if path.exists() else []
 
 
 def _matching(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     names = sorted(c.name for c in cells_of(study) if c.stage == "match")
-    return {name: MatchingFolder(run.matching(*name.split("--"))).quality.read() for name in names}
+    return {name: run.matching(*name.split("--")).quality.read() for name in names}
 
 
 def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
@@ -265,11 +264,11 @@ def _counts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     specs = [s for s in saes_of(study) if s.steer]
     if not specs:
         return {}
-    read = sum(SteeringFolder(run.steering(s.name)).readings.read(["feature"]).height for s in specs)
+    read = sum(run.steering(s.name).readings.read(["feature"]).height for s in specs)
     if not study.rated:
         return {"texts": read}
     folders = [run.ratings(s.name) for s in specs]
-    states = pl.concat([RatingsFolder(f).judgements.read(["state"]).select("state") for f in folders])
+    states = pl.concat([f.judgements.read(["state"]).select("state") for f in folders])
     states = states["state"].value_counts()
-    written = sum(RatingsFolder(f).generations.read(["generation"]).height for f in folders)
+    written = sum(f.generations.read(["generation"]).height for f in folders)
     return {"texts": read, "generations": written, "judgements": dict(states.sort("state").iter_rows())}

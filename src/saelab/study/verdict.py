@@ -12,7 +12,7 @@ import polars as pl
 
 from saelab.instrument.readers import HEADLINE
 from saelab.stats.spread import smallest_tau
-from saelab.store.layout import RunFolder, StatsFolder
+from saelab.store.layout import RunFolder
 from saelab.study.spec import StudyConfig
 from saelab.study.steering import gates_of, headline_of
 
@@ -22,7 +22,7 @@ NOT_GATED = "This study was not gated"
 
 def verdict(study: StudyConfig, run: RunFolder) -> str:
     """The first sentence of the page."""
-    tables = StatsFolder(run.stats)
+    tables = run.stats
     if not tables.table("arms").exists:
         return "This study steers with no feature, so it says nothing about steering."
     gates = gates_of(study, run)

@@ -24,7 +24,6 @@ from saelab.judges.embedding import Embedder, EmbeddingJudge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
-from saelab.store.files import read_json
 from saelab.store.layout import RunFolder, tensors_name
 from saelab.store.tensors import read_tensors
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
@@ -170,8 +169,9 @@ class Workspace:
         cuts = self.study.judge.kind.per_model
         if cuts is None:
             return self.judge, self.study.judge.identity
-        record = read_json(path := self.run.judge(model.key))
-        return cuts.judge(self.lm(model), cuts.parse(record, origin=str(path))), record
+        kept = self.run.judge(model.key)
+        record = kept.read()
+        return cuts.judge(self.lm(model), cuts.parse(record, origin=str(kept.path))), record
 
     def _keep(self, kind: str, key: Any, open_it: Any) -> Any:
         """The last thing opened of each kind; cells that run side by side wait for one opening."""
