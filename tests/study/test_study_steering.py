@@ -111,8 +111,8 @@ def test_features_are_moved_by_their_own_dev_or_by_factors(
         steered["instrument"] |= {"strength": held, "reader": f"local:{lm}", "readers_asked": 2} | more
         run_study(StudyConfig.parse(steered), tmp_path / held)
         run = RunFolder(tmp_path / held)
-        gate = InstrumentFolder(run.instrument("tiny", "resid_post.1")).gate.read()
-        found = SteeringFolder(run.steering("topk.l0_4.resid_post.1")).outcomes.read()
+        gate = run.instrument("tiny", "resid_post.1").gate.read()
+        found = run.steering("topk.l0_4.resid_post.1").outcomes.read()
         assert gate["reader"] == "local:scripted" and gate["held"] == held and set(gate["answers"]) == {"ok"}
         assert set(found["dose_state"]) <= {"ok", "no_dev_signal"} and (found["kl_per_token"] > 0).all()
         if held == "feature_dev":
