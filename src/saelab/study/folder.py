@@ -23,7 +23,7 @@ from saelab.study.spec import StudyConfig
 
 # Settings that may gain items: the cell is done again with them, and nothing that was asked for is lost.
 GROWING = frozenset({"saes", "sites", "arms", "criteria", "only", "dictionaries"})
-WRITTEN = 3.0  # seconds within which a launcher that has signed in has written its study down
+WRITTEN = 10.0  # seconds within which a launcher that has signed in has written its study down
 SHOWN = 5  # differences that a refusal names
 
 
