@@ -19,13 +19,13 @@ from saelab.core.errors import ArtefactError, UserError
 from saelab.lm.tiny import tiny_lm
 from saelab.report.page import write_report
 from saelab.saes.formats import load_sae
-from saelab.store.files import read_json
-from saelab.store.layout import RunFolder, SteeringFolder
+from saelab.store.files import read_json, sweep
+from saelab.store.layout import FORMAT, RunFolder, SteeringFolder
 from saelab.store.ledger import Ledger
 from saelab.store.rows import CellRow
 from saelab.study import stages
 from saelab.study.cells import Cell, stamped
-from saelab.study.folder import GONE_ON_WITH, begin, changes
+from saelab.study.folder import GONE_ON_WITH, begin, changes, mark
 from saelab.study.inputs import input_sums
 from saelab.study.plan import cells_of
 from saelab.study.run import run
@@ -313,6 +313,29 @@ def test_a_launcher_that_is_refused_leaves_the_study_of_the_other(
     with closing(Ledger(folder.ledger)) as ledger:
         begin(other, folder, ledger)
     assert StudyConfig.from_yaml(folder.study) == other, "control: it was there no more"
+
+
+def test_launchers_that_begin_at_once_do_not_sweep_each_other_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first signs in, and clears the folder, while another puts the folder's mark in place."""
+    folder, real = RunFolder(tmp_path / "run"), Path.replace
+
+    def swept(self: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        if other_marks:
+            folder.begin()
+        sweep(folder.root)
+        return real(self, target)
+
+    for other_marks in (False, True):
+        monkeypatch.setattr(Path, "replace", swept)
+        if other_marks:
+            mark(folder)
+            assert folder.format == FORMAT
+        else:
+            with pytest.raises(UserError, match="could not be written"):  # control: then there is none
+                mark(folder)
 
 
 def test_a_cell_without_files_is_never_done(tmp_path: Path) -> None:

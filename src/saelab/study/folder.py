@@ -14,7 +14,7 @@ from typing import Any
 
 from saelab.core.errors import UserError
 from saelab.store.files import unlinked, write_text
-from saelab.store.layout import RunFolder
+from saelab.store.layout import FORMAT, RunFolder
 from saelab.store.ledger import Ledger
 from saelab.store.rows import CellRow
 from saelab.study.cells import Cell
@@ -112,6 +112,19 @@ def told(found: Changes, folder: RunFolder, *, replace: bool, tell: Callable[[st
         more = f" and {len(found.over) - SHOWN} more" if len(found.over) > SHOWN else ""
         why = "Replaced" if replace and found.refused else "Done again, as what they rest on changed"
         tell(f"{why}: {names}{more}; {len(files)} files ({size / 1e6:,.1f} MB) are deleted.")
+
+
+def mark(folder: RunFolder) -> None:
+    """Mark the folder as one of this format.
+
+    Of launchers that begin at once, the first to sign in may sweep away what another is about to put in place: its own
+    mark stands by then.
+    """
+    try:
+        folder.begin()
+    except UserError:
+        if folder.format != FORMAT:
+            raise
 
 
 def begin(study: StudyConfig, folder: RunFolder, ledger: Ledger) -> None:

@@ -13,7 +13,7 @@ from saelab.store.ledger import Ledger
 from saelab.study.cells import Cell, in_order, stamped
 from saelab.study.checks import check
 from saelab.study.executors import PATIENCE, Stoppable, run_in_process
-from saelab.study.folder import begin, changes, check_changes, check_folder, clear, supersede, told
+from saelab.study.folder import begin, changes, check_changes, check_folder, clear, mark, supersede, told
 from saelab.study.inputs import input_sums
 from saelab.study.on_ray import RayPlace, run_on_ray
 from saelab.study.plan import cells_of
@@ -63,7 +63,7 @@ def run(
         check_changes(found, folder.root)
     check(study, {c.stage for c in cells if c.key not in known})
     told(found, folder, replace=replace, tell=tell)
-    folder.begin()
+    mark(folder)
     with closing(Ledger(folder.ledger)) as ledger:
         begin(study, folder, ledger)
         supersede(found, whole, folder, ledger)
