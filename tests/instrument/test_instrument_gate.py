@@ -5,10 +5,12 @@ random; too strong steering falls; an SAE of the planted directions exceeds a ra
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from planted_steering import GROUPS, SITE, SMALL, Letters, World, planted_classes
 
 from saelab.activations.shards import ActivationShards
@@ -18,6 +20,7 @@ from saelab.instrument.classes import classes_in, halved
 from saelab.instrument.config import GateConfig
 from saelab.instrument.controls import Control
 from saelab.instrument.gate import Gate
+from saelab.instrument.kept import digest_of_sae
 from saelab.instrument.run import run
 from saelab.saes.base import Sae
 from saelab.saes.catalogue import TopKConfig
@@ -184,8 +187,40 @@ def test_classes_of_the_user(tmp_path: Path) -> None:
         classes_in([table], label="kid")
 
 
+def test_a_text_stands_in_one_half_of_one_class(tmp_path: Path) -> None:
+    texts = {name: [f"{name} text number {i}" for i in range(20)] for name in ("a", "b", "c", "d", "e")}
+    blanks = texts | {"a": [*texts["a"], *(f"{t} " for t in texts["a"])]}
+    assert halved(blanks) == halved(texts), "a blank makes no other text"
+    with pytest.raises(UserError, match="without 20 that stand in other classes too"):
+        halved(texts | {"f": texts["a"]})
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match="Two files of classes are called 'a'"):
+        classes_in([tmp_path / "a.csv", tmp_path / "other" / "a.jsonl"])
+
+
+def test_another_request_in_the_same_folder_reads_its_own_text(tmp_path: Path, world: World) -> None:
+    config = LEAST.model_copy(update={"contexts": 16, "width": 64})
+    made = []
+    for first in ("one", "two"):
+        (tmp_path / f"{first}.txt").write_text("\n\n".join(f"{first} {k} word a b c d e f " * 30 for k in range(60)))
+        corpus = CorpusConfig(source=f"path:{tmp_path / first}.txt", documents="blank_lines")
+        run(config, world.lm, SITE, tmp_path / "gate", classes=planted_classes(0), corpus=corpus, embed=Letters())
+        made.append((tmp_path / "gate" / "tokens" / "tokens.safetensors").read_bytes())
+    assert made[0] != made[1]
+
+
+def test_an_sae_is_known_by_every_number_of_it() -> None:
+    weights = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    one, same, turned = (Mock(Sae, weights=lambda w=w: {"W_dec": w}) for w in (weights, weights.clone(), -weights))
+    assert digest_of_sae(one) == digest_of_sae(same)
+    assert digest_of_sae(one) != digest_of_sae(turned), "a sum of squares would be the same"
+
+
 def test_sizes_that_cannot_tell_are_refused() -> None:
     with pytest.raises(UserError, match="16 texts"):
         GateConfig.parse({"test_copies": 1})
+    for name, value in (("temperature", 0.0), ("doses", [0.0]), ("doses", [0.3, 0.3])):
+        with pytest.raises(UserError, match=name):
+            GateConfig.parse({name: value})
     with pytest.raises(UserError, match="30 unsteered"):
         GateConfig.parse({"unsteered_copies": 2})

@@ -26,7 +26,7 @@ def bench_at(world: World, **asked: Any) -> Bench:
 def chosen_by(bench: Bench, features: Features) -> dict[str, Any]:
     """As a site's dev would choose the second dose."""
     distances = [bench.distance("features", features, dose) for dose in DOSES]
-    return {"dose": DOSES[1], "strength": distances[1], "state": "ok", "distances": distances}
+    return {"dose": DOSES[1], "strength": distances[1], "state": "ok", "doses": list(DOSES), "distances": distances}
 
 
 def test_every_feature_takes_its_own_best_dose(world: World) -> None:

@@ -209,7 +209,7 @@ def test_missing_is_said_and_never_a_number(tmp_path: Path) -> None:
 def test_the_page_says_what_was_damaged_and_made_again(run: RunFolder, page: str) -> None:
     files = [f"saes/a/{k}.safetensors" for k in range(7)]
     record = {"remade": [{"stage": "train", "name": "x", "file": f} for f in (*files, files[0])]}
-    material = replace(read_material(run), summary=read_json(run.summary) | record)
+    material = replace(read_material(run), summary=run.summary.read() | record)
     said = render(material, [])
     assert f"7 files of the run had been damaged, and were made again: {', '.join(files[:5])} and 2 more." in said
     assert "had been damaged" not in page, "control"

@@ -67,6 +67,7 @@ def test_the_frank_sentence_counts_the_small_groups(material: Material) -> None:
     """Five reported and five matched groups of three; without them the sentence is gone."""
     assert material.agreement is not None
     said = frank(material.agreement, "interpretability", "utility")
+    assert "cannot see steering" in frank(material.agreement, "interpretability", "utility", gate="failed")
     assert "n = 16" in said and "The 10 groups of four SAEs or fewer" in said and "one language model" in said
     large = material.agreement.filter(pl.col("n") > 4)
     assert "or fewer" not in frank(large, "interpretability", "utility")

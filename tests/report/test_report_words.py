@@ -31,8 +31,9 @@ def test_small_groups_are_told_that_they_say_nothing() -> None:
 
 def test_verdict_follows_the_interval() -> None:
     """Only an interval that leaves zero out is a finding, and its sign is told."""
-    assert "better" in words.verdict(0.3, 0.1, 0.5)
-    assert "worse" in words.verdict(-0.3, -0.5, -0.1)
+    assert "better" in words.verdict(0.3, 0.1, 0.5, p=0.01)
+    assert "worse" in words.verdict(-0.3, -0.5, -0.1, p=0.01)
+    assert "cannot say" in words.verdict(0.6, 0.2, 0.8, p=0.2), "as in the study's verdict"
     assert "includes zero" in words.verdict(0.3, -0.1, 0.6)
     assert "a hint, not a finding" in words.verdict(0.3, -0.1, 0.6, p=0.01)
     assert "a hint" not in words.verdict(0.3, -0.1, 0.6, p=0.2)

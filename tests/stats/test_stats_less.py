@@ -1,25 +1,33 @@
-"""SAEs less a random dictionary: the interval covers, features of one SAE are not taken for independent ones."""
+"""SAEs less their random dictionaries: the interval covers, features of one SAE are not taken for independent ones."""
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
 from saelab.core.seeds import numpy_generator
+from saelab.stats.estimate import Estimate
 from saelab.stats.less import less_than
 
+Groups = list[np.ndarray]
 
-def drawn(rng: np.random.Generator, *, between: float, apart: float = 0.0) -> tuple[list[np.ndarray], np.ndarray]:
+
+def drawn(rng: np.random.Generator, *, between: float, apart: float = 0.0) -> tuple[Groups, np.ndarray]:
     """Twelve SAEs of 16 features with an effect of their own each, and 64 features of a dictionary."""
     effects = apart + between * rng.normal(size=12)
     return [e + rng.normal(size=16) for e in effects], rng.normal(size=64)
 
 
-def test_the_known_answer_is_welchs_test_on_the_means_of_the_saes() -> None:
+def less(ours: Groups, theirs: np.ndarray) -> Estimate:
+    """All SAEs have the one dictionary."""
+    return less_than(ours, ["one"] * len(ours), {"one": theirs})
+
+
+def test_with_one_dictionary_it_is_welchs_test_on_the_means_of_the_saes() -> None:
     ours, theirs = drawn(numpy_generator("less", 1), between=0.5, apart=1.0)
     means = np.array([g.mean() for g in ours])
     known = scipy_stats.ttest_ind(means, theirs, equal_var=False)
     low, high = known.confidence_interval(0.95)
-    found = less_than(ours, theirs)
+    found = less(ours, theirs)
     assert (found.value, found.p) == pytest.approx((means.mean() - theirs.mean(), known.pvalue))
     assert (found.low, found.high) == pytest.approx((low, high))
 
@@ -29,19 +37,47 @@ def test_false_positives_where_saes_differ_and_none_exceeds() -> None:
     wrong = {"saes": 0, "features": 0}
     for seed in range(400):
         ours, theirs = drawn(numpy_generator("less", seed), between=0.8)
-        wrong["saes"] += (less_than(ours, theirs).p or 1) < 0.05
-        wrong["features"] += (less_than([np.concatenate(ours)], theirs).p or 1) < 0.05
+        wrong["saes"] += (less(ours, theirs).p or 1) < 0.05
+        wrong["features"] += (less([np.concatenate(ours)], theirs).p or 1) < 0.05
     assert 0.025 < wrong["saes"] / 400 < 0.085
     assert wrong["features"] / 400 > 0.2
+
+
+def sites(seed: int) -> tuple[Groups, list[str], dict[str, np.ndarray]]:
+    """Twelve SAEs at a site where nothing steers, three where everything does, none more than its dictionary."""
+    rng = numpy_generator("less sites", seed)
+    levels = {"a": 0.0, "b": 0.4}
+    own = ["a"] * 12 + ["b"] * 3
+    others = {name: level + 0.25 * rng.normal(size=64) for name, level in levels.items()}
+    return [levels[name] + 0.25 * rng.normal(size=20) for name in own], own, others
+
+
+def test_every_sae_is_held_against_its_own_dictionary() -> None:
+    """Control: all dictionaries pooled give a difference where there is none, for sites have unlike numbers of SAEs."""
+    wrong, pooled = 0, 0
+    for seed in range(300):
+        ours, own, others = sites(seed)
+        wrong += (less_than(ours, own, others).p or 1) < 0.05
+        pooled += (less(ours, np.concatenate(list(others.values()))).p or 1) < 0.05
+    assert wrong / 300 < 0.085
+    assert pooled / 300 > 0.3
+
+
+def test_an_sae_without_a_dictionary_is_left_out_and_counted() -> None:
+    ours, own, others = sites(0)
+    found = less_than([*ours, np.full(20, 9.0)], [*own, "c"], others | {"c": np.zeros(2)})
+    assert found.value == less_than(ours, own, others).value
+    assert found.note == "1 without a random dictionary of their own are left out"
+    assert less_than(ours, ["c"] * 15, {}).state == "too_few"
 
 
 def test_missing_and_few_are_states() -> None:
     ours, theirs = drawn(numpy_generator("less", 2), between=0.0)
     holes = [np.append(g, np.nan) for g in ours]
-    found = less_than(holes, theirs)
-    assert (found.value, found.dropped) == (less_than(ours, theirs).value, 12)
-    assert less_than(ours, theirs[:2]).state == "too_few"
-    assert less_than([], theirs).state == "too_few"
-    assert less_than([np.full(16, np.nan)] * 4, theirs).state == "too_few"
-    flat = less_than([np.ones(4)] * 3, np.zeros(4))
+    found = less(holes, theirs)
+    assert (found.value, found.dropped) == (less(ours, theirs).value, 12)
+    assert less(ours, theirs[:2]).state == "too_few"
+    assert less([], theirs).state == "too_few"
+    assert less([np.full(16, np.nan)] * 4, theirs).state == "too_few"
+    flat = less([np.ones(4)] * 3, np.zeros(4))
     assert (flat.value, flat.low, flat.p) == (1.0, None, None)

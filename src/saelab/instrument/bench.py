@@ -85,8 +85,10 @@ class Bench:
         self, name: str, features: Features, copies: Sequence[int], grid: Grid | None = None
     ) -> tuple[Chosen, list[dict[str, Any]]]:
         """What of the grid (by default the doses) a set's lift chooses, and its response: a row each and outcome."""
-        lifts, rows = {}, []
-        grid = grid or self.grid(name, features)
+        lifts, rows, missed = {}, [], []
+        if grid is None:
+            grid = self.grid(name, features)
+            missed = [dose for dose in self.sizes.doses if dose not in grid]  # stand in the response without a lift
         for point, found in self.over(f"{name}.dev", features, copies, grid).items():
             texts, dose = found.steered, grid[point][0]
             for outcome in OUTCOMES:
@@ -98,11 +100,19 @@ class Bench:
                     | {"nll": texts["nll"].mean(), "distinct": texts["distinct"].mean()}
                 )
             lifts[point] = found.tables[HEADLINE]["lift"].fill_null(np.nan).to_numpy()
+        bare = {"lift": None, "low": None, "high": None, "n": 0, "n_missing": 0, "strength": None, "share": None}
+        bare |= {"nll": None, "distinct": None}
+        rows += [{"set": name, "dose": dose, "outcome": o} | bare for dose in missed for o in OUTCOMES]
         return choose(lifts, seed=self.sizes.seed), rows
 
     def grid(self, name: str, features: Features) -> Grid:
-        """The doses, each as far as the median direction of a set needs."""
-        return {dose: (dose, self.distance(name, features, dose)) for dose in self.sizes.doses}
+        """The doses, each as far as the median direction of a set needs; without those that it has at no distance.
+
+        Raises `UserError` where it has none of them.
+        """
+        shape = self._curve(name, features)
+        found = {dose: (dose, shape.distance(dose)) for dose in self.sizes.doses if shape.reaches(dose)}
+        return found or {dose: (dose, shape.distance(dose)) for dose in self.sizes.doses}
 
     def over(self, name: str, features: Features, copies: Sequence[int], grid: Grid) -> dict[float, Measured]:
         """A set measured at every point of a grid."""
@@ -118,15 +128,19 @@ class Bench:
 
     def distance(self, name: str, features: Features, dose: float) -> float:
         """How far the median direction of a set has to be moved for a dose, in activation units."""
+        return self._curve(name, features).distance(dose)
+
+    def _curve(self, name: str, features: Features) -> Curve:
         if name not in self._curves:
             self._curves[name] = curve(self.probe, features.directions, self.sizes.doses, progress=self.progress)
-        return self._curves[name].distance(dose)
+        return self._curves[name]
 
-    def distances(self, features: Features, dose: float) -> list[float]:
-        """How far each direction has to be moved for it to have this dose itself."""
-        many = len(features)
-        found = curve(self.probe, features.directions, self.sizes.doses, most=many, progress=self.progress)
-        return [Curve(found.distances, found.kl[[k]]).distance(dose) for k in range(many)]
+    def distances(self, features: Features, dose: float) -> list[float | None]:
+        """How far each direction has to be moved for it to have this dose itself; None where none tried is enough."""
+        many, doses = len(features), [dose]
+        found = curve(self.probe, features.directions, doses, most=many, every=True, progress=self.progress)
+        each = [Curve(found.distances, found.kl[[k]]) for k in range(many)]
+        return [shape.distance(dose) if shape.reaches(dose) else None for shape in each]
 
     def measured(
         self,

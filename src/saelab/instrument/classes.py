@@ -6,6 +6,7 @@ other how the class is read. A model whose steering by these cannot be seen is n
 Must never know steered texts.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,11 @@ def classes_in(files: Sequence[Path], *, label: str | None = None, taken: int = 
         if len(files) != 1:
             raise UserError(f"A column of labels is read from one table, not from {len(files)} files.")
         return halved(_labelled(files[0], label), taken=taken)
+    twice = sorted(stem for stem, n in Counter(path.stem for path in files).items() if n > 1)
+    if twice:
+        raise UserError(
+            f"Two files of classes are called {twice[0]!r}.", hint="A class is called as its file: rename one."
+        )
     return halved({path.stem: [text for _, text in read_rows(path)] for path in files}, taken=taken)
 
 
@@ -79,11 +85,18 @@ def halved(texts: dict[str, list[str]], *, taken: int = TAKEN) -> list[LabelledT
             f"The positive control needs at least {FEWEST_CLASSES} classes, not {len(texts)}.",
             hint="With fewer, no order of readers is rare enough to tell seeing from luck.",
         )
-    found = []
+    found, several = [], Counter(t for part in texts.values() for t in {t.strip() for t in part})
     for name, part in texts.items():
-        own = sorted({t for t in part if t.strip()}, key=lambda t: seed_of("class", t))[:taken]
+        bare = {t.strip(): t for t in sorted(part, reverse=True) if t.strip()}
+        # A text of two classes tells neither, and one that differs by a blank alone would stand in both halves.
+        own = sorted((t for b, t in bare.items() if several[b] == 1), key=lambda t: seed_of("class", t))[:taken]
         if len(own) < FEWEST_TEXTS:
-            raise UserError(f"The class {name!r} has {len(own)} texts; at least {FEWEST_TEXTS} are needed.")
+            shared = len(bare) - sum(several[t] == 1 for t in bare)
+            also = f", without {shared} that stand in other classes too" if shared else ""
+            raise UserError(
+                f"The class {name!r} has {len(own)} different texts{also}; at least {FEWEST_TEXTS} are needed.",
+                hint="A .txt file is read as passages of 2,000 characters; a text per row: .csv, .jsonl or .parquet.",
+            )
         found.append(LabelledTexts(name, tuple(own[::2]), tuple(own[1::2])))
     return found
 
@@ -140,5 +153,6 @@ def _labelled(path: Path, label: str) -> dict[str, list[str]]:
     if label not in table.columns:
         raise UserError(f"{path} has no column {label!r}.", hint=nearest(label, table.columns))
     text = text_column([c for c in table.columns if c != label], None, str(path))
-    kept = table.select(pl.col(label).cast(pl.String), pl.col(text).cast(pl.String)).drop_nulls()
+    named = pl.col(label).cast(pl.String).str.strip_chars()
+    kept = table.select(named, pl.col(text).cast(pl.String)).drop_nulls().filter(pl.col(label) != "")
     return {str(name): part[text].to_list() for (name,), part in kept.group_by(label, maintain_order=True)}

@@ -4,7 +4,7 @@ Frozen configs with the sizes that both share. What a size costs is in `study/co
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -24,14 +24,18 @@ USUAL_DOSE = 0.3  # nats: where lift was largest at three sites of SmolLM2; take
 class Sizes(Config):
     """What every use of the instrument has in common."""
 
-    doses: tuple[float, ...] = Field(default=(0.1, 0.3, 0.7, 1.5), min_length=1, description="KL per token, in nats.")
+    doses: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.1, 0.3, 0.7, 1.5), min_length=1, description="KL per token, in nats."
+    )
     prompts: int = Field(default=2, ge=1, le=4, description="Instructions, and as many openings.")
     dev_copies: int = Field(default=2, ge=1, description="Texts of a class per prompt and dose, to choose the dose.")
     test_copies: int = Field(default=4, ge=1, description="Further texts of a class per prompt, at that dose.")
     feature_copies: int = Field(default=1, ge=1, description="Texts of a feature per prompt.")
     unsteered_copies: int = Field(default=20, ge=1, description="Unsteered texts per prompt.")
     new_tokens: int = Field(default=24, ge=4, description="Tokens of a text, at most.")
-    temperature: float = Field(default=0.7, ge=0, description="Sampling temperature of all texts; 0 is greedy.")
+    temperature: float = Field(
+        default=0.7, gt=0, description="Sampling temperature of all texts; greedy ones would be copies of each other."
+    )
     batch_size: int = Field(default=256, ge=1, description="Texts written together.")
     contexts: int = Field(default=640, ge=8, description="Contexts of ordinary text that features are read from.")
     probe_contexts: int = Field(default=6, ge=1, description="Contexts on which KL is measured, of 48 tokens.")
@@ -62,6 +66,8 @@ class Sizes(Config):
 
     @model_validator(mode="after")
     def _enough(self) -> "Sizes":
+        if len(set(self.doses)) < len(self.doses):
+            raise ValueError("doses holds a dose twice")
         if 2 * self.prompts * self.test_copies < LEAST_TEXTS:
             raise ValueError(f"a class needs at least {LEAST_TEXTS} texts: 2 x prompts x test_copies")
         if self.prompts * self.unsteered_copies < LEAST_REFERENCES:

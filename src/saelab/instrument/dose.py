@@ -73,10 +73,19 @@ class Curve:
     distances: Float[np.ndarray, " S"]
     kl: Float[np.ndarray, "K S"]
 
+    @property
+    def median(self) -> Float[np.ndarray, " S"]:
+        """KL of the median direction, made to grow with the distance."""
+        return np.maximum.accumulate(np.median(self.kl, 0))
+
+    def reaches(self, nats: float) -> bool:
+        """Whether the median direction has this KL at a distance that was tried."""
+        return bool(self.median[0] <= nats <= self.median[-1])
+
     def distance(self, nats: float) -> float:
         """The distance at which the median direction has this KL. Raises `UserError` where none of the grid reaches."""
-        median = np.maximum.accumulate(np.median(self.kl, 0))
-        if not median[0] <= nats <= median[-1]:
+        median = self.median
+        if not self.reaches(nats):
             raise UserError(
                 f"The median direction has {median[0]:.2g} to {median[-1]:.2g} nats of KL at the distances tried, "
                 f"never {nats:g}.",
@@ -91,9 +100,14 @@ def curve(
     doses: Sequence[float],
     *,
     most: int = 8,
+    every: bool = False,
     progress: Progress = SILENT,
 ) -> Curve:
-    """The KL of up to `most` of the directions, evenly spread, at distances whose median KLs enclose the doses."""
+    """The KL of up to `most` of the directions, evenly spread, at distances whose median KLs enclose the doses.
+
+    every: not the median alone, but all of the directions are to reach them, as far as distances are tried.
+    """
+    least, largest = (np.max, np.min) if every else (np.median, np.median)
     chosen = directions[np.unique(np.linspace(0, len(directions) - 1, min(most, len(directions))).astype(int))]
     start = probe.norm / 8
     with progress.task("finding doses", unit="distances") as task:
@@ -104,9 +118,9 @@ def curve(
             return found
 
         steps = {start: at(start)}
-        while np.median(steps[min(steps)]) > min(doses) and min(steps) > probe.norm * 1e-4:
+        while least(steps[min(steps)]) > min(doses) and min(steps) > probe.norm * 1e-4:
             steps[min(steps) / 2] = at(min(steps) / 2)
-        while np.median(steps[max(steps)]) < max(doses) and max(steps) < WIDEST * probe.norm:
+        while largest(steps[max(steps)]) < max(doses) and max(steps) < WIDEST * probe.norm:
             steps[2 * max(steps)] = at(2 * max(steps))
     order = sorted(steps)
     return Curve(np.array(order), np.stack([steps[d] for d in order], 1))

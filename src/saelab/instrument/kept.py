@@ -1,5 +1,6 @@
 """Texts kept step by step in a folder, so that what was interrupted goes on and another request starts anew."""
 
+import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import polars as pl
+import torch
 
 from saelab.core.config import digest_of
 from saelab.instrument.asked import ASKED, READ
@@ -24,7 +26,9 @@ def digest_of_sae(sae: Sae | None) -> str:
     """A name for an SAE by its weights."""
     if sae is None:
         return "none"
-    return digest_of({name: float(w.double().square().sum()) for name, w in sae.weights().items()})[:16]
+    bare = {name: w.detach().cpu().contiguous() for name, w in sae.weights().items()}
+    sums = {name: hashlib.sha256(w.view(torch.uint8).numpy().tobytes()).hexdigest() for name, w in bare.items()}
+    return digest_of(sums)[:16]
 
 
 def digest_of_classes(classes: Sequence[LabelledTexts] | str) -> str:
@@ -41,9 +45,10 @@ def opened(kept: StepsFolder, manifest: dict[str, Any]) -> Keep:
     """Take up the steps that a former call with the same request left whole, or start anew; keeps the new ones."""
     held = Resumable(kept.manifest, manifest)
     if held.fresh:
-        shutil.rmtree(kept.texts, ignore_errors=True)
-        for path in kept.root.glob("*"):
-            if path.is_file():
+        for path in kept.root.glob("*"):  # text and activations too: they are of the former request
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink()
         held.begin()
 

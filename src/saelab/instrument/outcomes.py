@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float, Int
 from saelab.core.errors import UserError
 
 UNSTEERED = -1
-LEAST_REFERENCES = 30
+LEAST_REFERENCES = 30  # unsteered texts of a kind that are written
+LEAST_KNOWN = 24  # of them with a token: now and then one is empty
 FEATURES = {
     "feature": pl.Int64,
     "percentile": pl.Float64,
@@ -81,7 +82,7 @@ def percentiles(
 def quality(texts: Texts) -> Quality:
     """Instruction and fluency against the unsteered texts among `texts`.
 
-    Raises `UserError` where there are fewer than 30 unsteered texts of a kind that is there at all.
+    Raises `UserError` where fewer than 24 unsteered texts of a kind that is there at all have a token.
     """
     plain = texts.owner == UNSTEERED
     usual = np.full(len(plain), np.nan)
@@ -90,9 +91,9 @@ def quality(texts: Texts) -> Quality:
         if not here.any():
             continue
         known = here & plain & np.isfinite(texts.nll)
-        if known.sum() < LEAST_REFERENCES:
+        if known.sum() < LEAST_KNOWN:
             raise UserError(
-                f"Scores are relative to unsteered texts, at least {LEAST_REFERENCES} of a kind; "
+                f"Scores are relative to unsteered texts, at least {LEAST_KNOWN} of a kind; "
                 f"there are {int(known.sum())} {name}.",
                 hint="Write more of them; a text without a token does not count.",
             )

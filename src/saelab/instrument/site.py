@@ -170,7 +170,7 @@ def _dose(
     if factors:
         found["factor"] = point
     if config.strength == "feature_dev":
-        found["distances"] = [distance for _, distance in grid.values()]
+        found |= {"doses": list(grid), "distances": [distance for _, distance in grid.values()]}
     return found, rows
 
 

@@ -38,7 +38,7 @@ def reach_of(bench: Bench, name: str, features: Features, chosen: Mapping[str, A
     held = bench.sizes.strength if isinstance(bench.sizes, InstrumentConfig) else "site"
     n, dose = len(features), float(chosen["dose"])
     if held == "feature":
-        return _all(dose, bench.distances(features, dose))
+        return _own(bench, name, features, dose)
     if held == "sae" or chosen["strength"] is None:
         return _all(dose, [bench.distance(name, features, dose)] * n)
     if held == "factors":
@@ -61,7 +61,7 @@ def factor_grid(bench: Bench, features: Features, factors: Sequence[float]) -> G
 
 def _best_of_each(bench: Bench, name: str, features: Features, chosen: Mapping[str, Any]) -> Reach:
     """Each feature's own best of the site's distances, the site's where none shows."""
-    grid = {float(d): (float(d), float(s)) for d, s in zip(bench.sizes.doses, chosen["distances"], strict=True)}
+    grid = {float(d): (float(d), float(s)) for d, s in zip(chosen["doses"], chosen["distances"], strict=True)}
     dev = bench.over(f"{name}.dev", features, range(bench.sizes.dev_copies), grid)
     owner = next(iter(dev.values())).table["owner"].to_numpy()
     lifts = {d: by_text(m.values[HEADLINE], texts_of(m.table))["lift"].fill_null(np.nan).to_numpy()
@@ -71,6 +71,14 @@ def _best_of_each(bench: Bench, name: str, features: Features, chosen: Mapping[s
     doses = tuple(float(chosen["dose"]) if b.dose is None else b.dose for b in best)
     distances = {d: distance for d, distance in grid.values()} | {float(chosen["dose"]): float(chosen["strength"])}
     return Reach(doses, tuple(distances[d] for d in doses), tuple(b.state for b in best))
+
+
+def _own(bench: Bench, name: str, features: Features, dose: float) -> Reach:
+    """Each feature as far as gives it the dose; one that has it at no distance goes as far as the median feature."""
+    found = bench.distances(features, dose)
+    median = bench.distance(name, features, dose) if None in found else 0.0
+    states = tuple("ok" if d is not None else "dose_not_reached" for d in found)
+    return Reach((dose,) * len(found), tuple(median if d is None else d for d in found), states)
 
 
 def _all(dose: float, strengths: Sequence[float]) -> Reach:

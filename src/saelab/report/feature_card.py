@@ -110,8 +110,8 @@ def choose(candidates: pl.DataFrame, *, gated: bool) -> list[Pick]:
     """Up to ten features by rule, at most two of one SAE where there are enough; descriptions are not repeated.
 
     candidates: sae, feature, description, balanced_accuracy, percentile, lift (null where not steered). gated: whether
-    the gate passed, without which nothing is said to steer. What no feature meets is not shown; features drawn at
-    random make up for it.
+    the gate passed and SAEs exceed a random dictionary, without which nothing is said to steer. What no feature meets
+    is not shown; features drawn at random make up for it.
     """
     table = candidates.unique(["sae", "feature"], keep="first").sort("sae", "feature")
     picks: list[Pick] = []

@@ -48,7 +48,8 @@ def tiles(material: Material) -> list[Tile]:
     """The key figures: agreement, lifts, matching score. What does not exist has no tile."""
     found = gate_tiles(material)
     y = steering_of(material)
-    if material.agreement is not None and (row := overall(material.agreement, "interpretability", y)):
+    table = material.agreement if material.gate != "failed" else None
+    if table is not None and (row := overall(table, "interpretability", y)):
         value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
         if value is not None:
             note = "" if low is None or high is None else f"95 % interval {words.interval(low, high)}, "

@@ -152,6 +152,12 @@ class Material:
         """Whether steering was shown to be seen here: passed, failed or not_gated."""
         return str((self.summary.get("instrument") or {}).get("state") or "not_gated")
 
+    @property
+    def steers(self) -> bool:
+        """Whether features were shown to steer more than a random dictionary's, without which no card says so."""
+        low = (self.summary.get("steering_lift") or {}).get("low")
+        return self.gate == "passed" and low is not None and low > 0
+
 
 def read_material(run: RunFolder) -> Material:
     """Read everything but the cards' evidence. A folder with no artefact at all is a `UserError`."""

@@ -33,9 +33,7 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
     """
     check_run(run)
     material = read_material(run)
-    picks = (
-        [] if material.candidates is None else feature_card.choose(material.candidates, gated=material.gate == "passed")
-    )
+    picks = [] if material.candidates is None else feature_card.choose(material.candidates, gated=material.steers)
     taken = {(p.sae, p.feature) for p in picks}
     picks += [p for p in flow.picks(material) if (p.sae, p.feature) not in taken]
     evidence = {sae: read_evidence(run, sae) for sae in dict.fromkeys(p.sae for p in picks)}

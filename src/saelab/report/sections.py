@@ -221,7 +221,7 @@ def agreement(material: Material) -> Section:
     )
     names, parts = material.names, list[Part]()
     parts += [
-        Part("callout", frank(table, *table.select("x", "y").row(0))),
+        Part("callout", frank(table, *table.select("x", "y").row(0), gate=material.gate)),
         Part("table", tables.overall(table, names)),
     ]
     parts += [Part("table", t) for t in tables.agreements(table, names)]
@@ -240,9 +240,13 @@ def overall(table: pl.DataFrame, x: str, y: str) -> dict[str, Any] | None:
     return found.row(0, named=True) if found.height else None
 
 
-def frank(table: pl.DataFrame, x: str, y: str) -> str:
-    """What the overall tau says and what its n allows; what the small groups can say at all."""
+def frank(table: pl.DataFrame, x: str, y: str, *, gate: str = "passed") -> str:
+    """What the overall tau says and what its n allows; what the small groups can say at all. After a failed gate, that
+    it says nothing.
+    """
     row = overall(table, x, y)
+    if gate == "failed":
+        return "This study cannot see steering, so the numbers below do not say whether the two go together."
     if row is None:
         return "There is no overall τ for this pair."
     n, value = int(row["n"] or 0), words.finite(row["value"])

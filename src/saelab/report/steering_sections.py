@@ -44,7 +44,8 @@ def _gated(site: Mapping[str, Any]) -> str:
     if dose is None or strength is None:
         return f"{site['sentence']}{_read_by(site)}"
     found = {
-        "no_dev_signal": "no dose shows on the texts that choose it, so the dose at which the classes show is taken",
+        "no_dev_signal": "no dose shows on the texts that choose it, so the one at which the classes show is taken, or "
+        "the nearest to 0.3 nats where they show at none",
     }.get(chosen["state"], "chosen on further texts with features of all SAEs")
     share = words.number(chosen["share"])
     held = {

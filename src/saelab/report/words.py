@@ -154,13 +154,16 @@ def allowance(n: int) -> str:
 
 
 def verdict(value: float | int, low: float | None, high: float | None, p: float | None = None) -> str:
-    """What an agreement, its interval and its p say about the study's question, in one clause."""
+    """What an agreement, its interval and its p say about the study's question, in one clause.
+
+    A direction is told where the interval excludes zero and p is below 0.05, as in the study's own verdict.
+    """
     if low is None or high is None:
         return "no interval could be computed, so nothing is concluded"
-    if low > 0:
-        return "SAEs that score as more interpretable tend to steer better here"
-    if high < 0:
-        return "SAEs that score as more interpretable tend to steer worse here"
+    if low > 0 or high < 0:
+        if p is None or p >= 0.05:
+            return "the interval excludes zero but p does not say so: this study cannot say whether the two go together"
+        return f"SAEs that score as more interpretable tend to steer {'better' if low > 0 else 'worse'} here"
     side = "positive" if value > 0 else "negative" if value < 0 else "zero"
     if p is not None and p < 0.05:
         return f"the estimate is {side} and p is small, but its interval includes zero: a hint, not a finding"

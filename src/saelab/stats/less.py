@@ -1,10 +1,15 @@
-"""One kind of thing less another that nothing pairs it with: SAEs less a random dictionary.
+"""One kind of thing less another that is its own control: SAEs less the random dictionary of their site and size.
 
-The features of an SAE share their SAE, so SAEs are the units where there are at least three: the mean of SAEs' means,
-less a mean of features. Interval and p by Welch's t with the Welch-Satterthwaite degrees of freedom (Welch 1947).
+    difference = mean over SAEs of (mean of its features - mean of its dictionary's)
+    variance   = s^2 / n + sum over dictionaries of (its share of the SAEs)^2 v / N
+
+The features of an SAE share their SAE, so SAEs are the units where there are at least three: s^2 is the variance of
+their n differences. v is the variance of the N features of a dictionary, which several SAEs share. Interval and p by
+Welch's t with the Welch-Satterthwaite degrees of freedom (Welch 1947). Two dictionaries of one kind are taken to differ
+by their features alone: both are drawn, and neither is trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,29 +18,45 @@ from scipy.stats import t as student
 
 from saelab.stats.estimate import FEWEST, Estimate
 
+Values = Float[np.ndarray, "_"]
 
-def less_than(groups: Sequence[Float[np.ndarray, "_"]], other: Float[np.ndarray, " N"]) -> Estimate:
-    """Mean of the groups less the mean of `other`, with its 95 % interval and two-sided p.
+
+def less_than(groups: Sequence[Values], own: Sequence[Hashable], others: Mapping[Hashable, Values]) -> Estimate:
+    """Mean of the groups, each less the mean of its own other, with its 95 % interval and two-sided p.
 
     groups: the values of each SAE's features, NaN where missing; with fewer than three groups the features are the
-    units. n counts the units of both sides.
+    units. own: by group, the name of its dictionary in `others`; a group whose dictionary has fewer than three values
+    is left out, and the note counts it. n counts the units of both sides.
     """
-    parts = [g[np.isfinite(g)] for g in groups]
-    parts = [g for g in parts if g.size]
+    kept = {name: values[np.isfinite(values)] for name, values in others.items()}
+    kept = {name: values for name, values in kept.items() if values.size >= FEWEST}
+    parts = [(g[np.isfinite(g)], name) for g, name in zip(groups, own, strict=True)]
+    parts = [(g, name) for g, name in parts if g.size]
+    alone = sum(name not in kept for _, name in parts)
+    parts = [(g, name) for g, name in parts if name in kept]
+    taken = {name: kept[name] for name in dict.fromkeys(name for _, name in parts)}
+    dropped = sum(int((~np.isfinite(v)).sum()) for v in [*groups, *others.values()])
+    note = f"{alone} without a random dictionary of their own are left out" if alone else None
     clustered = len(parts) >= FEWEST
-    ours = np.array([g.mean() for g in parts]) if clustered else np.concatenate([*parts, np.zeros(0)])
-    theirs = other[np.isfinite(other)]
-    dropped = sum(g.size for g in groups) - sum(g.size for g in parts) + other.size - theirs.size
-    start = Estimate(statistic="difference", state="too_few", n=ours.size + theirs.size, dropped=dropped)
-    if min(ours.size, theirs.size) < FEWEST:
+    units = len(parts) if clustered else sum(g.size for g, _ in parts)
+    n = units + sum(v.size for v in taken.values())
+    start = Estimate(statistic="difference", state="too_few", n=n, dropped=dropped, note=note)
+    if units < FEWEST or min((g.size for g, _ in parts), default=0) < (1 if clustered else 2):
         return start
-    value = float(ours.mean() - theirs.mean())
-    shares = np.array([ours.var(ddof=1) / ours.size, theirs.var(ddof=1) / theirs.size])
+    apart = np.array([g.mean() - taken[name].mean() for g, name in parts])
+    if clustered:
+        shares = [(apart.var(ddof=1) / units, units - 1)]
+    else:
+        shares = [(g.var(ddof=1) / g.size / len(parts) ** 2, g.size - 1) for g, _ in parts]
+    for name, values in taken.items():
+        weight = sum(mine == name for _, mine in parts) / len(parts)
+        shares.append((weight**2 * values.var(ddof=1) / values.size, values.size - 1))
+    value, variances = float(apart.mean()), np.array([v for v, _ in shares])
     start = replace(start, state="ok", value=value)
-    se = float(np.sqrt(shares.sum()))
+    se = float(np.sqrt(variances.sum()))
     if se < 1e-12:
         return replace(start, note="nothing varies, so there is no interval")
-    freedom = se**4 / float((shares**2 / np.array([ours.size - 1, theirs.size - 1])).sum())
+    freedom = se**4 / float((variances**2 / np.array([d for _, d in shares])).sum())
     reach = float(student.ppf(0.975, freedom)) * se
     p = 2 * float(student.sf(abs(value) / se, freedom))
     method = "Welch t, SAEs and features" if clustered else "Welch t over features"

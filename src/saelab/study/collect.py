@@ -67,6 +67,7 @@ def _outcomes(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, An
     """Percentile and lift of the randomly drawn features by every outcome, and that less the random dictionary's."""
     drawn = outcomes_of(run, spec).filter(pl.col("arm") == RANDOM)
     beside = dictionary_lifts(run, spec, "lift")
+    blind = run.instrument(spec.model.key, spec.site).gate.read()["state"] == "failed"  # then no gain is said
     found: dict[str, Any] = {"n_steered": drawn["feature"].n_unique()}
     for outcome in OUTCOMES:
         own = drawn.filter(pl.col("outcome") == outcome)
@@ -74,7 +75,7 @@ def _outcomes(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, An
         for column, values in ((outcome, _numbers(own, "percentile")), (f"{outcome}_lift", lifts)):
             mean = mean_estimate(values, name=f"{spec.name}/{column}", seed=study.seed)
             found |= {column: mean.value, f"{column}_low": mean.low, f"{column}_high": mean.high}
-        less = less_than([lifts], beside[outcome])
+        less = less_than([] if blind else [lifts], [] if blind else ["own"], {"own": beside[outcome]})
         found |= {f"{outcome}_less": less.value, f"{outcome}_less_low": less.low, f"{outcome}_less_high": less.high}
     texts = drawn.filter(pl.col("outcome") == OUTCOMES[0])
     return found | {name: texts[name].mean() for name in ABOUT}

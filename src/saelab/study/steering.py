@@ -9,6 +9,7 @@ Differences are tested on the percentile, which resolves more; the lift is what 
 """
 
 from collections import Counter
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtyping import Float
 
 from saelab.instrument.kept import states_asked
 from saelab.instrument.readers import HEADLINE, OUTCOMES
+from saelab.stats.estimate import Estimate
 from saelab.stats.less import less_than
 from saelab.stats.lift import selection_lift
 from saelab.stats.spread import spread_table
@@ -94,14 +96,20 @@ def _answers(study: StudyConfig, run: RunFolder, lm: str, site: str) -> dict[str
     return dict(sum((Counter(states_asked(folder)) for folder in folders), Counter[str]()))
 
 
-def headline_of(run: RunFolder) -> dict[str, Any]:
-    """The lift of the SAEs' features less that of a random dictionary's, by the headline outcome."""
+def headline_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
+    """The lift of the SAEs' features less that of their random dictionaries', by the headline outcome.
+
+    No value where a gate failed: what cannot be seen is no gain.
+    """
     table = run.stats.table("arms")
+    nothing = {"value": None, "low": None, "high": None, "p": None}
     if not table.exists:
-        return {"value": None, "low": None, "high": None, "p": None, "state": "not_steered"}
+        return nothing | {"state": "not_steered"}
+    if gates_of(study, run)["state"] == "failed":
+        return nothing | {"state": "gate_failed"}
     row = table.read().filter((pl.col("outcome") == HEADLINE) & (pl.col("criterion") == UNSELECTED)).row(0, named=True)
     return {end: row[f"less{mark}"] for end, mark in (("value", ""), ("low", "_low"), ("high", "_high"))} | {
-        "p": row["less_p"], "state": row["less_state"],
+        "p": row["less_p"], "state": row["less_state"], "method": row["less_method"],
     }  # fmt: skip
 
 
@@ -114,7 +122,8 @@ def _arms(
     found: dict[str, pl.DataFrame] = {}
     if UNSELECTED in own["criterion"]:
         found = {c: selection_lift(own, score=c, draws=study.resamples, **asked) for c in (outcome, f"{outcome}_lift")}
-    beside = _dictionaries(study, run, outcome)
+    own_dictionary, beside = _dictionaries(study, run, outcome)
+    blind = gates_of(study, run)["state"] == "failed"  # what cannot be seen is no gain
     rows = []
     for name in names:
         mine = own.filter(pl.col("criterion") == name)
@@ -129,9 +138,13 @@ def _arms(
         row |= _taken(found.get(outcome), "difference", name, UNSELECTED, "difference", p=True)
         arm = RANDOM if name == UNSELECTED else name
         chosen = (pl.col("arm") == arm) & (pl.col("outcome") == outcome)
-        less = less_than([_numbers(table.filter(chosen), "lift") for table in read.values()], beside)
+        less = less_than([_numbers(table.filter(chosen), "lift") for table in read.values()], own_dictionary, beside)
+        if blind:
+            less = Estimate(statistic="difference", state="missing", n=less.n)
         row |= {"less": less.value, "less_low": less.low, "less_high": less.high, "less_p": less.p}
-        rows.append(row | {"less_n": less.n, "less_method": less.interval_method, "less_state": less.state})
+        row |= {"less_n": less.n, "less_method": less.interval_method}
+        row |= {"less_state": "gate_failed" if blind else less.state}
+        rows.append(row | {"less_note": less.note})
     return rows
 
 
@@ -145,13 +158,14 @@ def _taken(
     return {ends[e]: rows[e][0] if rows.height else None for e in ends}
 
 
-def _dictionaries(study: StudyConfig, run: RunFolder, outcome: str) -> Float[np.ndarray, " N"]:
-    """Lifts of the features of every random dictionary of the study, each once."""
-    seen: dict[tuple[str, str, int, int], SaeSpec] = {}
-    for spec in saes_of(study):
-        if spec.steer:
-            seen.setdefault((spec.model.key, spec.site, spec.d_sae, spec.level), spec)
-    return np.concatenate([dictionary_lifts(run, spec, "lift")[outcome] for spec in seen.values()])
+def _dictionaries(
+    study: StudyConfig, run: RunFolder, outcome: str
+) -> tuple[list[Hashable], dict[Hashable, Float[np.ndarray, "_"]]]:
+    """Of every steered SAE the name of its random dictionary, and by name the lifts of its features."""
+    specs = [s for s in saes_of(study) if s.steer]
+    own: list[Hashable] = [(s.model.key, s.site, s.d_sae, s.level) for s in specs]
+    some = dict(zip(own, specs, strict=True))
+    return own, {name: dictionary_lifts(run, spec, "lift")[outcome] for name, spec in some.items()}
 
 
 def _scored(run: RunFolder, spec: SaeSpec) -> pl.DataFrame:

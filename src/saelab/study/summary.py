@@ -212,7 +212,7 @@ def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
         "saes": run.stats.table("saes").read().to_dicts(),
         "agreement": _rows(run, "agreement", pl.col("statistic").is_in(["psi", "Psi"]) | (pl.col("mode") == "overall")),
         "instrument": gates_of(study, run),
-        "steering_lift": headline_of(run),
+        "steering_lift": headline_of(study, run),
         "verdict": verdict(study, run),
         "arms": _rows(run, "arms", pl.lit(True)),
         "spread": _rows(run, "spread", pl.lit(True)),

@@ -29,7 +29,7 @@ def verdict(study: StudyConfig, run: RunFolder) -> str:
     if gates["state"] == "failed":
         return f"{BLIND}: {_failed(gates)}."
     agreement, spread = tables.table("agreement").read(), tables.table("spread").read()
-    answer = f"{steers(headline_of(run))}; {related(agreement, spread)}."
+    answer = f"{steers(headline_of(study, run))}; {related(agreement, spread)}."
     if gates["state"] == "not_gated":
         why = next(s["sentence"] for s in gates["sites"] if s["state"] == "not_gated").removeprefix("Not gated: ")
         return f"{NOT_GATED}: {why.rstrip('.')}; so what follows is not shown to be steering. {answer}"
