@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from saelab.core.progress import SILENT, Progress
-from saelab.report.page import write_report
+from saelab.report.unchanged import unchanged
 from saelab.study.run import HERE, run
 from saelab.study.scales import read_study
 from saelab.study.spec import StudyConfig
@@ -30,4 +30,9 @@ def run_study(
     how many threads each; replace, tell: what is given up, and who is told (study/run.py).
     """
     config = study if isinstance(study, StudyConfig) else read_study(study, scale)
-    return write_report(run(config, out, on=on, threads=threads, replace=replace, tell=tell, progress=progress))
+    folder = run(config, out, on=on, threads=threads, replace=replace, tell=tell, progress=progress)
+    if unchanged(folder):
+        return folder.report
+    from saelab.report.page import write_report  # plotly is not waited for where nothing is drawn
+
+    return write_report(folder)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,8 +19,10 @@ from saelab.core.errors import ArtefactError, UserError
 from saelab.report import flow
 from saelab.report.material import read_material
 from saelab.report.page import _printable, render, write_report
+from saelab.report.unchanged import unchanged
 from saelab.store.files import read_json, write_json
 from saelab.store.layout import RunFolder
+from saelab.store.ledger import Ledger
 from saelab.store.tables import read_table, write_table
 
 PAYLOAD = "<script>document.title='run'</script>\"'><img src=x onerror=alert(1)></style></script>{{7*7}}&lt;\u202e"
@@ -204,6 +207,21 @@ def test_missing_is_said_and_never_a_number(tmp_path: Path) -> None:
     assert not re.search(r"\b(None|NaN|nan|null|inf)\b", shown)
     assert re.search(r"missing \(8\)\s*no feature has a complete score", shown)
     assert len(re.findall(r"missing \(1\)\s*fidelity was not measured", shown)) == 2
+
+
+def test_a_page_is_made_again_only_where_it_would_be_another(tmp_path: Path) -> None:
+    """Controls: another table, another byte of the page, no page."""
+    run = build_run(tmp_path / "run")
+    assert not unchanged(run)
+    whole = write_report(run).read_bytes()
+    assert unchanged(run)
+    run.report.write_bytes(whole.replace(b"Study", b"study", 1))
+    assert not unchanged(run)
+    run.report.write_bytes(whole)
+    with closing(Ledger(run.ledger)) as ledger:
+        assert ledger.take("key", "stats", "another") == "taken"
+        ledger.finish("key", 1.0, [run.stats.table("saes").path])
+    assert not unchanged(run), "another table"
 
 
 def test_the_page_says_what_was_damaged_and_made_again(run: RunFolder, page: str) -> None:

@@ -51,6 +51,7 @@ def finish(study: Path, out: Path, *, as_json: bool, **how: Any) -> int:
     if as_json:
         show_record(summary, as_json=True)
         return 0
+    say(summary["verdict"])
     overall = [r for r in summary["agreement"] if r["mode"] == "overall" and r["y"] == "utility"][:1]
     for row in overall:
         interval = f"[{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else "no interval"

@@ -18,6 +18,7 @@ from saelab.report import feature_card, flow, words
 from saelab.report.headline import answer, opening, tiles
 from saelab.report.material import Material, read_evidence, read_material
 from saelab.report.sections import sections
+from saelab.report.unchanged import signed
 from saelab.store.files import write_text
 from saelab.store.layout import RunFolder
 from saelab.store.sums import check_run
@@ -39,7 +40,7 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
     evidence = {sae: read_evidence(run, sae) for sae in dict.fromkeys(p.sae for p in picks)}
     cards = [feature_card.make(p, evidence[p.sae], material.names) for p in picks]
     path = out or run.report
-    write_text(path, render(material, cards))
+    write_text(path, signed(render(material, cards), run))
     return path
 
 
