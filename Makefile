@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help install demo test sweep check format clean
 
 help:
-	@echo "make demo    the whole question on a small real language model (about twelve minutes on 2 cores) -> demo/report.html"
+	@echo "make demo    the whole question on a small real language model (six to twelve minutes on 2 cores) -> demo/report.html"
 	@echo "make test    the test suite"
 	@echo "make sweep   the slow tests: processes killed at random moments, a Ray cluster that loses a machine, two ranks"
 	@echo "make check   ruff, pyright and the architecture test"

@@ -24,6 +24,8 @@ def test_the_tables_and_the_sentence(capsys: pytest.CaptureFixture[str]) -> None
         (["--label", "kind"], "--classes"),
         (["--classes", "nowhere.csv", "--label", "kind"], "nowhere.csv"),
         (["--features", "1"], "n_features"),
+        (["--doses", "0.3", "0", "--classes", "a.csv", "b.csv", "--label", "kind"], "doses"),
+        (["--classes", "a.csv", "b.csv", "--label", "kind"], "not from 2 files"),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence(

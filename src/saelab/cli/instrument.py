@@ -2,9 +2,10 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import polars as pl
+from cyclopts import Parameter
 
 from saelab.cli.output import say, show_record, show_table
 from saelab.cli.progress import shown
@@ -13,6 +14,7 @@ from saelab.core.errors import UserError
 if TYPE_CHECKING:
     from saelab.instrument.gate import Gate
 
+SEVERAL = Parameter(consume_multiple=True)  # values after one name: --doses 0.3 0.7
 NOT_PASSED = 8  # the exit code of a gate that failed, or was not tested
 
 
@@ -21,11 +23,11 @@ def instrument(
     lm: str,
     site: str,
     sae: str | None = None,
-    classes: list[Path] | None = None,
+    classes: Annotated[list[Path] | None, SEVERAL] = None,
     label: str | None = None,
     text: str | None = None,
     template: str | None = None,
-    doses: list[float] | None = None,
+    doses: Annotated[list[float] | None, SEVERAL] = None,
     reader: str = "embedding",
     readers_asked: int = 7,
     features: int = 64,

@@ -28,7 +28,7 @@ REVISIONS: Mapping[str, int] = {
     "rate": 1,
     "anchors": 1,
     "match": 2,
-    "stats": 3,
+    "stats": 4,
     "record": 1,
 }
 
