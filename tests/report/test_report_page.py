@@ -17,6 +17,7 @@ from report_run import build_run
 
 from saelab.core.errors import ArtefactError, UserError
 from saelab.report import flow
+from saelab.report.headline import opening
 from saelab.report.material import read_material
 from saelab.report.page import _printable, render, write_report
 from saelab.report.unchanged import unchanged
@@ -222,6 +223,13 @@ def test_a_page_is_made_again_only_where_it_would_be_another(tmp_path: Path) -> 
         assert ledger.take("key", "stats", "another") == "taken"
         ledger.finish("key", 1.0, [run.stats.table("saes").path])
     assert not unchanged(run), "another table"
+
+
+def test_the_opening_names_what_was_done(run: RunFolder) -> None:
+    material = read_material(run)
+    assert material.saes is not None and "interpreted, steered, compared and matched" in opening(material)
+    bare = replace(material, saes=material.saes.with_columns(n_steered=pl.lit(None, pl.Int64)), pairs=())
+    assert "trained and interpreted" in opening(bare) and "steered" not in opening(bare)
 
 
 def test_the_page_says_what_was_damaged_and_made_again(run: RunFolder, page: str) -> None:

@@ -160,6 +160,9 @@ def test_more_texts_and_features_see_more(steered: dict[str, Any]) -> None:
     most = power_of(StudyConfig.parse(steered))
     assert few and more and most and few.se == pytest.approx(2 * more.se)
     assert few.smallest > more.smallest > most.smallest
+    steered["steering"]["arms"][-1] = {"random": 4800}
+    crowded = power_of(StudyConfig.parse(steered))
+    assert crowded and crowded.features == 48, "an SAE has no more features than that"
     steered["models"][0]["grids"][0]["steer"] = False
     assert power_of(StudyConfig.parse(steered)) is None
 

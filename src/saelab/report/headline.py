@@ -41,7 +41,9 @@ def opening(material: Material) -> str:
     seconds = stage_seconds(summary)
     took = f", in {words.duration(sum(seconds.values()))} of work" if seconds else ""
     what = words.plural(count, "sparse autoencoder")
-    return f"{what}{made}{where}: trained, interpreted, steered, compared and matched{took}."
+    steered = saes is not None and "n_steered" in saes.columns and saes["n_steered"].null_count() < saes.height
+    done = ["trained", "interpreted"] + ["steered", "compared"] * steered + ["matched"] * bool(material.pairs)
+    return f"{what}{made}{where}: {words.listing(done)}{took}."
 
 
 def tiles(material: Material) -> list[Tile]:

@@ -74,10 +74,11 @@ class Power:
 
 def power_of(study: StudyConfig) -> Power | None:
     """The power of the steering part; None where nothing is steered. A run says afterwards what it measured."""
-    saes = sum(s.steer for s in saes_of(study))
+    widths = [s.d_sae for s in saes_of(study) if s.steer]
+    saes = len(widths)
     if not saes:
         return None
-    features = sum(arm.random or 0 for arm in study.steering.arms)
+    features = min(sum(arm.random or 0 for arm in study.steering.arms), *widths)
     texts = study.instrument.texts_per_feature
     se = sqrt((FEATURE_VARIANCE + TEXT_VARIANCE / texts) / features)
     tau = smallest_tau(saes, INTERPRETABLE, BETWEEN**2 / (BETWEEN**2 + se**2))
