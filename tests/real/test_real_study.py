@@ -19,9 +19,9 @@ def study() -> StudyConfig:
     grid, side = demo.models[0].grids
     grids = (
         grid.model_copy(update={"architectures": ("relu", "topk", "jumprelu"), "levels": (32,), "d_sae": 1024}),
-        side.model_copy(update={"sites": ("resid_post.16",), "d_sae": 1024}),
+        side.model_copy(update={"sites": ("resid_post.16",), "levels": (32,), "d_sae": 1024}),
     )
-    path = demo.models[0].paths[0].model_copy(update={"sites": ("resid_post.15", "resid_post.16")})
+    path = demo.models[0].paths[0].model_copy(update={"level": 32, "sites": ("resid_post.15", "resid_post.16")})
     changes = {
         "name": "real cut",
         "models": (demo.models[0].model_copy(update={"grids": grids, "paths": (path,)}),),
