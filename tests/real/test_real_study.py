@@ -18,7 +18,7 @@ def study() -> StudyConfig:
     demo = StudyConfig.from_yaml(Path(__file__).parents[2] / "src" / "saelab" / "study" / "demo.yaml")
     grid, side = demo.models[0].grids
     grids = (
-        grid.model_copy(update={"architectures": ("relu", "topk", "jumprelu"), "levels": (32,), "d_sae": 1024}),
+        grid.model_copy(update={"architectures": ("topk", "batchtopk", "jumprelu"), "levels": (32,), "d_sae": 1024}),
         side.model_copy(update={"sites": ("resid_post.16",), "levels": (32,), "d_sae": 1024}),
     )
     path = demo.models[0].paths[0].model_copy(update={"level": 32, "sites": ("resid_post.15", "resid_post.16")})
@@ -32,6 +32,9 @@ def study() -> StudyConfig:
             update={
                 "arms": (Arm(criterion="delta_confidence", n=1), Arm(criterion="output_score", n=1), Arm(random=16)),
             }
+        ),
+        "instrument": demo.instrument.model_copy(
+            update={"doses": (0.5,), "n_dev": 8, "n_random": 32, "class_texts": 32, "contexts": 200}
         ),
         "matching": demo.matching.model_copy(update={"contexts": 8}),
         "resamples": 200,
