@@ -19,6 +19,7 @@ import torch
 from saelab.activations.harvest import HarvestConfig, harvest
 from saelab.instrument.bench import Bench
 from saelab.instrument.config import InstrumentConfig
+from saelab.instrument.dose import Probe
 from saelab.instrument.features import Dictionary
 from saelab.instrument.site import place_at
 from saelab.judges.embedding import MiniLM
@@ -77,8 +78,9 @@ def _watch(clock: Clock) -> None:
     """Time the parts of a desk's work."""
     lm = LanguageModel
     lm.generate_ids = clock.timed("written", lm.generate_ids)
-    lm.nll = clock.timed("read: likelihoods", lm.nll)
-    lm.capture = clock.timed("read: states", lm.capture)
+    lm.nll = clock.timed("read: answers after their instructions", lm.nll)
+    lm.read = clock.timed("read: likelihoods and states", lm.read)
+    Probe.kl = clock.timed("KL of the features", Probe.kl)
     MiniLM.__call__ = clock.timed("embedded", MiniLM.__call__)
     Dictionary.of = clock.timed("readers: encoded", Dictionary.of)
     Bench.read = clock.timed("scored", Bench.read)
