@@ -22,8 +22,8 @@ HEAD = """# The demo: what it did and what it found
 
 The language model is SmolLM2-135M-Instruct (30 blocks, width 576), the text the embedded corpus.
 Ten SAEs of five architectures at two levels stand at resid_post.15, two JumpReLU SAEs at
-resid_post.14 and resid_post.16; 2,048 features each. Interpretability is judged by `lexical`, a named
-proxy and no LLM; steered texts are read by the instrument ([steering.md](steering.md)).
+resid_post.14 and resid_post.16; 2,048 features each. Interpretability is judged by `lexical`, a
+named proxy and no LLM; steered texts are read by the instrument ([steering.md](steering.md)).
 """
 LEARNT = """On held-out documents. FVU: fraction of variance unexplained (lower is better). CE recovered is
 against *mean* ablation (1 is perfect). Beside each SAE stands a random dictionary of the same width
@@ -35,15 +35,15 @@ randomly drawn features under the readers of what those are about (chance 0.5); 
 under what the model itself reads in them. Less random is the lift of the described outcome less that
 of the features of a random dictionary of the same width and L0. KL in nats per token.
 """
-STABLE = """Six runs that differ in number type and seeds (of training, text and every draw). Controls are lifts by
-the `described` outcome; tau: interpretability with `described`.
+STABLE = """Runs that differ in number type and seeds (of training and every draw). Controls are lifts by the
+`described` outcome; tau: interpretability with `described`.
 """
 GATE = """The gate steers by six known classes of text, which has to show, and by the features of random
 dictionaries, which must show less than half as much, each under readers of their own.
 """
 ARMS = """Lift is a text's score under its own feature's reader less that under the other features' readers.
-Less random dictionary: Welch's t with SAEs as units. Against no selection: of the percentile, paired
-over SAEs, p by sign flips after Holm.
+Less random dictionary: each SAE less its own, Welch's t with SAEs as units. Against no selection: of
+the percentile, paired over SAEs, p by sign flips after Holm.
 """
 SPREAD = """F is 1 where SAEs do not differ; the smallest difference between two SAEs is the one told four times
 in five.
@@ -149,6 +149,17 @@ def stable(runs: Sequence[tuple[str, dict[str, Any]]]) -> str:
     return table(head.split(", "), rows)
 
 
+def counted(runs: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """In how many runs each part of the answer is the same."""
+    lows = [s["steering_lift"]["low"] for _, s in runs]
+    parts = {
+        "gates that passed": sum(s["instrument"]["passed"] for _, s in runs),
+        "lifts less a random dictionary above 0 by their interval": sum(low is not None and low > 0 for low in lows),
+        "verdicts by which no tau can be told": sum("steer better cannot be told" in s["verdict"] for _, s in runs),
+    }
+    return "; ".join(f"{name}: **{n} of {len(runs)}**" for name, n in parts.items()) + ".\n"
+
+
 def verdicts(runs: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """The first sentence of each run's page."""
     return "\n".join(textwrap.fill(f"- {name}: {s['verdict']}", 98, subsequent_indent="  ") for name, s in runs) + "\n"
@@ -186,6 +197,7 @@ def write(run: Path, page: Path, others: Path) -> None:
         gate(summary),
         "## What is stable?\n",
         STABLE,
+        textwrap.fill(counted(runs), 98) + "\n",
         stable(runs),
         verdicts(runs),
         "## Which features steer?\n",
