@@ -41,7 +41,8 @@ def steering_tables(study: StudyConfig, run: RunFolder, features: pl.DataFrame) 
     """The tables above by name. features: the study's table `steered`."""
     specs = [s for s in saes_of(study) if s.steer]
     read = {s.name: outcomes_of(run, s) for s in specs}
-    rows = [row for outcome in OUTCOMES for row in _arms(study, run, outcome, features, read)]
+    blind = _state(study, run) == "failed"  # what cannot be seen is no gain
+    rows = [row for outcome in OUTCOMES for row in _arms(study, run, outcome, features, read, blind=blind)]
     drawn = {name: table.filter(pl.col("arm") == RANDOM) for name, table in read.items()}
     scores = {"interpretability": [_numbers(_scored(run, s), INTERPRETABILITY) for s in specs]}
     for outcome in OUTCOMES:
@@ -82,11 +83,16 @@ def gates_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
         for (lm, site), folder in sites_of(study, run).items()
         for record in [folder.gate.read()]
     ]
-    states = {s["state"] for s in sites}
-    state = "failed" if "failed" in states else "not_gated" if states != {"passed"} else "passed"
+    state = _state(study, run)
     table = run.stats.table("controls")
     controls = table.read().to_dicts() if table.exists else []
     return {"passed": state == "passed", "state": state, "sites": sites, "controls": controls}
+
+
+def _state(study: StudyConfig, run: RunFolder) -> str:
+    """Of all sites: failed where one failed, passed where every one passed."""
+    states = {folder.gate.read()["state"] for folder in sites_of(study, run).values()}
+    return "failed" if "failed" in states else "not_gated" if states != {"passed"} else "passed"
 
 
 def _answers(study: StudyConfig, run: RunFolder, lm: str, site: str) -> dict[str, int]:
@@ -105,7 +111,7 @@ def headline_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     nothing = {"value": None, "low": None, "high": None, "p": None}
     if not table.exists:
         return nothing | {"state": "not_steered"}
-    if gates_of(study, run)["state"] == "failed":
+    if _state(study, run) == "failed":
         return nothing | {"state": "gate_failed"}
     row = table.read().filter((pl.col("outcome") == HEADLINE) & (pl.col("criterion") == UNSELECTED)).row(0, named=True)
     return {end: row[f"less{mark}"] for end, mark in (("value", ""), ("low", "_low"), ("high", "_high"))} | {
@@ -114,7 +120,13 @@ def headline_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
 
 
 def _arms(
-    study: StudyConfig, run: RunFolder, outcome: str, features: pl.DataFrame, read: dict[str, pl.DataFrame]
+    study: StudyConfig,
+    run: RunFolder,
+    outcome: str,
+    features: pl.DataFrame,
+    read: dict[str, pl.DataFrame],
+    *,
+    blind: bool,
 ) -> list[dict[str, Any]]:
     own = features.filter(pl.col(outcome).is_not_null() & pl.col(f"{outcome}_lift").is_not_null())
     names = [UNSELECTED, *(c for c in own["criterion"].unique(maintain_order=True) if c != UNSELECTED)]
@@ -123,7 +135,6 @@ def _arms(
     if UNSELECTED in own["criterion"]:
         found = {c: selection_lift(own, score=c, draws=study.resamples, **asked) for c in (outcome, f"{outcome}_lift")}
     own_dictionary, beside = _dictionaries(study, run, outcome)
-    blind = gates_of(study, run)["state"] == "failed"  # what cannot be seen is no gain
     rows = []
     for name in names:
         mine = own.filter(pl.col("criterion") == name)
