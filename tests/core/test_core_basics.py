@@ -1,7 +1,10 @@
 """Configs refuse unknown keys and name themselves by digest; seeds come from names; errors name the nearest."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from saelab.core.config import Config
 from saelab.core.errors import UserError, nearest
@@ -15,9 +18,28 @@ class Example(Config):
     name: str = "x"
 
 
+class Several(Config):
+    choice: Literal["a", "b"] | tuple[int, ...] = "a"
+    part: str | Example | None = None
+
+
 def test_unknown_keys_are_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r"unknown key 'widht'. Did you mean width"):
         Example.parse({"widht": 3})
+
+
+def test_what_a_union_refuses_is_one_sentence_at_its_key() -> None:
+    """pydantic names the union's members between the keys, one message each."""
+    for bad in (3, {"a": 1}):
+        with pytest.raises(ValidationError) as raw:
+            Several.model_validate({"choice": bad})
+        assert len(raw.value.errors()) == 2 and "tuple[int, ...]" in str(raw.value), "control: what pydantic says"
+        with pytest.raises(UserError, match=r"Several: choice: Input should be 'a' or 'b', or a valid tuple$"):
+            Several.parse({"choice": bad})
+    with pytest.raises(UserError, match=r"choice\.1: [^;]*integer"):
+        Several.parse({"choice": [1, "x"]})
+    with pytest.raises(UserError, match=r"part\.widht: unknown key 'widht'. Did you mean width"):
+        Several.parse({"part": {"widht": 1}})
 
 
 def test_digest_names_the_content() -> None:

@@ -174,6 +174,8 @@ def test_more_texts_and_features_see_more(steered: dict[str, Any]) -> None:
         ({"unsteered_copies": 3}, "unsteered"),
         ({"doses": []}, "doses"),
         ({"classes": ["nowhere.txt"]}, "nowhere.txt"),
+        ({"classes": "nowhere.txt"}, "nowhere.txt"),  # one file is a list of one
+        ({"label": "kind"}, "instrument.label"),  # of no table
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_key(

@@ -1,4 +1,4 @@
-"""Two classes told apart: AUROC and logistic regression, as scikit-learn defines them. The library is loaded late.
+"""Two classes told apart: AUROC and logistic regression, as scikit-learn defines them, which is loaded late.
 
 Nothing else of saelab defines either. No texts, no activations, no SAEs here.
 """
@@ -16,13 +16,13 @@ STEPS = 1000
 
 def auroc(scores: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " N"]) -> float:
     """P(score of a positive > score of a negative), ties counting half. Both classes must be present."""
-    return float(_sklearn("metrics").roc_auc_score(positive, scores))
+    return float(aurocs(scores[:, None], positive)[0])
 
 
 def aurocs(scores: Float[np.ndarray, "N F"], positive: Bool[np.ndarray, " N"]) -> Float[np.ndarray, " F"]:
     """`auroc` of every column at once: (sum of the positives' mid-ranks - P (P + 1) / 2) / (P Q), P and Q the counts.
 
-    The same number by Mann and Whitney (1947), for thousands of columns, which scikit-learn takes one by one.
+    By Mann and Whitney (1947). scikit-learn's number, which takes a hundred times as long for a dozen windows.
     """
     p = int(positive.sum())
     ranks = rankdata(scores, axis=0)[positive].sum(axis=0)

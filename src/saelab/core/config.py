@@ -6,10 +6,11 @@ only (numbers, strings, lists, nested configs), never tensors or open files.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -86,18 +87,65 @@ def digest_of(data: Any) -> str:
 def faults_in(error: ValidationError, cls: type[BaseModel]) -> list[Fault]:
     """What pydantic found wrong, each with its key; an unknown key with the nearest known ones."""
     found: list[Fault] = []
+    unions: set[tuple[str | int, ...]] = set()
     places = [item["loc"] for item in error.errors()]
     for item in error.errors():
         loc, cause = item["loc"], item.get("ctx", {}).get("error")
+        if (where := _without_members(cls, loc)) != loc:
+            unions.add(where)
         if item["type"] == "too_short" and any(p[: len(loc)] == loc != p for p in places):
             continue  # it is short of the items that are said to be wrong
         if isinstance(cause, Faults):
-            found += [Fault((*loc, *fault.where), fault.what) for fault in cause.found]
+            found += [Fault((*where, *fault.where), fault.what) for fault in cause.found]
         elif item["type"] == "extra_forbidden":
-            found.append(Fault(loc, f"unknown key {loc[-1]!r}. {nearest(str(loc[-1]), _fields_at(cls, loc[:-1]))}"))
+            found.append(Fault(where, f"unknown key {loc[-1]!r}. {nearest(str(loc[-1]), _fields_at(cls, loc[:-1]))}"))
         else:
-            found.append(Fault(loc, item["msg"].removeprefix("Value error, ")))
-    return list(dict.fromkeys(found))
+            found.append(Fault(where, item["msg"].removeprefix("Value error, ")))
+    return _one_sentence(found, unions)
+
+
+def _one_sentence(found: Sequence[Fault], unions: Collection[tuple[str | int, ...]]) -> list[Fault]:
+    """Each fault once; what the members of one union ask for is one sentence with alternatives."""
+    asked = {where: list(dict.fromkeys(f.what for f in found if f.where == where)) for where in unions}
+    start = "Input should be "
+    said = {
+        where: ", or ".join([first, *(w.removeprefix(start) for w in more)]) for where, (first, *more) in asked.items()
+    }
+    return list(dict.fromkeys(Fault(f.where, said.get(f.where, f.what)) for f in found))
+
+
+def _without_members(cls: type[BaseModel], loc: Sequence[int | str]) -> tuple[str | int, ...]:
+    """A location without the names of union members, which pydantic puts between the keys."""
+    kept: list[str | int] = []
+    here: list[Any] = [cls]
+    for part in loc:
+        several, here = _members(here)
+        if several:
+            continue  # the name of one of them
+        kept.append(part)
+        inside = []
+        for one in here:
+            if isinstance(one, type) and issubclass(one, BaseModel):
+                inside += [one.model_fields[str(part)].annotation] if part in one.model_fields else []
+            else:
+                inside += [a for a in get_args(one) if a is not ...]
+        here = inside
+    return tuple(kept)
+
+
+def _members(annotations: Sequence[Any]) -> tuple[bool, list[Any]]:
+    """Whether one of these is a union of several types, and all of them with such unions taken apart."""
+    found, several = [], False
+    for one in annotations:
+        while get_origin(one) is Annotated:
+            one = get_args(one)[0]
+        if get_origin(one) in (Union, UnionType):
+            parts = [a for a in get_args(one) if a is not type(None)]
+            several |= len(parts) > 1
+            found += parts
+        else:
+            found.append(one)
+    return several, found
 
 
 def _fields_at(cls: type[BaseModel], loc: Sequence[int | str]) -> list[str]:

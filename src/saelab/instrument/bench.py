@@ -112,7 +112,9 @@ class Bench:
         """
         shape = self._curve(name, features)
         found = {dose: (dose, shape.distance(dose)) for dose in self.sizes.doses if shape.reaches(dose)}
-        return found or {dose: (dose, shape.distance(dose)) for dose in self.sizes.doses}
+        if not found:
+            shape.distance(self.sizes.doses[0])  # raises, and says how far was tried
+        return found
 
     def over(self, name: str, features: Features, copies: Sequence[int], grid: Grid) -> dict[float, Measured]:
         """A set measured at every point of a grid."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from saelab.core.config import Config
+from saelab.core.config import Config, Fault, Faults
 from saelab.core.errors import nearest
 from saelab.instrument.outcomes import LEAST_REFERENCES
 from saelab.judges import lexical
@@ -128,6 +128,17 @@ class InstrumentConfig(Sizes):
     )
     n_dev: int = Field(default=32, ge=3, description="Features, of all SAEs of a site, that choose its dose.")
     n_random: int = Field(default=64, ge=3, description="Features of each random dictionary.")
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _one_file_is_a_list_of_one(cls, classes: Any) -> Any:
+        return (classes,) if isinstance(classes, str) and classes not in ("embedded", "none") else classes
+
+    @model_validator(mode="after")
+    def _label_is_of_a_table(self) -> "InstrumentConfig":
+        if self.label is not None and isinstance(self.classes, str):
+            raise Faults([Fault(("label",), "is a column of the table that `classes` names; here it names none")])
+        return self
 
     @field_validator("factors")
     @classmethod

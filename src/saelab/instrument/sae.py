@@ -14,12 +14,14 @@ fewer than three of those has no outcomes: both tables are empty, and the manife
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from saelab.core.progress import SILENT, Progress
+from saelab.core.seeds import seed_of
 from saelab.instrument.bench import Bench, Measured
 from saelab.instrument.features import Dictionary
 from saelab.instrument.kept import digest_of_sae, of_lm, opened
@@ -63,7 +65,7 @@ def run(
     gate: the site's, with its dose and its unsteered texts. able: features that are described and fire (column
     `feature`); effects: selection's table. seed: names the random arm's draw.
     """
-    config, kept = place.config, SteeringFolder(folder)
+    config, kept, digest = place.config, SteeringFolder(folder), digest_of_sae(sae)
     chosen_dose = gate.gate.read()["chosen"]
     dictionary = Dictionary.of(sae.encode, sae.W_dec.detach(), place.text)
     readable = [f for f in able["feature"].to_list() if dictionary.readable(f)]
@@ -71,7 +73,7 @@ def run(
     numbers = sorted({f for members in chosen.values() for f in members})
     asked = {
         "config": config.settings, "lm": of_lm(place.lm), "site": place.text.site,
-        "sae": digest_of_sae(sae), "arms": {name: list(members) for name, members in chosen.items()},
+        "sae": digest, "arms": {name: list(members) for name, members in chosen.items()},
         "dose": chosen_dose, "text": place.text.packed.digest(), "reader": place.embed.name,
         "prompts": [list(p.ids) for p in place.desk.prompts], "n_described": able.height, "n_readable": len(readable),
     }  # fmt: skip
@@ -82,7 +84,8 @@ def run(
     features = dictionary.features(numbers, place.embed)
     bench = Bench(
         config,
-        place.desk,
+        # SAEs are units of the statistics, so that the texts of two of them share no random draw.
+        replace(place.desk, seed=seed_of(place.desk.seed, digest)),
         place.probe,
         lambda name, write: gate.step(name).read(list(TABLE)) if name == "unsteered" else keep(name, write),
         progress,

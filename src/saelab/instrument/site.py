@@ -37,7 +37,7 @@ from saelab.store.layout import InstrumentFolder
 from saelab.text.pack import PackedText
 
 LEAST = 3  # features of a set, for an interval
-PER_SAE = 4  # features of an SAE that choose the dose, so that not every SAE has to be encoded for it
+PER_SAE = 8  # features of an SAE that choose the dose, so that not every SAE has to be encoded for it
 
 
 @dataclass(frozen=True)

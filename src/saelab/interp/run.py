@@ -125,7 +125,9 @@ class InterpSite:
         if key not in self.untrained:
             random = RandomDictionary.fit(self.reading.rows, d_sae, k, seed=self.config.seed)
             codes = encode_codes(random.encode, self.rows, self.places)
-            table = measure_features(self, codes, judges=judges, most=UNTRAINED).filter(pl.col("state") == "ok")
+            # Only what is tested is described: of an SAE all features are, for their labels.
+            tested = scored_sample(codes.counts() > 0, min(UNTRAINED, self.config.n_scored), self.config.seed)
+            table = measure_features(self, codes.only(sorted(tested)), judges=judges).filter(pl.col("state") == "ok")
             means = table.select(pl.col("balanced_accuracy", "auroc", "embedding_auroc").mean()).row(0, named=True)
             self.untrained[key] = {"k": k, "n": table.height, **means}
         return self.untrained[key]
@@ -239,11 +241,10 @@ def measure_features(
     codes: Codes,
     *,
     judges: Judges,
-    most: int | None = None,
     also: Iterable[int] = (),
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """One row per feature, with the columns of `FEATURES`. most: features to test at most.
+    """One row per feature, with the columns of `FEATURES`.
 
     state: "ok" (tested), "dead" (never active), "too_few" (too few windows, or no term stands out, to be tested), or
     "untested" (described, not in the sample).
@@ -254,8 +255,7 @@ def measure_features(
     read[site_text.places] = True
     text = DescribingText.over(finder.passages, read & (finder.sides == DESCRIBE), site_text.strings)
     described = describe(codes, text, largest, config.describe)
-    count = config.n_scored if most is None else min(most, config.n_scored)
-    wanted = scored_sample(codes.counts() > 0, count, config.seed) | set(also)
+    wanted = scored_sample(codes.counts() > 0, config.n_scored, config.seed) | set(also)
     trials = list(_trials(site_text, codes, described, sorted(wanted)))
     scores = {d.feature: d for d in detect(trials, judges.first, calibrated=config.calibrated, progress=progress)}
     found = _features_table(codes, described, scores, wanted, judges.first.name)
@@ -309,7 +309,7 @@ def _features_table(
                 "max_activation": float(values.max()) if count else 0.0,
                 "mean_activation": float(values.mean()) if count else 0.0,
                 "description": description.text if description else None,
-                "terms": [asdict(term) for term in description.terms] if description else [],
+                "terms": [vars(term) for term in description.terms] if description else [],
                 "accuracy": score.accuracy if score else None,
                 "balanced_accuracy": score.balanced_accuracy if score else None,
                 "auroc": score.auroc if score else None,
