@@ -94,3 +94,11 @@ def test_stats_and_report_import_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     control = "import sys, saelab.study.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", control], check=False).returncode == 1
+
+
+def test_a_study_loads_libraries_of_statistics_when_it_needs_them() -> None:
+    """They take a third of the start, and a finished study needs none."""
+    late = "{'scipy.stats', 'sklearn', 'transformers'}"
+    for use, loaded in (("pass", 0), ("import scipy.stats", 1)):  # the second: the control
+        code = f"import sys, saelab.workflow; {use}; sys.exit(bool({late} & set(sys.modules)))"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == loaded

@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 
 STEPS = 1000
 
@@ -25,7 +25,7 @@ def aurocs(scores: Float[np.ndarray, "N F"], positive: Bool[np.ndarray, " N"]) -
     By Mann and Whitney (1947). scikit-learn's number, which takes a hundred times as long for a dozen windows.
     """
     p = int(positive.sum())
-    ranks = rankdata(scores, axis=0)[positive].sum(axis=0)
+    ranks = scipy.stats.rankdata(scores, axis=0)[positive].sum(axis=0)
     return (ranks - p * (p + 1) / 2) / (p * (len(positive) - p))
 
 

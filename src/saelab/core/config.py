@@ -123,7 +123,7 @@ def _without_members(cls: type[BaseModel], loc: Sequence[int | str]) -> tuple[st
         if several:
             continue  # the name of one of them
         kept.append(part)
-        inside = []
+        inside: list[Any] = []
         for one in here:
             if isinstance(one, type) and issubclass(one, BaseModel):
                 inside += [one.model_fields[str(part)].annotation] if part in one.model_fields else []
@@ -135,7 +135,8 @@ def _without_members(cls: type[BaseModel], loc: Sequence[int | str]) -> tuple[st
 
 def _members(annotations: Sequence[Any]) -> tuple[bool, list[Any]]:
     """Whether one of these is a union of several types, and all of them with such unions taken apart."""
-    found, several = [], False
+    found: list[Any] = []
+    several = False
     for one in annotations:
         while get_origin(one) is Annotated:
             one = get_args(one)[0]

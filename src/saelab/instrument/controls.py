@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float
-from scipy import stats as scipy_stats
 
 from saelab.core.seeds import numpy_generator
 from saelab.instrument.outcomes import Texts, percentiles, quality, scores
@@ -64,8 +64,8 @@ def difference_of(name: str, outcome: str, table: pl.DataFrame, other: pl.DataFr
     def apart(x: np.ndarray, y: np.ndarray, axis: int = -1) -> Any:
         return x.mean(axis) - y.mean(axis)
 
-    drawn = scipy_stats.bootstrap((a, b), apart, n_resamples=2000, vectorized=True, method="BCa", rng=rng)
-    exchanged = scipy_stats.permutation_test(
+    drawn = scipy.stats.bootstrap((a, b), apart, n_resamples=2000, vectorized=True, method="BCa", rng=rng)
+    exchanged = scipy.stats.permutation_test(
         (a, b), apart, n_resamples=2000, vectorized=True, alternative="greater", rng=rng
     )
     low, high = (float(edge) for edge in drawn.confidence_interval)

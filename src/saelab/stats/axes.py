@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float, Int
-from scipy.stats import t as student
 
 from saelab.stats import kendall, resample
 from saelab.stats.association import Draws, Sample
@@ -75,7 +75,7 @@ def psi(taus: Sequence[float | None], draws: Draws, mode: Mode = "reported") -> 
         picks = draws.generator("groups").integers(0, known.size, (draws.count, known.size))
         interval, method = resample.percentile(known[picks].mean(axis=1)), "percentile bootstrap over groups"
     else:
-        reach = float(student.ppf(0.975, known.size - 1)) * se
+        reach = float(scipy.stats.t.ppf(0.975, known.size - 1)) * se
         ends = (max(-1.0, value - reach), min(1.0, value + reach))
         interval, method = (ends if se > 0 else None), "t over groups"
     low, high = interval or (None, None)

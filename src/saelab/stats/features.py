@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float
-from scipy.stats import norm, rankdata
-from scipy.stats import t as student
 
 from saelab.stats import kendall
 from saelab.stats.association import FEWEST_FOR_INTERVAL, Draws, Sample, sample_of
@@ -38,7 +37,7 @@ class _Kind:
         """The coefficient of a sample whose state is ok."""
         if self.name == "tau":
             return kendall.tau_b(s.x, s.y) or 0.0
-        return float(np.corrcoef(rankdata(s.x), rankdata(s.y))[0, 1])
+        return float(np.corrcoef(scipy.stats.rankdata(s.x), scipy.stats.rankdata(s.y))[0, 1])
 
     def z_variance(self, value: float, n: int) -> float:
         return (0.437 if self.name == "tau" else 1 + value**2 / 2) / (n - self.lost)
@@ -49,7 +48,7 @@ class _Kind:
             return kendall.null_taus(s.x, s.y, draws, generator, most=FEW_ROWS)
         if s.n > FEW_ROWS:
             return generator.normal(0.0, 1 / np.sqrt(s.n - 1), draws)
-        x, y = (rankdata(v) - (s.n + 1) / 2 for v in (s.x, s.y))
+        x, y = (scipy.stats.rankdata(v) - (s.n + 1) / 2 for v in (s.x, s.y))
         orders = generator.permuted(np.tile(y, (draws, 1)), axis=1)
         return orders @ x / np.sqrt((x**2).sum() * (y**2).sum())
 
@@ -95,7 +94,7 @@ def _single(kind: _Kind, sample: Sample, draws: Draws) -> Estimate:
     found = replace(found, p=p, p_method="permutation" if sample.n <= FEW_ROWS else "normal")
     if sample.n < FEWEST_FOR_INTERVAL or abs(value) > 1 - 1e-9:
         return replace(found, note=f"no interval below {FEWEST_FOR_INTERVAL} features or at perfect agreement")
-    reach = float(norm.ppf(0.975)) * np.sqrt(kind.z_variance(value, sample.n))
+    reach = float(scipy.stats.norm.ppf(0.975)) * np.sqrt(kind.z_variance(value, sample.n))
     low, high = np.tanh([np.arctanh(value) - reach, np.arctanh(value) + reach])
     return replace(found, low=float(low), high=float(high), interval_method="Fisher z")
 
@@ -119,7 +118,7 @@ def _pooled(kind: _Kind, samples: dict[str, Sample], draws: Draws) -> Estimate:
     if values.size < FEWEST:
         return replace(start, note=note or f"{values.size} SAEs: no interval over SAEs below {FEWEST}")
     se = float(values.std(ddof=1) / np.sqrt(values.size))
-    reach = float(student.ppf(0.975, values.size - 1)) * se
+    reach = float(scipy.stats.t.ppf(0.975, values.size - 1)) * se
     return replace(start, se=se, low=mean - reach, high=mean + reach, interval_method="t over SAEs")
 
 

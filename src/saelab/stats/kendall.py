@@ -12,8 +12,8 @@ from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Shaped
-from scipy.stats import kendalltau, norm, rankdata
 
 EXACT_ROWS = 200  # without ties: the exact distribution of S; beyond, it is normal to three digits
 ENUMERATED_ROWS = 8  # with ties: all n! orders
@@ -35,7 +35,7 @@ def tau_b(x: Float[np.ndarray, "N"], y: Float[np.ndarray, "N"]) -> float | None:
     """tau_b of two samples; None where it is not defined (fewer than two rows, or a constant one)."""
     if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(kendalltau(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]  (the stub knows a plain tuple)
+    return float(scipy.stats.kendalltau(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]  (the stub knows a plain tuple)
 
 
 def signs(values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N N"]:
@@ -71,8 +71,8 @@ def permutation_null(
         return _empirical(observed, _all_taus(x, y), "exact permutation", False)
     if x.size > EXACT_ROWS:
         deviation = float(np.sqrt(null_variance(x, y)))
-        edge = float(norm.ppf(0.975)) * deviation
-        return Null(float(2 * norm.sf(abs(observed) / deviation)), -edge, edge, "normal")
+        edge = float(scipy.stats.norm.ppf(0.975)) * deviation
+        return Null(float(2 * scipy.stats.norm.sf(abs(observed) / deviation)), -edge, edge, "normal")
     return _empirical(observed, permuted_taus(x, y, draws, generator), "permutation", True)
 
 
@@ -85,7 +85,7 @@ def permuted_taus(
 ) -> Float[np.ndarray, "R"]:
     """tau_b of x with `draws` random orders of y (inside each stratum, where given); neither may be constant."""
     order = np.argsort(x, kind="stable")
-    ranks = rankdata(y, method="dense").astype(np.int16 if y.size < 2**15 else np.int32)[order]
+    ranks = scipy.stats.rankdata(y, method="dense").astype(np.int16 if y.size < 2**15 else np.int32)[order]
     blocks = [np.arange(x.size)]
     if strata is not None:
         blocks = [np.flatnonzero(strata[order] == s) for s in dict.fromkeys(strata.tolist())]
@@ -157,7 +157,7 @@ def _empirical(observed: float, taus: Float[np.ndarray, "R"], method: str, sampl
 
 def _all_taus(x: Float[np.ndarray, "N"], y: Float[np.ndarray, "N"]) -> Float[np.ndarray, "R"]:
     order = np.argsort(x, kind="stable")
-    ranks = rankdata(y, method="dense").astype(np.int16)
+    ranks = scipy.stats.rankdata(y, method="dense").astype(np.int16)
     return _excess(x[order], np.array(list(permutations(ranks)), dtype=np.int16)) / _scale(x, y)
 
 

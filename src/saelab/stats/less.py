@@ -13,8 +13,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.stats import t as student
 
 from saelab.stats.estimate import FEWEST, Estimate
 
@@ -57,7 +57,7 @@ def less_than(groups: Sequence[Values], own: Sequence[Hashable], others: Mapping
     if se < 1e-12:
         return replace(start, note="nothing varies, so there is no interval")
     freedom = se**4 / float((variances**2 / np.array([d for _, d in shares])).sum())
-    reach = float(student.ppf(0.975, freedom)) * se
-    p = 2 * float(student.sf(abs(value) / se, freedom))
+    reach = float(scipy.stats.t.ppf(0.975, freedom)) * se
+    p = 2 * float(scipy.stats.t.sf(abs(value) / se, freedom))
     method = "Welch t, SAEs and features" if clustered else "Welch t over features"
     return replace(start, low=value - reach, high=value + reach, se=se, p=p, interval_method=method, p_method="Welch t")

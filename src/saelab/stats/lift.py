@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float
-from scipy.stats import t as student
 
 from saelab.core.errors import UserError, nearest
 from saelab.stats.association import Draws
@@ -146,7 +146,7 @@ def _over_saes(name: str, statistic: Means, n: int, absent: int, seed: int, *, l
     se = float(np.sqrt((n - 1) / n * ((scaled - scaled.mean()) ** 2).sum()))
     if not np.isfinite(se) or se < 1e-12:
         return replace(start, note="the SAEs do not vary enough for an interval")
-    reach = float(student.ppf(0.975, n - 1)) * se
+    reach = float(scipy.stats.t.ppf(0.975, n - 1)) * se
     ends = [float(np.expm1(e) if logarithm else e) for e in (centre - reach, centre + reach)]
     method = "t over SAEs, log scale" if logarithm else "t over SAEs"
     return replace(start, low=ends[0], high=ends[1], interval_method=method)

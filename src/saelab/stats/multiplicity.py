@@ -7,8 +7,8 @@ without a p (None) is not part of the family.
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.stats import false_discovery_control
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
@@ -24,7 +24,9 @@ def holm(ps: Sequence[float | None]) -> list[float | None]:
 def benjamini_hochberg(ps: Sequence[float | None]) -> list[float | None]:
     """Benjamini and Hochberg's (1995) step-up p: the expected share of false findings among those at or below p."""
     values = _known(ps)
-    return _in_place(ps, np.asarray(false_discovery_control(values), dtype=float) if values.size else values)
+    return _in_place(
+        ps, np.asarray(scipy.stats.false_discovery_control(values), dtype=float) if values.size else values
+    )
 
 
 def _known(ps: Sequence[float | None]) -> Float[np.ndarray, "M"]:

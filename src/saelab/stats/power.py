@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float
-from scipy.stats import norm
 
 from saelab.core.errors import UserError
 from saelab.core.seeds import numpy_generator
@@ -55,8 +55,8 @@ SCHEMA = {
 def _smallest(n: int, alpha: float, power: float, seed: int) -> dict[str, float | str | None]:
     if n > EXACT_ROWS:
         deviation = float(np.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))))
-        critical = float(norm.ppf(1 - alpha / 2)) * deviation
-        least = critical + float(norm.ppf(power)) * deviation
+        critical = float(scipy.stats.norm.ppf(1 - alpha / 2)) * deviation
+        least = critical + float(scipy.stats.norm.ppf(power)) * deviation
         return {"critical_tau": critical, "smallest_tau": least, "method": "normal", "state": "ok"}
     chances = exact_distribution(n)
     taus = 1 - 2 * np.arange(chances.size) / (chances.size - 1)

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 
 from saelab.core.errors import UserError
 from saelab.stats import resample
@@ -86,7 +86,7 @@ def _fit(
 def _fit_chunk(
     ranked: Float[np.ndarray, "N P"], fixed: Float[np.ndarray, "N Q"], picks: Int[np.ndarray, "R M"]
 ) -> Float[np.ndarray, "R C"]:
-    ranks = rankdata(ranked[picks], axis=1)
+    ranks = scipy.stats.rankdata(ranked[picks], axis=1)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     spread = ranks.std(axis=1, keepdims=True)
     ranks = np.divide(ranks, spread, out=np.zeros_like(ranks), where=spread > 0)

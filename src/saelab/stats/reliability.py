@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float
-from scipy.stats import f as fisher
 
 from saelab.core.errors import UserError
 from saelab.stats.association import Draws, naive_tau, sample_of
@@ -59,7 +59,7 @@ def _reliabilities(groups: Sequence[Float[np.ndarray, "_"]], start: Estimate) ->
     if within == 0:
         return [replace(start, state="ok", value=1.0, note="the repeats agree exactly")] * 2
     ratio, freedom = between / within, (items - 1, total - items)
-    low, high = ratio / fisher.ppf(0.975, *freedom), ratio * fisher.ppf(0.975, *freedom[::-1])
+    low, high = ratio / scipy.stats.f.ppf(0.975, *freedom), ratio * scipy.stats.f.ppf(0.975, *freedom[::-1])
     found: list[Estimate] = []
     for single in (True, False):
         a, b, c = (float((q - 1) / (q - 1 + k) if single else 1 - 1 / q) for q in (ratio, low, high))

@@ -16,9 +16,8 @@ it twice (measured: docs/statistics.md).
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Shaped
-from scipy.stats import norm
-from scipy.stats import t as student
 
 MOST_UNDEFINED = 0.05  # share of resamples without a value above which there is no interval
 BLOCK = 1 << 24  # entries of a block of weights
@@ -122,9 +121,9 @@ def bca(values: Float[np.ndarray, "R"], estimate: float, influence: Float[np.nda
     if spread == 0 or not 0 < below < 1:
         return None
     acceleration: float = float((centred**3).sum()) / (6 * spread**1.5)
-    bias = norm.ppf(below)
-    moved = bias + norm.ppf(np.array([0.025, 0.975]))
-    levels = norm.cdf(bias + moved / (1 - acceleration * moved))
+    bias = scipy.stats.norm.ppf(below)
+    moved = bias + scipy.stats.norm.ppf(np.array([0.025, 0.975]))
+    levels = scipy.stats.norm.cdf(bias + moved / (1 - acceleration * moved))
     return _pair(np.quantile(kept, levels))
 
 
@@ -152,9 +151,9 @@ def cluster_t(
     scaled = np.arctanh(np.clip(kept / bound, -1 + 1e-6, 1 - 1e-6))
     se = float(scaled.std() * np.sqrt(clusters / (clusters - 1)))
     centre = float(np.arctanh(estimate / bound))
-    reach = float(student.ppf(0.975, clusters - 1)) * se
+    reach = float(scipy.stats.t.ppf(0.975, clusters - 1)) * se
     low, high = np.tanh([centre - reach, centre + reach]) * bound
-    p = 2 * float(student.sf(abs(centre) / se, clusters - 1))
+    p = 2 * float(scipy.stats.t.sf(abs(centre) / se, clusters - 1))
     return ClusterInterval(float(low), float(high), se * (bound - estimate**2 / bound), p)
 
 

@@ -7,18 +7,18 @@ from 2.80 sqrt(2) of those on. The same figures, from variances that were measur
 """
 
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 
 import numpy as np
 import polars as pl
+import scipy
 from jaxtyping import Float
-from scipy.stats import f as fisher
-from scipy.stats import norm
 
 from saelab.stats.estimate import FEWEST
 from saelab.stats.power import smallest_taus
 from saelab.stats.reliability import mean_squares, with_noise
 
-APART = float(norm.ppf(0.975) + norm.ppf(0.8))
+APART = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 TAUS = np.linspace(0.01, 0.99, 99)
 
 
@@ -55,8 +55,9 @@ def spread_of(groups: list[Float[np.ndarray, "_"]]) -> Spread:
     ratio = between / within
     se = float(np.sqrt(within / k))
     return Spread(
-        items, k, f=ratio, p=float(fisher.sf(ratio, items - 1, total - items)), reliability=max(0.0, 1 - 1 / ratio),
-        se=se, between=float(np.sqrt(max(0.0, between - within) / k)), smallest=APART * float(np.sqrt(2)) * se,
+        items, k, f=ratio, p=float(scipy.stats.f.sf(ratio, items - 1, total - items)),
+        reliability=max(0.0, 1 - 1 / ratio), se=se,
+        between=float(np.sqrt(max(0.0, between - within) / k)), smallest=APART * float(np.sqrt(2)) * se,
         state="ok",
     )  # fmt: skip
 
