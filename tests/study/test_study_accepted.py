@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -242,3 +243,13 @@ def test_models_whose_names_begin_alike_have_their_own_readings(
     cells = [c for c in cells_of(study) if c.stage == "read"]
     found = [stages.do(c, Workspace(study, RunFolder(tmp_path))) for c in cells]
     assert [[lm.name, folder.parent.name] for lm, folder in found] == [["m1", "m1"], ["m1.5", "m1.5"]]
+
+
+def test_the_study_of_the_docs_is_a_study() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "study.md").read_text(encoding="utf-8")
+    part = page.split("### A whole study\n")[1].split("\n### ")[0]
+    written = dedent("".join(line for line in part.splitlines(keepends=True) if line.startswith("    ")))
+    study = StudyConfig.parse(yaml.safe_load(written))
+    assert {c.stage for c in cells_of(study)} >= {"train", "gate", "steer", "stats"}
+    with pytest.raises(UserError, match="unknown key"):  # control
+        StudyConfig.parse(yaml.safe_load(written.replace("architectures", "architecture")))

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from saelab.core.errors import SaelabError
 
@@ -99,6 +99,7 @@ def _app() -> App:
         version="0.1.0",
         result_action="return_int_as_exit_code_else_zero",
         suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative_iterable=()),  # no flag for an empty list, which none of the verbs takes
     )
     for order, (verb, (target, line, example)) in enumerate(VERBS.items()):
         text = f"{line}\n\nExample: `{example}`"
