@@ -107,7 +107,8 @@ def test_steer_moves_along_the_decoder_row_at_the_site_that_is_written(
 ) -> None:
     def steered(reference: str, index: int, *more: object) -> Any:
         shared = ("--prompt", "The cat", "--strength", 40, "--max-new-tokens", 4)
-        return told(capsys, "steer", reference, index, *shared, *more)
+        record = told(capsys, "steer", reference, index, *shared, *more)
+        return record | {"steered": record["steered"][0]["text"]}
 
     one = steered(folder_of(tmp_path / "t"), 3, "--export", tmp_path / "d.safetensors")
     assert one["steered"] != one["unsteered"] and "at resid_post.1" in one["edited"]

@@ -44,15 +44,45 @@ def steer(capsys: pytest.CaptureFixture[str], reference: str, *more: object) -> 
     return told(capsys, "steer", reference, 3, *shared, *more)
 
 
+def one(record: Any) -> Any:
+    """The one text of a call."""
+    (row,) = record["steered"]
+    return row
+
+
 def test_steered_beside_unsteered_and_where(sae: tuple[str, ReluSae], capsys: pytest.CaptureFixture[str]) -> None:
     reference, _ = sae
     record = steer(capsys, reference, "--strength", 40, "--positions", "last")
-    assert record["unsteered"] != record["steered"] and "the last prompt token" in record["edited"]
-    assert steer(capsys, reference, "--strength", 0)["steered"] == record["unsteered"], "control: no strength"
-    shares = steer(capsys, reference, "--strength", 0.5, "--unit", "norm")["strength"]
-    assert "(0.50 of a typical" in shares
-    assert steer(capsys, reference, "--strength", 0.01, "--unit", "kl")["strength"] != shares
+    assert record["unsteered"] != one(record)["text"] and "the last prompt token" in record["edited"]
+    assert one(steer(capsys, reference, "--strength", 0))["text"] == record["unsteered"], "control: no strength"
+    share = one(steer(capsys, reference, "--strength", 0.5, "--unit", "norm"))
+    assert share["share"] == pytest.approx(0.5)
+    assert one(steer(capsys, reference, "--strength", 0.01, "--unit", "kl"))["strength"] != share["strength"]
     assert "clamp," in steer(capsys, reference, "--strength", 40, "--edit", "clamp")["edited"]
+
+
+@pytest.mark.parametrize("unit", ["raw", "norm", "kl"])
+def test_several_features_and_strengths_are_each_what_they_are_alone(
+    sae: tuple[str, ReluSae], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    loaded = []
+    monkeypatch.setattr("saelab.lm.model.LanguageModel.load", lambda ref: loaded.append(ref) or tiny_lm())
+    strengths = {"raw": (20, 40), "norm": (2, 4), "kl": (0.02, 0.05)}[unit]
+    shared = ("--prompt", "The cat", "--max-new-tokens", 6, "--temperature", 1, "--unit", unit)
+    whole = told(capsys, "steer", sae[0], 3, 5, *shared, "--strength", *strengths)
+    assert loaded == ["tiny"]
+    rows = [(row["feature"], row["strength"], row["text"]) for row in whole["steered"]]
+    alone = [
+        one(told(capsys, "steer", sae[0], feature, *shared, "--strength", far))
+        for far in strengths
+        for feature in (3, 5)
+    ]
+    assert [r[0] for r in rows] == [a["feature"] for a in alone] and [r[2] for r in rows] == [a["text"] for a in alone]
+    assert [r[1] for r in rows] == pytest.approx([a["strength"] for a in alone], rel=1e-4)
+    assert len({r[2] for r in rows}) > 1, "control: they differ from each other"
+    assert main(["steer", sae[0], "3", "5", "--prompt", "The cat", "--strength", "20", "--lm", "tiny"]) == 0
+    shown = capsys.readouterr().out
+    assert "unsteered\n" in shown and "feature 3, strength 20" in shown and "feature 5, strength 20" in shown
 
 
 def test_the_exported_direction_is_the_one_used(
@@ -77,6 +107,8 @@ def test_what_cannot_be_exported_is_a_sentence(sae: tuple[str, ReluSae], capsys:
     arguments = ["steer", sae[0], "3", "--prompt", "x", "--strength", "1", "--lm", "tiny", "--export", "d.pt"]
     assert main(arguments) == 2
     assert ".safetensors" in capsys.readouterr().err
+    assert main([*arguments[:-1], "d.csv", "--strength", "2"]) == 2
+    assert "one --strength" in capsys.readouterr().err
 
 
 def test_select_takes_every_criterion(

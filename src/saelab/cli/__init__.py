@@ -48,8 +48,8 @@ VERBS = {
     ),
     "steer": (
         "steer:steer",
-        "Steered beside unsteered text for one feature.",
-        'saelab steer path:demo/saes/topk.l0_64.resid_post.15 123 --prompt "My favourite place is" --strength 4',
+        "Steered beside unsteered text, for features at several strengths.",
+        'saelab steer path:demo/saes/topk.l0_64.resid_post.15 12 34 --prompt "I like" --strength 0.2 0.4 --unit norm',
     ),
     "instrument": (
         "instrument:instrument",

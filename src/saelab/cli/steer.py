@@ -1,7 +1,10 @@
-"""`saelab steer`: what the model writes with and without one feature, where it was edited; the direction as a file."""
+"""`saelab steer`: what the model writes with and without features, at any strengths; their directions as a file."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from saelab.cli.models import model_for
 from saelab.cli.output import say, show_record
@@ -10,10 +13,10 @@ from saelab.core.errors import UserError
 
 def steer(
     sae: str,
-    index: int,
+    index: list[int],
     *,
     prompt: str,
-    strength: float,
+    strength: Annotated[list[float], Parameter(consume_multiple=True)],
     unit: Literal["raw", "norm", "kl"] = "raw",
     lm: str | None = None,
     site: str | None = None,
@@ -28,7 +31,7 @@ def steer(
     sae_id: str = "",
     json: bool = False,
 ) -> int:
-    """Write a continuation without the feature and with it.
+    """Write a continuation without the features, and with each at each strength. The model is loaded once.
 
     Parameters
     ----------
@@ -36,11 +39,11 @@ def steer(
         Reference or folder of the SAE. Of a transcoder, or with REFERENCE#site of a dictionary of several sites, the
         latent's decoder row at the site that is written is the direction (add, subspace_clamp and ablate).
     index:
-        Feature.
+        Features.
     prompt:
         Text to continue, or an instruction with --chat.
     strength:
-        How far along the feature's unit direction, in --unit.
+        How far along a feature's unit direction, in --unit; several after one another.
     unit:
         raw: activation units. norm: shares of the median activation's norm. kl: nats of KL on neutral prefixes.
     lm:
@@ -58,9 +61,9 @@ def steer(
     temperature:
         Sampling temperature; 0 is greedy.
     seed:
-        Seed of the samples.
+        Seed of the samples; every text draws the same.
     export:
-        Write the direction too: .safetensors, or .csv for lm-evaluation-harness's steered model.
+        Write the directions at the one strength too: .safetensors, or .csv for lm-evaluation-harness's steered model.
     release:
         What the harness loads the SAE by (for .csv): an sae_lens release, or a sparsify folder or hub name.
     sae_id:
@@ -81,40 +84,59 @@ def steer(
 
     if export is not None and export.suffix not in (".safetensors", ".csv"):
         raise UserError(f"A direction is not exported as {export.suffix!r}.", hint="Name a .safetensors or .csv file.")
-    if not math.isfinite(strength):
-        raise UserError(f"--strength must be a finite number, not {strength}.")
+    if not all(map(math.isfinite, strength)):
+        raise UserError(f"--strength must be finite numbers, not {', '.join(map(str, strength))}.")
+    if export is not None and len(strength) > 1:
+        raise UserError("A file holds directions at one strength.", hint="Give one --strength with --export.")
     found, site = opened(sae, site)
     if site is None:
         raise UserError("This SAE does not say at which site it was trained.", hint=without_site(sae))
-    direction = strengths.raw(sae_feature(found, index, 1.0))
+    directions = [strengths.raw(sae_feature(found, feature, 1.0)) for feature in index]
     model = model_for([found], lm)
     ids = model.chat(prompt) if chat else model.tokenize([prompt])[0]
-    typical = float(model.capture([ids], [direction.site])[direction.site].norm(dim=-1).median())
-    if unit == "norm":
-        direction = strengths.by_norm_share(direction, typical)
-    if unit == "kl":
-        direction = strengths.by_equal_kl(model, [direction], strength)[0]
-    distance = direction.strength(1.0 if unit == "kl" else strength)
+    site = directions[0].site
+    typical = float(model.capture([ids], [site])[site].norm(dim=-1).median())
+    moved: list[tuple[Any, float]] = []
+    for asked in strength:
+        if unit == "kl":
+            moved += [(d, d.strength(1.0)) for d in strengths.by_equal_kl(model, directions, asked)]
+        else:
+            scaled = [strengths.by_norm_share(d, typical) for d in directions] if unit == "norm" else directions
+            moved += [(d, d.strength(asked)) for d in scaled]
     own = found if isinstance(found, Sae) else None  # only an SAE of this site can say what a code is
-    vectors, features = direction.vector[None], torch.tensor([index])
-    change = edit_of(edit, direction.site, vectors, torch.tensor([distance]), positions, sae=own, features=features)
-    plain, steered = (
-        model.generate([ids], Sampling(max_new_tokens, temperature, seed), edits=edits)[0] for edits in ((), (change,))
-    )
-    record = {
-        "feature": f"{sae} {site} {index}",
-        "edited": f"{edit}, {_where(positions, len(ids))}, at {site}",
-        "strength": f"{distance:.4g} ({distance / typical:.2f} of a typical activation's norm)",
-        "unsteered": plain,
-        "steered": steered,
-    }
+    vectors, distances = torch.stack([d.vector for d, _ in moved]), torch.tensor([far for _, far in moved])
+    features = torch.tensor(index * len(strength))
+    change = edit_of(edit, site, vectors, distances, positions, sae=own, features=features)
+    draws = Sampling(max_new_tokens, temperature, Sampling(seed=seed).seeds(1) * len(moved))
+    plain = model.generate([ids], Sampling(max_new_tokens, temperature, seed))[0]
+    texts = model.generate([ids] * len(moved), draws, edits=[change])
+    steered = [
+        {"feature": f, "strength": far, "share": far / typical, "text": text}
+        for f, (_, far), text in zip(features.tolist(), moved, texts, strict=True)
+    ]
+    where = f"{edit}, {_where(positions, len(ids))}, at {site}"
+    record: dict[str, Any] = {"sae": sae, "site": site, "edited": where, "unsteered": plain, "steered": steered}
     if export is not None:
-        _export(export, direction.referenced(distance, f"{strength:g} {unit}"), own, release or sae, sae_id)
+        at = [d.referenced(far, f"{strength[0]:g} {unit}") for d, far in moved]
+        _export(export, at, own, release or sae, sae_id)
         record["written"] = str(export)
-    show_record(record, as_json=json)
-    if not json and plain == steered:
-        say("The text did not change; try a larger --strength.")
+    if json:
+        show_record(record, as_json=True)
+    else:
+        _show(record, plain)
     return 0
+
+
+def _show(record: dict[str, Any], plain: str) -> None:
+    """Each text beneath what was done to it."""
+    say(f"{record['sae']}: {record['edited']}")
+    say(f"\nunsteered\n  {plain}")
+    for row in record["steered"]:
+        far = f"strength {row['strength']:.4g} ({row['share']:.2f} of a typical activation's norm)"
+        same = "  (as unsteered: try a larger --strength)" if row["text"] == plain else ""
+        say(f"\nfeature {row['feature']}, {far}{same}\n  {row['text']}")
+    if "written" in record:
+        say(f"\nwritten: {record['written']}")
 
 
 def _where(positions: str, n: int) -> str:
@@ -126,17 +148,19 @@ def _where(positions: str, n: int) -> str:
     }[positions]
 
 
-def _export(path: Path, direction: object, sae: object, release: str, sae_id: str) -> None:
-    from saelab.saes.base import Sae
-    from saelab.steering.direction import Direction
+def _export(path: Path, directions: Sequence[Any], sae: Any, release: str, sae_id: str) -> None:
+    """Write directions, of an SAE or None, to a file of either kind."""
     from saelab.steering.export import HarnessRow, save_directions, write_harness
 
-    assert isinstance(direction, Direction) and direction.feature is not None
     if path.suffix == ".safetensors":
-        save_directions(path, {f"feature_{direction.feature}": direction})
+        save_directions(path, {f"feature_{d.feature}": d for d in directions})
         return
-    if not isinstance(sae, Sae):
+    if sae is None:
         raise UserError("The harness loads SAEs, and this direction is of none.", hint="Name a .safetensors file.")
-    coefficient = direction.reference / float(sae.W_dec[direction.feature].norm())
     name, loader = release.removeprefix("path:").removeprefix("hf:"), "sae_lens" if sae_id else "sparsify"
-    write_harness(path, [HarnessRow(name, direction.site, direction.feature, coefficient, sae_id, "", loader)])
+    rows = [
+        HarnessRow(name, d.site, d.feature, d.reference / float(sae.W_dec[d.feature].norm()), sae_id, "", loader)
+        for d in directions
+        if d.feature is not None
+    ]
+    write_harness(path, rows)
