@@ -69,7 +69,7 @@ def test_a_study_of_another_language(tool: ModuleType, tmp_path: Path, language:
     seen = dict(shown.group_by("feature").agg(pl.col("text").str.join("\n")).iter_rows())
     first = {r["feature"]: r["terms"][0]["text"] for r in described.iter_rows(named=True)}
     found = [first[f] in seen[f] for f in first if f in seen]
-    assert sum(found) >= 0.9 * len(found), "a feature's first term occurs in its strongest windows"
+    assert len(found) > 20 and all(found), "a feature's first term occurs in its windows"
 
 
 def test_a_part_stands_for_no_other(llama: LanguageModel) -> None:

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from saelab.core.bytetext import byte_text
 from saelab.core.errors import ArtefactError
+from saelab.core.records import Term
 from saelab.interp.features.codes import Codes, encode_codes, gather_codes
 from saelab.interp.features.contexts import contexts_table, values_at
 from saelab.interp.features.windows import (
@@ -153,3 +155,35 @@ def test_a_context_that_repeats_is_shown_once() -> None:
     assert table["rank"].to_list() == [0]
     table = contexts_table(codes_of(values), finder, [f" {i}" for i in range(50)], [0], count=12)
     assert [max(a) for a in table["activations"]] == [9.0] + [1.0] * (table.height - 1) and table.height > 4
+
+
+@pytest.mark.parametrize(
+    ("term", "raw"), [(" 60", ""), (" 60 61", ""), (" 61", ""), ("\u6f22", byte_text(b"\xe6")), (" 62", "")]
+)
+def test_the_first_term_of_a_description_stands_in_a_context(term: str, raw: str) -> None:
+    """It fires more often on " 60 61" and on what follows, or on a part of a character, than it does strongly."""
+    text = passages()
+    tokens, values = text.tokens.copy(), np.zeros((text.tokens.size, 1))
+    strong, often, edge = (np.arange(k, 120, 3) * T for k in range(3))
+    values[strong + 30] = 9.0
+    tokens.reshape(-1)[often + 29] = 60
+    tokens.reshape(-1)[often + 30] = 61
+    values[often + 30] = values[often + 31] = np.linspace(1, 2, len(often))[:, None]
+    tokens.reshape(-1)[edge[:, None] + [2, 29, 30, 31]] = [62, 63, 64, 65]
+    values[edge + 2] = values[edge + 29] = 1.0
+    parts = [byte_text(bytes([b])) for b in "\u6f22".encode()]
+    strings = [*(f" {i}" for i in range(63)), *parts]
+    finder = WindowFinder.over(Passages(tokens, text.documents), WindowConfig())
+
+    def shown(terms: dict[int, Term] | None = None) -> tuple[list[str], list[float]]:
+        table = contexts_table(codes_of(values), finder, strings, [0], terms=terms)
+        return ["".join(t) for t in table["tokens"]], [max(a) for a in table["activations"]]
+
+    plain, heights = shown()
+    assert heights == [9.0] * 8 and not any(term in context for context in plain), "control"
+    found, heights = shown({0: Term(term, 0.9, raw)})
+    assert found[:7] == plain[:7] and heights == sorted(heights, reverse=True)
+    if term == " 62":
+        assert found == plain, "only where no window fits round it"
+    else:
+        assert term in found[7] and heights[7] == (1.0 if raw else 2.0), "the strongest that does"

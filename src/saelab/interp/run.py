@@ -22,7 +22,7 @@ from saelab.activations.site import SiteReading, read_site
 from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
-from saelab.core.records import Description
+from saelab.core.records import Description, Term
 from saelab.core.seeds import numpy_generator
 from saelab.interp.features.codes import Codes, encode_codes
 from saelab.interp.features.contexts import contexts_table
@@ -202,7 +202,11 @@ def run(
         fidelity["random_dictionary"] |= {"interpretability": beside}
         task.advance(part="features")
         live = np.flatnonzero(codes.counts()).tolist()
-        contexts = contexts_table(codes, site_text.finder, site_text.strings, live, count=config.n_contexts)
+        described = features.filter(pl.col("terms").list.len() > 0)
+        first = {f: Term(**terms[0]) for f, terms in described.select("feature", "terms").iter_rows()}
+        contexts = contexts_table(
+            codes, site_text.finder, site_text.strings, live, count=config.n_contexts, terms=first
+        )
         task.advance(part="contexts")
     place = InterpFolder(folder)
     return [place.fidelity.write(fidelity), place.features.write(features), place.contexts.write(contexts)]

@@ -152,7 +152,7 @@ class WindowFinder:
             return np.zeros(0, np.int64)
         floor = values[np.searchsorted(places, top)].min()
         # nothing that a top window already shows
-        below = (values < floor) & (_distance(places, np.sort(top)) > 2 * self.config.radius)
+        below = (values < floor) & (distance(places, np.sort(top)) > 2 * self.config.radius)
         places, values = places[below], values[below].astype(np.float64)
         if not len(places):
             return np.zeros(0, np.int64)
@@ -211,7 +211,7 @@ def window_strings(
     return [tuple(map(strings.__getitem__, row)) for row in tokens[window_places(centres, radius)].tolist()]
 
 
-def _distance(places: np.ndarray, marks: np.ndarray) -> np.ndarray:
+def distance(places: Int[np.ndarray, " N"], marks: Int[np.ndarray, " M"]) -> Int[np.ndarray, " N"]:
     """Distance of each place to the nearest of the sorted marks."""
     right = np.searchsorted(marks, places)
     after = np.abs(marks[np.minimum(right, len(marks) - 1)] - places)
