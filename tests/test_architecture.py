@@ -34,6 +34,7 @@ LAYERS = [
     {"study", "report"},
     {"publish", "workflow.py"},
     {"cli"},
+    {"__main__.py"},
 ]
 RANK = {name.removesuffix(".py"): i for i, row in enumerate(LAYERS) for name in row}
 

@@ -1,4 +1,4 @@
-"""`python -m saelab` is `saelab`."""
+"""`python -m saelab` does what the command `saelab` does; knows nothing of its own."""
 
 import sys
 
