@@ -22,6 +22,7 @@ from saelab.study.plan import cells_of
 from saelab.study.run import run
 from saelab.study.scales import read_study
 from saelab.study.spec import ModelConfig, StudyConfig
+from saelab.study.unread import told_unread
 from saelab.study.workspace import Workspace
 
 Data = dict[str, Any]
@@ -253,3 +254,33 @@ def test_the_study_of_the_docs_is_a_study() -> None:
     assert {c.stage for c in cells_of(study)} >= {"train", "gate", "steer", "stats"}
     with pytest.raises(UserError, match="unknown key"):  # control
         StudyConfig.parse(yaml.safe_load(written.replace("architectures", "architecture")))
+
+
+UNREAD: dict[str, tuple[Callable[[Data], Any], str]] = {
+    "too many instructions": (lambda d: d["steering"].update(n_test=60, ratings=False), "steering.n_test"),
+    "factors of ratings": (lambda d: d["steering"].update(factors=[1.0], ratings=False), "steering.factors"),
+    "factors of no strength": (lambda d: d["instrument"].update(factors=[1.0]), "instrument.factors"),
+    "no reader is asked": (lambda d: d["instrument"].update(readers_asked=3), "instrument.readers_asked"),
+    "no paths": (lambda d: (model(d).update(paths=[]), d["matching"].update(contexts=5)), "matching.contexts"),
+    "nothing is steered": (lambda d: grid(d).update(steer=False), "selection.batch_size"),
+}
+
+
+@pytest.mark.parametrize("what", UNREAD)
+def test_what_a_study_gives_and_nothing_reads_is_said(study_data: Data, what: str) -> None:
+    study_data["steering"] = {"arms": study_data["steering"]["arms"], "ratings": True}
+    assert not list(told_unread(StudyConfig.parse(study_data))), "control: all of it is read"
+    change, key = UNREAD[what]
+    change(study_data)
+    (said,) = told_unread(StudyConfig.parse(study_data))
+    assert key in said and ("Texts are rated where" in said) == (study_data["steering"]["ratings"] is False)
+
+
+def test_a_plan_and_a_run_say_what_nothing_reads(
+    study_data: Data, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    study_data["steering"] |= {"ratings": False, "n_test": 60}
+    for verb in (["plan"], ["plan", "--json"], ["run", "--out", str(tmp_path / "run")]):
+        study_data["training"]["device"] = "cpu" if verb[0] == "plan" else "cdua"  # it is refused before it begins
+        assert main([verb[0], str(written(tmp_path, study_data)), *verb[1:]]) == (0 if verb[0] == "plan" else 2)
+        assert ("steering.n_test" in capsys.readouterr().err) == (verb[0] == "plan")

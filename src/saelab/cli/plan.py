@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from saelab.cli.output import say, show_record, show_table
+from saelab.cli.output import note, say, show_record, show_table
 
 
 def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
@@ -25,8 +25,11 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
     from saelab.study.scales import read_study
     from saelab.study.sizes import size_of
     from saelab.study.spec import saes_of
+    from saelab.study.unread import told_unread
 
     config = read_study(study, scale)
+    for sentence in told_unread(config):
+        note(sentence)
     table, calls = plan_table(config), judge_calls(config)
     power, who = power_of(config), ", ".join(judge.name for judge in config.judges.values())
     if json:
@@ -53,8 +56,8 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
         tokens = f"{calls.prompt_tokens / 1e6:,.1f} M prompt and {calls.completion_tokens / 1e6:,.1f} M reply tokens"
         say(f"Judge: {who}; at most {calls.calls:,} calls ({tokens}): {cost}.")
     guessed = [m.lm for m in config.models if not size_of(m.lm).known]
-    note = f" The size of {', '.join(guessed)} is guessed from the name." if guessed else ""
-    say(f"Hours are estimates for two cores without bfloat16, one cell after the other.{note}")
+    guess = f" The size of {', '.join(guessed)} is guessed from the name." if guessed else ""
+    say(f"Hours are estimates for two cores without bfloat16, one cell after the other.{guess}")
     if unseen := unknown_models(config):
         say(f"Sites, positions and templates were not compared with {', '.join(unseen)}: not on this machine yet.")
     check(config, download=False)

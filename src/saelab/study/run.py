@@ -20,6 +20,7 @@ from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig
 from saelab.study.stages import do
 from saelab.study.summary import write_summary
+from saelab.study.unread import told_unread
 from saelab.study.workspace import Workspace
 
 HERE = "here"
@@ -62,6 +63,9 @@ def run(
     if not replace:
         check_changes(found, folder.root)
     check(study, {c.stage for c in cells if c.key not in known})
+    if any(c.key not in known for c in cells):
+        for sentence in told_unread(study):
+            tell(sentence)
     told(found, folder, replace=replace, tell=tell)
     mark(folder)
     with closing(Ledger(folder.ledger)) as ledger:
