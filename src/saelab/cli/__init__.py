@@ -46,6 +46,11 @@ VERBS = {
         "Every feature's effect on the model, and which features to steer with.",
         "saelab select path:demo/saes/topk.l0_64.resid_post.15 --lm smollm2-135m --top 5",
     ),
+    "feature": (
+        "feature:feature",
+        "What single features fire on, promote and suppress, and what the model writes with them.",
+        "saelab feature path:demo/saes/topk.l0_64.resid_post.15 12 34",
+    ),
     "steer": (
         "steer:steer",
         "Steered beside unsteered text, for features at several strengths.",

@@ -1,0 +1,201 @@
+"""`saelab feature`: what single features fire on, promote and suppress, and what the model writes with them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from saelab.cli.models import model_for
+from saelab.cli.output import say, show_json
+from saelab.cli.progress import shown
+from saelab.core.errors import UserError
+
+PROMPT = "I think that"
+SHOWN = 10  # tokens promoted and suppressed
+LENGTH, CHARACTERS = 128, 5  # tokens of a context; characters of a token, about
+
+
+def feature(
+    sae: str,
+    index: list[int],
+    *,
+    lm: str | None = None,
+    site: str | None = None,
+    text: str | None = None,
+    contexts: int = 5,
+    read: int = 256,
+    prompt: str = PROMPT,
+    dose: Annotated[list[float], Parameter(consume_multiple=True)] = [0.2, 0.5],  # noqa: B006  (cyclopts shows it)
+    steer: bool = True,
+    json: bool = False,
+) -> int:
+    """Show what features fire on, promote and suppress, and what the model writes with them.
+
+    Parameters
+    ----------
+    sae:
+        Reference or folder of the SAE. Of an SAE in a run folder, frequency, description and contexts are those that
+        the run has measured.
+    index:
+        Features.
+    lm:
+        Language model: short name or reference; by default the one that the SAE names.
+    site:
+        Where the SAE reads, if its files do not say.
+    text:
+        Text that the features are read from (path: or hf: reference); by default the run's, or the embedded corpus.
+    contexts:
+        Top contexts shown of each.
+    read:
+        About how many contexts of 128 tokens are read; all of a shorter text.
+    prompt:
+        What the model continues with each feature.
+    dose:
+        How far each feature is moved for that: nats of KL on neutral prefixes.
+    steer:
+        Write texts too.
+    json:
+        Print one JSON object.
+    """
+    from saelab.cli.references import opened, without_site
+    from saelab.interp.features.profile import lens_fits
+    from saelab.saes.base import Sae
+
+    if contexts < 1 or read < 1:
+        raise UserError("--contexts and --read are at least 1.")
+    found, place = opened(sae, site)
+    if not isinstance(found, Sae):
+        raise UserError(f"{sae} is no SAE, and its latents have no codes of one site.", hint="saelab steer takes it.")
+    if place is None:
+        raise UserError("This SAE does not say at which site it was trained.", hint=without_site(sae))
+    model = model_for([found], lm)
+    lens_fits(model, found, index)
+    with shown() as progress:
+        rows = _of_its_run(sae, model, found, index, contexts) if text is None else None
+        source = "of its run"
+        if rows is None:
+            rows, source = _read_here(model, found, index, text, read, contexts, progress), text or "embedded"
+        record: dict[str, Any] = {"sae": sae, "lm": model.name, "site": place, "text": source, "features": rows}
+        if steer:
+            record |= {"prompt": prompt} | _steered(model, found, rows, prompt, dose)
+    if json:
+        show_json(record)
+    else:
+        _show(record)
+    return 0
+
+
+def _of_its_run(reference: str, lm: Any, sae: Any, index: Sequence[int], contexts: int) -> list[dict[str, Any]] | None:
+    """What the run of the SAE's folder has measured; None where the SAE is of no run, or not interpreted."""
+    import polars as pl
+
+    from saelab.interp.features.profile import lens_tokens
+    from saelab.store.layout import RunFolder
+
+    folder = Path(reference.removeprefix("path:")).resolve()
+    kept = RunFolder(folder.parent.parent).interp(folder.name)
+    if folder.parent != RunFolder(folder.parent.parent).saes or not kept.contexts.path.exists():
+        return None
+    table = kept.features.read().filter(pl.col("feature").is_in(index))
+    known = {row["feature"]: row for row in table.iter_rows(named=True)}
+    top = kept.contexts.read().filter(pl.col("feature").is_in(index) & (pl.col("rank") < contexts))
+    rows = []
+    for number, (up, down) in zip(index, lens_tokens(lm, sae, index, SHOWN), strict=True):
+        mine = top.filter(pl.col("feature") == number).sort("rank").select("tokens", "activations", "peak")
+        own = {name: known[number][name] for name in ("density", "max_activation", "description", "balanced_accuracy")}
+        rows.append({"feature": number} | own | {"contexts": mine.to_dicts(), "promotes": up, "suppresses": down})
+    return rows
+
+
+def _read_here(
+    lm: Any, sae: Any, index: Sequence[int], text: str | None, read: int, contexts: int, progress: Any
+) -> list[dict[str, Any]]:
+    from saelab.interp.features.profile import profiles
+    from saelab.text.corpora import CorpusConfig, iter_documents
+    from saelab.text.pack import pack_for
+
+    corpus = CorpusConfig() if text is None else CorpusConfig(source=text)
+    packed = pack_for(lm, _some(iter_documents(corpus), read * LENGTH * CHARACTERS), context=LENGTH, progress=progress)
+    return [asdict(p) for p in profiles(lm, sae, index, packed, contexts=contexts, tokens=SHOWN, progress=progress)]
+
+
+def _some(documents: Iterable[Any], characters: int) -> Iterator[Any]:
+    """The first documents, until they hold so many characters."""
+    held = 0
+    for document in documents:
+        yield document
+        held += len(document.text)
+        if held >= characters:
+            return
+
+
+def _steered(lm: Any, sae: Any, rows: Sequence[dict[str, Any]], prompt: str, doses: Sequence[float]) -> dict[str, str]:
+    """Add to each row what the model writes at each dose, in one batch; returns the text without any feature."""
+    import torch
+
+    from saelab.lm.edit import Add
+    from saelab.lm.generate import Sampling
+    from saelab.steering.directions.sae_feature import sae_feature
+    from saelab.steering.strength import raw
+
+    directions = [raw(sae_feature(sae, row["feature"], 1.0)) for row in rows]
+    far = [distance for dose in doses for distance in _distances(lm, directions, dose)]
+    jobs = [(k % len(rows), distance) for k, distance in enumerate(far) if isinstance(distance, float)]
+    # Strength 0 is the model as it is, to the bit.
+    vectors = torch.stack([directions[0].vector, *(directions[k].vector for k, _ in jobs)])
+    edit = Add(directions[0].site, vectors, torch.tensor([0.0, *(distance for _, distance in jobs)]))
+    plain, *texts = lm.generate([prompt] * (1 + len(jobs)), Sampling(max_new_tokens=32), edits=[edit])
+    written = iter(texts)
+    for n, distance in enumerate(far):
+        found = {"dose": doses[n // len(rows)], "strength": distance, "text": None, "state": "ok"}
+        found |= {"text": next(written)} if isinstance(distance, float) else {"strength": None, "state": distance}
+        rows[n % len(rows)].setdefault("steered", []).append(found)
+    return {"unsteered": plain}
+
+
+def _distances(lm: Any, directions: Sequence[Any], dose: float) -> list[float | str]:
+    """How far each direction has to be moved for the dose; of one that has it at no distance, why."""
+    from saelab.steering.strength import by_equal_kl
+
+    try:
+        return [moved.strength(1.0) for moved in by_equal_kl(lm, directions, dose)]
+    except UserError as error:
+        if len(directions) == 1:
+            return [str(error)]
+    return [one for direction in directions for one in _distances(lm, [direction], dose)]
+
+
+def _show(record: dict[str, Any]) -> None:
+    say(f"{record['sae']} at {record['site']} of {record['lm']}; text: {record['text']}")
+    for row in record["features"]:
+        say(f"\nfeature {row['feature']}: {row['description'] or 'no term stands out'}")
+        fires = f"{row['density']:.3%} of tokens, at most {row['max_activation']:.4g}"
+        say(f"  fires on    {fires if row['max_activation'] else 'nothing of this text'}")
+        if (told := row.get("balanced_accuracy")) is not None:
+            say(f"  detection   {told:.2f} (balanced accuracy of the description; 0.5 says nothing)")
+        say(f"  promotes    {_tokens(row['promotes'])}")
+        say(f"  suppresses  {_tokens(row['suppresses'])}")
+        for context in row["contexts"]:
+            say(f"  {context['activations'][context['peak']]:8.4g}  {_marked(context)}")
+        for text in row.get("steered", ()):
+            said = text["state"] if text["text"] is None else _one_line(record["prompt"] + text["text"])
+            say(f"  {text['dose']:g} nats    {said}")
+    if "unsteered" in record:
+        say(f"\nunsteered     {_one_line(record['prompt'] + record['unsteered'])}")
+
+
+def _tokens(tokens: Sequence[str]) -> str:
+    return " ".join(repr(token) for token in tokens)
+
+
+def _marked(context: dict[str, Any]) -> str:
+    """The context on one line, its peak between marks."""
+    tokens, peak = context["tokens"], context["peak"]
+    before, after = "".join(tokens[:peak]), "".join(tokens[peak + 1 :])
+    return _one_line(f"{before}[[{tokens[peak]}]]{after}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
