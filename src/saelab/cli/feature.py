@@ -76,7 +76,8 @@ def feature(
         rows = _of_its_run(sae, model, found, index, contexts) if text is None else None
         source = "of its run"
         if rows is None:
-            rows, source = _read_here(model, found, index, text, read, contexts, progress), text or "embedded"
+            sizes = {"read": read, "contexts": contexts, "progress": progress}
+            rows, source = _read_here(model, found, index, text, **sizes), text or "embedded"
         record: dict[str, Any] = {"sae": sae, "lm": model.name, "site": place, "text": source, "features": rows}
         if steer:
             record |= {"prompt": prompt} | _steered(model, found, rows, prompt, dose)
@@ -110,7 +111,7 @@ def _of_its_run(reference: str, lm: Any, sae: Any, index: Sequence[int], context
 
 
 def _read_here(
-    lm: Any, sae: Any, index: Sequence[int], text: str | None, read: int, contexts: int, progress: Any
+    lm: Any, sae: Any, index: Sequence[int], text: str | None, *, read: int, contexts: int, progress: Any
 ) -> list[dict[str, Any]]:
     from saelab.interp.features.profile import profiles
     from saelab.text.corpora import CorpusConfig, iter_documents
