@@ -73,7 +73,8 @@ def profiles(
     largest = np.array([finder.threshold(codes, k) for k in numbers]) / finder.config.active_fraction
     text = DescribingText.over(passages, read & (finder.sides == DESCRIBE), strings)
     described = describe(codes, text, largest, DescribeConfig())
-    shown = contexts_table(codes, finder, strings, numbers, count=contexts)
+    first = {k: found.terms[0] for k, found in described.items()}
+    shown = contexts_table(codes, finder, strings, numbers, count=contexts, terms=first)
     found: dict[int, list[Context]] = {k: [] for k in numbers}
     for row in shown.iter_rows(named=True):
         found[row["feature"]].append({name: row[name] for name in ("tokens", "activations", "peak")})
