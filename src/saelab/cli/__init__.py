@@ -33,8 +33,13 @@ VERBS = {
     ),
     "train": (
         "train:train",
-        "Train SAEs of several architectures at one site of a model.",
-        "saelab train studies/layers.yaml --out runs/mine",
+        "Train SAEs at a site of a model, on your own text or the embedded corpus, with or without a study file.",
+        "saelab train --lm smollm2-135m --site resid_post.15 --text path:notes.jsonl --arch topk,jumprelu --l0 32",
+    ),
+    "new": (
+        "new:new",
+        "Write a commented study file.",
+        "saelab new study.yaml --lm smollm2-135m --site resid_post.15 --text path:notes.jsonl",
     ),
     "interp": (
         "interp:interp",

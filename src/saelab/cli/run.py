@@ -23,7 +23,7 @@ def run(
     Parameters
     ----------
     study:
-        The study file (YAML).
+        The study file (YAML), or a run folder to go on with.
     out:
         Run folder; by default runs/NAME beside where you stand (runs/NAME-SCALE with a scale).
     scale:
@@ -37,8 +37,16 @@ def run(
     json:
         Print the summary as JSON.
     """
-    name = study.stem if scale is None else f"{study.stem}-{scale}"
-    return finish(study, out or Path("runs") / name, as_json=json, scale=scale, on=on, threads=threads, replace=replace)
+    return finish(
+        study, out or place_of(study, scale), as_json=json, scale=scale, on=on, threads=threads, replace=replace
+    )
+
+
+def place_of(study: Path, scale: str | None = None) -> Path:
+    """The run folder of a study file where none is named: `runs/NAME`. A run folder is its own."""
+    if study.is_dir():
+        return study
+    return Path("runs") / (study.stem if scale is None else f"{study.stem}-{scale}")
 
 
 def finish(study: Path, out: Path, *, as_json: bool, **how: Any) -> int:

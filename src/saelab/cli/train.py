@@ -1,31 +1,82 @@
-"""`saelab train`: only the SAEs of a study file: text, activations, training."""
+"""`saelab train`: only the SAEs of a study: text, activations, training. Without a file, of a study made from flags."""
 
 from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from saelab.cli.output import note, say
 from saelab.cli.progress import shown
+from saelab.cli.run import place_of
+from saelab.core.errors import UserError
+
+SEVERAL = Parameter(consume_multiple=True)
 
 
-def train(study: Path, *, out: Path | None = None) -> int:
-    """Train the SAEs of a study file. `saelab run` on the same folder goes on from there.
+def train(
+    study: Path | None = None,
+    *,
+    lm: str | None = None,
+    site: Annotated[list[str] | None, SEVERAL] = None,
+    text: str | None = None,
+    arch: Annotated[list[str], SEVERAL] = ["topk"],  # noqa: B006  (cyclopts shows it)
+    l0: Annotated[list[str], SEVERAL] = ["32"],  # noqa: B006
+    d_sae: int = 4096,
+    tokens: str = "1M",
+    out: Path | None = None,
+) -> int:
+    """Train the SAEs of a study file, or of flags. `saelab run FOLDER` goes on from there.
 
     Parameters
     ----------
     study:
-        The study file (YAML).
+        The study file (YAML), or a run folder. Without it --lm and --site say what is trained.
+    lm:
+        Language model: short name or reference (hf:org/name, path:folder).
+    site:
+        Where the SAEs stand, such as resid_post.15.
+    text:
+        Text of your own: path:notes.jsonl, or another reference; by default the embedded corpus.
+    arch:
+        Architectures, such as topk or topk,jumprelu.
+    l0:
+        Target L0, one or several.
+    d_sae:
+        Features per SAE.
+    tokens:
+        Tokens to train on, each about once: 500K, 2M.
     out:
         Run folder; by default runs/NAME.
     """
     from saelab.study.run import run
     from saelab.study.scales import read_study
 
+    if study is not None and (lm is not None or site is not None or text is not None):
+        raise UserError("A study file says which model, site and text.", hint="Give the file, or the flags.")
+    made = read_study(study) if study is not None else _made(lm, site or [], text, (arch, l0), d_sae, tokens)
+    place = out or (Path("runs") / made.name if study is None else place_of(study))
     with shown() as progress:
-        folder = run(
-            read_study(study),
-            out or Path("runs") / study.stem,
-            stages=("text", "harvest", "train"),
-            tell=note,
-            progress=progress,
-        )
+        folder = run(made, place, stages=("text", "harvest", "train"), tell=note, progress=progress)
     say(f"SAEs: {folder.saes}")
+    for name in sorted(path.name for path in folder.saes.iterdir() if path.is_dir()):
+        say(f"  saelab inspect {folder.saes / name}")
+    say(f"Scored, steered and compared: saelab run {folder.root}")
     return 0
+
+
+def _made(
+    lm: str | None, site: list[str], text: str | None, kinds: tuple[list[str], list[str]], d_sae: int, tokens: str
+) -> Any:
+    """The study of the flags. kinds: architectures and levels."""
+    import yaml
+
+    from saelab.study.checks import accepted
+    from saelab.study.fresh import Wanted, count_of, split, study_text
+
+    if lm is None or not site:
+        raise UserError(
+            "Give a study file, or --lm and --site.", hint="saelab train --lm smollm2-135m --site resid_post.15"
+        )
+    arch, l0 = kinds
+    wanted = Wanted(lm, split(site), split(arch), split(l0), d_sae, text, count_of(tokens))
+    return accepted(yaml.safe_load(study_text(wanted)), origin="the command line")

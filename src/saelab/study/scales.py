@@ -15,15 +15,20 @@ from typing import Any
 
 from saelab.core.config import read_yaml
 from saelab.core.errors import UserError, nearest
+from saelab.store.layout import RunFolder
 from saelab.study.checks import accepted
 from saelab.study.spec import StudyConfig
 
 
 def read_study(path: str | Path, scale: str | None = None) -> StudyConfig:
-    """The study of a file, at one of the scales it defines (None: as it stands).
+    """The study of a file, at one of the scales it defines (None: as it stands). A run folder's is its own.
 
     Raises `UserError` for a missing or invalid file and for a scale that the file does not define.
     """
+    if Path(path).is_dir():
+        folder, path = Path(path), RunFolder(Path(path)).study
+        if not path.exists():
+            raise UserError(f"{folder} is a folder without a {path.name}.", hint="Name a study file, or a run folder.")
     data = read_yaml(path)
     if not isinstance(data, dict):
         return accepted(data, origin=str(path))

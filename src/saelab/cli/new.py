@@ -1,0 +1,69 @@
+"""`saelab new`: a commented study file from flags; the schema of all its keys."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from saelab.cli.output import say, show_json
+from saelab.core.errors import UserError
+
+SEVERAL = Parameter(consume_multiple=True)
+
+
+def new(
+    study: Path | None = None,
+    *,
+    lm: str = "smollm2-135m",
+    site: Annotated[list[str], SEVERAL] = ["resid_post.15"],  # noqa: B006  (cyclopts shows it)
+    arch: Annotated[list[str], SEVERAL] = ["topk", "jumprelu"],  # noqa: B006
+    l0: Annotated[list[str], SEVERAL] = ["16", "64"],  # noqa: B006
+    d_sae: int = 4096,
+    text: str | None = None,
+    tokens: str = "1M",
+    schema: bool = False,
+) -> int:
+    """Write a commented study file, or print the schema of study files for an editor.
+
+    Parameters
+    ----------
+    study:
+        The file to write (YAML).
+    lm:
+        Language model: short name or reference (hf:org/name, path:folder).
+    site:
+        Where the SAEs stand.
+    arch:
+        Their architectures: relu, gated, topk, batchtopk, jumprelu, matryoshka.
+    l0:
+        Their target L0.
+    d_sae:
+        Features per SAE.
+    text:
+        Text of your own: path:notes.jsonl, or another reference; by default the embedded corpus.
+    tokens:
+        Tokens to train on: 500K, 2M.
+    schema:
+        Print the JSON schema of all keys.
+    """
+    from saelab.study.fresh import Wanted, count_of, split, study_text
+
+    if schema:
+        from saelab.study.spec import StudyConfig
+
+        show_json(StudyConfig.model_json_schema())
+        return 0
+    if study is None:
+        raise UserError("Name the file to write.", hint="saelab new study.yaml, or --schema.")
+    if study.exists():
+        raise UserError(f"{study} is there already.", hint="Name another, or delete it.")
+    import yaml
+
+    from saelab.study.checks import accepted
+
+    wanted = Wanted(lm, split(site), split(arch), split(l0), d_sae, text, count_of(tokens), study.stem)
+    written = study_text(wanted)
+    accepted(yaml.safe_load(written), origin="the command line")
+    study.write_text(written, encoding="utf-8")
+    say(f"{study}: `saelab plan {study}` says what it takes, `saelab run {study}` runs it.")
+    return 0
