@@ -1,6 +1,6 @@
 """Does `saelab inspect` name what is wrong with an SAE? SAEs of a run folder, as they are and spoiled in one way each.
 
-    python benchmarks/inspect_demo.py demo --sae jumprelu.l0_64.resid_post.15     (about ten seconds a line)
+    python benchmarks/inspect_demo.py demo --sae jumprelu.l0_32.resid_post.15     (about ten seconds a line)
 
 Each line is one run of the command itself (`saelab inspect FOLDER --lm ... --contexts 8 --json`) on a copy of the SAE:
 as it is; with the site moved by one block, both ways; with its threshold dropped; with b_dec lost, and with b_dec taken
@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("--lm", default="smollm2-135m")
     parser.add_argument("--contexts", type=int, default=8)
     given = parser.parse_args()
-    names = given.sae or sorted(p.name for p in (given.run / "saes").glob("*.l0_64.resid_post.15"))
+    names = given.sae or sorted(p.name for p in (given.run / "saes").glob("*.l0_32.resid_post.15"))
     print("| SAE | done to it | L0 | FVU | verdict | right |\n|---|---|---|---|---|---|")
     wrong = 0
     for name in names:

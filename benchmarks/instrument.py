@@ -1,7 +1,7 @@
 """What steering with one SAE takes: texts written, read, embedded, scored, by part, on one language model.
 
-    python benchmarks/instrument.py --sae path:demo/saes/topk.l0_64.resid_post.15 --dtype bfloat16
-    python benchmarks/instrument.py --sae path:demo/saes/topk.l0_64.resid_post.15 --dtype float32
+    python benchmarks/instrument.py --sae path:demo/saes/topk.l0_32.resid_post.15 --dtype bfloat16
+    python benchmarks/instrument.py --sae path:demo/saes/topk.l0_32.resid_post.15 --dtype float32
 
 96 features x 2 texts and 60 unsteered ones of at most 24 tokens, as in a study; what a site's SAEs share (its text, its
 gate) is opened before and counted apart. Quiet cores only: wall-clock seconds, with those of the processor beside them.

@@ -51,7 +51,7 @@ in five.
 RANKS = """Ten SAEs of one model, few features and short texts each: the intervals say how little that
 allows one to conclude, and the page says it too.
 """
-SKIP = """JumpReLU, L0 64, folded by thresholds; every matching is optimal with the gap shown, proved over all
+SKIP = """JumpReLU, L0 32, folded by thresholds; every matching is optimal with the gap shown, proved over all
 pairs. Read with care: these are small SAEs, trained for minutes; the skip is worse than simply
 dropping the blocks between two adjacent sites, because the SAEs' own reconstruction error is larger
 than what one block changes.

@@ -49,17 +49,17 @@ VERBS = {
     "select": (
         "select:select",
         "Every feature's effect on the model, and which features to steer with.",
-        "saelab select path:demo/saes/topk.l0_64.resid_post.15 --lm smollm2-135m --top 5",
+        "saelab select path:demo/saes/topk.l0_32.resid_post.15 --lm smollm2-135m --top 5",
     ),
     "feature": (
         "feature:feature",
         "What single features fire on, promote and suppress, and what the model writes with them.",
-        "saelab feature path:demo/saes/topk.l0_64.resid_post.15 12 34",
+        "saelab feature path:demo/saes/topk.l0_32.resid_post.15 12 34",
     ),
     "steer": (
         "steer:steer",
         "Steered beside unsteered text, for features at several strengths.",
-        'saelab steer path:demo/saes/topk.l0_64.resid_post.15 12 34 --prompt "I like" --strength 0.2 0.4 --unit norm',
+        'saelab steer path:demo/saes/topk.l0_32.resid_post.15 12 34 --prompt "I like" --strength 0.2 0.4 --unit norm',
     ),
     "instrument": (
         "instrument:instrument",
@@ -74,7 +74,7 @@ VERBS = {
     "match": (
         "match:match",
         "Match the features of SAEs across sites, with a certificate.",
-        "saelab match path:demo/saes/jumprelu.l0_64.resid_post.14 path:demo/saes/jumprelu.l0_64.resid_post.15",
+        "saelab match path:demo/saes/jumprelu.l0_32.resid_post.14 path:demo/saes/jumprelu.l0_32.resid_post.15",
     ),
     "stats": (
         "stats:stats",
@@ -85,7 +85,7 @@ VERBS = {
     "inspect": (
         "inspect:inspect",
         "What an SAE is, and whether it does what it says.",
-        "saelab inspect path:demo/saes/topk.l0_64.resid_post.15 --lm smollm2-135m",
+        "saelab inspect path:demo/saes/topk.l0_32.resid_post.15 --lm smollm2-135m",
     ),
     "convert": (
         "convert:convert",
@@ -95,7 +95,7 @@ VERBS = {
     "push": (
         "push:push",
         "Write an SAE and its model card to the hub, or to a folder.",
-        "saelab push path:demo/saes/topk.l0_64.resid_post.15 hf:my-name/my-saes/topk.l0_64",
+        "saelab push path:demo/saes/topk.l0_32.resid_post.15 hf:my-name/my-saes/topk.l0_32",
     ),
     "doctor": ("doctor:doctor", "What this machine has, and what is missing.", "saelab doctor --json"),
 }

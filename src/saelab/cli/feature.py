@@ -12,7 +12,7 @@ from saelab.cli.output import say, show_json
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
 
-PROMPT = "I think that"
+PROMPT, DOSES = "I think that", (0.2, 0.5)
 SHOWN = 10  # tokens promoted and suppressed
 LENGTH, CHARACTERS = 128, 5  # tokens of a context; characters of a token, about
 
@@ -27,7 +27,7 @@ def feature(
     contexts: int = 5,
     read: int = 256,
     prompt: str = PROMPT,
-    dose: Annotated[list[float], Parameter(consume_multiple=True)] = [0.2, 0.5],  # noqa: B006  (cyclopts shows it)
+    dose: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
     steer: bool = True,
     json: bool = False,
 ) -> int:
@@ -53,7 +53,7 @@ def feature(
     prompt:
         What the model continues with each feature.
     dose:
-        How far each feature is moved for that: nats of KL on neutral prefixes.
+        How far each feature is moved for that: nats of KL on neutral prefixes; by default 0.2 and 0.5.
     steer:
         Write texts too.
     json:
@@ -80,7 +80,7 @@ def feature(
             rows, source = _read_here(model, found, index, text, **sizes), text or "embedded"
         record: dict[str, Any] = {"sae": sae, "lm": model.name, "site": place, "text": source, "features": rows}
         if steer:
-            record |= {"prompt": prompt} | _steered(model, found, rows, prompt, dose)
+            record |= {"prompt": prompt} | _steered(model, found, rows, prompt, dose or DOSES)
     if json:
         show_json(record)
     else:

@@ -15,9 +15,9 @@ def new(
     study: Path | None = None,
     *,
     lm: str = "smollm2-135m",
-    site: Annotated[list[str], SEVERAL] = ["resid_post.15"],  # noqa: B006  (cyclopts shows it)
-    arch: Annotated[list[str], SEVERAL] = ["topk", "jumprelu"],  # noqa: B006
-    l0: Annotated[list[str], SEVERAL] = ["16", "64"],  # noqa: B006
+    site: Annotated[list[str] | None, SEVERAL] = None,
+    arch: Annotated[list[str] | None, SEVERAL] = None,
+    l0: Annotated[list[str] | None, SEVERAL] = None,
     d_sae: int = 4096,
     text: str | None = None,
     tokens: str = "1M",
@@ -32,11 +32,11 @@ def new(
     lm:
         Language model: short name or reference (hf:org/name, path:folder).
     site:
-        Where the SAEs stand.
+        Where the SAEs stand; by default resid_post.15.
     arch:
-        Their architectures: relu, gated, topk, batchtopk, jumprelu, matryoshka.
+        Their architectures, of relu, gated, topk, batchtopk, jumprelu and matryoshka; by default topk and jumprelu.
     l0:
-        Their target L0.
+        Their target L0; by default 16 and 64.
     d_sae:
         Features per SAE.
     text:
@@ -46,7 +46,8 @@ def new(
     schema:
         Print the JSON schema of all keys.
     """
-    from saelab.study.fresh import Wanted, count_of, split, study_text
+    from saelab.saes.catalogue import USUAL
+    from saelab.study.fresh import LEVELS, SITE, Wanted, count_of, split, study_text
 
     if schema:
         from saelab.study.spec import StudyConfig
@@ -61,7 +62,8 @@ def new(
 
     from saelab.study.checks import accepted
 
-    wanted = Wanted(lm, split(site), split(arch), split(l0), d_sae, text, count_of(tokens), study.stem)
+    grid = split(site or [SITE]), split(arch or USUAL), split(l0 or LEVELS)
+    wanted = Wanted(lm, *grid, d_sae, text, count_of(tokens), study.stem)
     written = study_text(wanted)
     accepted(yaml.safe_load(written), origin="the command line")
     study.write_text(written, encoding="utf-8")

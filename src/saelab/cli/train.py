@@ -19,8 +19,8 @@ def train(
     lm: str | None = None,
     site: Annotated[list[str] | None, SEVERAL] = None,
     text: str | None = None,
-    arch: Annotated[list[str], SEVERAL] = ["topk"],  # noqa: B006  (cyclopts shows it)
-    l0: Annotated[list[str], SEVERAL] = ["32"],  # noqa: B006
+    arch: Annotated[list[str] | None, SEVERAL] = None,
+    l0: Annotated[list[str] | None, SEVERAL] = None,
     d_sae: int = 4096,
     tokens: str = "1M",
     out: Path | None = None,
@@ -38,9 +38,9 @@ def train(
     text:
         Text of your own: path:notes.jsonl, or another reference; by default the embedded corpus.
     arch:
-        Architectures, such as topk or topk,jumprelu.
+        Architectures, such as topk,jumprelu; by default topk.
     l0:
-        Target L0, one or several.
+        Target L0, one or several; by default 32.
     d_sae:
         Features per SAE.
     tokens:
@@ -65,11 +65,17 @@ def train(
 
 
 def _made(
-    lm: str | None, site: list[str], text: str | None, kinds: tuple[list[str], list[str]], d_sae: int, tokens: str
+    lm: str | None,
+    site: list[str],
+    text: str | None,
+    kinds: tuple[list[str] | None, list[str] | None],
+    d_sae: int,
+    tokens: str,
 ) -> Any:
     """The study of the flags. kinds: architectures and levels."""
     import yaml
 
+    from saelab.saes.catalogue import USUAL
     from saelab.study.checks import accepted
     from saelab.study.fresh import Wanted, count_of, split, study_text
 
@@ -78,5 +84,5 @@ def _made(
             "Give a study file, or --lm and --site.", hint="saelab train --lm smollm2-135m --site resid_post.15"
         )
     arch, l0 = kinds
-    wanted = Wanted(lm, split(site), split(arch), split(l0), d_sae, text, count_of(tokens))
+    wanted = Wanted(lm, split(site), split(arch or USUAL[:1]), split(l0 or ["32"]), d_sae, text, count_of(tokens))
     return accepted(yaml.safe_load(study_text(wanted)), origin="the command line")

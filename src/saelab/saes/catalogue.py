@@ -18,6 +18,9 @@ ARCHITECTURES: dict[str, type[TrainConfig]] = {
     for kind in (ReluConfig, GatedConfig, TopKConfig, BatchTopKConfig, JumpReluConfig, MatryoshkaConfig)
 }
 
+# What a study made from a few words trains.
+USUAL = tuple(kind.model_fields["architecture"].default for kind in (TopKConfig, JumpReluConfig))
+
 # what a finished SAE encodes with, by SAELens' name
 MODULES: dict[str, type[Sae]] = {
     m.saelens_name: m for m in (ReluSae, GatedSae, TopKSae, JumpReluSae, MatchingPursuitSae)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from saelab.core.errors import UserError
 
 CONTEXT, BATCH, HELD_OUT = 128, 2048, 64
+SITE, LEVELS = "resid_post.15", ("16", "64")  # where nothing is said
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 TEMPLATE = """\
 # A study of saelab. `saelab plan FILE` says what it takes and what it can see; `saelab run FILE` runs it, and goes on
