@@ -1,6 +1,7 @@
 """The command line: every verb helps with an example, an error is a sentence with its exit code, nothing needs torch
 that does not compute."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,8 +9,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 
 from saelab.cli import VERBS, main
+from saelab.cli.progress import Display, JsonLines
 from saelab.core.seeds import numpy_generator
 
 DEMO = str(Path(__file__).parents[2] / "src" / "saelab" / "study" / "demo.yaml")
@@ -102,3 +106,17 @@ def test_a_study_loads_libraries_of_statistics_when_it_needs_them() -> None:
     for use, loaded in (("pass", 0), ("import scipy.stats", 1)):  # the second: the control
         code = f"import sys, saelab.workflow; {use}; sys.exit(bool({late} & set(sys.modules)))"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == loaded
+
+
+def test_figures_of_progress_are_numbers_that_can_be_read() -> None:
+    stream = io.StringIO()
+    lines = JsonLines(stream)
+    lines.interval = -1.0
+    with lines.task("training", total=2, unit="steps") as task:
+        task.advance(1, **{"tokens/s": 11243.7, "fvu": 0.123456, "last": "a"})
+    record = json.loads(stream.getvalue().splitlines()[1])
+    assert (record["tokens/s"], record["fvu"], record["last"]) == (11240.0, 0.1235, "a")
+    with Progress(TextColumn("{task.fields[figures]}"), console=Console(file=io.StringIO(), width=60)) as display:
+        with Display(display).task("training", total=2, unit="steps") as task:
+            task.advance(1, **{"tokens/s": 11243.7, "fvu": 0.123456, "last": "a"})
+            assert display.tasks[0].fields["figures"] == "tokens/s 11,244  fvu 0.1235  last a"

@@ -118,9 +118,13 @@ class _Line:
         record["seconds"] = round(elapsed, 1)
         if self._total and 0 < self._done < self._total:
             record["seconds_left"] = round(elapsed * (self._total - self._done) / self._done, 1)
-        self._owner.write(record | {k: _short(v) for k, v in self._figures.items()})
+        figures = {k: v if isinstance(v, str) else float(f"{v:.4g}") for k, v in self._figures.items()}
+        self._owner.write(record | figures)
         self._last = now
 
 
 def _short(value: float | int | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    """A figure for people: no powers of ten where a number can be read."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
