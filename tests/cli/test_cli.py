@@ -116,7 +116,10 @@ def test_figures_of_progress_are_numbers_that_can_be_read() -> None:
         task.advance(1, **{"tokens/s": 11243.7, "fvu": 0.123456, "last": "a"})
     record = json.loads(stream.getvalue().splitlines()[1])
     assert (record["tokens/s"], record["fvu"], record["last"]) == (11240.0, 0.1235, "a")
-    with Progress(TextColumn("{task.fields[figures]}"), console=Console(file=io.StringIO(), width=60)) as display:
-        with Display(display).task("training", total=2, unit="steps") as task:
-            task.advance(1, **{"tokens/s": 11243.7, "fvu": 0.123456, "last": "a"})
-            assert display.tasks[0].fields["figures"] == "tokens/s 11,244  fvu 0.1235  last a"
+    console = Console(file=io.StringIO(), width=60)
+    with (
+        Progress(TextColumn("{task.fields[figures]}"), console=console) as display,
+        Display(display).task("training", total=2, unit="steps") as task,
+    ):
+        task.advance(1, **{"tokens/s": 11243.7, "fvu": 0.123456, "last": "a"})
+        assert display.tasks[0].fields["figures"] == "tokens/s 11,244  fvu 0.1235  last a"
