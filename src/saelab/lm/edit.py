@@ -3,7 +3,7 @@
 With x the activation `[T, D]` of a row, v its direction, a its strength (AxBench, arXiv 2501.17148, section 3):
 
     Add      x + a v                                  strength 0 returns x bit for bit
-    Clamp    x + (a - z(x)) v                         z: the reader, by default the coordinate x.v / v.v
+    Clamp    x + (a - z(x)) v                         z: the measure, by default the coordinate x.v / v.v
     Replace  the given values
     Ablate   x - ((x - m).v / v.v) v, or m without v  m: the mean, 0 where none is given
     Splice   f(x) for any function of `[B, T, D]`     for instance an SAE's reconstruction
@@ -27,7 +27,7 @@ from saelab.core.sites import Site, parse_site
 Positions = Literal["all", "prompt", "generated", "last"]
 Vector = Float[Tensor, " D"] | Float[Tensor, "B D"]
 PerRow = float | int | Float[Tensor, " B"]
-Reader = Callable[[Tensor, Tensor], Tensor]
+Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 @runtime_checkable
@@ -67,23 +67,23 @@ class Add:
 
 @dataclass(frozen=True)
 class Clamp:
-    """Set what `reader` reads to `value` by moving along `vector`: x + (value - z(x)) vector.
+    """Set what `measure` gives to `value` by moving along `vector`: x + (value - z(x)) vector.
 
-    reader: called as reader(x [B, T, D], rows [B]) -> z [B, T], for instance an SAE latent per row; without one, z is
+    measure: called as measure(x [B, T, D], rows [B]) -> z [B, T], for instance an SAE latent per row; without one, z is
     the coordinate of x on `vector`. at_least: never lower what is already above `value` (AxBench's min-clamp).
     """
 
     site: Site | str
     vector: Vector
     value: PerRow
-    reader: Reader | None = None
+    measure: Measure | None = None
     at_least: bool = False
     positions: Positions = "all"
 
     def apply(self, x: Float[Tensor, "B T D"], rows: Int[Tensor, " B"]) -> Float[Tensor, "B T D"]:
         """x + (value - z(x)) * vector."""
         vector = _vectors(self.vector, rows, x)
-        read = self.reader(x, rows)[..., None] if self.reader is not None else _coordinate(x, vector)
+        read = self.measure(x, rows)[..., None] if self.measure is not None else _coordinate(x, vector)
         change = _per_row(self.value, rows, x) - read.float()
         if self.at_least:
             change = change.clamp_min(0)

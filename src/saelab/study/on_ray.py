@@ -39,7 +39,7 @@ class RayPlace:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Returned:
     """What a worker sends back: the files it wrote (relative to the run folder), or the error to be shown."""
 
     seconds: float
@@ -51,7 +51,7 @@ class Outcome:
 _BENCHES: dict[tuple[str, str], Any] = {}  # workspaces of this process: opened once, used for all that comes here
 
 
-def work_on(cell: Cell, study: str, root: str, threads: int, keepers: Mapping[str, Any]) -> Outcome:
+def work_on(cell: Cell, study: str, root: str, threads: int, keepers: Mapping[str, Any]) -> Returned:
     """Do one cell in a worker. study: the study as JSON; keepers: the actors of paid judges, by what for."""
     import torch
 
@@ -70,10 +70,10 @@ def work_on(cell: Cell, study: str, root: str, threads: int, keepers: Mapping[st
         names = tuple(str(f.relative_to(root)) for f in files)
     except SaelabError as error:
         _BENCHES.clear()  # what it read may have changed since
-        return Outcome(time.perf_counter() - start, error=error)
+        return Returned(time.perf_counter() - start, error=error)
     except Exception as error:  # a bug or the machine's fault: its name goes to the launcher, which stops
-        return Outcome(time.perf_counter() - start, reason=reason_of(error))
-    return Outcome(time.perf_counter() - start, names)
+        return Returned(time.perf_counter() - start, reason=reason_of(error))
+    return Returned(time.perf_counter() - start, names)
 
 
 class JudgeKeeper:
@@ -173,7 +173,7 @@ class _Desk:
         for ref in back:
             cell = self.flying.pop(ref)
             try:
-                outcome = self.ray.get(ref)
+                returned = self.ray.get(ref)
             except self.ray.exceptions.RayTaskError as error:  # the worker could not even begin: saelab is not there
                 self.queue.ledger.fail(cell.key, reason_of(error))
                 raise UserError(
@@ -183,7 +183,7 @@ class _Desk:
             except self.ray.exceptions.RayError as error:
                 self._lost(cell, error)
             else:
-                self._record(cell, outcome)
+                self._record(cell, returned)
 
     def stop(self, *, wait: bool) -> None:
         """Before leaving with an error: let what flies land and record it, or end it."""
@@ -191,11 +191,11 @@ class _Desk:
             reason = "stopped"
             if wait:
                 with suppress(Exception):
-                    outcome = self.ray.get(ref)
-                    if outcome.error is None and outcome.reason is None:
-                        self._record(cell, outcome)
+                    returned = self.ray.get(ref)
+                    if returned.error is None and returned.reason is None:
+                        self._record(cell, returned)
                         continue
-                    reason = outcome.reason or (reason_of(outcome.error) if outcome.error else "stopped")
+                    reason = returned.reason or (reason_of(returned.error) if returned.error else "stopped")
             else:
                 self.ray.cancel(ref, force=True)
             self.queue.ledger.fail(cell.key, reason)
@@ -205,16 +205,16 @@ class _Desk:
         ref = self.task.remote(cell, self.text, self.root, self.place.threads, self.keepers)
         self.flying[ref] = cell
 
-    def _record(self, cell: Cell, outcome: Outcome) -> None:
+    def _record(self, cell: Cell, returned: Returned) -> None:
         ledger = self.queue.ledger
-        failed = outcome.error is not None or outcome.reason is not None
+        failed = returned.error is not None or returned.reason is not None
         if changed := self.queue.damaged(cell, all_of_them=failed):
             self.queue.stale(Stale(cell, changed))
             return
         if failed:
-            ledger.fail(cell.key, outcome.reason or (reason_of(outcome.error) if outcome.error else ""))
-            raise outcome.error or ResourceError(f"{cell} failed on a worker: {outcome.reason}")
-        files = [self.folder.root / name for name in outcome.artefacts]
+            ledger.fail(cell.key, returned.reason or (reason_of(returned.error) if returned.error else ""))
+            raise returned.error or ResourceError(f"{cell} failed on a worker: {returned.reason}")
+        files = [self.folder.root / name for name in returned.artefacts]
         unseen = [f for f in files if not f.exists()]
         if unseen:
             ledger.fail(cell.key, "its files cannot be seen from the launcher")
@@ -222,7 +222,7 @@ class _Desk:
                 f"A worker wrote {unseen[0]}, which this machine does not see.",
                 hint="Put the run folder on a disk that all machines of the cluster share, under one path.",
             )
-        ledger.finish(cell.key, outcome.seconds, files)
+        ledger.finish(cell.key, returned.seconds, files)
         self.queue.close(cell)
         self.ran.append(cell)
 

@@ -20,7 +20,7 @@ from saelab.saes.architectures.matching_pursuit import MatchingPursuitSae
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.formats.source import finite
 
-Weights = dict[str, Tensor]
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def oriented(tensor: Tensor, rows: int, columns: int, name: str, *, declared: bo
     raise ArtefactError(f"{name} has shape {tuple(tensor.shape)}; {(rows, columns)} was expected.")
 
 
-def matrix(tensors: Weights, name: str, where: str) -> Tensor:
+def matrix(tensors: Tensors, name: str, where: str) -> Tensor:
     """A tensor that must be a matrix."""
     if name not in tensors or tensors[name].ndim != 2:
         shape = tuple(tensors[name].shape) if name in tensors else "missing"
@@ -56,12 +56,12 @@ def matrix(tensors: Weights, name: str, where: str) -> Tensor:
     return tensors[name]
 
 
-def transposed(weights: Weights, where: str, *names: str) -> Weights:
+def transposed(weights: Tensors, where: str, *names: str) -> Tensors:
     """The weights with these matrices transposed."""
     return weights | {name: matrix(weights, name, where).T.contiguous() for name in names}
 
 
-def scaled_in(weights: Weights, scale: float, thresholds: tuple[str, ...] = ("threshold",)) -> Weights:
+def scaled_in(weights: Tensors, scale: float, thresholds: tuple[str, ...] = ("threshold",)) -> Tensors:
     """Weights that read x, from weights that read scale * x and reconstruct scale * x; codes come out / scale.
 
     Multiplying pre by 1/scale: directions stay, biases and thresholds are divided. r_mag is a gain and stays.
@@ -70,7 +70,7 @@ def scaled_in(weights: Weights, scale: float, thresholds: tuple[str, ...] = ("th
     return {n: t / scale if n in divided else t for n, t in weights.items()}
 
 
-def whitened_in(weights: Weights, mean: Tensor, matrix: Tensor, inverse_matrix: Tensor, *, subtract: bool) -> Weights:
+def whitened_in(weights: Tensors, mean: Tensor, matrix: Tensor, inverse_matrix: Tensor, *, subtract: bool) -> Tensors:
     """Weights that read x, from weights that read (x - mean) M and reconstruct that."""
     wide = {n: t.double() for n, t in weights.items()}
     encoder = matrix.double() @ wide["W_enc"]
@@ -86,7 +86,7 @@ def whitened_in(weights: Weights, mean: Tensor, matrix: Tensor, inverse_matrix: 
     return weights | {n: t.float() for n, t in new.items()}
 
 
-def decoder_norms_folded(weights: Weights) -> Weights:
+def decoder_norms_folded(weights: Tensors) -> Tensors:
     """Weights whose codes are n_j pre_j and whose decoder rows have unit norm."""
     norms = weights["W_dec"].norm(dim=1)
     if bool((norms == 0).any()):
@@ -98,7 +98,7 @@ def decoder_norms_folded(weights: Weights) -> Weights:
     }
 
 
-def signs_split(weights: Weights) -> Weights:
+def signs_split(weights: Tensors) -> Tensors:
     """TopK weights with non-negative codes, from those whose k codes of largest |pre| keep their sign.
 
     Latent j becomes j (its positive part) and F + j (its negative part, with the opposite direction): one of the two
@@ -133,12 +133,12 @@ def constant_threshold(sae: Sae) -> float | None:
     return float(threshold[0])
 
 
-def shape_of(weights: Weights) -> Shape:
+def shape_of(weights: Tensors) -> Shape:
     """Widths from W_enc [D, F]."""
     return Shape(*matrix(weights, "W_enc", "The SAE").shape)
 
 
-def check_shapes(where: str, weights: Weights, *, transcodes: bool = False) -> None:
+def check_shapes(where: str, weights: Tensors, *, transcodes: bool = False) -> None:
     """Refuse weights that do not fit together, before anything is computed with them: a short vector would broadcast.
 
     W_enc [D, F] asks for W_dec [F, D], b_dec [D] and vectors [F]; transcodes: W_dec is [F, D_out], b_dec [D_out] and
@@ -163,7 +163,7 @@ def exponential(log: Tensor, where: str) -> Tensor:
     return threshold
 
 
-def check_widths(where: str, weights: Weights, *, transcodes: bool = False, **said: int | None) -> None:
+def check_widths(where: str, weights: Tensors, *, transcodes: bool = False, **said: int | None) -> None:
     """Refuse weights that do not fit together, and a config whose d_in, d_sae or d_out is not theirs; what it does not
     say is None.
     """
@@ -176,7 +176,7 @@ def check_widths(where: str, weights: Weights, *, transcodes: bool = False, **sa
         raise ArtefactError(f"{where} says {', '.join(wrong)} in its config; its weights have {inside}.")
 
 
-def config_for(weights: Weights, architecture: str, **fields: object) -> SaeConfig:
+def config_for(weights: Tensors, architecture: str, **fields: object) -> SaeConfig:
     """A config with the widths of the weights."""
     shape = shape_of(weights)
     return SaeConfig.parse({"architecture": architecture, "d_in": shape.d_in, "d_sae": shape.d_sae} | fields)

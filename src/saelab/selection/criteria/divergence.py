@@ -21,7 +21,7 @@ def kl(seen: Observation) -> Float[Tensor, "B"]:
 def kl_reverse(seen: Observation) -> Float[Tensor, "B"]:
     """KL(steered || base) = -H(steered) - E_steered[log p_base]."""
     base, steered = seen.base, seen.steered
-    cross = base.log_norm - (steered.weights @ base.logits[0]) / steered.norm
+    cross = base.log_norm - (steered.exps @ base.logits[0]) / steered.norm
     return (cross - steered.entropy).clamp(min=0)
 
 

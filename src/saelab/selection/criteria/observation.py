@@ -26,14 +26,14 @@ class NextToken:
         self.logits = logits - logits.amax(-1, keepdim=True)
 
     @cached_property
-    def weights(self) -> Float[Tensor, "B V"]:
+    def exps(self) -> Float[Tensor, "B V"]:
         """exp(logits): p times its normaliser, so that no pass over the vocabulary is spent on dividing."""
         return torch.exp(self.logits)
 
     @cached_property
     def norm(self) -> Float[Tensor, "B"]:
-        """Z, the sum of the weights."""
-        return self.weights.sum(-1)
+        """Z, the sum of the exponentials."""
+        return self.exps.sum(-1)
 
     @cached_property
     def log_norm(self) -> Float[Tensor, "B"]:
@@ -43,12 +43,12 @@ class NextToken:
     @cached_property
     def probs(self) -> Float[Tensor, "B V"]:
         """p."""
-        return self.weights / self.norm[:, None]
+        return self.exps / self.norm[:, None]
 
     @cached_property
     def entropy(self) -> Float[Tensor, "B"]:
         """H(p) in nats: log Z - E_p[logit]."""
-        return self.log_norm - linalg.vecdot(self.weights, self.logits) / self.norm
+        return self.log_norm - linalg.vecdot(self.exps, self.logits) / self.norm
 
     def log_probs_of(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """log p of the given tokens; one row of ids per row of logits (a single row of logits serves all)."""
