@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from saelab.adapters.saelens import to_saelens
     from saelab.lm.generate import Sampling
     from saelab.lm.model import LanguageModel
-    from saelab.matching.match import match
+    from saelab.matching.match import match, verify
     from saelab.saes.catalogue import (
         BatchTopKConfig,
         GatedConfig,
@@ -45,6 +45,7 @@ _WHERE = {
     "train": "saelab.training.sweep",
     "feature_effects": "saelab.selection.effects",
     "match": "saelab.matching.match",
+    "verify": "saelab.matching.match",
     "agreement": "saelab.stats.agreement",
     "to_saebench": "saelab.adapters.saebench",
     "to_saelens": "saelab.adapters.saelens",
@@ -72,6 +73,7 @@ __all__ = [
     "to_saebench",
     "to_saelens",
     "train",
+    "verify",
 ]
 
 

@@ -63,6 +63,10 @@ def assign(costs: Costs, *, progress: Progress = SILENT) -> Assignment:
     n, m = costs.shape
     if not min(n, m):
         raise UserError("There are no features to match.")
+    if (unit := costs.unit) != 1:  # the solver takes no costs of 1e6 and more
+        found, square = assign(costs.over(unit), progress=progress), unit**2
+        cost, bound = found.cost * square, found.lower_bound * square
+        return replace(found, cost=cost, lower_bound=bound, u=found.u * square, v=found.v * square)
     if n > m:
         turned = assign(costs.transposed(), progress=progress)
         permutation = np.full(n, -1)

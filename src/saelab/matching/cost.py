@@ -8,17 +8,18 @@ maximal inner product" holds for full bijections only, so costs are kept as dist
 of the rows. Nothing here knows SAEs or solvers.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.core.errors import UserError
+from saelab.core.errors import UserError, nearest
 from saelab.matching.fold import FoldedFeatures
 
 Parts = Literal["all", "decoder", "encoder", "bias"]
@@ -58,6 +59,17 @@ class Costs:
     def scale(self) -> float:
         """Mean squared norm of a row of a plus that of one of b: the size of a cost between unrelated features."""
         return float(self.a_square.double().mean() + self.b_square.double().mean()) or 1e-30
+
+    @property
+    def unit(self) -> float:
+        """The power of two that is next to the length of a row. Costs in its square are near 1 whatever the unit of the
+        activations was, and rounded alike; solvers have limits of their own on the size of a cost.
+        """
+        return 2.0 ** round(math.log2(self.scale) / 2)
+
+    def over(self, unit: float) -> "Costs":
+        """The same features measured in another unit; their costs are those over unit^2."""
+        return self if unit == 1 else Costs(self.a / unit, self.b / unit, self.widths)
 
     @cached_property
     def rounding(self) -> float:
@@ -152,7 +164,16 @@ def costs_between(
     parts: Parts = "all",
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Costs:
-    """Costs between two SAEs' features. weights: of decoder, encoder and bias, used with parts="all"."""
+    """Costs between two SAEs' features. weights: of decoder, encoder and bias, used with parts="all".
+
+    Raises `UserError` for parts that there are not, and weights that are no weights.
+    """
+    if parts not in get_args(Parts):
+        raise UserError(f"There are no parts {parts!r} of a feature.", hint=nearest(parts, get_args(Parts)))
+    if len(weights) != 3 or not all(0 <= w < math.inf for w in weights) or not any(weights):
+        raise UserError(
+            f"weights are of decoder, encoder and bias: three numbers, none negative and one above 0, not {weights}."
+        )
     chosen = {"decoder": (1.0, 0.0, 0.0), "encoder": (0.0, 1.0, 0.0), "bias": (0.0, 0.0, 1.0), "all": weights}[parts]
     one, other = (_tensors(f, chosen) for f in (first, second))
     return Costs(torch.cat(one, dim=1), torch.cat(other, dim=1), tuple(t.shape[1] for t in one))

@@ -10,14 +10,15 @@ and 4 disagree in their transposes; features are rows here throughout, so there 
 costs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.core.errors import UserError
+from saelab.core.errors import UserError, nearest
 from saelab.saes.directions import Directions
 
 Fold = Literal["theta", "mean", "rms", "quantile", "max", "none", "custom"]
@@ -70,9 +71,19 @@ def features_of(
     that never fire on them take the median scale. custom: the scales, in the units of the SAE's codes. Raises
     `UserError` where the fold needs what is not there.
     """
+    if fold not in get_args(Fold):
+        raise UserError(f"There is no fold {fold!r}.", hint=nearest(fold, get_args(Fold)))
+    _check_finite(sae, ("W_dec", "W_enc", "b_enc", "b_dec") + (("threshold",) if fold == "theta" else ()))
+    with torch.no_grad():
+        if isinstance(sae, Directions):
+            return _rows_only(sae, fold)
+        return _folded(sae, fold, activations, quantile, custom)
+
+
+def _folded(
+    sae: HasFeatures, fold: Fold, activations: Tensor | None, quantile: float, custom: Tensor | None
+) -> FoldedFeatures:
     norms = sae.W_dec.norm(dim=1).clamp_min(1e-12)
-    if isinstance(sae, Directions):
-        return _rows_only(sae, norms, fold)
     subtract = bool(getattr(getattr(sae, "cfg", None), "subtract_b_dec", False))
     offset = sae.b_dec @ sae.W_enc if subtract else torch.zeros_like(sae.b_enc)
     raw = _scales(sae, fold, activations, quantile, custom)
@@ -87,13 +98,22 @@ def features_of(
     )
 
 
-def _rows_only(rows: Directions, norms: Float[Tensor, " F"], fold: Fold) -> FoldedFeatures:
+def _check_finite(sae: HasFeatures | Directions, names: Sequence[str]) -> None:
+    """Refuse weights that are NaN or infinite, by name."""
+    for name in names:
+        found = getattr(sae, name, None)
+        if isinstance(found, Tensor) and not bool(torch.isfinite(found).all()):
+            raise UserError(f"{name} holds values that are NaN or infinite, so its features cannot be compared.")
+
+
+def _rows_only(rows: Directions, fold: Fold) -> FoldedFeatures:
     """Unit decoder rows and nothing else: encoder and biases are zeros that no cost may look at."""
     if fold != "none":
         raise UserError(
             f"What writes to {rows.site} has decoder rows only, which a fold by {fold} would need codes for.",
             hint="Match by directions: fold='none', parts='decoder' (--fold none --parts decoder).",
         )
+    norms = rows.W_dec.norm(dim=1).clamp_min(1e-12)
     scale = 1 / norms
     return FoldedFeatures(
         rows.W_dec * scale[:, None], torch.zeros(()).expand_as(rows.W_dec), torch.zeros_like(norms), scale
@@ -137,7 +157,7 @@ def _scales(
 
 
 def _measured(sae: HasFeatures, fold: Fold, activations: Tensor, quantile: float) -> Float[Tensor, " F"]:
-    codes = sae.encode(activations)
+    codes = sae.encode(activations).float()
     on = codes > 0
     count = on.sum(0).clamp_min(1)
     if fold == "mean":

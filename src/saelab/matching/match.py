@@ -16,6 +16,7 @@ from torch import Tensor
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.matching.assignment import assign
+from saelab.matching.certificate import price
 from saelab.matching.cost import Costs, Parts, costs_between
 from saelab.matching.fold import Fold, FoldedFeatures, HasFeatures, features_of
 from saelab.matching.partial import match_partially, null_reject
@@ -31,7 +32,7 @@ class Matching:
     cost, lower_bound: total over pairs, in folded units squared; gap = cost - lower_bound, proved over all pairs (a
     partial matching is exact, so its bound is its cost). pair_cost, cosine: per feature of the first SAE (NaN where
     unmatched); cosine is of the folded decoder rows. rejected_at: the reject cost used. clipped: tiny scales raised,
-    per SAE.
+    per SAE. prices: (u, v) that prove the bound, in the units of the cost (None: partial). asked: fold, parts, weights.
     """
 
     permutation: Int[np.ndarray, " n"]
@@ -44,11 +45,26 @@ class Matching:
     seconds: float
     rejected_at: float | None
     clipped: tuple[int, int]
+    prices: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]] | None
+    asked: tuple[Fold, Parts, tuple[float, float, float]]
 
     @property
     def gap(self) -> float:
-        """How far the cost can be from the optimum."""
-        return self.cost - self.lower_bound
+        """How far the cost can be from the optimum; what rounding takes below 0 is 0."""
+        return max(0.0, self.cost - self.lower_bound)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What `verify` found: the cost of the pairs and the bound that the prices prove, both computed anew."""
+
+    cost: float
+    lower_bound: float
+
+    @property
+    def gap(self) -> float:
+        """How far the cost can be from the optimum; what rounding takes below 0 is 0."""
+        return max(0.0, self.cost - self.lower_bound)
 
 
 def match(
@@ -79,23 +95,73 @@ def match(
             f"One of them has decoder rows only, and {parts} were to be compared.",
             hint="Match by directions: parts='decoder', fold='none' (--parts decoder --fold none).",
         )
-    rows = activations or (None, None)
-    first, second = (features_of(s, fold, activations=x) for s, x in zip((sae_a, sae_b), rows, strict=True))
-    costs = costs_between(first, second, parts, weights)
+    first, second, costs, unit = _compared(sae_a, sae_b, (fold, parts, weights), activations)
+    prices, square = None, unit**2
     if reject is None:
         found = assign(costs, progress=progress)
         permutation, cost, bound = found.permutation, found.cost, found.lower_bound
         method, rounds, seconds = found.method, found.rounds, found.seconds
+        prices = found.u * square, found.v * square
     else:
         began = time.perf_counter()
-        rho = null_reject(costs, seed=seed) if reject == "null" else float(reject)
+        rho = _reject(costs, reject, seed)
         permutation, cost = match_partially(costs, rho)
         seconds = time.perf_counter() - began
         bound, method, rounds, reject = cost, "partial", 1, rho
+    pair_cost, cosine = _of_pairs(costs, first, second, permutation)
     return Matching(
-        permutation, cost, bound, *_of_pairs(costs, first, second, permutation), method, rounds, seconds,
-        rejected_at=reject, clipped=(first.clipped, second.clipped),
+        permutation, cost * square, bound * square, pair_cost * square, cosine, method, rounds, seconds,
+        rejected_at=reject, clipped=(first.clipped, second.clipped), prices=prices, asked=(fold, parts, weights),
     )  # fmt: skip
+
+
+def verify(
+    matching: Matching,
+    sae_a: HasFeatures | Directions,
+    sae_b: HasFeatures | Directions,
+    *,
+    activations: tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]] | None = None,
+) -> Certificate:
+    """The certificate of a full matching computed again, by one pass over all pairs and nothing of the solver's.
+
+    activations: those that it was matched with, for the folds that are measured. Raises `UserError` for a partial
+    matching, and for pairs that are not one to one.
+    """
+    if matching.prices is None:
+        raise UserError("A partial matching has no prices.", hint="Its components are solved exactly, one by one.")
+    _, _, costs, unit = _compared(sae_a, sae_b, matching.asked, activations)
+    u, v = (p / unit**2 for p in matching.prices)
+    pairs = np.flatnonzero(matching.permutation != UNMATCHED)
+    i, j = pairs, matching.permutation[pairs]
+    if len(matching.permutation) != costs.shape[0] or len(pairs) < min(costs.shape) or len(np.unique(j)) < len(j):
+        raise UserError("These pairs are no full matching of these two SAEs.")
+    turned = costs.shape[0] > costs.shape[1]
+    pricing = price(costs.transposed(), v, u) if turned else price(costs, u, v)
+    return Certificate(float(costs.edges(i, j).sum()) * unit**2, pricing.lower_bound * unit**2)
+
+
+def _compared(
+    sae_a: HasFeatures | Directions,
+    sae_b: HasFeatures | Directions,
+    asked: tuple[Fold, Parts, tuple[float, float, float]],
+    activations: tuple[Tensor, Tensor] | None,
+) -> tuple[FoldedFeatures, FoldedFeatures, Costs, float]:
+    """Both SAEs' features, and their costs in a unit in which a row is about 1 long."""
+    fold, parts, weights = asked
+    rows = activations or (None, None)
+    first, second = (features_of(s, fold, activations=x) for s, x in zip((sae_a, sae_b), rows, strict=True))
+    costs = costs_between(first, second, parts, weights)
+    unit = costs.unit
+    # In place, as nobody else has these rows: another copy of them would be most of the memory.
+    return first, second, Costs(costs.a.div_(unit), costs.b.div_(unit), costs.widths), unit
+
+
+def _reject(costs: Costs, reject: float | str, seed: int) -> float:
+    if reject == "null":
+        return null_reject(costs, seed=seed)
+    if isinstance(reject, str):
+        raise UserError(f"There is no reject cost {reject!r}.", hint="Give a number, or 'null'.")
+    return float(reject)
 
 
 def compose(first: Int[np.ndarray, " n"], second: Int[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:

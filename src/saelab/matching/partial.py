@@ -58,8 +58,10 @@ def rejections(costs: Costs, rho: float) -> tuple[Float[np.ndarray, " n"], Float
 
 def match_partially(costs: Costs, rho: float) -> tuple[Int[np.ndarray, " n"], float]:
     """The permutation with -1 for unmatched rows, and the objective with its rejected features."""
-    tau, sigma = rejections(costs, rho)
-    return solved(admissible(costs, rho), tau, sigma)
+    unit = costs.unit
+    costs = costs.over(unit)  # the solver takes no costs of 1e6 and more
+    permutation, objective = solved(admissible(costs, rho), *rejections(costs, rho))
+    return permutation, objective * unit**2
 
 
 def solved(
@@ -115,6 +117,7 @@ def _best_of_component(
 
 def persistence(costs: Costs, rhos: Sequence[float]) -> Float[np.ndarray, " R"]:
     """The share of rows that is matched at each reject cost; the pairs are listed once, at the largest."""
+    costs = costs.over(costs.unit)
     edges = admissible(costs, max(rhos))
     shares = []
     for rho in rhos:
