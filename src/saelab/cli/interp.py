@@ -42,10 +42,11 @@ def interp(
     """
     from saelab.interp.suite.config import SuiteConfig
     from saelab.report.page import write_report
+    from saelab.study.adopt import fallen, standing
     from saelab.study.collect import fidelity_row
     from saelab.study.run import run
     from saelab.study.scales import read_study
-    from saelab.study.spec import saes_of
+    from saelab.study.spec import StudyConfig
 
     folder = RunFolder(study) if study.is_dir() else None
     config = read_study(folder.study if folder else study)
@@ -58,12 +59,16 @@ def interp(
     stages = ("text", "harvest", "train", "interp", "read", "evaluate")
     with shown() as progress:
         run_folder = run(config, place, stages=stages, threads=threads, tell=note, progress=progress)
-    rows = [fidelity_row(config, run_folder, spec) for spec in saes_of(config)]
+    config = StudyConfig.from_yaml(run_folder.study)  # with what its SAEs' files said
+    rows = [fidelity_row(config, run_folder, spec) for spec in standing(config, run_folder)]
     columns = ("sae", "l0", "fvu", "ce_recovered", "dead_share", "interpretability", "auroc", "n_scored")
     table = pl.DataFrame([{c: r[c] for c in columns} for r in rows])
     if config.suite is not None:
         table = table.join(_headlines(run_folder, table["sae"].to_list()), on="sae", how="left", maintain_order="left")
     show_table(table, as_json=json, title=f"judge: {config.judge.name}")
+    if not json:
+        for spec in fallen(config, run_folder):
+            say(f"{spec.name} is not scored: {run_folder.adopted(spec.name).read()['sentence']}")
     if run_folder.report.exists():  # a finished run: its page shows what was added
         path = write_report(run_folder)
         if not json:

@@ -22,18 +22,19 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
     """
     from saelab.study.checks import check, unknown_models
     from saelab.study.costs import disk_bytes, judge_calls, judged_texts, plan_table, power_of
+    from saelab.study.opening import opened_here
     from saelab.study.scales import read_study
     from saelab.study.sizes import size_of
     from saelab.study.spec import saes_of
     from saelab.study.unread import told_unread
 
-    config = read_study(study, scale)
+    config, away = opened_here(read_study(study, scale))
     for sentence in told_unread(config):
         note(sentence)
     table, calls = plan_table(config), judge_calls(config)
     power, who = power_of(config), ", ".join(judge.name for judge in config.judges.values())
     if json:
-        record = {"study": config.name, "saes": len(saes_of(config)), "stages": table.to_dicts()}
+        record = {"study": config.name, "not_planned": away, "saes": len(saes_of(config)), "stages": table.to_dicts()}
         record |= {"disk_bytes": disk_bytes(config), "judge": who, "judged_texts": judged_texts(config)}
         record |= {"judge_calls": 0, "dollars": 0.0} if calls is None else {
             "judge_calls": calls.calls, "dollars": calls.dollars}  # fmt: skip
@@ -58,6 +59,8 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
     guessed = [m.lm for m in config.models if not size_of(m.lm).known]
     guess = f" The size of {', '.join(guessed)} is guessed from the name." if guessed else ""
     say(f"Hours are estimates for two cores without bfloat16, one cell after the other.{guess}")
+    if away:
+        say(f"Not planned, as not on this machine yet: {', '.join(away)}. saelab run fetches them.")
     if unseen := unknown_models(config):
         say(f"Sites, positions and templates were not compared with {', '.join(unseen)}: not on this machine yet.")
     check(config, download=False)

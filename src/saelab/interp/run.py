@@ -159,7 +159,7 @@ def prepare(
     if shards.site != site:
         raise UserError(f"The activations are those of {shards.site}, not of {site}.")
     with progress.task(f"reading {site}", total=4, unit="passes") as task:
-        part = _first(held_out, config.fidelity_contexts)
+        part = held_out.first(config.fidelity_contexts)
         reading = read_site(lm, part, site, batch_size=config.batch_contexts)
         task.advance()
         spliced = reading.spread(config.spliced_contexts)
@@ -324,16 +324,6 @@ def _features_table(
             }
         )
     return pl.DataFrame(rows, schema={k: v for k, v in FEATURES.items() if k != "embedding_auroc"})
-
-
-def _first(packed: PackedText, contexts: int) -> PackedText:
-    return PackedText(
-        packed.tokens[:contexts],
-        packed.document_ids[:contexts],
-        packed.documents,
-        packed.bos_id,
-        packed.special_ids,
-    )
 
 
 def _rows_of(shards: ActivationShards, count: int, context: int) -> tuple[Tensor, np.ndarray]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from saelab.report import words
+from saelab.report.adopted import adopted_of
 from saelab.report.material import Material
 from saelab.report.names import Names
 from saelab.report.sections import overall, stage_seconds
@@ -42,7 +43,10 @@ def opening(material: Material) -> str:
     took = f", in {words.duration(sum(seconds.values()))} of work" if seconds else ""
     what = words.plural(count, "sparse autoencoder")
     steered = saes is not None and "n_steered" in saes.columns and saes["n_steered"].null_count() < saes.height
-    done = ["trained", "interpreted"] + ["steered", "compared"] * steered + ["matched"] * bool(material.pairs)
+    taken = {r["sae"] for r in adopted_of(material)}
+    own = saes is None or not taken or not set(saes["sae"]) <= taken
+    done = ["trained"] * own + ["adopted"] * bool(taken) + ["interpreted"]
+    done += ["steered", "compared"] * steered + ["matched"] * bool(material.pairs)
     return f"{what}{made}{where}: {words.listing(done)}{took}."
 
 

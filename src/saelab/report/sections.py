@@ -20,6 +20,7 @@ from saelab.report import (
     tables,
     words,
 )
+from saelab.report.adopted import adopted, adopted_of
 from saelab.report.feature_card import FeatureCard
 from saelab.report.material import Material
 from saelab.report.parts import Part, Section
@@ -78,7 +79,8 @@ def sections(material: Material, cards: Sequence[FeatureCard]) -> list[Section]:
     first: tuple[Callable[[Material], Section], ...] = (instrument, scatter, agreement, arms)
     if material.selection is not None:
         first = (*first, selection)
-    makers = (*first, grid, *([evaluations] if material.evaluations is not None else []), what_was_run)
+    first = (*first, grid, *([adopted] if adopted_of(material) else []))
+    makers = (*first, *([evaluations] if material.evaluations is not None else []), what_was_run)
     last = [matching(material, cards), training(material), feature_cards(cards, material)]
     return [make(material) for make in makers] + last
 
@@ -162,7 +164,7 @@ def grid(material: Material) -> Section:
     )
     parts = (
         Part("figure", figures.frontier(material.saes, material.names)),
-        Part("table", tables.grid(material.saes, material.names)),
+        Part("table", tables.grid(material.saes, material.names, {r["sae"] for r in adopted_of(material)})),
     )
     return Section(name, title, lead, parts)
 
@@ -297,7 +299,8 @@ def training(material: Material) -> Section:
     if material.training is None or not material.training.height:
         return Section(name, title, "", absent="There are no training metrics (saes/*.training/metrics.parquet).")
     known = {} if material.saes is None else {
-        r["sae"]: (r["architecture"], float(r["level"])) for r in material.saes.iter_rows(named=True)
+        r["sae"]: (r["architecture"], float(r["level"]))
+        for r in material.saes.drop_nulls("level").iter_rows(named=True)
     }  # fmt: skip
     lead = (
         "One line per SAE: FVU should fall and flatten, L0 should settle at its target, dead features should stay few."

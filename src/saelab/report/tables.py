@@ -4,7 +4,7 @@ Pure functions from polars frames (the artefact tables) to `cells.Table`. Every 
 is also in one of these tables. Reads nothing, draws nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,11 @@ TITLES = {
 NOT_ASKED = ("untested", "dead")
 
 
-def grid(saes: pl.DataFrame, names: Names) -> PageTable:
-    """Every SAE: what it is, what it reached, what it was worth; a random dictionary of the same L0 beside it."""
+def grid(saes: pl.DataFrame, names: Names, adopted: Collection[str] = ()) -> PageTable:
+    """Every SAE: what it is, what it reached, what it was worth; a random dictionary of the same L0 beside it.
+
+    adopted: SAEs that go by a name of their own, which stands beside their architecture.
+    """
     has = _Shown.of(saes)
     columns = (
         Column("SAE", kind="text"),
@@ -61,7 +64,12 @@ def grid(saes: pl.DataFrame, names: Names) -> PageTable:
             place = here
             width = "" if row.get("width") is None else f"{words.number(row['width'], 0)} features"
             rows.append(heading(f"{row['lm']}, {row['site']}", width))
-        rows.append(TableRow(tuple(_grid_cells(row, names, has))))
+        first = _named(row, names, row["sae"] if row["sae"] in adopted else "")
+        if row.get("state") in (None, "ok"):
+            rows.append(TableRow((first, *_grid_cells(row, has))))
+        else:
+            why = text("not scored", words.reason(row["state"]))
+            rows.append(TableRow((first, why, *[BLANK] * (len(columns) - 2))))
     return PageTable("The grid: fidelity, interpretability and steering of every SAE", columns, tuple(rows))
 
 
@@ -83,9 +91,14 @@ class _Shown:
         return cls(outcomes, known("random_interpretability"), known("embedding_auroc"), known("utility"))
 
 
-def _grid_cells(row: dict[str, Any], names: Names, has: _Shown) -> Iterable[TableCell]:
-    name, level, l0 = row["architecture"], row["level"], words.finite(row["l0"])
-    yield text(f"{names.architecture(name)} {level:g}", swatch=names.swatch(name), title=row["sae"])
+def _named(row: dict[str, Any], names: Names, own: str) -> TableCell:
+    name, level = row["architecture"], row["level"]
+    shown = names.architecture(name) + ("" if level is None else f" {level:g}")
+    return text(shown, own, swatch=names.swatch(name), title=row["sae"])
+
+
+def _grid_cells(row: dict[str, Any], has: _Shown) -> Iterable[TableCell]:
+    level, l0 = row["level"], words.finite(row["l0"])
     off = "" if l0 is None or not level else words.percent(l0 / level - 1, signed=True)
     yield figure(l0, 1, note=off, why="fidelity was not measured")
     for measure in ("fvu", "ce_recovered"):

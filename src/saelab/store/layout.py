@@ -6,6 +6,7 @@ run/
   tokens/<lm>/<part>/         packed text (tokens.safetensors, manifest.json)
   activations/<lm>/<site>/    shards, moments.safetensors and their manifest
   saes/<sae>/                 native SAE folder
+  adopted/<sae>.json          of an SAE that was not trained here: whether it is scored, and what its reading was worth
   training/<lm>.<site>/       metrics.parquet of the SAEs that were trained together
   interp/<sae>/               fidelity.json  features.parquet  contexts.parquet  evaluations.parquet
   readings/<lm>/<reading>/    activations that the evaluations share, <site>.safetensors
@@ -281,6 +282,10 @@ class RunFolder:
 
     def sae(self, name: str) -> Path:
         return self.saes / name
+
+    def adopted(self, name: str) -> Record:
+        """Whether an SAE that exists is scored, and what its reading was worth."""
+        return Record(self.root / "adopted" / f"{name}.json")
 
     def training(self, name: str) -> Path:  # of a site's SAEs: `<lm>.<site>`
         return self.root / "training" / name

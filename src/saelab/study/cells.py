@@ -18,6 +18,7 @@ REVISIONS: Mapping[str, int] = {
     "text": 1,
     "harvest": 1,
     "train": 1,
+    "adopt": 1,
     "interp": 2,
     "read": 1,
     "evaluate": 2,
@@ -28,7 +29,7 @@ REVISIONS: Mapping[str, int] = {
     "rate": 1,
     "anchors": 1,
     "match": 2,
-    "stats": 4,
+    "stats": 5,
     "record": 1,
 }
 

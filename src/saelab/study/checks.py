@@ -19,8 +19,10 @@ from saelab.judges.catalogue import JudgeConfig
 from saelab.judges.steering_lexical import FEWEST
 from saelab.judges.transport import key_of
 from saelab.lm.facts import ModelFacts, facts_of
+from saelab.lm.sources import same_model
 from saelab.store.references import cached, fetch, parse_reference
-from saelab.study.spec import APART, EMBEDDED, JUDGED_AT, ModelConfig, StudyConfig, misfits
+from saelab.study.grids import AdoptedConfig
+from saelab.study.spec import APART, EMBEDDED, JUDGED_AT, ModelConfig, StudyConfig, misfits, steers
 from saelab.text.corpora import CorpusConfig
 from saelab.text.instructions import load_instructions
 from saelab.text.local import read_rows, text_files
@@ -31,13 +33,13 @@ def accepted(data: object, *, origin: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(data)
     except ValidationError:
-        raise _refusal(f"{origin} is not a valid study", _all_of(data)) from None
+        raise refusal(f"{origin} is not a valid study", _all_of(data)) from None
 
 
 def check(study: StudyConfig, stages: Collection[str] | None = None, *, download: bool = True) -> None:
     """Raise `UserError` with all that keeps these stages of a study from running here. stages: None is all."""
     if found := faults_of(study, stages, download=download):
-        raise _refusal(f"The study {study.name} cannot run here", found)
+        raise refusal(f"The study {study.name} cannot run here", found)
 
 
 def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, download: bool = True) -> list[Fault]:
@@ -58,7 +60,7 @@ def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, down
     return list(dict.fromkeys(found))
 
 
-def _refusal(start: str, faults: Sequence[Fault]) -> UserError:
+def refusal(start: str, faults: Sequence[Fault]) -> UserError:
     """One fault behind the start, several each on a line of its own."""
     if len(faults) == 1:
         return UserError(f"{start}: {faults[0]}")
@@ -81,20 +83,16 @@ def _of_model(
         return
     for j, grid in enumerate(model.grids):
         for k, name in enumerate(grid.sites):
-            site, key = parse_site(name), (*where, "grids", j, "sites", k)
-            if site.layer >= facts.n_layers:
-                last = f"{site.kind}.{facts.n_layers - 1}"
-                yield Fault(key, f"{name} is beyond the last block: the model has {facts.n_layers}. Nearest: {last}.")
-            elif wanted("interp", "select", "steer", "match") and not site.kind.startswith("resid_"):
-                near = f"resid_post.{site.layer}"
-                yield Fault(key, f"{name} can be trained at, not scored: no pass starts there. Nearest: {near}.")
+            yield from _of_site(name, (*where, "grids", j, "sites", k), facts, wanted)
+    for j, one in enumerate(model.saes):
+        yield from _of_adopted(one, model, (*where, "saes", j), facts, wanted)
     if facts.positions is not None and study.text.context > facts.positions:
         yield Fault(
             ("text", "context"), f"{study.text.context} tokens, but {model.key} has {facts.positions} positions"
         )
     if wanted("select") and not 1 <= study.selection.k <= facts.vocab_size:
         yield Fault(("selection", "k"), f"counts tokens, of which {model.key} has {facts.vocab_size}")
-    if not (wanted("gate", "steer", "rate", "calibrate") and any(grid.steer for grid in model.grids)):
+    if not (wanted("gate", "steer", "rate", "calibrate") and any(part.steer for part in (*model.grids, *model.saes))):
         return
     if not facts.template and model.template is None:
         what = 'the model has no chat template: say how it is asked, such as "Question: {instruction}\\nAnswer:"'
@@ -106,6 +104,32 @@ def _of_model(
             yield Fault(key, f"answers of {tokens} tokens, but {model.key} has {facts.positions} positions")
 
 
+def _of_site(name: str, key: tuple[str | int, ...], facts: ModelFacts, wanted: Callable[..., bool]) -> Iterator[Fault]:
+    site = parse_site(name)
+    if site.layer >= facts.n_layers:
+        last = f"{site.kind}.{facts.n_layers - 1}"
+        yield Fault(key, f"{name} is beyond the last block: the model has {facts.n_layers}. Nearest: {last}.")
+    elif wanted("interp", "select", "steer", "match") and not site.kind.startswith("resid_"):
+        near = f"resid_post.{site.layer}"
+        yield Fault(key, f"{name} can be trained at, not scored: no pass starts there. Nearest: {near}.")
+
+
+def _of_adopted(
+    one: AdoptedConfig, model: ModelConfig, where: tuple[str | int, ...], facts: ModelFacts, wanted: Callable[..., bool]
+) -> Iterator[Fault]:
+    """An SAE that was opened against its language model: the site, the width, and whether it is its own."""
+    found = one.found
+    if found is None:
+        return
+    if (site := one.site or found.site) is not None:
+        yield from _of_site(site, (*where, "site"), facts, wanted)
+    if found.d_in != facts.d_model:
+        yield Fault((*where, "ref"), f"reads width {found.d_in}, and {model.key} has width {facts.d_model}")
+    elif found.lm is not None and not one.force_lm and not same_model(found.lm, model.lm):
+        what = f"its files name the language model {found.lm}, not {model.lm}. To score it all the same: true"
+        yield Fault((*where, "force_lm"), what)
+
+
 def _of_files(study: StudyConfig, wanted: Callable[..., bool]) -> Iterator[Fault]:
     """Text, instructions and the suite's tables: are they there, and are they enough?"""
     corpus = study.text.corpus
@@ -114,7 +138,7 @@ def _of_files(study: StudyConfig, wanted: Callable[..., bool]) -> Iterator[Fault
     if study.suite is not None and study.suite.ravel is not None and wanted("read", "evaluate"):
         tables = study.suite.ravel
         yield from _said(("suite", "ravel"), lambda: fetch(tables))
-    if not (wanted("gate", "steer", "rate", "calibrate") and any(g.steer for m in study.models for g in m.grids)):
+    if not (wanted("gate", "steer", "rate", "calibrate") and steers(study)):
         return
     if not isinstance(study.instrument.classes, str):
         yield from _said(("instrument", "classes"), lambda: _open_classes(study))

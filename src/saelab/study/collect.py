@@ -21,6 +21,7 @@ from saelab.store.layout import (
     RunFolder,
 )
 from saelab.store.tables import read_table
+from saelab.study.adopt import fallen, standing
 from saelab.study.names import CONTROLS, INTERPRETABILITY, SCORES, UNSELECTED, predictors
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 
@@ -37,24 +38,28 @@ SAES: dict[str, Any] = {
     "utility_high": pl.Float64, "n_rated": pl.Int64, "n_missing": pl.Int64, "n_steered": pl.Int64,
     **{f"{name}{end}": pl.Float64 for name in OUTCOMES
        for end in ("", "_low", "_high", "_lift", "_lift_low", "_lift_high", "_less", "_less_low", "_less_high")},
-    **dict.fromkeys(ABOUT, pl.Float64),
+    **dict.fromkeys(ABOUT, pl.Float64), "state": pl.String,
 }  # fmt: skip
 
 
 def saes_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
-    """One row per SAE with its coordinates, fidelity, interpretability and utility (columns `SAES`)."""
-    rows = []
-    for spec in saes_of(study):
+    """One row per SAE with its coordinates, fidelity, interpretability and utility (columns `SAES`).
+
+    state: ok, or why an SAE could not be adopted; all its scores are then null.
+    """
+    rows = [_coordinates(s) | {"state": run.adopted(s.name).read()["state"]} for s in fallen(study, run)]
+    for spec in standing(study, run):
         row = fidelity_row(study, run, spec)
         row |= _outcomes(study, run, spec) if spec.steer else {}
         rows.append(row | (_utility(study, run, spec) if spec.steer and study.rated else {}))
-    return pl.DataFrame(rows, schema=SAES)
+    table, order = pl.DataFrame(rows, schema=SAES), {s.name: i for i, s in enumerate(saes_of(study))}
+    return table.sort(pl.col("sae").replace_strict(order, return_dtype=pl.Int64))
 
 
 def dictionary_lifts(run: RunFolder, spec: SaeSpec, column: str) -> dict[str, Float[np.ndarray, " F"]]:
     """By outcome, a column of the features of the random dictionary of an SAE's site, width and level."""
     table = run.instrument(spec.model.key, spec.site).features.read(["set", "outcome", column])
-    mine = table.filter(pl.col("set") == dictionary_name(spec.d_sae, spec.level))
+    mine = table.filter(pl.col("set") == dictionary_name(spec.d_sae, spec.known_level))
     return {o: _numbers(mine.filter(pl.col("outcome") == o), column) for o in OUTCOMES}
 
 
@@ -89,7 +94,7 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     test_score is the rating where a judge rated.
     """
     tables = []
-    for spec in saes_of(study):
+    for spec in standing(study, run):
         if not spec.steer:
             continue
         read = outcomes_of(run, spec)
@@ -120,7 +125,7 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         criterion = pl.when(pl.col("method") == SAE_FEATURE).then(arm).otherwise("method")
         tables.append(joined.with_columns(sae=pl.lit(spec.name), lm=pl.lit(spec.model.key), criterion=criterion))
     if not tables:
-        raise ArtefactError("No grid of this study steers, so there is nothing to compare.")
+        raise ArtefactError("No SAE of this study is steered, so there is nothing to compare.")
     return pl.concat(tables)
 
 
@@ -131,15 +136,21 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
     beside = fidelity["random_dictionary"]["interpretability"]
     scored = interp.filter(pl.col("state") == "ok")
     score = mean_estimate(_numbers(scored, INTERPRETABILITY), name=f"{spec.name}/interpretability", seed=study.seed)
-    return {
-        "sae": spec.name, "lm": spec.model.key, "site": spec.site, "architecture": spec.architecture,
-        "level": spec.level, "width": spec.d_sae, "seed": spec.seed, "l0": fidelity["l0"], "fvu": fidelity["fvu"],
+    return _coordinates(spec) | {
+        "state": "ok", "l0": fidelity["l0"], "fvu": fidelity["fvu"],
         "ce_recovered": fidelity["ce_recovered"], "random_fvu": fidelity["random_dictionary"]["fvu"],
         "random_ce_recovered": fidelity["random_dictionary"]["ce_recovered"], "dead_share": fidelity["dead_share"],
         "interpretability": score.value, "interpretability_low": score.low, "interpretability_high": score.high,
         "random_interpretability": beside["balanced_accuracy"], "random_embedding_auroc": beside["embedding_auroc"],
         "embedding_auroc": scored["embedding_auroc"].mean(), "auroc": scored["auroc"].mean(),
         "accuracy": scored["accuracy"].mean(), "n_scored": score.n,
+    }  # fmt: skip
+
+
+def _coordinates(spec: SaeSpec) -> dict[str, Any]:
+    return {
+        "sae": spec.name, "lm": spec.model.key, "site": spec.site, "architecture": spec.architecture,
+        "level": spec.level, "width": spec.d_sae, "seed": spec.seed,
     }  # fmt: skip
 
 

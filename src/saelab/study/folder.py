@@ -157,6 +157,7 @@ def clear(cell: Cell, folder: RunFolder) -> None:
 GONE_ON_WITH: Mapping[str, Callable[[Cell, RunFolder], list[Path]]] = {
     "harvest": lambda cell, run: [run.activations(cell.name) / site for site in cell.settings["sites"]],
     "train": lambda cell, run: [run.training(cell.name), *(run.sae(name) for name in cell.settings["saes"])],
+    "adopt": lambda cell, run: [run.sae(cell.name)],
     "gate": lambda cell, run: [run.root / "instrument" / cell.name],
     "steer": lambda cell, run: [run.steering(cell.name).root],
     "rate": lambda cell, run: [run.ratings(cell.name).root],

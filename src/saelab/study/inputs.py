@@ -5,13 +5,15 @@ gets the sums of what it names for nothing. Wheels are pinned by their version, 
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from saelab.core.errors import FetchError, SaelabError
 from saelab.lm.sources import HUB_FILES, SHORT_NAMES, locate
 from saelab.store.cache import input_sum
 from saelab.store.references import fetch, parse_reference
-from saelab.study.spec import EMBEDDED, StudyConfig
+from saelab.study.plan import adopted_as
+from saelab.study.spec import EMBEDDED, StudyConfig, saes_of
 from saelab.text.local import text_files
 
 MISSING = "missing"  # the sum of what is not there: another one than any file's
@@ -30,6 +32,9 @@ def input_sums(study: StudyConfig) -> dict[str, Callable[[], str]]:
         found[str(path)] = _or_missing(_file, str(path))
     if study.suite is not None and study.suite.ravel is not None:
         found[study.suite.ravel] = _or_missing(_tables, study.suite.ravel)
+    for sae in saes_of(study):
+        if sae.adopted is not None and sae.adopted.found is not None:
+            found[adopted_as(sae)] = partial(str, sae.adopted.found.sha256)
     for judge in study.judges.values():
         if judge.kind.takes == "LM" and _moves(judge.model):
             found[judge.name] = _or_missing(_model, judge.model)

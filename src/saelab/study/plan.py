@@ -1,9 +1,9 @@
 """From a study to its cells. Nothing is computed or fetched here.
 
-The graph, for every model: text -> harvest -> train (a site's SAEs together) -> gate of every site that is steered,
-interp, select -> steer (and rate, where a judge rates texts) for every SAE of a steered grid, interp for the others,
-match for every step of a path; the lexical judge is calibrated once per model; then stats over all. A
-judge that is a model answers its anchors first and last.
+The graph, for every model: text -> harvest -> train (a site's SAEs together) or adopt (one that exists) -> gate of
+every site that is steered, interp, select -> steer (and rate, where a judge rates texts) for every SAE that is steered,
+interp for the others, match for every step of a path; the lexical judge is calibrated once per model; then stats over
+all. A judge that is a model answers its anchors first and last.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ SECONDS = {
     "text": 12.0,
     "harvest": 1 / 930,  # per token
     "train": 4.5e-11,  # per step, batch row, input width and feature
+    "adopt": 4.0,
     "interp": 6.5,
     "read": 60.0,
     "evaluate": 40.0,
@@ -36,7 +37,7 @@ SECONDS = {
     "stats": 5.0,
 }
 # Of a model, done before all else: training takes all cores, and many cells wait for a gate.
-FIRST = ("train", "gate")
+FIRST = ("train", "adopt", "gate")
 
 
 def cells_of(study: StudyConfig) -> list[Cell]:
@@ -57,18 +58,37 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     tokens = study.text.train_contexts * study.text.context
     settings = lm | {"sites": sites} | study.harvest.model_dump(mode="json")
     harvest = Cell("harvest", model.key, settings, (text,), SECONDS["harvest"] * tokens * _weight(model))
-    runs = list(dict.fromkeys((s.site, s.seed) for s in saes))
-    trained = {run: _train(study, model, [s for s in saes if (s.site, s.seed) == run], harvest) for run in runs}
+    made = _made(study, model, saes, harvest)
     settings = _asked(model) | {"instructions": study.instructions, "seed": study.seed}
     settings |= {"max_new_tokens": study.steering.max_new_tokens}
     calibrate = Cell("calibrate", model.key, settings, (), SECONDS["calibrate"] * _weight(model))
-    gates = {site: _gate(study, model, [s for s in saes if s.site == site and s.steer], trained) for site in sites}
+    gates = {site: _gate(study, model, [s for s in saes if s.site == site and s.steer], made) for site in sites}
     ends = []
     for sae in saes:
-        own = trained[sae.site, sae.seed]
-        ends += _sae_cells(study, sae, (text, own), gates[sae.site], calibrate)
-    matched = [c for path in model.paths for c in _match_cells(study, model, path, text, trained)]
-    return [*trained.values(), *(gate for gate in gates.values() if gate is not None), *ends, *matched]
+        ends += _sae_cells(study, sae, (text, made[sae.name]), gates[sae.site], calibrate)
+    matched = [c for path in model.paths for c in _match_cells(study, model, path, text, made)]
+    return [*made.values(), *(gate for gate in gates.values() if gate is not None), *ends, *matched]
+
+
+def _made(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> dict[str, Cell]:
+    """By SAE, the cell that it comes from."""
+    own = [s for s in saes if s.adopted is None]
+    runs = list(dict.fromkeys((s.site, s.seed) for s in own))
+    trained = {run: _train(study, model, [s for s in own if (s.site, s.seed) == run], harvest) for run in runs}
+    return {s.name: _adopt(s, harvest) if s.adopted else trained[s.site, s.seed] for s in saes}
+
+
+def _adopt(sae: SaeSpec, harvest: Cell) -> Cell:
+    """The cell of an SAE that exists. Its key holds the sum of its weights and their reading, not where they lie."""
+    assert sae.adopted is not None
+    lm = {"lm": sae.model.lm, "dtype": sae.model.dtype, "as_read": sae.adopted.as_read}
+    one = {"architecture": sae.architecture, "level": sae.level, "site": sae.site, "weights": adopted_as(sae)}
+    return Cell("adopt", sae.name, lm | {"saes": {sae.name: one}}, (harvest,), SECONDS["adopt"] * _weight(sae.model))
+
+
+def adopted_as(sae: SaeSpec) -> str:
+    """What the settings of cells call the weights of an adopted SAE; `inputs.input_sums` gives their sum."""
+    return f"weights of {sae.name}"
 
 
 def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> Cell:
@@ -87,23 +107,21 @@ def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harv
     return Cell("train", name, settings, (harvest,), SECONDS["train"] * work)
 
 
-def _gate(
-    study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], trained: dict[tuple[str, int], Cell]
-) -> Cell | None:
-    """The gate of a site, after the training of all SAEs that are steered there; None where none is."""
+def _gate(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], made: dict[str, Cell]) -> Cell | None:
+    """The gate of a site, once all SAEs that are steered there are made; None where none is."""
     if not saes:
         return None
     sizes = dictionaries_of(saes)
     settings = _asked(model) | {"site": saes[0].site, "saes": [s.name for s in saes], "dictionaries": sizes}
     settings |= {"instructions": study.instructions} | study.instrument.settings
-    inputs = tuple(trained[run] for run in dict.fromkeys((s.site, s.seed) for s in saes))
+    inputs = tuple({cell.key: cell for cell in (made[s.name] for s in saes)}.values())
     estimate = SECONDS["gate"] * gate_texts(study.instrument, len(sizes)) * study.instrument.new_tokens
     return Cell("gate", f"{model.key}.{saes[0].site}", settings, inputs, estimate * _weight(model))
 
 
-def dictionaries_of(saes: Sequence[SaeSpec]) -> list[tuple[int, int]]:
-    """Width and level of the random dictionaries that stand beside the SAEs of a site."""
-    return sorted({(s.d_sae, s.level) for s in saes})
+def dictionaries_of(saes: Sequence[SaeSpec]) -> list[tuple[int, int | None]]:
+    """Width and level of the random dictionaries that stand beside the SAEs of a site; None: yet to be measured."""
+    return sorted({(s.d_sae, s.level) for s in saes}, key=lambda d: (d[0], d[1] or 0))
 
 
 def _sae_cells(
@@ -176,13 +194,13 @@ def _weight(model: ModelConfig) -> float:
 
 
 def _match_cells(
-    study: StudyConfig, model: ModelConfig, path: PathConfig, text: Cell, trained: dict[tuple[str, int], Cell]
+    study: StudyConfig, model: ModelConfig, path: PathConfig, text: Cell, made: dict[str, Cell]
 ) -> list[Cell]:
     saes = path_saes(study, model, path)
     names = [s.name for s in saes]
     settings = {"lm": model.lm, "dtype": model.dtype} | study.matching.model_dump(mode="json")
     cells: list[Cell] = []
-    runs = [trained[s.site, s.seed] for s in saes]
+    runs = [made[s.name] for s in saes]
     for i, (first, second) in enumerate(pairwise(names)):
         inputs = (text, runs[i], runs[i + 1])
         cells.append(Cell("match", f"{first}--{second}", settings, inputs, SECONDS["match"]))

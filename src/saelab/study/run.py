@@ -16,6 +16,7 @@ from saelab.study.executors import PATIENCE, Stoppable, run_in_process
 from saelab.study.folder import begin, changes, check_changes, check_folder, clear, mark, supersede, told
 from saelab.study.inputs import input_sums
 from saelab.study.on_ray import RayPlace, run_on_ray
+from saelab.study.opening import opened
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig
 from saelab.study.stages import do
@@ -51,6 +52,7 @@ def run(
     other settings, or where `on` is none of these.
     """
     start, began = time.perf_counter(), time.time()
+    study = opened(study)
     place = _place(on, threads)
     folder = RunFolder(Path(out).absolute())
     check_folder(study, folder)

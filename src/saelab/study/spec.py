@@ -5,15 +5,15 @@ other sections are the configs of the stages. What can be known without looking 
 cannot is in checks.py. Nothing is computed here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from saelab.activations.harvest import HarvestConfig
-from saelab.core.config import Config, Fault, Faults, faults_in
-from saelab.core.errors import UserError, nearest
+from saelab.core.config import Config, Fault, Faults
+from saelab.core.errors import ArtefactError, UserError, nearest
 from saelab.core.names import path_part
 from saelab.core.sites import parse_site
 from saelab.instrument.config import READERS, InstrumentConfig
@@ -23,42 +23,18 @@ from saelab.interp.suite.config import SuiteConfig
 from saelab.judges.catalogue import JudgeConfig
 from saelab.lm.sources import SHORT_NAMES, named
 from saelab.matching.run import MatchConfig
-from saelab.saes.catalogue import ARCHITECTURES, level_key
+from saelab.saes.catalogue import ARCHITECTURES
 from saelab.selection.criteria.catalogue import that_read
 from saelab.selection.run import SelectionConfig
 from saelab.stats.estimate import FEWEST
 from saelab.steering.config import UtilityConfig
 from saelab.store.references import Reference, parse_reference
+from saelab.study.grids import AdoptedConfig, GridConfig, Name, PathConfig, said
 from saelab.text.corpora import CorpusConfig
 from saelab.training.config import TrainingConfig
 
 EMBEDDED = CorpusConfig().source
 APART = "apart"  # context of a validation that leaves out what is wrong between sections
-LARGEST = 2**31  # what any count of a study may reach; more is a slip of the pen
-
-
-def _known(name: str) -> str:
-    if name not in ARCHITECTURES:
-        raise ValueError(f"there is no architecture {name!r}; {nearest(name, ARCHITECTURES)}")
-    return name
-
-
-def said(check: Callable[[str], object]) -> Callable[[str], str]:
-    """A validator of a text that keeps it as it stands; what `check` refuses is said of its key."""
-
-    def kept(text: str) -> str:
-        try:
-            check(text)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return text
-
-    return kept
-
-
-Architecture = Annotated[str, AfterValidator(_known)]
-SiteName = Annotated[str, AfterValidator(said(parse_site))]
-Name = Annotated[str, AfterValidator(path_part)]
 
 
 class TextConfig(Config):
@@ -82,49 +58,6 @@ class TextConfig(Config):
         return rest | {"corpus": corpus | {"documents": data["documents"]}}
 
 
-class GridConfig(Config):
-    """SAEs at some sites: every architecture at every level, width and training seed."""
-
-    sites: tuple[SiteName, ...] = Field(min_length=1, description="Such as resid_post.15.")
-    architectures: tuple[Architecture, ...] = Field(min_length=1, description="Which SAEs.")
-    levels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        min_length=1, description="Target L0 (k for the TopK family)."
-    )
-    d_sae: int | tuple[int, ...] = Field(description="Features per SAE: one width or several.")
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="Training runs of each SAE, by number.")
-    steer: bool = Field(
-        default=True, description="Whether features are selected and steered with, or only trained and scored."
-    )
-    options: dict[str, float | int | str] = Field(
-        default_factory=dict,
-        description="Other settings of their training configs, such as lr, lr_decay or preset: paper.",
-    )
-
-    @model_validator(mode="after")
-    def _every_sae_can_be_trained(self) -> "GridConfig":
-        if not self.widths or not 1 <= min(self.widths) <= max(self.widths) < LARGEST:
-            raise Faults([Fault(("d_sae",), "must be a positive number or a list of them")])
-        found = dict.fromkeys(_untrainable(self))
-        if found:
-            raise Faults(list(found))
-        return self
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """All widths."""
-        return (self.d_sae,) if isinstance(self.d_sae, int) else self.d_sae
-
-
-class PathConfig(Config):
-    """Features followed from site to site: one SAE of each of these sites, matched pairwise in order."""
-
-    architecture: Architecture
-    level: int
-    sites: tuple[SiteName, ...] = Field(min_length=2)
-    d_sae: int | None = Field(default=None, description="Which width, where grids have several.")
-    seed: int = Field(default=0, description="Which training run.")
-
-
 class ModelConfig(Config):
     """One language model and what is done with it."""
 
@@ -139,7 +72,8 @@ class ModelConfig(Config):
         default=None, description="How it is asked instead of by its chat template: a text that holds {instruction}."
     )
     system: str | None = Field(default=None, description="System prompt of every chat, where its template takes one.")
-    grids: tuple[GridConfig, ...] = Field(min_length=1)
+    grids: tuple[GridConfig, ...] = ()
+    saes: tuple[AdoptedConfig, ...] = Field(default=(), description="SAEs that exist, beside those of grids.")
     paths: tuple[PathConfig, ...] = ()
 
     @model_validator(mode="after")
@@ -152,6 +86,8 @@ class ModelConfig(Config):
             raise Faults([Fault(("template",), "does not hold {instruction}")])
         if self.template is not None and self.system is not None:
             raise Faults([Fault(("system",), "would not be read beside a template; write it into the template")])
+        if not self.grids and not self.saes:
+            raise Faults([Fault(("grids",), "say which SAEs: `grids` to train, or `saes` that exist")])
         return self
 
     @property
@@ -223,21 +159,36 @@ JUDGED_AT: dict[str, tuple[str, ...]] = {"judge": ("judge",), "reader": ("instru
 
 
 class SaeSpec(Config):
-    """One SAE of a study, by its coordinates."""
+    """One SAE of a study, by its coordinates. level: None until it is measured (adopted ones that state none)."""
 
     name: str
     model: ModelConfig
-    architecture: Architecture
-    level: int
+    architecture: str
+    level: int | None
     site: str
     d_sae: int
     seed: int
     steer: bool
-    options: dict[str, float | int | str]
+    options: dict[str, float | int | str] = Field(default_factory=dict)
+    adopted: AdoptedConfig | None = None
+
+    @property
+    def known_level(self) -> int:
+        """The level, once it is known."""
+        if self.level is None:
+            raise ArtefactError(f"The level of {self.name} has not been measured yet.")
+        return self.level
 
 
 def saes_of(study: StudyConfig) -> list[SaeSpec]:
-    """All SAEs of a study, in the order of the file."""
+    """All SAEs of a study, in the order of the file: of every model its grids, then those that it adopts.
+
+    Raises `UserError` where one that is adopted was not opened yet (`opening.opened`).
+    """
+    return [s for model in study.models for s in (*_trained(study, model), *_adopted(study, model))]
+
+
+def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
     return [
         SaeSpec(
             name=_name(study, model, grid, f"{architecture}.l0_{level}.{parse_site(site)}", (width, seed)),
@@ -250,7 +201,6 @@ def saes_of(study: StudyConfig) -> list[SaeSpec]:
             steer=grid.steer,
             options=grid.options,
         )
-        for model in study.models
         for grid in model.grids
         for site in grid.sites
         for architecture in grid.architectures
@@ -258,6 +208,43 @@ def saes_of(study: StudyConfig) -> list[SaeSpec]:
         for width in grid.widths
         for seed in grid.seeds
     ]
+
+
+def _adopted(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
+    found = []
+    for one in model.saes:
+        site = one.site or (one.found.site if one.found else None)
+        if one.found is None or site is None:
+            raise UserError(f"{one.ref} was not opened yet.", hint="saelab.study.opening.opened(study) opens it.")
+        found.append(
+            SaeSpec(
+                name=name_of(study, model, one),
+                model=model,
+                architecture=one.architecture or one.found.architecture,
+                level=one.level or one.found.level,
+                site=str(parse_site(site)),
+                d_sae=one.found.d_sae,
+                seed=0,
+                steer=one.steer,
+                adopted=one,
+            )
+        )
+    return found
+
+
+def name_of(study: StudyConfig, model: ModelConfig, one: AdoptedConfig) -> str:
+    """What tables call an adopted SAE: its `name` as it stands, else as the SAEs of grids."""
+    return one.called if one.name or len(study.models) == 1 else f"{model.key}.{one.called}"
+
+
+def is_open(study: StudyConfig) -> bool:
+    """Whether every SAE that is adopted has been opened, so that all are known."""
+    return all(one.found is not None for model in study.models for one in model.saes)
+
+
+def steers(study: StudyConfig) -> bool:
+    """Whether features of any SAE are steered with."""
+    return any(part.steer for model in study.models for part in (*model.grids, *model.saes))
 
 
 def _name(study: StudyConfig, model: ModelConfig, grid: GridConfig, own: str, axes: tuple[int, int]) -> str:
@@ -271,35 +258,21 @@ def _name(study: StudyConfig, model: ModelConfig, grid: GridConfig, own: str, ax
 
 
 def path_saes(study: StudyConfig, model: ModelConfig, path: PathConfig) -> list[SaeSpec]:
-    """The SAEs of a path, in order. Raises `ValueError` where a site has none or several."""
-    found = []
+    """The SAEs of a path, in order. Raises `ValueError` where a site has none or several, or a name stands for none."""
+    found, own = [], [s for s in saes_of(study) if s.model == model]
+    for name in path.saes:
+        if not (fit := [s for s in own if s.name == name]):
+            raise ValueError(f"paths: no SAE is called {name!r}. {nearest(name, [s.name for s in own])}")
+        found += fit[:1]
     for site in path.sites:
-        wanted = (model, path.architecture, path.level, str(parse_site(site)), path.seed)
-        fit = [s for s in saes_of(study) if (s.model, s.architecture, s.level, s.site, s.seed) == wanted]
+        wanted = (path.architecture, path.level, str(parse_site(site)), path.seed)
+        fit = [s for s in own if (s.architecture, s.level, s.site, s.seed) == wanted]
         fit = [s for s in fit if path.d_sae in (None, s.d_sae)]
         if len(fit) != 1:
-            what = f"{path.architecture}.l0_{path.level}.{wanted[3]}"
-            raise ValueError(f"paths: {'no grid trains' if not fit else 'give d_sae, as several widths have'} {what}")
+            what = f"{path.architecture}.l0_{path.level}.{wanted[2]}"
+            raise ValueError(f"paths: {'no grid trains' if not fit else 'give d_sae or `saes`, as several are'} {what}")
         found += fit
     return found
-
-
-def _untrainable(grid: GridConfig) -> Iterator[Fault]:
-    """What keeps the training config of one of a grid's SAEs from being built."""
-    own = {"architecture", "d_in", "d_sae", *map(level_key, grid.architectures)}
-    for name in own & set(grid.options):
-        yield Fault(("options", name), "is said by architectures, levels and d_sae")
-    for i, level in enumerate(grid.levels):
-        if level >= min(grid.widths):
-            yield Fault(("levels", i), f"a target L0 of {level} needs more than {min(grid.widths)} features")
-    options = {k: v for k, v in grid.options.items() if k not in own}
-    for architecture in grid.architectures:
-        kind, width = ARCHITECTURES[architecture], max(grid.widths)
-        try:
-            kind.model_validate(options | {level_key(architecture): 1, "d_in": 1, "d_sae": width})
-        except ValidationError as error:
-            for fault in faults_in(error, kind):
-                yield Fault(("options", *fault.where), f"{fault.what} (of {architecture})")
 
 
 def misfits(study: "StudyConfig") -> list[Fault]:
@@ -329,9 +302,11 @@ def _unnamed(study: "StudyConfig") -> Iterator[Fault]:
     for i, key in enumerate(keys):
         if key in keys[:i]:
             yield Fault(("models", i), f"another model is called {key} too: give it a `name`")
+    if not is_open(study):
+        return
     names = [s.name for s in saes_of(study)]
     if twice := sorted({n for n in names if names.count(n) > 1}):
-        yield Fault(("models",), f"grids name the same SAE more than once: {', '.join(twice)}")
+        yield Fault(("models",), f"grids and saes name the same SAE more than once: {', '.join(twice)}")
     for i, model in enumerate(study.models):
         for j, path in enumerate(model.paths):
             try:
@@ -347,9 +322,8 @@ def _unscored(study: "StudyConfig") -> Iterator[Fault]:
         if name not in computed:
             why = "needs a written concept" if name in that_read("concept") else "is no criterion of an effect"
             yield Fault(("selection", "criteria", i), f"{name!r} {why}. {nearest(name, computed)}")
-    steered = any(s.steer for s in saes_of(study))
     known = (*chosen, *that_read("nothing"))
-    for i, arm in enumerate(study.steering.arms if steered else ()):
+    for i, arm in enumerate(study.steering.arms if steers(study) else ()):
         if arm.criterion is not None and arm.criterion not in known:
             what = f"an arm chooses by {arm.criterion}, which selection.criteria does not list"
             yield Fault(("steering", "arms", i, "criterion"), f"{what}. {nearest(arm.criterion, known)}")
@@ -362,7 +336,7 @@ def _too_few(study: "StudyConfig") -> Iterator[Fault]:
     """Sizes below which a stage fails, or its tables hold nothing."""
     text, windows = study.text, study.interp.windows
     rows = text.train_contexts * text.context
-    if study.training.batch > rows:
+    if study.training.batch > rows and any(model.grids for model in study.models):
         yield Fault(("training", "batch"), f"{study.training.batch} tokens a step, but the text has {rows}")
     least = 2 * windows.radius + 2
     if windows.radius < 0 or text.context < least:
@@ -370,12 +344,13 @@ def _too_few(study: "StudyConfig") -> Iterator[Fault]:
         yield Fault(("text", "context"), f"{what}; give at least {least} or a smaller interp.windows.radius")
     for i, model in enumerate(study.models):
         for j, path in enumerate(model.paths):
-            if study.matching.fold == "theta" and not ARCHITECTURES[path.architecture].has_threshold:
+            kind = ARCHITECTURES.get(path.architecture or "")
+            if study.matching.fold == "theta" and kind is not None and not kind.has_threshold:
                 what = f"{path.architecture} has no thresholds to fold by (matching.fold: theta). Nearest: fold mean"
                 yield Fault(("models", i, "paths", j, "architecture"), what)
     if isinstance(study.matching.reject, float) and study.matching.reject <= 0:
         yield Fault(("matching", "reject"), "a reject cost must be positive")
-    if not any(s.steer for s in saes_of(study)):
+    if not steers(study):
         return
     if study.interp.n_scored < FEWEST:
         yield Fault(("interp", "n_scored"), f"steering chooses among tested features: at least {FEWEST}")

@@ -27,6 +27,7 @@ from saelab.selection import run as selection_stage
 from saelab.steering import run as steering_stage
 from saelab.steering.plan import candidates
 from saelab.store.files import write_json
+from saelab.study import adopt as adopt_stage
 from saelab.study.cells import Cell
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
@@ -36,7 +37,9 @@ from saelab.training import run as training_stage
 
 
 def do(cell: Cell, work: Workspace) -> list[Path]:
-    """Run a cell; returns its artefact files."""
+    """Run a cell; returns its artefact files. A cell of an SAE that could not be adopted has nothing to do."""
+    if cell.stage in OF_SAES and len(work.standing(_named(cell))) < len(_named(cell)):
+        return []
     return STAGES[cell.stage](cell, work)
 
 
@@ -72,7 +75,8 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
     model, site = specs[0].model, specs[0].site
     shards = work.shards(model, site)
     configs = {
-        s.name: training_config(s.architecture, d_in=shards.d, d_sae=s.d_sae, level=s.level, **s.options) for s in specs
+        s.name: training_config(s.architecture, d_in=shards.d, d_sae=s.d_sae, level=s.known_level, **s.options)
+        for s in specs
     }
     return training_stage.run(
         work.study.training,
@@ -85,6 +89,12 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
         site=site,
         progress=work.progress,
     )
+
+
+def _adopt(cell: Cell, work: Workspace) -> list[Path]:
+    spec = work.saes[cell.name]
+    assert spec.adopted is not None
+    return adopt_stage.run(spec, spec.adopted, work.lm(spec.model), work.text(spec.model, HELD_OUT), work.run)
 
 
 def _interp(cell: Cell, work: Workspace) -> list[Path]:
@@ -149,13 +159,15 @@ def _calibrate(cell: Cell, work: Workspace) -> list[Path]:
 
 
 def _gate(cell: Cell, work: Workspace) -> list[Path]:
-    specs = [work.saes[name] for name in cell.settings["saes"]]
+    specs = work.standing(cell.settings["saes"])
+    if not specs:
+        return []
     model, site = specs[0].model, specs[0].site
     return site_stage.run(
         work.place(model, site),
         site_stage.classes_of(work.study.instrument),
         {spec.name: work.sae(spec.name) for spec in specs},
-        [tuple(d) for d in cell.settings["dictionaries"]],
+        sorted({(s.d_sae, s.known_level) for s in specs}),
         work.run.instrument(model.key, site).root,
         work.progress,
     )
@@ -202,7 +214,7 @@ def _anchors(cell: Cell, work: Workspace) -> list[Path]:
 
 
 def _match(cell: Cell, work: Workspace) -> list[Path]:
-    names = cell.settings.get("path") or cell.name.split("--")
+    names = _named(cell)
     specs = [work.saes[n] for n in names]
     model = specs[0].model
     folders = [work.run.matching(a, b) for a, b in pairwise(names)]
@@ -228,10 +240,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_file())
 
 
+def _named(cell: Cell) -> list[str]:
+    """The SAEs that a cell of `OF_SAES` is of."""
+    return list(cell.settings.get("path") or cell.name.split("--"))
+
+
+OF_SAES = frozenset({"interp", "evaluate", "select", "steer", "rate", "match"})  # named after one SAE, or after two
 STAGES: dict[str, Callable[[Cell, Workspace], list[Path]]] = {
     "text": _text,
     "harvest": _harvest,
     "train": _train,
+    "adopt": _adopt,
     "interp": _interp,
     "read": _read,
     "evaluate": _evaluate,

@@ -24,22 +24,23 @@ from saelab.stats.lift import selection_lift
 from saelab.stats.spread import spread_table
 from saelab.steering.arms import RANDOM
 from saelab.store.layout import InstrumentFolder, RunFolder
+from saelab.study.adopt import standing
 from saelab.study.collect import dictionary_lifts, outcomes_of
 from saelab.study.names import INTERPRETABILITY, UNSELECTED
-from saelab.study.spec import SaeSpec, StudyConfig, saes_of
+from saelab.study.spec import SaeSpec, StudyConfig
 
 Sites = dict[tuple[str, str], InstrumentFolder]
 
 
 def sites_of(study: StudyConfig, run: RunFolder) -> Sites:
     """The gates of a study, by language model and site."""
-    steered = [s for s in saes_of(study) if s.steer]
+    steered = [s for s in standing(study, run) if s.steer]
     return {(s.model.key, s.site): run.instrument(s.model.key, s.site) for s in steered}
 
 
 def steering_tables(study: StudyConfig, run: RunFolder, features: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """The tables above by name. features: the study's table `steered`."""
-    specs = [s for s in saes_of(study) if s.steer]
+    specs = [s for s in standing(study, run) if s.steer]
     read = {s.name: outcomes_of(run, s) for s in specs}
     blind = _state(study, run) == "failed"  # what cannot be seen is no gain
     rows = [row for outcome in OUTCOMES for row in _arms(study, run, outcome, features, read, blind=blind)]
@@ -97,7 +98,7 @@ def _state(study: StudyConfig, run: RunFolder) -> str:
 
 def _answers(study: StudyConfig, run: RunFolder, lm: str, site: str) -> dict[str, int]:
     """How many answers of the reader were of which state at a site, those on its SAEs included."""
-    saes = [s for s in saes_of(study) if s.steer and (s.model.key, s.site) == (lm, site)]
+    saes = [s for s in standing(study, run) if s.steer and (s.model.key, s.site) == (lm, site)]
     folders = [run.instrument(lm, site), *(run.steering(s.name) for s in saes)]
     return dict(sum((Counter(states_asked(folder)) for folder in folders), Counter[str]()))
 
@@ -173,8 +174,8 @@ def _dictionaries(
     study: StudyConfig, run: RunFolder, outcome: str
 ) -> tuple[list[Hashable], dict[Hashable, Float[np.ndarray, "_"]]]:
     """Of every steered SAE the name of its random dictionary, and by name the lifts of its features."""
-    specs = [s for s in saes_of(study) if s.steer]
-    own: list[Hashable] = [(s.model.key, s.site, s.d_sae, s.level) for s in specs]
+    specs = [s for s in standing(study, run) if s.steer]
+    own: list[Hashable] = [(s.model.key, s.site, s.d_sae, s.known_level) for s in specs]
     some = dict(zip(own, specs, strict=True))
     return own, {name: dictionary_lifts(run, spec, "lift")[outcome] for name, spec in some.items()}
 

@@ -28,6 +28,7 @@ from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine, versions
 from saelab.store.tables import read_table, write_table
+from saelab.study.adopt import adopted_rows, fallen, standing
 from saelab.study.collect import features_table, saes_table
 from saelab.study.names import CONTROLS, UNSELECTED, chosen_arms, predictors
 from saelab.study.plan import cells_of
@@ -42,7 +43,7 @@ AXES = ("architecture", "level", "lm")
 def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
     """Write the tables of `stats/`; returns their paths."""
     tables = {"saes": saes_table(study, run)}
-    if any(s.steer for s in saes_of(study)):
+    if any(s.steer for s in standing(study, run)):
         features = features_table(study, run)
         tables |= {
             "steered": features,
@@ -199,10 +200,10 @@ def _spend(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     return {name: value for name, value in asdict(spent).items() if value is not None}
 
 
-def _dtype(study: StudyConfig, run: RunFolder, model: str) -> str:
+def _dtype(study: StudyConfig, run: RunFolder, model: str) -> str | None:
     """The number format that a model ran in, as its first SAE's fidelity recorded it."""
-    first = next(s for s in saes_of(study) if s.model.key == model)
-    return str(run.interp(first.name).fidelity.read()["lm_dtype"])
+    first = next((s for s in standing(study, run) if s.model.key == model), None)
+    return None if first is None else str(run.interp(first.name).fidelity.read()["lm_dtype"])
 
 
 def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
@@ -218,13 +219,13 @@ def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
         "spread": _rows(run, "spread", pl.lit(True)),
         "selection": _rows(run, "selection", pl.col("sae") == "all"),
         "matching": _matching(study, run),
-        "seeds": {"study": study.seed, "training": sorted({s.seed for s in saes_of(study)})},
+        "seeds": {"study": study.seed, "training": sorted({s.seed for s in saes_of(study) if s.adopted is None})},
         "judge": study.judge.name,
         "anchors": _anchors(run),
         "text": _texts(study, run),
         "lm": {m.key: {"reference": m.lm, "dtype": _dtype(study, run, m.key)} for m in study.models},
         "counts": _counts(study, run),
-    }
+    } | ({"adopted": adopted} if (adopted := adopted_rows(study, run)) else {})
 
 
 def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:
@@ -234,7 +235,9 @@ def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:
 
 def _matching(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     names = sorted(c.name for c in cells_of(study) if c.stage == "match")
-    return {name: run.matching(*name.split("--")).quality.read() for name in names}
+    found = {name: run.matching(*name.split("--")).quality for name in names}
+    gone = {s.name for s in fallen(study, run)}  # what they are matched with has no record
+    return {name: quality.read() for name, quality in found.items() if quality.exists or not gone}
 
 
 def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
@@ -261,7 +264,7 @@ def _anchors(run: RunFolder) -> dict[str, Any]:
 
 def _counts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     """Texts read by the instrument, texts written for ratings and judgements by state, over the whole run."""
-    specs = [s for s in saes_of(study) if s.steer]
+    specs = [s for s in standing(study, run) if s.steer]
     if not specs:
         return {}
     read = sum(run.steering(s.name).readings.read(["feature"]).height for s in specs)

@@ -13,6 +13,7 @@ import polars as pl
 from saelab.instrument.readers import HEADLINE
 from saelab.stats.spread import smallest_tau
 from saelab.store.layout import RunFolder
+from saelab.study.adopt import fallen
 from saelab.study.spec import StudyConfig
 from saelab.study.steering import gates_of, headline_of
 
@@ -21,7 +22,12 @@ NOT_GATED = "This study was not gated"
 
 
 def verdict(study: StudyConfig, run: RunFolder) -> str:
-    """The first sentence of the page."""
+    """The first sentence of the page, and behind it what could not be scored."""
+    lost = "".join(f" {s.name} is not scored: {run.adopted(s.name).read()['sentence']}" for s in fallen(study, run))
+    return _answer(study, run) + lost
+
+
+def _answer(study: StudyConfig, run: RunFolder) -> str:
     tables = run.stats
     if not tables.table("arms").exists:
         return "This study steers with no feature, so it says nothing about steering."

@@ -4,7 +4,7 @@ Everything is opened when first asked for and kept as long as it is likely to be
 are needed to make another workspace of the same study in another process.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import RLock
@@ -26,6 +26,7 @@ from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
 from saelab.store.layout import RunFolder, tensors_name
 from saelab.store.tensors import read_tensors
+from saelab.study.adopt import standing
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 from saelab.text.instructions import load_instructions
 from saelab.text.pack import PackedText
@@ -56,6 +57,10 @@ class Workspace:
     def saes(self) -> dict[str, SaeSpec]:
         """The study's SAEs by name."""
         return {s.name: s for s in saes_of(self.study)}
+
+    def standing(self, names: Iterable[str]) -> list[SaeSpec]:
+        """Those of these SAEs that are scored (`adopt.standing`)."""
+        return standing(self.study, self.run, names)
 
     @cached_property
     def models(self) -> dict[str, ModelConfig]:

@@ -8,7 +8,7 @@ are a callable here: nothing knows a language model.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -66,6 +66,10 @@ class PackedText:
     def digest(self) -> str:
         """sha256 (hex) of all that this text is."""
         return digest_of(_description(self) | {"tokens": _sha(self.tokens), "document_ids": _sha(self.document_ids)})
+
+    def first(self, contexts: int) -> "PackedText":
+        """The first contexts alone."""
+        return replace(self, tokens=self.tokens[:contexts], document_ids=self.document_ids[:contexts])
 
     def save(self, folder: Path) -> None:
         """Write `tokens.safetensors`, then `manifest.json` that vouches for it; same text, same bytes."""

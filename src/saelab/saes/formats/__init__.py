@@ -55,9 +55,9 @@ _ALL = (
 FORMATS: dict[str, Format] = {kind.name: kind for kind in _ALL}
 
 
-def load(reference: str | Path, *, format: str | None = None, **declared: Any) -> Found:
+def load(reference: str | Path, *, format: str | None = None, checked: bool = True, **declared: Any) -> Found:
     """Open whatever lies there, an SAE, a transcoder or a dictionary of several sites; see `load_sae`."""
-    return _opened(reference, format, declared)
+    return _opened(reference, format, declared, checked=checked)
 
 
 def _opened(reference: str | Path, format: str | None, declared: dict[str, Any], *, checked: bool = True) -> Found:
@@ -73,15 +73,16 @@ def _opened(reference: str | Path, format: str | None, declared: dict[str, Any],
     return _read(kind, source)
 
 
-def load_sae(reference: str | Path, *, format: str | None = None, **declared: Any) -> Sae:
+def load_sae(reference: str | Path, *, format: str | None = None, checked: bool = True, **declared: Any) -> Sae:
     """Open an SAE from a folder, a file or a reference, whatever format it is in.
 
     reference: a folder, `path:...`, `hf:org/name@revision/folder`, or a short name of the registry. format: the format,
     where two could fit. declared: what the files do not say (k, threshold, input_scale, normalise, site, lm; tensors:
-    which of plain tensors is which, formats/tensor_map.py). Pickles are not opened here. Raises `UserError` (unknown
-    format, unreadable convention), `ArtefactError` (damaged files), `FetchError`.
+    which of plain tensors is which, formats/tensor_map.py). checked: refuse NaN and infinite weights. Pickles are not
+    opened here. Raises `UserError` (unknown format, unreadable convention), `ArtefactError` (damaged files),
+    `FetchError`.
     """
-    return _sae(load(reference, format=format, **declared), str(reference))
+    return _sae(load(reference, format=format, checked=checked, **declared), str(reference))
 
 
 def load_latents(

@@ -1,0 +1,108 @@
+"""The stage that stands where training does for an SAE that exists: it is opened, proved on held-out text, and kept.
+
+What it leaves is its native folder, as training leaves one, and a record: its state, a sentence, and the L0 that was
+measured. An SAE that is not ok is scored by no stage, and the study goes on without it. Which SAEs a stage works on is
+asked of `standing`: it leaves those out, and fills in a level that had to be measured.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saelab.core.errors import ArtefactError, UserError
+from saelab.interp.proof import as_record, prove
+from saelab.lm.model import LanguageModel
+from saelab.saes.base import Sae
+from saelab.saes.formats import save_sae
+from saelab.store.artefacts import Record
+from saelab.store.layout import RunFolder
+from saelab.study.grids import AdoptedConfig
+from saelab.study.opening import open_sae, sum_of
+from saelab.study.spec import SaeSpec, StudyConfig, saes_of
+from saelab.text.pack import PackedText
+
+CONTEXTS = 16  # of the held-out text, on which a reading is proved
+
+
+def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedText, run: RunFolder) -> list[Path]:
+    """Adopt an SAE and return the files written.
+
+    State of the record: ok, damaged (weights that are no numbers), wrong_reading (another reading of its weights fits
+    clearly better, or its L0 is not the claimed one; `as_read` scores it all the same), not_kept (its encoder has no
+    native form). Raises `ArtefactError` where its files are not those that the study was begun with, and the errors of
+    `load_sae` where they are gone.
+    """
+    sae = open_sae(one)
+    if one.found is not None and sum_of(sae) != one.found.sha256:
+        raise ArtefactError(
+            f"The weights of {spec.name} at {one.ref} are not those that this study was begun with.",
+            hint="Run the study file again: it looks at them anew.",
+        )
+    record: dict[str, Any] = {"state": "ok", "sentence": None, "level": spec.level, "proof": None}
+    if broken := [name for name, tensor in sae.weights().items() if not bool(torch.isfinite(tensor).all())]:
+        record |= {"state": "damaged", "sentence": f"It holds NaN or infinite values in {' and '.join(broken)}."}
+        return [_record(run, spec).write(record)]
+    proof = prove(lm, sae, held_out.first(CONTEXTS), site=spec.site)
+    record |= {"sentence": proof.verdict, "proof": as_record(proof)}
+    if spec.level is None:
+        record["level"] = min(max(1, round(proof.declared.l0)), spec.d_sae)
+    if not proof.holds and not one.as_read:
+        return [_record(run, spec).write(record | {"state": "wrong_reading"})]
+    try:
+        save_sae(_placed(sae, spec), run.sae(spec.name))
+    except UserError as error:
+        return [_record(run, spec).write(record | {"state": "not_kept", "sentence": str(error)})]
+    return [*sorted(run.sae(spec.name).iterdir()), _record(run, spec).write(record)]
+
+
+def standing(study: StudyConfig, run: RunFolder, names: Iterable[str] | None = None) -> list[SaeSpec]:
+    """The SAEs that are scored, with their levels. names: only these. Those that are adopted must have been."""
+    found: list[SaeSpec] = []
+    chosen = None if names is None else set(names)
+    for spec in saes_of(study):
+        if chosen is not None and spec.name not in chosen:
+            continue
+        if spec.adopted is None:
+            found.append(spec)
+        elif (record := _record(run, spec).read())["state"] == "ok":
+            found.append(spec.model_copy(update={"level": record["level"]}))
+    return found
+
+
+def fallen(study: StudyConfig, run: RunFolder) -> list[SaeSpec]:
+    """The SAEs that could not be adopted."""
+    return [s for s in saes_of(study) if s.adopted is not None and _record(run, s).read()["state"] != "ok"]
+
+
+def adopted_rows(study: StudyConfig, run: RunFolder) -> list[dict[str, Any]]:
+    """Of every SAE that is adopted: where it came from, whether it is scored and why not, and how it was read.
+
+    level_from: declared, stated (in its files) or measured. overlap: what is known of its training text and the text
+    that scores were held out for, which is nothing unless its files name their text.
+    """
+    return [_row(s, s.adopted, _record(run, s).read()) for s in saes_of(study) if s.adopted is not None]
+
+
+def _row(spec: SaeSpec, one: AdoptedConfig, record: dict[str, Any]) -> dict[str, Any]:
+    found, proof = one.found, record["proof"] or {}
+    own = None if found is None else found.lm
+    level_from = "declared" if one.level else "stated" if spec.level else "measured"
+    return {
+        "sae": spec.name, "reference": one.ref, "state": record["state"], "sentence": record["sentence"],
+        "level": record["level"], "level_from": level_from, "l0": proof.get("l0"), "fvu": proof.get("fvu"),
+        "doubted": record["state"] == "ok" and proof.get("holds") is False, "declared": one.declared,
+        "lm": own, "forced_lm": one.force_lm, "sha256": None if found is None else found.sha256,
+        "overlap": "unknown",
+    }  # fmt: skip
+
+
+def _record(run: RunFolder, spec: SaeSpec) -> Record:
+    return run.adopted(spec.name)
+
+
+def _placed(sae: Sae, spec: SaeSpec) -> Sae:
+    """The SAE with the site at which it is scored, and its language model where its files name none."""
+    sae.cfg = sae.cfg.model_copy(update={"site": spec.site, "lm": sae.cfg.lm or spec.model.lm})
+    return sae

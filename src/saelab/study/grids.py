@@ -1,0 +1,166 @@
+"""What the SAEs of a model are in a study file: grids that are trained, SAEs that exist and are adopted, and paths.
+
+Checks what is known from the file alone; nothing is opened or computed here.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from saelab.core.config import Config, Fault, Faults, faults_in
+from saelab.core.errors import UserError, nearest
+from saelab.core.names import LONGEST, path_part
+from saelab.core.sites import parse_site
+from saelab.saes.catalogue import ARCHITECTURES, level_key
+
+LARGEST = 2**31  # what any count of a study may reach; more is a slip of the pen
+
+
+def _known(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"there is no architecture {name!r}; {nearest(name, ARCHITECTURES)}")
+    return name
+
+
+def said(check: Callable[[str], object]) -> Callable[[str], str]:
+    """A validator of a text that keeps it as it stands; what `check` refuses is said of its key."""
+
+    def kept(text: str) -> str:
+        try:
+            check(text)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    return kept
+
+
+Architecture = Annotated[str, AfterValidator(_known)]
+SiteName = Annotated[str, AfterValidator(said(parse_site))]
+Name = Annotated[str, AfterValidator(path_part)]
+
+
+class GridConfig(Config):
+    """SAEs at some sites: every architecture at every level, width and training seed."""
+
+    sites: tuple[SiteName, ...] = Field(min_length=1, description="Such as resid_post.15.")
+    architectures: tuple[Architecture, ...] = Field(min_length=1, description="Which SAEs.")
+    levels: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, description="Target L0 (k for the TopK family)."
+    )
+    d_sae: int | tuple[int, ...] = Field(description="Features per SAE: one width or several.")
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="Training runs of each SAE, by number.")
+    steer: bool = Field(
+        default=True, description="Whether features are selected and steered with, or only trained and scored."
+    )
+    options: dict[str, float | int | str] = Field(
+        default_factory=dict,
+        description="Other settings of their training configs, such as lr, lr_decay or preset: paper.",
+    )
+
+    @model_validator(mode="after")
+    def _every_sae_can_be_trained(self) -> "GridConfig":
+        if not self.widths or not 1 <= min(self.widths) <= max(self.widths) < LARGEST:
+            raise Faults([Fault(("d_sae",), "must be a positive number or a list of them")])
+        found = dict.fromkeys(_untrainable(self))
+        if found:
+            raise Faults(list(found))
+        return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """All widths."""
+        return (self.d_sae,) if isinstance(self.d_sae, int) else self.d_sae
+
+
+class FoundConfig(Config):
+    """What an SAE's files said when it was opened. saelab fills it in; a study file leaves it out."""
+
+    architecture: str = Field(description="As its files call it, by the house name where there is one.")
+    site: SiteName | None = Field(default=None, description="Where it reads.")
+    level: int | None = Field(default=None, ge=1, description="Its k, or the L0 that it was trained for.")
+    lm: str | None = Field(default=None, description="The language model that it was trained on.")
+    d_in: int = Field(ge=1, description="Width of what it reads.")
+    d_sae: int = Field(ge=1, description="Features.")
+    sha256: str = Field(description="Of its weights and of how they are read.")
+
+
+class AdoptedConfig(Config):
+    """An SAE that exists, from any library, and what its files do not say."""
+
+    ref: str = Field(description="Anything that load_sae opens: path:..., hf:..., a folder, a released SAE's name.")
+    name: Name | None = Field(default=None, description="How tables call it; by default the end of `ref`.")
+    site: SiteName | None = Field(default=None, description="Where it reads.")
+    architecture: str | None = Field(default=None, min_length=1, description="How tables call its architecture.")
+    level: int | None = Field(
+        default=None, ge=1, description="Its level of L0; by default what its files say, else the L0 that is measured."
+    )
+    k: int | None = Field(default=None, ge=1, description="Of a TopK SAE whose files do not say it.")
+    threshold: float | None = Field(default=None, ge=0, description="Of an SAE whose files do not say it.")
+    input_scale: float | None = Field(default=None, gt=0, description="What it reads is multiplied by.")
+    normalise: str | None = Field(default=None, description="How it normalises every token.")
+    format: str | None = Field(default=None, description="Format of its files, where two could fit.")
+    steer: bool = Field(default=True, description="Whether features are selected and steered with, or only scored.")
+    force_lm: bool = Field(default=False, description="Score it on this LM though its files name another.")
+    as_read: bool = Field(default=False, description="Score it though another reading of its weights fits better.")
+    found: FoundConfig | None = Field(default=None, description="What its files said; filled in by saelab.")
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """What is said to `load_sae` of how the weights are read."""
+        names = ("k", "threshold", "input_scale", "normalise", "format")
+        return {n: value for n in names if (value := getattr(self, n)) is not None}
+
+    @property
+    def called(self) -> str:
+        """Its name, or one made of the end of its reference."""
+        if self.name is not None:
+            return self.name
+        parts = [part for part in re.split(r"[/\\]", self.ref.partition(":")[2] or self.ref) if part.strip(". ")]
+        kept = parts[2:] if self.ref.startswith("hf:") and len(parts) > 2 else parts[-1:]
+        plain = re.sub(r"-{2,}", "-", re.sub(r"[^\w.@=+-]", "_", ".".join(kept)))
+        return plain.removesuffix(".safetensors")[-LONGEST:].lstrip(". ")
+
+
+class PathConfig(Config):
+    """Features followed from site to site: one SAE of each of these sites, or these SAEs, matched pairwise in order."""
+
+    architecture: Architecture | None = None
+    level: int | None = None
+    sites: tuple[SiteName, ...] = ()
+    d_sae: int | None = Field(default=None, description="Which width, where grids have several.")
+    seed: int = Field(default=0, description="Which training run.")
+    saes: tuple[Name, ...] = Field(default=(), description="The SAEs by name, instead of what is above.")
+
+    @model_validator(mode="after")
+    def _says_which(self) -> "PathConfig":
+        said = {"architecture": self.architecture, "level": self.level, "sites": self.sites, "d_sae": self.d_sae}
+        if self.saes and (more := [name for name, value in said.items() if value]):
+            raise Faults([Fault((name,), "is said by `saes`") for name in more])
+        lacking = [name for name in ("architecture", "level", "sites") if not said[name]]
+        if not self.saes and lacking:
+            raise Faults([Fault((name,), "Field required, or `saes`, the names of SAEs") for name in lacking])
+        for name in ("saes", "sites"):
+            if len(getattr(self, name)) == 1:
+                raise Faults([Fault((name,), "a path needs at least two")])
+        return self
+
+
+def _untrainable(grid: GridConfig) -> Iterator[Fault]:
+    """What keeps the training config of one of a grid's SAEs from being built."""
+    own = {"architecture", "d_in", "d_sae", *map(level_key, grid.architectures)}
+    for name in own & set(grid.options):
+        yield Fault(("options", name), "is said by architectures, levels and d_sae")
+    for i, level in enumerate(grid.levels):
+        if level >= min(grid.widths):
+            yield Fault(("levels", i), f"a target L0 of {level} needs more than {min(grid.widths)} features")
+    options = {k: v for k, v in grid.options.items() if k not in own}
+    for architecture in grid.architectures:
+        kind, width = ARCHITECTURES[architecture], max(grid.widths)
+        try:
+            kind.model_validate(options | {level_key(architecture): 1, "d_in": 1, "d_sae": width})
+        except ValidationError as error:
+            for fault in faults_in(error, kind):
+                yield Fault(("options", *fault.where), f"{fault.what} (of {architecture})")

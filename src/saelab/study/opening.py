@@ -1,0 +1,126 @@
+"""Opens the SAEs that a study adopts, before anything is planned: site, level, width, language model, and their sum.
+
+A study whose SAEs are opened is complete: its plan needs no file of theirs. What a file says is kept in its entry as
+`found`, which goes into the run folder with the study. Weights are read, never changed; what they are worth is measured
+by the stage (adopt.py). All that cannot be opened is said at once, each with its key.
+"""
+
+import hashlib
+
+from saelab.core.config import Fault
+from saelab.core.errors import SaelabError, UserError
+from saelab.core.names import path_part
+from saelab.core.sites import find_site
+from saelab.saes.base import Sae
+from saelab.saes.formats import load_sae
+from saelab.store.files import is_there
+from saelab.store.references import cached, parse_reference
+from saelab.study.checks import accepted, refusal
+from saelab.study.grids import AdoptedConfig, FoundConfig
+from saelab.study.spec import StudyConfig, is_open
+
+Place = tuple[int, int]  # of an SAE in a study: which model, which of its `saes`
+
+
+def opened(study: StudyConfig) -> StudyConfig:
+    """The study with every SAE opened; one that is opened already is left as it is.
+
+    Raises `UserError` with all that cannot be opened or does not fit.
+    """
+    if is_open(study):
+        return study
+    found, faults = _look(study)
+    if faults:
+        raise refusal(f"The study {study.name} cannot adopt its SAEs", faults)
+    data = study.model_dump(mode="json")
+    for (i, j), one in found.items():
+        data["models"][i]["saes"][j]["found"] = one.model_dump(mode="json")
+    return accepted(data, origin=f"The study {study.name}")
+
+
+def opened_here(study: StudyConfig) -> tuple[StudyConfig, list[str]]:
+    """What of a study can be planned without any download, and the SAEs that are left out of it for that."""
+    away = {(i, j) for i, m in enumerate(study.models) for j, one in enumerate(m.saes) if not _is_here(one)}
+    models = [
+        model.model_copy(update={"saes": tuple(one for j, one in enumerate(model.saes) if (i, j) not in away)})
+        for i, model in enumerate(study.models)
+    ]
+    kept = tuple(m.model_copy(update={"paths": ()}) if away else m for m in models if m.grids or m.saes)
+    names = [study.models[i].saes[j].ref for i, j in sorted(away)]
+    if not kept:
+        raise UserError(f"None of the SAEs of {study.name} is on this machine yet.", hint="saelab run fetches them.")
+    return opened(study.model_copy(update={"models": kept})), names
+
+
+def open_sae(one: AdoptedConfig) -> Sae:
+    """The SAE of an entry as it is declared; NaN and infinite weights are let through (`broken` names them).
+
+    Raises the errors of `load_sae`.
+    """
+    return load_sae(one.ref, checked=False, **one.declared)
+
+
+def sum_of(sae: Sae) -> str:
+    """sha256 of an SAE's weights and of how they are read: what it encodes with, its k, its settings."""
+    cfg = sae.cfg
+    reading = [type(sae).__name__, cfg.architecture, cfg.k, cfg.subtract_b_dec, sorted(cfg.settings.items())]
+    total = hashlib.sha256(repr(reading).encode())
+    for name, tensor in sorted(sae.weights().items()):
+        total.update(f"{name} {tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().numpy().data)
+    return total.hexdigest()
+
+
+def _look(study: StudyConfig) -> tuple[dict[Place, FoundConfig], list[Fault]]:
+    found: dict[Place, FoundConfig] = {}
+    faults: list[Fault] = []
+    for i, model in enumerate(study.models):
+        for j, one in enumerate(model.saes):
+            where = ("models", i, "saes", j)
+            if one.found is not None:
+                continue
+            try:
+                path_part(one.called)
+            except ValueError as error:
+                faults.append(Fault((*where, "ref"), f"gives no name for tables: {error}. Say one with `name`."))
+            try:
+                found[i, j] = _found(one)
+            except SaelabError as error:
+                faults.append(Fault((*where, "ref"), str(error)))
+                continue
+            if one.site is None and found[i, j].site is None:
+                what = f"its files do not say where it reads ({found[i, j].d_in} wide). Say it, such as resid_post.12"
+                faults.append(Fault((*where, "site"), what))
+    return found, faults
+
+
+def _found(one: AdoptedConfig) -> FoundConfig:
+    sae = open_sae(one)
+    cfg, site = sae.cfg, find_site(sae.cfg.site or "")
+    return FoundConfig(
+        architecture=cfg.architecture,
+        site=str(site) if site else None,
+        level=_level(sae),
+        lm=cfg.lm,
+        d_in=cfg.d_in,
+        d_sae=cfg.d_sae,
+        sha256=sum_of(sae),
+    )
+
+
+def _level(sae: Sae) -> int | None:
+    """The L0 that it was trained for, or that its files give; None where they say neither."""
+    data = sae.cfg.metadata
+    asked = data.get("training")
+    asked = asked if isinstance(asked, dict) else {}
+    for said in (asked.get("k"), asked.get("target_l0"), sae.cfg.k, data.get("l0")):
+        if isinstance(said, int | float) and not isinstance(said, bool) and said > 0:
+            return min(max(1, round(said)), sae.cfg.d_sae)
+    return None
+
+
+def _is_here(one: AdoptedConfig) -> bool:
+    """Whether it can be opened without a download. Of a hub it is not known."""
+    if one.found is not None or is_there(one.ref):
+        return True
+    return one.ref.startswith(("path:", "pypi:")) and cached(parse_reference(one.ref))
