@@ -265,3 +265,24 @@ def test_a_plan_knows_them_and_a_forced_lm_is_accepted(
     data["models"][0]["paths"] = [{"saes": ["own"], "level": 4}]
     with pytest.raises(UserError, match="said by `saes`"):
         StudyConfig.parse(data)
+
+
+def test_one_command_says_which_is_better_at_what(
+    grid: RunFolder, sentences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy with noise on its decoder explains less, by interval; one that is the same cannot be told apart."""
+    noise = torch.randn(48, 32, generator=torch.Generator().manual_seed(0)) / 8
+    worse = spoilt(grid.sae(NAMES[0]), tmp_path / "worse", lambda w: w["W_dec"].add_(noise[:, : w["W_dec"].shape[1]]))
+    same = spoilt(grid.sae(NAMES[0]), tmp_path / "same", lambda w: None)
+    out = tmp_path / "run"
+    asked = [str(grid.sae(NAMES[0])), str(worse), str(same), "--text", str(sentences), "--preset", "tiny"]
+    assert main(["evaluate", *asked, "--only", "fidelity", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "tokens, about" in said.err and "48 features at resid_post.1" in said.err
+    assert said.out.startswith("By FVU on held-out text, ")
+    rows = {(r["first"], r["second"]): r for r in RunFolder(out).stats.table("compared").read().to_dicts()}
+    assert rows[NAMES[0], "worse"]["better"] == NAMES[0] and rows["worse", "same"]["better"] == "same"
+    assert rows[NAMES[0], "same"]["better"] is None and rows[NAMES[0], "same"]["difference"] == 0
+    fvu = RunFolder(out).adopted("worse").read()
+    assert sum(fvu["fvu_of_contexts"]) / 16 == pytest.approx(fvu["proof"]["fvu"], rel=1e-5)
+    assert "is better than worse" in RunFolder(out).report.read_text()

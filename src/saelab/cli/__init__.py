@@ -31,6 +31,11 @@ VERBS = {
         "Say what a study file would do: cells, hours, disk. Nothing is run.",
         "saelab plan studies/reduced.yaml --scale small",
     ),
+    "evaluate": (
+        "evaluate:evaluate",
+        "Judge SAEs that exist, from any library: which is better at what, on one page.",
+        "saelab evaluate path:demo/saes/topk.l0_64.resid_post.15 path:demo/saes/relu.l0_64.resid_post.15",
+    ),
     "train": (
         "train:train",
         "Train SAEs at a site of a model, on your own text or the embedded corpus, with or without a study file.",

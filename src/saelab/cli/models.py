@@ -32,12 +32,12 @@ class _Named:
 def model_for(found: "Iterable[Sae | Directions]", lm: str | None) -> "LanguageModel":
     """Load `lm`, or where it is None the model that the SAEs name. Raises `UserError` where that cannot be settled."""
     from saelab.lm.model import LanguageModel
-    from saelab.lm.sources import same_model
+    from saelab.lm.sources import same_model, the_one
 
     saes = [_named(one) for one in found]
     named = list(dict.fromkeys(sae.lm for sae in saes if sae.lm))
     if lm is None:
-        return LanguageModel.load(_the_one(named))
+        return LanguageModel.load(the_one(named))
     others = [name for name in named if not same_model(name, lm)]
     if others:
         _check_fit(saes, lm)
@@ -55,22 +55,6 @@ def _named(found: "Sae | Directions") -> _Named:
 
     about = found if isinstance(found, Directions) else found.cfg
     return _Named(about.lm, about.site, found.W_dec.shape[1])
-
-
-def _the_one(named: list[str]) -> str:
-    from saelab.lm.sources import reference_of, same_model
-
-    if not named:
-        raise UserError("The SAE's files do not name its language model.", hint="Give it: --lm smollm2-135m, or hf:...")
-    if len({same_model(name, named[0]) for name in named}) > 1:
-        raise UserError(f"The SAEs name different language models: {', '.join(named)}.", hint="Say which: --lm NAME")
-    reference = reference_of(named[0])
-    if reference is None:
-        raise UserError(
-            f"The SAE names its language model {named[0]!r}, and where that lies is not known here.",
-            hint="Say where: --lm hf:org/name, or path:folder.",
-        )
-    return reference
 
 
 def _check_fit(saes: list[_Named], lm: str) -> None:

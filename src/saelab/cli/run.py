@@ -1,11 +1,14 @@
-"""`saelab run`: a study file to its report; `finish` is shared with `saelab demo`."""
+"""`saelab run`: a study file to its report; `finish` is shared with `saelab demo` and `saelab evaluate`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saelab.cli.output import note, say, show_record
 from saelab.cli.progress import shown
 from saelab.store.layout import RunFolder
+
+if TYPE_CHECKING:
+    from saelab.study.spec import StudyConfig
 
 
 def run(
@@ -49,7 +52,7 @@ def place_of(study: Path, scale: str | None = None) -> Path:
     return Path("runs") / (study.stem if scale is None else f"{study.stem}-{scale}")
 
 
-def finish(study: Path, out: Path, *, as_json: bool, **how: Any) -> int:
+def finish(study: "Path | StudyConfig", out: Path, *, as_json: bool, **how: Any) -> int:
     """Run, report, and say where the page is. how: keyword arguments of `run_study`."""
     from saelab.workflow import run_study
 

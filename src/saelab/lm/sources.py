@@ -6,6 +6,7 @@ checked against the sha256 of the whole. What comes back is a folder with `confi
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def reference_of(name: str) -> str | None:
     if name in SHORT_NAMES or name.startswith(("hf:", "path:", "pypi:")):
         return name
     return f"hf:{name}" if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
+
+
+def the_one(named: Sequence[str]) -> str:
+    """What the model that some SAEs name is loaded by. Raises `UserError` where they name none, or several."""
+    if not named:
+        raise UserError("The SAE's files do not name its language model.", hint="Give it: --lm smollm2-135m, or hf:...")
+    if len({same_model(name, named[0]) for name in named}) > 1:
+        raise UserError(f"The SAEs name different language models: {', '.join(named)}.", hint="Say which: --lm NAME")
+    reference = reference_of(named[0])
+    if reference is None:
+        raise UserError(
+            f"The SAE names its language model {named[0]!r}, and where that lies is not known here.",
+            hint="Say where: --lm hf:org/name, or path:folder.",
+        )
+    return reference
 
 
 def same_model(first: str, second: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from saelab.activations.site import read_site
 from saelab.core.errors import ArtefactError, UserError
 from saelab.interp.proof import as_record, prove
 from saelab.lm.model import LanguageModel
@@ -24,6 +25,7 @@ from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 from saelab.text.pack import PackedText
 
 CONTEXTS = 16  # of the held-out text, on which a reading is proved
+ROWS = 4096  # that are encoded at once
 
 
 def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedText, run: RunFolder) -> list[Path]:
@@ -44,8 +46,13 @@ def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedTe
     if broken := [name for name, tensor in sae.weights().items() if not bool(torch.isfinite(tensor).all())]:
         record |= {"state": "damaged", "sentence": f"It holds NaN or infinite values in {' and '.join(broken)}."}
         return [_record(run, spec).write(record)]
-    proof = prove(lm, sae, held_out.first(CONTEXTS), site=spec.site)
-    record |= {"sentence": proof.verdict, "proof": as_record(proof)}
+    text = held_out.first(CONTEXTS)
+    proof = prove(lm, sae, text, site=spec.site)
+    record |= {
+        "sentence": proof.verdict,
+        "proof": as_record(proof),
+        "fvu_of_contexts": _by_context(lm, sae, text, spec),
+    }
     if spec.level is None:
         record["level"] = min(max(1, round(proof.declared.l0)), spec.d_sae)
     if not proof.holds and not one.as_read:
@@ -55,6 +62,17 @@ def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedTe
     except UserError as error:
         return [_record(run, spec).write(record | {"state": "not_kept", "sentence": str(error)})]
     return [*sorted(run.sae(spec.name).iterdir()), _record(run, spec).write(record)]
+
+
+def _by_context(lm: LanguageModel, sae: Sae, text: PackedText, spec: SaeSpec) -> list[float]:
+    """What each context adds to the FVU, times their number: the mean over contexts is the FVU of all."""
+    reading = read_site(lm, text, spec.site)
+    rows, contexts = reading.rows, reading.kept.nonzero()[:, 0]
+    with torch.inference_mode():
+        error = torch.cat([(x - sae(x)).double().square().sum(1) for x in rows.split(ROWS)])
+    found = torch.zeros(len(text.tokens), dtype=torch.float64).index_add_(0, contexts, error)
+    spread = (rows.double() - rows.double().mean(0)).square().sum()
+    return (found * len(found) / spread).tolist()
 
 
 def standing(study: StudyConfig, run: RunFolder, names: Iterable[str] | None = None) -> list[SaeSpec]:

@@ -52,6 +52,11 @@ def opened_here(study: StudyConfig) -> tuple[StudyConfig, list[str]]:
     return opened(study.model_copy(update={"models": kept})), names
 
 
+def opened_one(one: AdoptedConfig) -> AdoptedConfig:
+    """An entry with what its files say. Raises the errors of `load_sae`."""
+    return one if one.found is not None else one.model_copy(update={"found": _found(one)})
+
+
 def open_sae(one: AdoptedConfig) -> Sae:
     """The SAE of an entry as it is declared; NaN and infinite weights are let through (`broken` names them).
 

@@ -342,12 +342,7 @@ def _too_few(study: "StudyConfig") -> Iterator[Fault]:
     if windows.radius < 0 or text.context < least:
         what = f"a window of radius {windows.radius} does not fit into contexts of {text.context} tokens"
         yield Fault(("text", "context"), f"{what}; give at least {least} or a smaller interp.windows.radius")
-    for i, model in enumerate(study.models):
-        for j, path in enumerate(model.paths):
-            kind = ARCHITECTURES.get(path.architecture or "")
-            if study.matching.fold == "theta" and kind is not None and not kind.has_threshold:
-                what = f"{path.architecture} has no thresholds to fold by (matching.fold: theta). Nearest: fold mean"
-                yield Fault(("models", i, "paths", j, "architecture"), what)
+    yield from _unfolded(study)
     if isinstance(study.matching.reject, float) and study.matching.reject <= 0:
         yield Fault(("matching", "reject"), "a reject cost must be positive")
     if not steers(study):
@@ -358,3 +353,20 @@ def _too_few(study: "StudyConfig") -> Iterator[Fault]:
         if arm.random is not None and arm.random < FEWEST:
             what = f"an SAE's score needs at least {FEWEST} features drawn at random, not {arm.random}"
             yield Fault(("steering", "arms", i, "random"), what)
+
+
+def _unfolded(study: "StudyConfig") -> Iterator[Fault]:
+    """Paths through SAEs that have no thresholds to fold by."""
+    if study.matching.fold != "theta" or not is_open(study):
+        return
+    for i, model in enumerate(study.models):
+        for j, path in enumerate(model.paths):
+            try:
+                saes = path_saes(study, model, path)
+            except ValueError:  # is said of the path
+                continue
+            kinds = [s.adopted.found.architecture if s.adopted and s.adopted.found else s.architecture for s in saes]
+            bad = [name for name in kinds if name not in ARCHITECTURES or not ARCHITECTURES[name].has_threshold]
+            if bad:
+                what = f"{bad[0]} has no thresholds to fold by (matching.fold: theta). Nearest: fold mean"
+                yield Fault(("models", i, "paths", j, "saes" if path.saes else "architecture"), what)

@@ -30,6 +30,7 @@ from saelab.store.provenance import machine, versions
 from saelab.store.tables import read_table, write_table
 from saelab.study.adopt import adopted_rows, fallen, standing
 from saelab.study.collect import features_table, saes_table
+from saelab.study.compare import compared
 from saelab.study.names import CONTROLS, UNSELECTED, chosen_arms, predictors
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig, saes_of
@@ -43,6 +44,8 @@ AXES = ("architecture", "level", "lm")
 def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
     """Write the tables of `stats/`; returns their paths."""
     tables = {"saes": saes_table(study, run)}
+    if any(model.saes for model in study.models):
+        tables["compared"] = compared(study, run)
     if any(s.steer for s in standing(study, run)):
         features = features_table(study, run)
         tables |= {
@@ -225,7 +228,11 @@ def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
         "text": _texts(study, run),
         "lm": {m.key: {"reference": m.lm, "dtype": _dtype(study, run, m.key)} for m in study.models},
         "counts": _counts(study, run),
-    } | ({"adopted": adopted} if (adopted := adopted_rows(study, run)) else {})
+    } | (_of_adopted(study, run) if (any(m.saes for m in study.models)) else {})
+
+
+def _of_adopted(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
+    return {"adopted": adopted_rows(study, run), "compared": _rows(run, "compared", pl.lit(True))}
 
 
 def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from saelab.instrument.readers import HEADLINE
 from saelab.stats.spread import smallest_tau
 from saelab.store.layout import RunFolder
 from saelab.study.adopt import fallen
+from saelab.study.compare import sentence
 from saelab.study.spec import StudyConfig
 from saelab.study.steering import gates_of, headline_of
 
@@ -22,9 +23,14 @@ NOT_GATED = "This study was not gated"
 
 
 def verdict(study: StudyConfig, run: RunFolder) -> str:
-    """The first sentence of the page, and behind it what could not be scored."""
+    """The first sentence of the page, and behind it what could not be scored.
+
+    Of a study that trains none of its SAEs it says first which of them is better at what.
+    """
+    table = run.stats.table("compared")
+    which = sentence(table.read()) if table.exists and not any(m.grids for m in study.models) else ""
     lost = "".join(f" {s.name} is not scored: {run.adopted(s.name).read()['sentence']}" for s in fallen(study, run))
-    return _answer(study, run) + lost
+    return f"{which} {_answer(study, run)}{lost}".lstrip()
 
 
 def _answer(study: StudyConfig, run: RunFolder) -> str:
