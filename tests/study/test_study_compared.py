@@ -1,5 +1,6 @@
 """Which SAE is better at what: only what an interval tells; and the study that `saelab evaluate` makes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 
 from saelab.core.errors import UserError
 from saelab.core.seeds import numpy_generator
+from saelab.lm.facts import facts_of
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import SaeConfig
 from saelab.saes.formats import save_sae
 from saelab.study.compare import ASPECTS, COLUMNS, Values, _difference, sentence
-from saelab.study.evaluation import PLAIN, PRESETS, evaluation
+from saelab.study.evaluation import PLAIN, evaluation, presets
 from saelab.study.plan import cells_of
 from saelab.study.spec import saes_of
 
@@ -26,12 +28,12 @@ def pair(aspect: str, first: str, second: str, difference: float | None, width: 
     sign = None if low is None or high is None or low < 0 < high else difference
     lower = aspect == "fidelity"
     better = None if sign is None else (first if (sign > 0) != lower else second)
-    means = {"a": 0.5, "b": 0.4, "c": 0.3}
+    means, l0s = {"a": 0.5, "b": 0.4, "c": 0.3}, {"a": 8.0, "b": 4.0, "c": 4.0}
     return {
         "lm": "lm", "site": "resid_post.1", "aspect": aspect, "first": first, "second": second,
         "first_mean": means[first], "second_mean": means[second], "difference": difference, "low": low, "high": high,
         "n": 16, "better": better, "state": "ok" if difference is not None else "too_few", "method": "t",
-        "first_l0": 8.0, "second_l0": 4.0,
+        "first_l0": l0s[first], "second_l0": l0s[second],
     }  # fmt: skip
 
 
@@ -84,9 +86,13 @@ def saes(tmp_path: Path, tiny_weights: Path) -> list[str]:
     return made
 
 
-def test_a_study_is_made_of_references(saes: list[str], tiny_weights: Path) -> None:
+def test_a_study_is_made_of_references(saes: list[str], tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = evaluation(saes, preset="tiny")
-    assert study.models[0].lm == f"path:{tiny_weights}" and study.models[0].template == PLAIN
+    assert study.models[0].lm == f"path:{tiny_weights}" and study.models[0].template is None
+    facts = facts_of(study.models[0].lm)
+    assert facts is not None
+    monkeypatch.setattr("saelab.study.evaluation.facts_of", lambda lm: replace(facts, template=False))
+    assert evaluation(saes, preset="tiny").models[0].template == PLAIN, "a model without a chat template is asked"
     assert [(s.name, s.site, s.level) for s in saes_of(study)] == [(f"sae.{i}", "resid_post.1", 4) for i in (1, 2, 3)]
     assert {c.stage for c in cells_of(study)} >= {"adopt", "interp", "gate", "select", "steer", "stats"}
     quick = evaluation(saes, preset="tiny", only=("fidelity", "interp"))
@@ -97,7 +103,7 @@ def test_a_study_is_made_of_references(saes: list[str], tiny_weights: Path) -> N
     matched = evaluation(saes, preset="tiny", only=("match",))
     assert [c.name for c in cells_of(matched) if c.stage == "match"] == ["sae.1--sae.2", "sae.2--sae.3"]
     assert evaluation(saes, only=("suite",)).suite is not None
-    assert all(evaluation(saes, preset=preset).models for preset in PRESETS)
+    assert all(evaluation(saes, preset=preset).models for preset in presets())
 
 
 @pytest.mark.parametrize(

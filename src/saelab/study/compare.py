@@ -29,7 +29,7 @@ from saelab.study.names import INTERPRETABILITY
 from saelab.study.spec import SaeSpec, StudyConfig
 from saelab.study.steering import gates_of
 
-Values = Float[np.ndarray, " N"]
+Values = Float[np.ndarray, "_"]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """From some SAEs to the study that judges them: their language model and sites, at the size of a preset.
 
 The same text, windows, instructions and dose for all of them, and a random dictionary beside each, as in any study.
-Sizes live here as data; what a key means is said where its section is defined. SAEs are opened, nothing is computed.
+Sizes lie in presets.yaml; what a key means is said where its section is defined. SAEs are opened, nothing is computed.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from importlib import resources
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
+
+import yaml
 
 from saelab.core.config import digest_of
 from saelab.core.errors import UserError, nearest
@@ -17,42 +21,17 @@ from saelab.study.grids import AdoptedConfig
 from saelab.study.opening import opened_one
 from saelab.study.spec import StudyConfig
 
-Preset = Literal["tiny", "small", "paper"]
 PARTS = ("fidelity", "interp", "suite", "steer", "match")
 USUAL = ("fidelity", "interp", "steer")
+ALWAYS = ("fidelity",)
+READ_BY = {"selection": "steer", "steering": "steer", "instrument": "steer", "matching": "match"}  # else: always
 PLAIN = "Question: {instruction}\nAnswer:"  # how a model without a chat template is asked
 
-# small: some minutes on two cores for a model of 135M parameters; paper: the sizes of the stages' own defaults.
-PRESETS: Mapping[Preset, Mapping[str, Any]] = {
-    "tiny": {
-        "text": {"context": 64, "train_contexts": 128, "held_out_contexts": 16},
-        "interp": {"fidelity_contexts": 16, "spliced_contexts": 8, "window_rows": 8000, "n_scored": 32,
-                   "n_embedded": 0},
-        "selection": {"positions": "last", "features": "tested", "criteria": ["output_score"]},
-        "steering": {"arms": [{"criterion": "output_score", "n": 2}, {"random": 8}]},
-        "instrument": {"doses": [0.5], "prompts": 1, "dev_copies": 2, "test_copies": 8, "unsteered_copies": 30,
-                       "contexts": 128, "probe_contexts": 2, "n_dev": 8, "n_random": 16},
-        "matching": {"fold": "mean", "contexts": 4},
-        "resamples": 500,
-    },
-    "small": {
-        "text": {"context": 128, "train_contexts": 320, "held_out_contexts": 16},
-        "interp": {"fidelity_contexts": 16, "spliced_contexts": 8, "window_rows": 32_000, "n_scored": 150,
-                   "n_embedded": 16},
-        "selection": {"positions": "last", "features": "tested",
-                      "criteria": ["delta_confidence", "output_score", "kl", "entropy_change"]},
-        "steering": {"arms": [{"criterion": "output_score", "n": 3}, {"random": 24}]},
-        "instrument": {"doses": [0.2, 0.5], "prompts": 1, "dev_copies": 2, "test_copies": 8, "unsteered_copies": 30,
-                       "contexts": 320, "probe_contexts": 2, "n_dev": 32, "n_random": 80},
-        "matching": {"fold": "mean", "contexts": 4},
-    },
-    "paper": {
-        "text": {"context": 128, "train_contexts": 4096, "held_out_contexts": 64},
-        "steering": {"arms": [{"criterion": "delta_confidence", "tail": "both", "n": 5},
-                              {"criterion": "output_score", "n": 10}, {"random": 48}]},
-        "matching": {"fold": "mean"},
-    },
-}  # fmt: skip
+
+@cache
+def presets() -> dict[str, dict[str, Any]]:
+    """Sections of a study by preset."""
+    return yaml.safe_load(resources.files("saelab.study").joinpath("presets.yaml").read_text(encoding="utf-8"))
 
 
 def evaluation(
@@ -60,7 +39,7 @@ def evaluation(
     *,
     lm: str | None = None,
     text: str | None = None,
-    preset: Preset = "small",
+    preset: str = "small",
     only: Collection[str] = (),
     force_lm: bool = False,
 ) -> StudyConfig:
@@ -74,7 +53,8 @@ def evaluation(
     given = [AdoptedConfig(ref=r) if isinstance(r, str) else r for r in references]
     saes = [opened_one(one.model_copy(update={"force_lm": force_lm or one.force_lm})) for one in given]
     model = lm or the_one([one.found.lm for one in saes if one.found and one.found.lm])
-    data: dict[str, Any] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in PRESETS[preset].items()}
+    sizes = {key: value for key, value in presets()[preset].items() if READ_BY.get(key, "fidelity") in chosen + ALWAYS}
+    data: dict[str, Any] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in sizes.items()}
     if text is not None:
         data["text"]["corpus"] = {"source": f"path:{text}" if ":" not in text and is_there(text) else text}
     if not {"interp", "steer"} & set(chosen):  # steering chooses among features whose description was tested
@@ -96,8 +76,8 @@ def evaluation(
 
 
 def _chosen(preset: str, only: Collection[str]) -> tuple[str, ...]:
-    if preset not in PRESETS:
-        raise UserError(f"There is no preset {preset!r}.", hint=nearest(preset, PRESETS))
+    if preset not in presets():
+        raise UserError(f"There is no preset {preset!r}.", hint=nearest(preset, presets()))
     for part in only:
         if part not in PARTS:
             raise UserError(f"An evaluation has no part {part!r}.", hint=nearest(part, PARTS))
