@@ -36,14 +36,16 @@ under what the model itself reads in them. Less random is the lift of the descri
 of the features of a random dictionary of the same width and L0. KL in nats per token.
 """
 STABLE = """Runs that differ in number type and seeds (of training and every draw). Controls are lifts by the
-`described` outcome; tau: interpretability with `described`.
+`described` outcome; tau: interpretability with `described`. SAEs less random dictionary: the interval
+of these SAEs, which the verdict speaks of; beside it that of SAEs like these.
 """
 GATE = """The gate steers by six known classes of text, which has to show, and by the features of random
 dictionaries, which must show less than half as much, each under readers of their own.
 """
 ARMS = """Lift is a text's score under its own feature's reader less that under the other features' readers.
-Less random dictionary: each SAE less its own, Welch's t with SAEs as units. Against no selection: of
-the percentile, paired over SAEs, p by sign flips after Holm.
+Less random dictionary: each SAE less its own, with the intervals of these SAEs (features were drawn)
+and of SAEs like these (SAEs are the units). Against no selection: of the percentile, paired over
+SAEs, p by sign flips after Holm.
 """
 SPREAD = """F is 1 where SAEs do not differ; the smallest difference between two SAEs is the one told four times
 in five.
@@ -101,10 +103,11 @@ def gate(summary: dict[str, Any]) -> str:
 
 def arms(summary: dict[str, Any]) -> str:
     """Every arm by both outcomes."""
-    head = ["outcome", "features chosen by", "lift", "less random dictionary", "percentile", "against no selection",
-            "p", "features"]  # fmt: skip
+    head = ["outcome", "features chosen by", "lift", "less random dictionary", "of SAEs like these", "percentile",
+            "against no selection", "p", "features"]  # fmt: skip
     rows = [
-        [r["outcome"], r["criterion"], *(num(r[k]) + span(r, f"{k}_") for k in ("lift", "less", "percentile")),
+        [r["outcome"], r["criterion"], *(num(r[k]) + span(r, f"{k}_") for k in ("lift", "less")),
+         span(r, "less_like_").strip(), num(r["percentile"]) + span(r, "percentile_"),
          num(r["difference"]) + span(r, "difference_"), num(r["difference_p"]), str(r["n"])]
         for r in summary["arms"]
     ]  # fmt: skip
@@ -142,19 +145,22 @@ def stable(runs: Sequence[tuple[str, dict[str, Any]]]) -> str:
         )
         rows.append(
             [name, s["instrument"]["state"], f"{s['instrument']['sites'][0]['chosen']['dose']:g}"]
-            + [num(c["value"], 2) + span(c) for c in (known, random, s["steering_lift"], tau)]
+            + [num(c["value"], 2) + span(c) for c in (known, random, s["steering_lift"])]
+            + [span(s["steering_lift"], "like_").strip(), num(tau["value"], 2) + span(tau)]
             + [num(next(r["reliability"] for r in s["spread"] if r["score"] == HEADLINE), 2)]
         )
-    head = "run, gate, dose, known classes, random dictionary, SAEs less random dictionary, tau, reliability of an SAE"
+    head = "run, gate, dose, known classes, random dictionary, SAEs less random dictionary, SAEs like these, "
+    head += "tau, reliability of an SAE"
     return table(head.split(", "), rows)
 
 
 def counted(runs: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """In how many runs each part of the answer is the same."""
-    lows = [s["steering_lift"]["low"] for _, s in runs]
+    lows, like = ([s["steering_lift"][end] for _, s in runs] for end in ("low", "like_low"))
     parts = {
         "gates that passed": sum(s["instrument"]["passed"] for _, s in runs),
         "lifts less a random dictionary above 0 by their interval": sum(low is not None and low > 0 for low in lows),
+        "of SAEs like these": sum(low is not None and low > 0 for low in like),
         "verdicts by which no tau can be told": sum("steer better cannot be told" in s["verdict"] for _, s in runs),
     }
     return "; ".join(f"{name}: **{n} of {len(runs)}**" for name, n in parts.items()) + ".\n"

@@ -1,4 +1,6 @@
-"""SAEs less their random dictionaries: the interval covers, features of one SAE are not taken for independent ones."""
+"""SAEs less their random dictionaries: the interval covers what it speaks of, these SAEs or SAEs like these."""
+
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,9 +19,9 @@ def drawn(rng: np.random.Generator, *, between: float, apart: float = 0.0) -> tu
     return [e + rng.normal(size=16) for e in effects], rng.normal(size=64)
 
 
-def less(ours: Groups, theirs: np.ndarray) -> Estimate:
+def less(ours: Groups, theirs: np.ndarray, units: Literal["features", "saes"] = "saes") -> Estimate:
     """All SAEs have the one dictionary."""
-    return less_than(ours, ["one"] * len(ours), {"one": theirs})
+    return less_than(ours, ["one"] * len(ours), {"one": theirs}, units=units)
 
 
 def test_with_one_dictionary_it_is_welchs_test_on_the_means_of_the_saes() -> None:
@@ -33,14 +35,29 @@ def test_with_one_dictionary_it_is_welchs_test_on_the_means_of_the_saes() -> Non
 
 
 def test_false_positives_where_saes_differ_and_none_exceeds() -> None:
-    """5 % with SAEs as units. Control: taking their features as units finds a difference in far more."""
+    """Of SAEs like these: 5 %. Control: with features as units far more, as these SAEs do differ."""
     wrong = {"saes": 0, "features": 0}
     for seed in range(400):
         ours, theirs = drawn(numpy_generator("less", seed), between=0.8)
-        wrong["saes"] += (less(ours, theirs).p or 1) < 0.05
-        wrong["features"] += (less([np.concatenate(ours)], theirs).p or 1) < 0.05
+        for units in ("saes", "features"):
+            wrong[units] += (less(ours, theirs, units).p or 1) < 0.05
     assert 0.025 < wrong["saes"] / 400 < 0.085
     assert wrong["features"] / 400 > 0.2
+
+
+def test_what_these_saes_do_is_covered_with_features_as_units() -> None:
+    """The effects are given, features are drawn: 95 %. Control: that of SAEs like these is far longer."""
+    held, longer = 0, []
+    for seed in range(400):
+        rng = numpy_generator("less of these", seed)
+        effects = 0.8 * rng.normal(size=12)
+        ours, theirs = [e + rng.normal(size=16) for e in effects], rng.normal(size=64)
+        these, like = less(ours, theirs, "features"), less(ours, theirs)
+        assert these.low is not None and these.high is not None and like.low is not None and like.high is not None
+        held += these.low < effects.mean() < these.high
+        longer.append((like.high - like.low) / (these.high - these.low))
+    assert 0.925 < held / 400 < 0.975
+    assert float(np.median(longer)) > 1.5
 
 
 def sites(seed: int) -> tuple[Groups, list[str], dict[str, np.ndarray]]:
@@ -57,7 +74,7 @@ def test_every_sae_is_held_against_its_own_dictionary() -> None:
     wrong, pooled = 0, 0
     for seed in range(300):
         ours, own, others = sites(seed)
-        wrong += (less_than(ours, own, others).p or 1) < 0.05
+        wrong += (less_than(ours, own, others, units="saes").p or 1) < 0.05
         pooled += (less(ours, np.concatenate(list(others.values()))).p or 1) < 0.05
     assert wrong / 300 < 0.085
     assert pooled / 300 > 0.3
@@ -75,6 +92,7 @@ def test_missing_and_few_are_states() -> None:
     ours, theirs = drawn(numpy_generator("less", 2), between=0.0)
     holes = [np.append(g, np.nan) for g in ours]
     found = less(holes, theirs)
+    assert less(ours[:2], theirs).state == "too_few" and less(ours[:2], theirs, "features").state == "ok"
     assert (found.value, found.dropped) == (less(ours, theirs).value, 12)
     assert less(ours, theirs[:2]).state == "too_few"
     assert less([], theirs).state == "too_few"

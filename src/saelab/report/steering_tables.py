@@ -4,6 +4,7 @@ Pure functions from the study's tables (study/steering.py) to `cells.Table`. Rea
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -70,13 +71,22 @@ def _arm(row: dict[str, Any], names: Names) -> Iterable[TableCell]:
     few = "too few SAEs"
     yield text(words.upper(names.arm(row["criterion"])))
     yield estimate(row, "lift", why=few)
-    yield estimate(row, "less", why=few)
+    yield _less(row, few)
     yield BLANK if row["less_p"] is None else TableCell(words.p_value(row["less_p"]))
     yield estimate(row, "percentile", why=few)
     base = row["criterion"] in names.arms_of("baseline")
     yield BLANK if base else estimate(row, "difference", 3, why=few)
     yield BLANK if base or row["difference_p"] is None else TableCell(words.p_value(row["difference_p"]))
     yield TableCell(words.number(row["n"], 0), f"/ {words.number(row['n_saes'], 0)}")
+
+
+def _less(row: dict[str, Any], few: str) -> TableCell:
+    """The difference with the interval of these SAEs, and beneath it that of SAEs like these."""
+    cell = estimate(row, "less", why=few)
+    low, high = (words.finite(row.get(f"less_like_{end}")) for end in ("low", "high"))
+    if low is None or high is None:
+        return cell
+    return replace(cell, note=f"{cell.note}; like these {words.interval(low, high)}")
 
 
 def spread(table: pl.DataFrame, names: Names) -> PageTable:

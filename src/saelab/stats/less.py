@@ -1,16 +1,18 @@
 """One kind of thing less another that is its own control: SAEs less the random dictionary of their site and size.
 
-    difference = mean over SAEs of (mean of its features - mean of its dictionary's)
-    variance   = s^2 / n + sum over dictionaries of (its share of the SAEs)^2 v / N
+    difference = mean over the n SAEs of (mean of its features - mean of its dictionary's)
+    variance   = (of the SAEs) + sum over dictionaries of (its share of the SAEs)^2 v / N
 
-The features of an SAE share their SAE, so SAEs are the units where there are at least three: s^2 is the variance of
-their n differences. v is the variance of the N features of a dictionary, which several SAEs share. Interval and p by
-Welch's t with the Welch-Satterthwaite degrees of freedom (Welch 1947). Two dictionaries of one kind are taken to differ
-by their features alone: both are drawn, and neither is trained.
+What the SAEs add depends on what is asked. Of *these* SAEs (`units="features"`) features alone are drawn:
+sum of s_i^2 / N_i over n^2, s_i^2 the variance within SAE i. Of SAEs *like* these (`units="saes"`) the SAEs are drawn
+too: s^2 / n, s^2 the variance of their n differences, of at least three. v is the variance of the N features of a
+dictionary, which several SAEs share. Interval and p by Welch's t with the Welch-Satterthwaite degrees of freedom (Welch
+1947). Two dictionaries of one kind are taken to differ by their features alone: both are drawn, and neither is trained.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import scipy
@@ -21,12 +23,18 @@ from saelab.stats.estimate import FEWEST, Estimate
 Values = Float[np.ndarray, "_"]
 
 
-def less_than(groups: Sequence[Values], own: Sequence[Hashable], others: Mapping[Hashable, Values]) -> Estimate:
+def less_than(
+    groups: Sequence[Values],
+    own: Sequence[Hashable],
+    others: Mapping[Hashable, Values],
+    *,
+    units: Literal["features", "saes"] = "features",
+) -> Estimate:
     """Mean of the groups, each less the mean of its own other, with its 95 % interval and two-sided p.
 
-    groups: the values of each SAE's features, NaN where missing; with fewer than three groups the features are the
-    units. own: by group, the name of its dictionary in `others`; a group whose dictionary has fewer than three values
-    is left out, and the note counts it. n counts the units of both sides.
+    groups: the values of each SAE's features, NaN where missing. own: by group, the name of its dictionary in `others`;
+    a group whose dictionary has fewer than three values is left out, and the note counts it. units: what the interval
+    speaks of, see the head of this file. n counts the units of both sides.
     """
     kept = {name: values[np.isfinite(values)] for name, values in others.items()}
     kept = {name: values for name, values in kept.items() if values.size >= FEWEST}
@@ -37,15 +45,15 @@ def less_than(groups: Sequence[Values], own: Sequence[Hashable], others: Mapping
     taken = {name: kept[name] for name in dict.fromkeys(name for _, name in parts)}
     dropped = sum(int((~np.isfinite(v)).sum()) for v in [*groups, *others.values()])
     note = f"{alone} without a random dictionary of their own are left out" if alone else None
-    clustered = len(parts) >= FEWEST
-    units = len(parts) if clustered else sum(g.size for g, _ in parts)
-    n = units + sum(v.size for v in taken.values())
+    clustered = units == "saes"
+    count = len(parts) if clustered else sum(g.size for g, _ in parts)
+    n = count + sum(v.size for v in taken.values())
     start = Estimate(statistic="difference", state="too_few", n=n, dropped=dropped, note=note)
-    if units < FEWEST or min((g.size for g, _ in parts), default=0) < (1 if clustered else 2):
+    if count < FEWEST or min((g.size for g, _ in parts), default=0) < (1 if clustered else 2):
         return start
     apart = np.array([g.mean() - taken[name].mean() for g, name in parts])
     if clustered:
-        shares = [(apart.var(ddof=1) / units, units - 1)]
+        shares = [(apart.var(ddof=1) / count, count - 1)]
     else:
         shares = [(g.var(ddof=1) / g.size / len(parts) ** 2, g.size - 1) for g, _ in parts]
     for name, values in taken.items():

@@ -106,7 +106,8 @@ def _answers(study: StudyConfig, run: RunFolder, lm: str, site: str) -> dict[str
 def headline_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     """The lift of the SAEs' features less that of their random dictionaries', by the headline outcome.
 
-    No value where a gate failed: what cannot be seen is no gain.
+    low, high, p: of these SAEs, of which features were drawn. like_*: of SAEs like these, with SAEs as units. No value
+    where a gate failed: what cannot be seen is no gain.
     """
     table = run.stats.table("arms")
     nothing = {"value": None, "low": None, "high": None, "p": None}
@@ -117,6 +118,7 @@ def headline_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     row = table.read().filter((pl.col("outcome") == HEADLINE) & (pl.col("criterion") == UNSELECTED)).row(0, named=True)
     return {end: row[f"less{mark}"] for end, mark in (("value", ""), ("low", "_low"), ("high", "_high"))} | {
         "p": row["less_p"], "state": row["less_state"], "method": row["less_method"],
+        "like_low": row["less_like_low"], "like_high": row["less_like_high"], "like_p": row["less_like_p"],
     }  # fmt: skip
 
 
@@ -150,10 +152,12 @@ def _arms(
         row |= _taken(found.get(outcome), "difference", name, UNSELECTED, "difference", p=True)
         arm = RANDOM if name == UNSELECTED else name
         chosen = (pl.col("arm") == arm) & (pl.col("outcome") == outcome)
-        less = less_than([_numbers(table.filter(chosen), "lift") for table in read.values()], own_dictionary, beside)
+        lifts = [_numbers(table.filter(chosen), "lift") for table in read.values()]
+        less, like = (less_than(lifts, own_dictionary, beside, units=units) for units in ("features", "saes"))
         if blind:
-            less = Estimate(statistic="difference", state="missing", n=less.n)
+            less = like = Estimate(statistic="difference", state="missing", n=less.n)
         row |= {"less": less.value, "less_low": less.low, "less_high": less.high, "less_p": less.p}
+        row |= {"less_like_low": like.low, "less_like_high": like.high, "less_like_p": like.p}
         row |= {"less_n": less.n, "less_method": less.interval_method}
         row |= {"less_state": "gate_failed" if blind else less.state}
         rows.append(row | {"less_note": less.note})

@@ -52,8 +52,9 @@ def steers(headline: dict[str, Any]) -> str:
     """Whether features of SAEs steer more than those of a random dictionary."""
     if headline["value"] is None:
         return "Too few features were steered with to hold these SAEs against a random dictionary"
-    shown = _spoken(headline)
-    low, high = headline["low"], headline["high"]
+    shown, low, high = _spoken(headline), headline["low"], headline["high"]
+    if headline.get("like_low") is not None and headline.get("like_high") is not None:
+        shown += f"; of SAEs like these [{headline['like_low']:+.2f}, {headline['like_high']:+.2f}]"
     if low is not None and low > 0:
         return f"Features of these SAEs steer more than those of a random dictionary (lift {shown})"
     if high is not None and high < 0:
