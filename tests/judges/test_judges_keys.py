@@ -90,7 +90,13 @@ def test_no_fault_shows_the_key(
         assert CANARY.encode() not in shown and b"sk-canary" not in shown
 
 
-SWEEP = ("401", "400", "307", "network down", "newline", "debug", "SIGKILL", "ray")
+SWEEP = (
+    "401", "400", "307", "timeout", "network down", "newline", "Ünicode", "base_url", "debug", "crash", "SIGKILL", "ray"
+)  # fmt: skip
+ENDED = {"SIGKILL": 1, "timeout": 12}  # after so many calls; those that time out are made again for hours
+REFUSED = ("Ünicode", "base_url")  # at the door: nothing is asked
+RUN = "import sys; from saelab.cli import main; sys.exit(main(sys.argv[1:]))"
+CRASH = "from saelab.judges.chat import ChatClient; ChatClient._book = lambda self, *a: 1 / 0; "
 
 
 @pytest.mark.sweep
@@ -98,32 +104,27 @@ SWEEP = ("401", "400", "307", "network down", "newline", "debug", "SIGKILL", "ra
 @pytest.mark.parametrize("fault", SWEEP)
 def test_no_run_leaves_the_key(fault: str, tmp_path: Path) -> None:
     """`saelab run` and `report` of a whole small study: run folder, page, stdout, stderr and Ray's logs."""
-    endpoint = Echo(int(fault) if fault.isdigit() else 400 if fault in ("debug", "ray") else 200)
-    study = small_study(tmp_path, endpoint.url)
+    status = int(fault) if fault.isdigit() else 400 if fault in ("debug", "ray") else 200
+    endpoint = Echo(status, plan=lambda n, body: "stall" if fault == "timeout" else "ok")
+    url = endpoint.url.replace("//", f"//user:{CANARY[:9]}@") if fault == "base_url" else endpoint.url
+    study = small_study(tmp_path / "in", url, deadline=0.5 if fault == "timeout" else 60.0)
     if fault == "network down":
         endpoint.close()
     if fault == "SIGKILL":
         endpoint.open.clear()
     logs = Path(tempfile.mkdtemp(prefix="k"))  # Ray's sockets allow no long path
     environment = os.environ | {
-        "OPENAI_API_KEY": CANARY + ("\n" if fault == "newline" else ""),
+        "OPENAI_API_KEY": CANARY + {"newline": "\n", "Ünicode": "é"}.get(fault, ""),
         "RAY_TMPDIR": str(logs),
     }
-    environment |= {"SAELAB_DEBUG": "1", "OPENAI_LOG": "debug"} if fault == "debug" else {}
-    program = [sys.executable, "-c", "import sys; from saelab.cli import main; sys.exit(main(sys.argv[1:]))"]
-    command = [
-        *program,
-        "run",
-        str(study),
-        "--out",
-        str(tmp_path / "run"),
-        *(["--on", "ray"] if fault == "ray" else []),
-    ]
+    environment |= {"SAELAB_DEBUG": "1", "OPENAI_LOG": "debug"} if fault in ("debug", "crash") else {}
+    run = ["run", str(study), "--out", str(tmp_path / "run"), *(["--on", "ray"] if fault == "ray" else [])]
     with (tmp_path / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        if fault == "SIGKILL":
+        program = [sys.executable, "-c", (CRASH if fault == "crash" else "") + RUN]
+        process = subprocess.Popen([*program, *run], stdout=log, stderr=log, env=environment)
+        if fault in ENDED:
             until = time.monotonic() + 300
-            while not endpoint.calls and time.monotonic() < until:
+            while len(endpoint.calls) < ENDED[fault] and time.monotonic() < until:
                 time.sleep(0.05)
             os.kill(process.pid, signal.SIGKILL)
         process.wait()
@@ -131,13 +132,19 @@ def test_no_run_leaves_the_key(fault: str, tmp_path: Path) -> None:
             [*program, "report", str(tmp_path / "run")], stdout=log, stderr=log, env=environment, check=False
         )
     endpoint.close()
-    assert endpoint.calls or fault == "network down", (tmp_path / "log.txt").read_text()
+    said = (tmp_path / "log.txt").read_text()
+    assert bool(endpoint.calls) == (fault not in ("network down", *REFUSED)), said
+    assert fault != "newline" or process.returncode == 0, said
+    assert (process.returncode == -signal.SIGKILL) == (fault in ENDED), said
+    assert fault != "crash" or "ZeroDivisionError" in said, "control: it crashed where the key is"
+    shutil.rmtree(tmp_path / "in")  # what its user wrote
     stored = left_behind(tmp_path) + left_behind(logs)
     shutil.rmtree(logs)
-    assert b"fake-1" in stored and b"sk-canary" not in stored
+    assert (fault.encode() if fault == "base_url" else b"key" if fault in REFUSED else b"fake-1") in stored
+    assert CANARY[:9].encode() not in stored
 
 
-def small_study(folder: Path, url: str) -> Path:
+def small_study(folder: Path, url: str, deadline: float) -> Path:
     from saelab.lm.tiny import tiny_lm
 
     lm = tiny_lm("llama")
@@ -157,7 +164,7 @@ def small_study(folder: Path, url: str) -> Path:
         "text": {"corpus": {"source": f"path:{folder / 'text.jsonl'}"}, "context": 32, "train_contexts": 160,
                  "held_out_contexts": 16},
         "training": {"steps": 30, "batch": 128, "precision": "float32"},
-        "judge": {"name": "openai:fake-1", "base_url": url},
+        "judge": {"name": "openai:fake-1", "base_url": url, "deadline": deadline},
     }  # fmt: skip
     (folder / "study.yaml").write_text(yaml.safe_dump(data))
     return folder / "study.yaml"
