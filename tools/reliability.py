@@ -358,10 +358,10 @@ ELSEWHERE = {  # what is shown by commands that are no trials of this file
     "Another machine": ("named while it lives; after a restart taken over", f"{LEASES} another_machine"),
     "A link in a folder that was received": ("nothing is written through it", f"{LEASES} through_a_link"),
     "A canary for an API key in whole runs and their pages: refused (401), refused with the headers in the message "
-    "(400; also with `SAELAB_DEBUG=1`), redirected, timed out, no network, `é` in the key, the key in `base_url`, a "
-    "crash with its traceback, SIGKILL": (
-        "10 of 10 runs left it in no file, table, page, message or log; two more of the same test (a line end in the "
-        "key, Ray) were not run in this round", KEYS),
+    "(400; also with `SAELAB_DEBUG=1`), redirected, timed out, no network, a line end or `é` in the key, the key in "
+    "`base_url`, a crash with its traceback, SIGKILL": (
+        "11 of 11 runs left it in no file, table, page, message or log; one more of the same test (Ray) was not run in "
+        "this round", KEYS),
     "The same canary before a judge alone, under 13 faults": (
         "13 of 13 left it in no judgement, message, traceback, log or cache", KEYS),
     "A finished demo (509 MB, 162 files with sums) is run again": (

@@ -134,7 +134,6 @@ def test_no_run_leaves_the_key(fault: str, tmp_path: Path) -> None:
     endpoint.close()
     said = (tmp_path / "log.txt").read_text()
     assert bool(endpoint.calls) == (fault not in ("network down", *REFUSED)), said
-    assert fault != "newline" or process.returncode == 0, said
     assert (process.returncode == -signal.SIGKILL) == (fault in ENDED), said
     assert fault != "crash" or "ZeroDivisionError" in said, "control: it crashed where the key is"
     shutil.rmtree(tmp_path / "in")  # what its user wrote
