@@ -125,7 +125,7 @@ def test_coactivation_of_identical_codes_is_one_and_of_shuffled_ones_is_chance()
     same = coactivation(on, on, np.arange(F))
     assert same["matching_score"] == 1 and same["jaccard"] == 1
     other = coactivation(on, on, np.roll(np.arange(F), 1))
-    assert other["lift"] == pytest.approx(1, abs=0.1)
+    assert other["over_chance"] == pytest.approx(1, abs=0.1)
     assert coactivation(torch.zeros_like(on), on, np.arange(F))["matching_score"] is None
 
 

@@ -82,7 +82,7 @@ def test_matching_is_certified_and_beats_chance(folder: RunFolder) -> None:
     (quality,) = folder.summary.read()["matching"].values()
     assert abs(quality["gap"]) <= 1e-9 * quality["cost"]
     assert quality["cost"] < quality["baselines"]["random"]
-    assert quality["lift"] > 1.5
+    assert quality["over_chance"] > 1.5
     assert quality["skip"]["explained_variance"] > 0
 
 

@@ -1,7 +1,7 @@
 """Is a matching any good? By co-activation, and by putting the matched features to work (arXiv 2410.07656, section 4).
 
 Matching score: P(matched feature of B on | feature of A on), micro over tokens and features, with the reverse,
-Jaccard and the lift over independence beside it. Skip: the state at B's site is predicted from A's site, encode with
+Jaccard and the ratio to independence beside it. Skip: the state at B's site is predicted from A's site, encode with
 A, permute, rescale to B's folded units, decode with B; the blocks between are skipped. The paper's "explained
 variance" is printed as its complement; here EV = 1 - sum Var(err) / sum Var(x) (centred) and 1 - sum |err|^2 / sum |x
 - mean|^2 (with the mean shift).
@@ -49,7 +49,8 @@ def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], cont
 def coactivation(
     on_a: Bool[Tensor, "N F"], on_b: Bool[Tensor, "N G"], permutation: Int[np.ndarray, " F"]
 ) -> dict[str, float | None]:
-    """Matching scores of a matching: micro, macro, reverse, jaccard, lift (of micro over independence).
+    """Matching scores of a matching: micro, macro, reverse, jaccard, chance (of independent features), over_chance (its
+    ratio to that).
 
     None where no matched feature is ever on.
     """
@@ -57,7 +58,7 @@ def coactivation(
     a, b = on_a[:, i].float(), on_b[:, permutation[i]].float()
     both, count_a, count_b = ((a * b).sum(0), a.sum(0), b.sum(0))
     if not float(count_a.sum()) or not float(count_b.sum()):
-        return dict.fromkeys(("matching_score", "macro", "reverse", "jaccard", "chance", "lift"))
+        return dict.fromkeys(("matching_score", "macro", "reverse", "jaccard", "chance", "over_chance"))
     micro = float(both.sum() / count_a.sum())
     chance = float((count_a * count_b / len(a)).sum() / count_a.sum())
     live = count_a > 0
@@ -67,7 +68,7 @@ def coactivation(
         "reverse": float(both.sum() / count_b.sum()),
         "jaccard": float(both.sum() / (count_a + count_b - both).sum()),
         "chance": chance,
-        "lift": micro / chance,
+        "over_chance": micro / chance,
     }
 
 
