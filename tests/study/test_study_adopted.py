@@ -233,7 +233,8 @@ def test_what_cannot_be_adopted_is_one_sentence_before_anything_is_computed(
         run_study(path, tmp_path / "run")
     assert "\n" not in str(found.value) and not (tmp_path / "run").exists()
     assert main(["plan", str(path)]) == 2
-    assert capsys.readouterr().err.removeprefix("saelab: ").split("\n")[0] in str(found.value)
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("saelab: "))
+    assert said.removeprefix("saelab: ") in str(found.value), "plan says what run says"
 
 
 def test_a_plan_knows_them_and_a_forced_lm_is_accepted(
@@ -280,7 +281,8 @@ def test_one_command_says_which_is_better_at_what(
     said = capsys.readouterr()
     assert "tokens, about" in said.err and "48 features at resid_post.1" in said.err
     assert said.out.startswith("By FVU on held-out text, ")
-    rows = {(r["first"], r["second"]): r for r in RunFolder(out).stats.table("compared").read().to_dicts()}
+    table = RunFolder(out).stats.table("compared").read().filter(pl.col("aspect") == "fidelity")
+    rows = {(r["first"], r["second"]): r for r in table.to_dicts()}
     assert rows[NAMES[0], "worse"]["better"] == NAMES[0] and rows["worse", "same"]["better"] == "same"
     assert rows[NAMES[0], "same"]["better"] is None and rows[NAMES[0], "same"]["difference"] == 0
     fvu = RunFolder(out).adopted("worse").read()

@@ -9,7 +9,7 @@ reads.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -102,7 +102,8 @@ def _row(aspect: Aspect, saes: tuple[SaeSpec, SaeSpec], values: tuple[Values, Va
 
 def _difference(aspect: Aspect, a: Values, b: Values, pair: str, seed: int) -> Estimate:
     if aspect.paired:
-        return mean_estimate(a - b, name=f"compared/{aspect.name}/{pair}", seed=seed)
+        found = mean_estimate(a - b, name=f"compared/{aspect.name}/{pair}", seed=seed)
+        return replace(found, interval_method=found.interval_method and "BCa bootstrap over contexts")
     return less_than([a], ["other"], {"other": b})
 
 
