@@ -19,6 +19,7 @@ from fake_endpoint import FakeEndpoint
 from saelab.core.config import digest_of
 from saelab.core.errors import ResourceError, SaelabError
 from saelab.store.ledger import Ledger
+from saelab.study import on_ray
 from saelab.study.cells import stamped
 from saelab.study.inputs import input_sums
 from saelab.study.plan import cells_of
@@ -152,3 +153,21 @@ def test_three_machines_of_which_one_dies(
     with pytest.raises(SaelabError, match="nowhere"):
         run(StudyConfig.parse(study_data), tmp_path / "wrong", on="ray", threads=1)
     assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "said"), [(None, "did not start on this machine"), ("1.2.3.4:5", "no Ray cluster")]
+)
+def test_a_ray_that_does_not_start_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, said: str
+) -> None:
+    """Ray raises bare exceptions for it."""
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(SaelabError, match=said) as error, on_ray._connected(on_ray.RayPlace(address)):
+        pass
+    assert "timed out during startup." in str(error.value) and "More of it" not in str(error.value)

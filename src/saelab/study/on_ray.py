@@ -285,9 +285,15 @@ def _connected(place: RayPlace) -> Iterator[Any]:
         ray.init(
             address=place.address or "local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a node that does not start in time is a bare one
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if place.address is None:
+            raise ResourceError(
+                f"Ray did not start on this machine: {why}",
+                hint="Where other work fills the machine, start again later, or run without --on ray.",
+            ) from None
         raise UserError(
-            f"There is no Ray cluster at {place.address}: {str(error).strip().splitlines()[0]}",
+            f"There is no Ray cluster at {place.address}: {why}",
             hint="Start one with `ray start --head`, or use --on ray for a Ray of this machine.",
         ) from None
     try:
