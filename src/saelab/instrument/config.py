@@ -124,9 +124,9 @@ class InstrumentConfig(Sizes):
         "best for it on its own dev texts (`feature_dev`), or a factor times its largest activation (`factors`).",
     )
     factors: tuple[float, ...] = Field(
-        default=FACTORS, min_length=1, description="Grid of `strength: factors`; dev of all SAEs of a site chooses."
+        default=FACTORS, min_length=1, description="Grid of `strength: factors`; dev of SAEs of the site chooses."
     )
-    n_dev: int = Field(default=32, ge=3, description="Features, of all SAEs of a site, that choose its dose.")
+    n_dev: int = Field(default=32, ge=3, description="Features, 8 an SAE of a site, that choose its dose.")
     n_random: int = Field(default=64, ge=3, description="Features of each random dictionary.")
 
     @field_validator("classes", mode="before")

@@ -1,7 +1,7 @@
 """The instrument at one site of a study: its gate, the dose of all its SAEs, and the random dictionaries.
 
     classes              steered at their own best dose: the positive control
-    features of all SAEs some of each, at every dose of the grid: their lift chooses the site's dose, one strength
+    features of some SAEs, evenly spread, at every dose of the grid: their lift chooses the site's dose, one strength
     random dictionaries  one per width and level, at that strength: what the SAEs are held against
 
 Writes what an `InstrumentFolder` holds, going on where it was interrupted. A site without classes is not gated; one

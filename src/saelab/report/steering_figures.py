@@ -11,7 +11,7 @@ from saelab.report import words
 from saelab.report.figures import Figure, embed, safe, style
 from saelab.report.names import Names
 
-SETS = {"classes": ("Known classes", "var(--line-0)"), "features": ("Features of all SAEs", "var(--line-1)")}
+SETS = {"classes": ("Known classes", "var(--line-0)"), "features": ("Features of SAEs", "var(--line-1)")}
 
 
 def doses(table: pl.DataFrame, names: Names) -> Figure:

@@ -46,7 +46,7 @@ def _gated(site: Mapping[str, Any]) -> str:
     found = {
         "no_dev_signal": "no dose shows on the texts that choose it, so the one at which the classes show is taken, or "
         "the nearest to 0.3 nats where they show at none",
-    }.get(chosen["state"], "chosen on further texts with features of all SAEs")
+    }.get(chosen["state"], "chosen on further texts with features of some of the SAEs")
     share = words.number(chosen["share"])
     held = {
         "sae": " Every SAE's features are moved as far as gives its own median feature that KL.",
