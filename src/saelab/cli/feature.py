@@ -5,10 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
 from saelab.cli.models import model_for
-from saelab.cli.output import say, show_json
+from saelab.cli.output import say, show_record
+from saelab.cli.parameters import SEVERAL
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
 
@@ -27,7 +26,7 @@ def feature(
     contexts: int = 5,
     read: int = 256,
     prompt: str = PROMPT,
-    dose: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    dose: Annotated[list[float] | None, SEVERAL] = None,
     steer: bool = True,
     json: bool = False,
 ) -> int:
@@ -60,7 +59,7 @@ def feature(
         Print one JSON object.
     """
     from saelab.cli.references import opened, without_site
-    from saelab.interp.features.profile import lens_fits
+    from saelab.interp.features.profile import fitting_site
     from saelab.saes.base import Sae
 
     if contexts < 1 or read < 1:
@@ -71,7 +70,7 @@ def feature(
     if place is None:
         raise UserError("This SAE does not say at which site it was trained.", hint=without_site(sae))
     model = model_for([found], lm)
-    lens_fits(model, found, index)
+    fitting_site(model, found, index)
     with shown() as progress:
         rows = _of_its_run(sae, model, found, index, contexts) if text is None else None
         source = "of its run"
@@ -82,7 +81,7 @@ def feature(
         if steer:
             record |= {"prompt": prompt} | _steered(model, found, rows, prompt, dose or DOSES)
     if json:
-        show_json(record)
+        show_record(record, as_json=True)
     else:
         _show(record)
     return 0

@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import polars as pl
-from cyclopts import Parameter
 
 from saelab.cli.output import say, show_record, show_table
+from saelab.cli.parameters import SEVERAL
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
 
 if TYPE_CHECKING:
     from saelab.instrument.gate import Gate
 
-SEVERAL = Parameter(consume_multiple=True)  # values after one name: --doses 0.3 0.7
 NOT_PASSED = 8  # the exit code of a gate that failed, or was not tested
 
 

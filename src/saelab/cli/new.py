@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from saelab.cli.output import say, show_json
+from saelab.cli.output import say, show_record
+from saelab.cli.parameters import SEVERAL
 from saelab.core.errors import UserError
-
-SEVERAL = Parameter(consume_multiple=True)
 
 
 def new(
@@ -52,7 +49,7 @@ def new(
     if schema:
         from saelab.study.spec import StudyConfig
 
-        show_json(StudyConfig.model_json_schema())
+        show_record(StudyConfig.model_json_schema(), as_json=True)
         return 0
     if study is None:
         raise UserError("Name the file to write.", hint="saelab new study.yaml, or --schema.")

@@ -35,11 +35,6 @@ def show_record(record: Mapping[str, Any], *, as_json: bool) -> None:
         _CONSOLE.print(f"{key:<{width}}  {_cell(value)}", markup=False)
 
 
-def show_json(record: Mapping[str, Any]) -> None:
-    """Print one JSON object, as is."""
-    print(json.dumps(record, ensure_ascii=False))
-
-
 def say(text: str) -> None:
     """Print a line for people."""
     _CONSOLE.print(text, markup=False)

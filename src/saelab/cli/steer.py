@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 from saelab.cli.models import model_for
 from saelab.cli.output import say, show_record
+from saelab.cli.parameters import SEVERAL
 from saelab.core.errors import UserError
 
 
@@ -16,7 +15,7 @@ def steer(
     index: list[int],
     *,
     prompt: str,
-    strength: Annotated[list[float], Parameter(consume_multiple=True)],
+    strength: Annotated[list[float], SEVERAL],
     unit: Literal["raw", "norm", "kl"] = "raw",
     lm: str | None = None,
     site: str | None = None,

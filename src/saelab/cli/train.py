@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
 from saelab.cli.output import note, say
+from saelab.cli.parameters import SEVERAL
 from saelab.cli.progress import shown
 from saelab.cli.run import place_of
 from saelab.core.errors import UserError
-
-SEVERAL = Parameter(consume_multiple=True)
 
 
 def train(

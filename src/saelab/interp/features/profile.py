@@ -58,7 +58,7 @@ def profiles(
     packed: text as the model's tokens. contexts: how many of each feature. tokens: how many promoted and suppressed.
     Raises `UserError` for a feature, width or site that does not fit.
     """
-    site = lens_fits(lm, sae, features)
+    site = fitting_site(lm, sae, features)
     with progress.task(f"reading {site}", total=2, unit="passes") as task:
         reading = read_site(lm, packed, site)
         task.advance()
@@ -93,7 +93,7 @@ def profiles(
     ]
 
 
-def lens_fits(lm: LanguageModel, sae: Sae, features: Sequence[int]) -> str:
+def fitting_site(lm: LanguageModel, sae: Sae, features: Sequence[int]) -> str:
     """The SAE's site, where it, its width and these features fit the model; else a `UserError`."""
     if sae.cfg.site is None:
         raise UserError("This SAE does not say at which site it was trained.")
