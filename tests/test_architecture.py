@@ -245,7 +245,6 @@ OTHER_MEANINGS = {
     "interp/suite/probes.py": {"probe": "the name of a random stream"},
     "interp/features/describe.py": {"previous": "the token before"},
     "cli/steer.py": {"kl": "a unit of strength"},
-    "cli/doctor.py": {"openai": "a package that may be installed"},
     "study/on_ray.py": {"local": "Ray's own address"},
     "saes/formats/pickled_files.py": {"openai": "a checkpoint format"},
     "judges/marks.py": {"fuzzing": "a task of judges"},

@@ -80,7 +80,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"saelab has no {name!r}; it has {', '.join(__all__)}.")
-    return getattr(import_module(_WHERE[name]), name)
+    try:
+        return getattr(import_module(_WHERE[name]), name)
+    except ModuleNotFoundError as error:
+        from saelab.core.extras import absent
+
+        raise absent(error) or error from None
 
 
 def __dir__() -> list[str]:

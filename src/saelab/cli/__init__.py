@@ -1,8 +1,8 @@
 """The command line: `saelab VERB`, one file per verb, loaded only when used.
 
 Exit codes: 0 done; 1 an unexpected error; 2 what was asked cannot be done; 3 a corrupt artefact; 4 a failed download;
-5 disk or memory; 6 a missing optional library; 8 an instrument that cannot see steering; 130 interrupted (finished work
-is kept).
+5 disk or memory; 6 a missing optional library; 7 too few usable judgements; 8 an instrument that cannot see steering;
+130 interrupted (finished work is kept).
 """
 
 import os
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from cyclopts import App, Parameter
 
 from saelab.core.errors import SaelabError
+from saelab.core.extras import absent
 
 # verb -> (where it is, its line in `saelab --help`, its example); a verb's module is imported
 # only when the verb is used.
@@ -126,8 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. SAELAB_DEBUG=1 shows tracebacks."""
     try:
         return int(_app()(arguments))
-    except SaelabError as error:
-        if os.environ.get("SAELAB_DEBUG"):
+    except (SaelabError, ImportError) as raised:
+        error = raised if isinstance(raised, SaelabError) else absent(raised)
+        if error is None or os.environ.get("SAELAB_DEBUG"):
             raise
         sys.stdout.flush()
         print(f"saelab: {error.message}", file=sys.stderr)

@@ -4,16 +4,10 @@ import shutil
 from importlib import metadata
 
 from saelab.cli.output import show_record
+from saelab.core.extras import command, extras
 from saelab.core.hardware import memory_bytes
 from saelab.store.cache import cache_folder
 from saelab.store.provenance import machine, versions
-
-EXTRAS = {
-    "lm": ("torch", "transformers", "gguf"),
-    "judge": ("openai", "tenacity", "aiolimiter"),
-    "ray": ("ray",),
-    "notebook": ("marimo",),
-}
 
 
 def doctor(*, json: bool = False) -> int:
@@ -28,9 +22,9 @@ def doctor(*, json: bool = False) -> int:
     memory = memory_bytes()
     record["memory"] = "unknown" if memory is None else f"{memory / 1e9:.0f} GB"
     record["accelerator"] = _accelerator()
-    for extra, distributions in EXTRAS.items():
+    for extra, distributions in extras().items():
         absent = [d for d in distributions if not _installed(d)]
-        record[f"[{extra}]"] = "ready" if not absent else f"missing {', '.join(absent)}: pip install 'saelab[{extra}]'"
+        record[f"[{extra}]"] = "ready" if not absent else f"missing {', '.join(absent)}: {command(extra)}"
     show_record(record, as_json=json)
     return 0
 
