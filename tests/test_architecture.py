@@ -373,7 +373,7 @@ def class_names(sources: Iterable[str]) -> Counter[str]:
 
 def test_no_name_is_given_to_two_classes() -> None:
     twice = [name for name, n in class_names(f.read_text() for f in SRC.rglob("*.py")).items() if n > 1]
-    assert not twice, "one noun, one meaning: docs/architecture.md, Glossary"
+    assert not twice, "one noun, one meaning: docs/glossary.md"
 
 
 def test_the_rule_of_class_names_can_fail() -> None:

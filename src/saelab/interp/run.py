@@ -77,7 +77,7 @@ class InterpConfig(Config):
     calibrated: bool = Field(default=True, description="The judge is graded: its cut is set on the describing windows.")
     windows: WindowConfig = WindowConfig()
     describe: DescribeConfig = DescribeConfig()
-    seed: int = 0
+    seed: int = Field(default=0, description="Names the draws: random dictionary, features that are scored.")
 
 
 @dataclass

@@ -47,7 +47,7 @@ class MatchConfig(Config):
     quantiles: tuple[float, ...] = Field(
         default=(), description="Shares of the pairs, of least decoder distance, that are moved alone (Eq. 6)."
     )
-    seed: int = 0
+    seed: int = Field(default=0, description="Names the draws of the random baseline and of rejected costs.")
 
 
 def run(

@@ -242,17 +242,21 @@ class TrainConfig(Config):
     """What every SAE to be trained says. Warm-ups: below 1 a share of the run, from 1 on a number of steps."""
 
     architecture: Any  # a Literal with its default in every subclass
-    d_in: int = Field(ge=1)
-    d_sae: int = Field(ge=1)
-    preset: Literal["saelab", "paper"] = "saelab"
-    lr: float = Field(default=3e-3, gt=0)
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    lr_warmup: float = Field(default=0.05, ge=0)
-    lr_decay: float = Field(default=0.2, ge=0, le=1)
-    sparsity_warmup: float = Field(default=0.1, ge=0)
-    clip: float | None = Field(default=1.0, gt=0)
-    aux_coefficient: float = Field(default=1 / 32, ge=0)
-    dead_tokens: int | None = Field(default=None, ge=1)
+    d_in: int = Field(ge=1, description="Width of what it reads.")
+    d_sae: int = Field(ge=1, description="Latents.")
+    preset: Literal["saelab", "paper"] = Field(default="saelab", description="paper: the settings of its paper.")
+    lr: float = Field(default=3e-3, gt=0, description="Learning rate of Adam.")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="First moment of Adam.")
+    lr_warmup: float = Field(default=0.05, ge=0, description="Warm-up of the learning rate: share or steps.")
+    lr_decay: float = Field(
+        default=0.2, ge=0, le=1, description="Share of the run, its last, over which lr falls to 0."
+    )
+    sparsity_warmup: float = Field(default=0.1, ge=0, description="Warm-up of the sparsity term: share, or steps.")
+    clip: float | None = Field(default=1.0, gt=0, description="Largest norm of a step's gradient; null: not clipped.")
+    aux_coefficient: float = Field(default=1 / 32, ge=0, description="Weight of AuxK, which revives dead latents.")
+    dead_tokens: int | None = Field(
+        default=None, ge=1, description="Silent tokens after which a latent is dead; by default a twentieth of the run."
+    )
     fitted_start: bool = Field(default=False, description="Shorten the first encoder if its x̂ overshoots.")
     # Said only where it is on: a config's digest seeds its first weights, and those of the others stay as they are.
     frozen_decoder: bool = Field(

@@ -127,9 +127,9 @@ class AdoptedConfig(Config):
 class PathConfig(Config):
     """Features followed from site to site: one SAE of each of these sites, or these SAEs, matched pairwise in order."""
 
-    architecture: Architecture | None = None
-    level: int | None = None
-    sites: tuple[SiteName, ...] = ()
+    architecture: Architecture | None = Field(default=None, description="Of the SAEs that are followed.")
+    level: int | None = Field(default=None, description="Their level.")
+    sites: tuple[SiteName, ...] = Field(default=(), description="Where they stand, in order.")
     d_sae: int | None = Field(default=None, description="Which width, where grids have several.")
     seed: int = Field(default=0, description="Which training run.")
     saes: tuple[Name, ...] = Field(default=(), description="The SAEs by name, instead of what is above.")

@@ -40,7 +40,7 @@ APART = "apart"  # context of a validation that leaves out what is wrong between
 class TextConfig(Config):
     """The text activations are harvested from, and the text held out for scores."""
 
-    corpus: CorpusConfig = CorpusConfig()
+    corpus: CorpusConfig = Field(default=CorpusConfig(), description="Where the text comes from.")
     context: int = Field(default=128, ge=8, description="Tokens per context, BOS included.")
     train_contexts: int = Field(ge=1, description="Contexts to train on.")
     held_out_contexts: int = Field(ge=1, description="Contexts of other documents, for scores.")
@@ -72,9 +72,9 @@ class ModelConfig(Config):
         default=None, description="How it is asked instead of by its chat template: a text that holds {instruction}."
     )
     system: str | None = Field(default=None, description="System prompt of every chat, where its template takes one.")
-    grids: tuple[GridConfig, ...] = ()
+    grids: tuple[GridConfig, ...] = Field(default=(), description="SAEs that are trained.")
     saes: tuple[AdoptedConfig, ...] = Field(default=(), description="SAEs that exist, beside those of grids.")
-    paths: tuple[PathConfig, ...] = ()
+    paths: tuple[PathConfig, ...] = Field(default=(), description="Features followed from site to site.")
 
     @model_validator(mode="after")
     def _has_a_name_and_a_template(self) -> "ModelConfig":
@@ -111,7 +111,7 @@ class StudyConfig(Config):
 
     name: Name = Field(description="What the study is called.")
     seed: int = Field(default=0, description="The root of all randomness.")
-    models: tuple[ModelConfig, ...] = Field(min_length=1)
+    models: tuple[ModelConfig, ...] = Field(min_length=1, description="Language models, each with its SAEs.")
     text: TextConfig
     harvest: HarvestConfig = HarvestConfig()
     training: TrainingConfig = TrainingConfig()

@@ -18,6 +18,7 @@ from math import log
 import numpy as np
 import polars as pl
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 
 from saelab.core.bytetext import characters_at, has_parts
 from saelab.core.config import Config
@@ -35,12 +36,14 @@ SPELT = 2  # characters that a sentence names for a token that is a part of seve
 class DescribeConfig(Config):
     """How long a description may be and what a term needs to enter it."""
 
-    n_terms: int = 24
-    n_shown: int = 6
-    least_count: int = 2
-    least_lift: float = 3.0
-    least_gain: float = 4.0
-    bigram_lift: float = 1.5
+    n_terms: int = Field(default=24, description="Terms that a description keeps, at most; all of them are tested.")
+    n_shown: int = Field(default=6, description="How many of them its sentence says.")
+    least_count: int = Field(default=2, description="Active occurrences that a term needs.")
+    least_lift: float = Field(default=3.0, description="How many times its mean activity a feature must show on it.")
+    least_gain: float = Field(default=4.0, description="Log-likelihood, in nats, that it must gain.")
+    bigram_lift: float = Field(
+        default=1.5, description="How many times the rate of its parts a pair of tokens must have to be said."
+    )
 
 
 @dataclass(frozen=True)

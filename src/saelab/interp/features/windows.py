@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 
 from saelab.core.config import Config
 from saelab.core.seeds import numpy_generator
@@ -28,17 +29,19 @@ DESCRIBE, TEST = 0, 1
 class WindowConfig(Config):
     """How many windows of each kind on each side. The counts per side are SAEBench's, the random ones rechecked."""
 
-    radius: int = 10
-    active_fraction: float = 0.01
-    describe_top: int = 10
-    describe_weighted: int = 5
-    describe_random: int = 15
-    test_top: int = 4
-    test_weighted: int = 4
-    test_random: int = 20
-    least_active: int = 3
-    least_inactive: int = 3
-    seed: int = 0
+    radius: int = Field(default=10, description="Tokens of a window on either side of its centre.")
+    active_fraction: float = Field(
+        default=0.01, description="Share of its largest value above which a feature counts as active in a window."
+    )
+    describe_top: int = Field(default=10, description="Describing side: windows of the largest values.")
+    describe_weighted: int = Field(default=5, description="Further ones, drawn by the square of the value.")
+    describe_random: int = Field(default=15, description="Random windows in which the feature is silent.")
+    test_top: int = Field(default=4, description="Testing side: windows of the largest values.")
+    test_weighted: int = Field(default=4, description="Further ones, drawn by the square of the value.")
+    test_random: int = Field(default=20, description="Random windows in which the feature is silent.")
+    least_active: int = Field(default=3, description="Active test windows below which a feature is not scored.")
+    least_inactive: int = Field(default=3, description="Silent test windows below which it is not scored.")
+    seed: int = Field(default=0, description="Names the draws of windows.")
 
     def counts(self, side: int) -> tuple[int, int, int]:
         """(top, weighted, random) windows of a side."""

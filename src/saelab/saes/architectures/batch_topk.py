@@ -63,9 +63,9 @@ class BatchTopKConfig(TrainConfig):
     """A BatchTopK SAE of `d_sae` latents, `k` of them active per token on average."""
 
     architecture: Literal["batchtopk"] = "batchtopk"
-    k: int = Field(ge=1)
+    k: int = Field(ge=1, description="Active latents per token, on average.")
     fitted_start: bool = True
-    threshold_momentum: float = Field(default=0.9, ge=0, lt=1)
+    threshold_momentum: float = Field(default=0.9, ge=0, lt=1, description="Of the threshold of the finished SAE.")
 
     paper: ClassVar[dict[str, Any]] = {"threshold_momentum": 0.999}
     look: ClassVar[Look] = Look("BatchTopK", "#8247b5", "#be97ea")

@@ -96,7 +96,7 @@ class GatedConfig(TrainConfig):
     """A Gated SAE of `d_sae` latents with `target_l0` of them active per token on average."""
 
     architecture: Literal["gated"] = "gated"
-    target_l0: int = Field(ge=1)
+    target_l0: int = Field(ge=1, description="Active latents per token, on average.")
 
     paper: ClassVar[dict[str, Any]] = {"beta1": 0.0, "aux_coefficient": 0.0}
     look: ClassVar[Look] = Look("Gated", "#b3561b", "#e8975c")

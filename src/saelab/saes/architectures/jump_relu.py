@@ -92,15 +92,14 @@ class JumpReluRule(Rule):
 
 
 class JumpReluConfig(TrainConfig):
-    """A JumpReLU SAE of `d_sae` latents. Threshold and bandwidth in units of the inputs' root mean square deviation.
-
-    `threshold`: where θ starts; None starts it where twice the target L0 passes.
-    """
+    """A JumpReLU SAE of `d_sae` latents. Threshold and bandwidth in units of the inputs' root mean square deviation."""
 
     architecture: Literal["jumprelu"] = "jumprelu"
-    target_l0: int = Field(ge=1)
-    threshold: float | None = Field(default=None, gt=0)
-    bandwidth: float = Field(default=0.1, gt=0)
+    target_l0: int = Field(ge=1, description="Active latents per token, on average.")
+    threshold: float | None = Field(
+        default=None, gt=0, description="Where thresholds start; by default where twice the target L0 passes."
+    )
+    bandwidth: float = Field(default=0.1, gt=0, description="Width of the kernel that gives thresholds a gradient.")
 
     paper: ClassVar[dict[str, Any]] = {"threshold": 0.001, "bandwidth": 0.001, "aux_coefficient": 0.0}
     look: ClassVar[Look] = Look("JumpReLU", "#bf3560", "#ee86a5")

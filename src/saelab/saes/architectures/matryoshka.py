@@ -19,13 +19,15 @@ from saelab.saes.base import TrainConfig
 
 
 class MatryoshkaConfig(TrainConfig):
-    """A Matryoshka BatchTopK SAE. `widths`: the nested widths, rising; d_sae is the last and is added if absent."""
+    """A Matryoshka BatchTopK SAE."""
 
     architecture: Literal["matryoshka"] = "matryoshka"
-    k: int = Field(ge=1)
+    k: int = Field(ge=1, description="Active latents per token, on average.")
     fitted_start: bool = True
-    widths: tuple[int, ...] = ()
-    threshold_momentum: float = Field(default=0.9, ge=0, lt=1)
+    widths: tuple[int, ...] = Field(
+        default=(), description="Nested widths, rising; the last is d_sae, added if absent."
+    )
+    threshold_momentum: float = Field(default=0.9, ge=0, lt=1, description="Of the threshold of the finished SAE.")
 
     paper: ClassVar[dict[str, Any]] = {"threshold_momentum": 0.999}
     look: ClassVar[Look] = Look("Matryoshka", "#7d6f14", "#cdbd5e")

@@ -72,7 +72,7 @@ class ReluConfig(TrainConfig):
     """A ReLU SAE of `d_sae` latents with `target_l0` of them active per token on average."""
 
     architecture: Literal["relu"] = "relu"
-    target_l0: int = Field(ge=1)
+    target_l0: int = Field(ge=1, description="Active latents per token, on average.")
 
     paper: ClassVar[dict[str, Any]] = {"aux_coefficient": 0.0}
     has_threshold: ClassVar[bool] = False

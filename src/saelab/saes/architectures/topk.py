@@ -54,7 +54,7 @@ class TopKConfig(TrainConfig):
     """A TopK SAE of `d_sae` latents, `k` of them active per token."""
 
     architecture: Literal["topk"] = "topk"
-    k: int = Field(ge=1)
+    k: int = Field(ge=1, description="Active latents per token.")
     fitted_start: bool = True
 
     paper: ClassVar[dict[str, Any]] = {}

@@ -1,0 +1,83 @@
+"""The pages say what the code says: every key of a study, every public name, every verb; and no link leads nowhere."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import Field
+
+import saelab
+from saelab.cli import VERBS
+from saelab.core.config import Config
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+keys = runpy.run_path(str(ROOT / "tools" / "study_keys.py"))
+LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def test_the_page_of_keys_is_that_of_the_configs() -> None:
+    assert (DOCS / "study-keys.md").read_text(encoding="utf-8") == keys["page"](), (
+        "python tools/study_keys.py docs/study-keys.md"
+    )
+
+
+def test_a_key_without_a_sentence_stops_the_page() -> None:
+    class Silent(Config):
+        n: int = 3
+
+    class Said(Config):
+        n: int = Field(default=3, ge=1, description="How many.")
+
+    with pytest.raises(SystemExit, match=r"Silent\.n has no sentence"):
+        list(keys["_section"](Silent, "", "x"))
+    assert "| `n` | whole number, ≥ 1 | `3` | How many. |" in "".join(keys["_section"](Said, "", "x"))
+
+
+def test_every_page_is_in_the_site() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = [page for section in nav for pages in section.values() for entry in pages for page in entry.values()]
+    assert sorted(listed) == sorted(str(p.relative_to(DOCS)) for p in DOCS.rglob("*.md"))
+
+
+def dead_links(page: Path, text: str) -> list[str]:
+    """Relative links of a page to files that are not there."""
+    found = [m[1] for m in LINK.finditer(text) if not re.match(r"[a-z]+:", m[1])]
+    return [link for link in found if not (page.parent / link).exists()]
+
+
+def test_no_link_leads_nowhere() -> None:
+    pages = [*DOCS.rglob("*.md"), *ROOT.glob("*.md")]
+    found = {str(p.relative_to(ROOT)): dead_links(p, p.read_text(encoding="utf-8")) for p in pages}
+    assert not {name: links for name, links in found.items() if links}
+    assert dead_links(DOCS / "index.md", "[a](none.md) [b](guide.md#x) [c](https://a.b)") == ["none.md"], "control"
+
+
+def test_every_public_name_is_on_the_page_of_python() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert {line.rpartition(".")[2] for line in page.splitlines() if line.startswith(":::")} >= set(saelab.__all__)
+
+
+def test_the_readme_names_every_verb() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [verb for verb in VERBS if not re.search(rf"\b{verb}\b", readme)]
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(1200)
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    needed = ["mkdocs-material", "mkdocstrings[python]", "ruff"]
+    constraints = str(ROOT / "constraints.txt")
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-c", constraints, *needed], check=True)
+    done = subprocess.run(
+        [str(python), "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, env={"PATH": "", "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    assert "load_sae" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
