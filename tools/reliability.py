@@ -26,7 +26,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import plotly.graph_objects  # noqa: F401  (with the others: once, before launchers are forked)
+import polars  # noqa: F401  (with the others: once, before launchers are forked)
 import sklearn.linear_model  # noqa: F401
 import torch
 import yaml

@@ -33,6 +33,6 @@ def run_study(
     folder = run(config, out, on=on, threads=threads, replace=replace, tell=tell, progress=progress)
     if unchanged(folder):
         return folder.report
-    from saelab.report.page import write_report  # plotly is not waited for where nothing is drawn
+    from saelab.report.page import write_report  # not waited for where nothing is drawn
 
     return write_report(folder)

@@ -1,18 +1,16 @@
 """Figures: what is drawn is what is in the tables, and nothing that is not."""
 
-import json
 from pathlib import Path
 
-import plotly.graph_objects as go
 import polars as pl
 import pytest
-from report_run import NAMES, build_run
+from report_run import ARCHITECTURES, NAMES, build_run
 
-from saelab.report import figures
-from saelab.report.figures import Figure
+from saelab.report import figures, flow
+from saelab.report.chart import Drawn, Figure
 from saelab.report.matching_tables import certificate
 from saelab.report.material import Material, SaePair, read_material
-from saelab.report.names import Names
+from saelab.report.names import Names, anchors
 
 
 @pytest.fixture(scope="module")
@@ -20,42 +18,58 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     return read_material(build_run(tmp_path_factory.mktemp("figures")))
 
 
-def traces(figure: Figure) -> list[dict]:
-    return json.loads(figure.spec)["data"]
-
-
-def points(figure: Figure) -> list[tuple[float, float]]:
-    return [p for t in traces(figure) for p in zip(t.get("x", []), t.get("y", []), strict=True) if p[0] is not None]
+def drawn(figure: Figure) -> list[Drawn]:
+    """What says something where the pointer rests: marks and lines, not axes."""
+    return [p for panel in figure.panels for p in panel.paths if p.title]
 
 
 def test_an_sae_without_a_score_is_not_drawn_and_counted(material: Material) -> None:
     """Never at zero: seventeen SAEs, three without utility, fourteen marks with bars on both axes."""
     assert material.saes is not None
     figure = figures.scatter(material.saes, material.names)
-    known = material.saes.drop_nulls("utility").select("interpretability", "utility").rows()
-    assert sorted(points(figure)) == sorted(known)
-    assert "3 SAEs" in figure.caption
-    for trace in traces(figure):
-        if trace["x"] != [None]:
-            assert len(trace["error_x"]["array"]) == len(trace["error_y"]["arrayminus"]) == len(trace["x"])
-            assert min(trace["error_x"]["array"] + trace["error_x"]["arrayminus"]) > 0
-    whole = figures.scatter(material.saes.drop_nulls("utility"), material.names)
-    assert whole.caption == ""
+    known = material.saes.drop_nulls("utility")
+    marks = drawn(figure)
+    for sae, x, y in known.select("sae", "interpretability", "utility").iter_rows():
+        (mark,) = [m for m in marks if m.title.startswith(f"{sae}: ")]
+        assert f"interpretability {x:.2f}" in mark.title and f" {y:.2f} [" in mark.title and mark.fill != "var(--paper)"
+    assert len(marks) == known.height == 14
+    bars = [p.d for panel in figure.panels for p in panel.paths if p.faint]
+    assert len(bars) == 14 and all(d.count("M") == 2 for d in bars)
+    assert "3 SAEs" in figure.caption and "Hollow" not in figure.caption
+    assert figures.scatter(known, material.names).caption == ""
+    assert any("n = 14 SAEs" in label.text for label in figure.panels[0].labels)
 
 
-def test_architecture_is_the_colour_and_level_the_symbol(material: Material) -> None:
+def test_a_score_without_an_interval_is_hollow_and_said(material: Material) -> None:
+    """An SAE whose features all score 0 is not the surest point of the figure. Control: with an interval, none is."""
     assert material.saes is not None
-    marks = [t for t in traces(figures.scatter(material.saes, material.names)) if t["x"] != [None]]
-    colours = {t["marker"]["color"] for t in marks}
-    assert len(colours) == len(marks) == 5 and all(c.startswith("var(--") for c in colours)
-    assert {s for t in marks for s in t["marker"]["symbol"]} == {"circle", "square", "diamond"}
+    first = pl.col("sae") == material.saes["sae"][0]
+    ends = ("utility", "utility_low", "utility_high")
+    values = {"null": (0.0, None, None), "bare": (0.0, 0.0, 0.0), "known": (0.0, 0.0, 0.2)}
+    found = {}
+    for name, value in values.items():
+        cells = [pl.when(first).then(v).otherwise(c).alias(c) for c, v in zip(ends, value, strict=True)]
+        figure = figures.scatter(material.saes.with_columns(cells), material.names)
+        found[name] = sum(m.fill == "var(--paper)" for m in drawn(figure)), "Hollow: 1 SAE" in figure.caption
+    assert found == {"null": (1, True), "bare": (1, True), "known": (0, False)}
+
+
+def test_architecture_is_the_colour_and_level_the_shape(material: Material) -> None:
+    assert material.saes is not None
+    figure = figures.scatter(material.saes, material.names)
+    marks = drawn(figure)
+    assert {m.fill for m in marks} == {NAMES.colour(a) for a in ARCHITECTURES}
+    (_, architectures), (_, levels) = figure.keys
+    assert [k.label for k in architectures] == [NAMES.architecture(a) for a in ARCHITECTURES]
+    assert [k.label for k in levels] == ["16", "32", "64"] and len({k.paths for k in levels}) == 3
+    assert {m.link for m in marks} < set(anchors(material.saes).values()), "every mark leads to a row"
 
 
 def test_every_architecture_of_the_record_has_a_colour_in_both_themes() -> None:
     style = (Path(figures.__file__).parent / "templates" / "style.css").read_text() + NAMES.style()
-    for name in (*NAMES.architectures, "of another run"):
-        for variable in (NAMES.colour(name), NAMES.colour(name, faint=True)):
-            assert style.count(f"{variable.removeprefix('var(').removesuffix(')')}:") == 2, variable
+    for variable in (*map(NAMES.colour, NAMES.architectures), NAMES.colour("of another run"), *flow.SHADES.values()):
+        assert style.count(f"{variable.removeprefix('var(').removesuffix(')')}:") == 2, variable
+    assert not set(flow.SHADES.values()) & {NAMES.colour(name) for name in NAMES.architectures}
     assert len({NAMES.colour(name) for name in NAMES.architectures}) == len(NAMES.architectures)
 
 
@@ -69,18 +83,13 @@ def test_what_is_no_colour_reaches_no_style_sheet(light: str | None) -> None:
     assert Names().colour('"><b>') == "var(--other)"
 
 
-def test_nan_cannot_be_embedded() -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        figures.embed(go.Figure(go.Scatter(x=[float("nan")], y=[1])))
-
-
 def test_training_draws_every_sae(material: Material) -> None:
     assert material.training is not None and material.saes is not None
     known = {r["sae"]: (r["architecture"], float(r["level"])) for r in material.saes.iter_rows(named=True)}
-    found = traces(figures.training(material.training, known, material.names))
+    found = drawn(figures.training(material.training, known, material.names))
     assert len(found) == 3 * material.training["sae"].n_unique()
-    unknown = traces(figures.training(material.training, {}, material.names))
-    assert {t["line"]["color"] for t in unknown} == {"var(--other)"}
+    unknown = drawn(figures.training(material.training, {}, material.names))
+    assert {line.stroke for line in unknown} == {"var(--other)"}
 
 
 def test_matching_curves_join_neighbours_only() -> None:
@@ -114,7 +123,11 @@ def test_a_certificate_says_what_is_proved() -> None:
 
 def test_single_saes_and_controls_are_kept_apart(material: Material) -> None:
     assert material.selection is not None
-    single, chosen, controls = traces(figures.lifts(material.selection, material.names))
-    assert len(single["x"]) == material.selection.filter(pl.col("sae") != "all").drop_nulls("score").height
-    assert chosen["y"] == ["No selection", "Delta Token Confidence", "Output score"]
-    assert controls["y"] == ["Random direction, equal norm", "Unsteered"]
+    figure = figures.lifts(material.selection, material.names)
+    marks = drawn(figure)
+    single = [m for m in marks if m.fill == "var(--soft-faint)"]
+    assert len(single) == material.selection.filter(pl.col("sae") != "all").drop_nulls("score").height
+    assert [sum(m.fill == shade for m in marks) for shade in ("var(--accent)", "var(--soft)")] == [3, 2]
+    places = [label.text for label in figure.panels[0].labels if label.anchor == "end"]
+    assert places[::-1] == ["No selection", "Delta Token Confidence", "Output score", "Random direction, equal norm",
+                            "Unsteered"]  # fmt: skip

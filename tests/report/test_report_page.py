@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import re
 import subprocess
 import sys
@@ -17,9 +16,10 @@ from report_run import build_run
 
 from saelab.core.errors import ArtefactError, UserError
 from saelab.report import flow
-from saelab.report.headline import opening
-from saelab.report.material import read_material
+from saelab.report.headline import answer, opening, picture, question, tiles
+from saelab.report.material import Material, read_material
 from saelab.report.page import _printable, render, write_report
+from saelab.report.sections import sections
 from saelab.report.unchanged import unchanged
 from saelab.store.files import read_json, write_json
 from saelab.store.layout import RunFolder
@@ -76,11 +76,11 @@ class Reader(HTMLParser):
 
 
 def running(page: Reader) -> list[str]:
-    """Everything on a page that would run or load and is not one of the page's two scripts."""
-    own = {"script", "style", "application/json"}
+    """Everything on a page that would run or load and is not the page's script."""
+    own = {"script", "style"}
     bad = [f"script {k}" for k, _ in page.scripts if k not in own]
     code = [t for k, t in page.scripts if k == "script"]
-    bad += [f"script {t[:40]}" for t in code if not t.startswith(("/**", "// Draws"))]
+    bad += [f"script {t[:40]}" for t in code if not t.startswith("// Sorts a table")]
     for tag, name, value in page.attributes:
         outside = name in ("src", "href", "action", "data", "srcset") and not value.startswith("#")
         if name.startswith("on") or outside:
@@ -127,19 +127,19 @@ def _poisoned(value: object) -> object:
 
 
 def test_the_page_is_one_file_that_loads_nothing(page: str) -> None:
-    """No address is reached, only the two named scripts may run, and plotly is inlined once."""
+    """No address is reached and only the one named script may run; the page is small."""
     found = Reader(page)
     assert running(found) == []
     policy = next(v for _, n, v in found.attributes if n == "content" and "default-src" in v)
     assert policy.startswith("default-src 'none'")
     assert "connect-src" not in policy and "unsafe-eval" not in policy
     code = [t for k, t in found.scripts if k == "script"]
-    assert len(code) == 2
+    assert len(code) == 1
     for text in code:
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
-    assert policy.count("sha256-") == 2
-    assert len(page.encode()) < 6_000_000
+    assert policy.count("sha256-") == 1
+    assert len(page.encode()) < 1_500_000
 
 
 def test_every_section_is_there(page: str) -> None:
@@ -149,10 +149,11 @@ def test_every_section_is_there(page: str) -> None:
     assert len(ids) == len(set(ids))
     links = [v[1:] for t, n, v in found.attributes if t == "a" and n == "href"]
     assert set(links) <= set(ids)
-    assert {"run", "grid", "scatter", "agreement", "selection", "matching", "training", "features"} <= set(links)
+    assert {"run", "grid", "agreement", "absent", "selection", "matching", "training", "features"} <= set(links)
     assert len([i for i in ids if re.fullmatch(r"card-\d+", i)]) == 15
-    plots = [v for _, n, v in found.attributes if n == "data-plot"]
-    assert len(plots) == 6 and set(plots) <= set(ids)
+    assert len([i for i in ids if i.startswith("plot-")]) == 6
+    ordered = [v[1:] for t, n, v in found.attributes if t == "a" and n == "href" and re.fullmatch("#[a-z]+", v)]
+    assert ordered[-1] == "run", "what was run stands at the end"
 
 
 def test_a_path_leads_to_the_cards_of_its_features(run: RunFolder, page: str) -> None:
@@ -162,8 +163,7 @@ def test_a_path_leads_to_the_cards_of_its_features(run: RunFolder, page: str) ->
     assert [len(p) for p in paths] == [3, 2]
     found = Reader(page)
     links = [v[1:] for t, n, v in found.attributes if t == "a" and n == "href" and v.startswith("#card-")]
-    assert len(links) == 5
-    for link, (sae, feature) in zip(links, [f for p in paths for f in p], strict=True):
+    for link, (sae, feature) in zip(links[-5:], [f for p in paths for f in p], strict=True):
         card = page[page.index(f'id="{link}"') :]
         assert f"<code>{sae}</code> · feature {feature}<" in card[: card.index("</header>")]
     steps = flow.neighbours(material.pairs)
@@ -181,14 +181,12 @@ def test_hostile_text_stays_text(tmp_path: Path, page: str) -> None:
     found = Reader(write_report(run).read_text("utf-8"))
     assert running(found) == []
     assert set(found.tags) <= set(Reader(page).tags)
-    assert [k for k, _ in found.scripts].count("script") == 2
-    assert "49" not in "".join(t for t in found.text if "{{" in t), "a template was evaluated"
+    assert [k for k, _ in found.scripts].count("script") == 1
     shown = "".join(found.text)
+    assert "</script>49" not in shown, "a template was evaluated"
+    assert "</script>{{7*7}}" in shown, "control"
     assert shown.count("<script>document.title") > 100, "the text itself must be readable"
     assert "\u202e" not in shown and "\\u202e" in shown, "a direction override must be spelled out"
-    labels = "".join(t for k, t in found.scripts if k == "application/json")
-    assert "<" not in labels and ">" not in labels and "&" not in labels
-    assert "&lt;script&gt;" in json.dumps([json.loads(t) for k, t in found.scripts if k == "application/json"])
 
 
 def test_the_check_can_fail(page: str) -> None:
@@ -230,6 +228,71 @@ def test_the_opening_names_what_was_done(run: RunFolder) -> None:
     assert material.saes is not None and "interpreted, steered, compared and matched" in opening(material)
     bare = replace(material, saes=material.saes.with_columns(n_steered=pl.lit(None, pl.Int64)), pairs=())
     assert "trained and interpreted" in opening(bare) and "steered" not in opening(bare)
+
+
+def as_far_as(run: RunFolder, what: str) -> Material:
+    """A run that has only trained, only trained and interpreted, or has adopted all its SAEs."""
+    material = replace(read_material(run), agreement=None, selection=None, feature_level=None, pairs=(), paths=())
+    assert material.saes is not None
+    if what == "train":
+        return replace(material, saes=None, candidates=None, summary={})
+    bare = material.saes.with_columns(n_steered=pl.lit(None, pl.Int64), utility=pl.lit(None, pl.Float64))
+    keys = ("reference", "level", "level_from", "l0", "fvu", "lm", "forced_lm", "doubted", "sentence")
+    record = dict.fromkeys(keys, "") | {"state": "ok", "declared": {}}
+    taken = [record | {"sae": sae} for sae in bare["sae"]] if what == "adopt" else []
+    said = {"verdict": "By FVU, a is better than b."} if what == "adopt" else {}
+    return replace(material, saes=bare, summary=material.summary | {"adopted": taken} | said)
+
+
+@pytest.mark.parametrize(
+    ("what", "asked", "answered", "drawn", "done"),
+    [
+        ("train", "How did these SAEs train?", "on batches of training text", "training", "17 .*: trained."),
+        ("interp", "How faithful", "below that of a random dictionary for all of 17 SAEs", "frontier", "interpreted"),
+        ("adopt", "Which of these SAEs is better", "By FVU, a is better", "frontier", "adopted and interpreted"),
+    ],
+)
+def test_a_part_of_a_study_gets_a_page_about_that_part(
+    run: RunFolder, what: str, asked: str, answered: str, drawn: str, done: str
+) -> None:
+    """Its question, its answer, its picture, and no section about what was not done."""
+    material = as_far_as(run, what)
+    shown = picture(material)
+    assert asked in question(material) and answered in answer(material)
+    assert shown is not None and shown.name == drawn and re.search(done, opening(material))
+    there = {s.name: s for s in sections(material, [], drawn)}
+    assert not {"agreement", "arms", "instrument", "matching"} & set(there) and there["absent"].parts
+    assert not any(p.kind == "figure" and p.content.name == drawn for s in there.values() for p in s.parts)
+    assert "0 sparse" not in opening(material) and "steer" not in opening(material) + question(material)
+
+
+def test_a_whole_study_asks_its_question(run: RunFolder) -> None:
+    """Control of the above; and where the gate failed the picture is the dose response, not the scatter."""
+    material = read_material(run)
+    shown = picture(material)
+    assert question(material) == "Do more interpretable features steer better?"
+    assert shown is not None and shown.name == "scatter"
+    dose = {"lm": "m", "site": "s", "set": "classes", "dose": 0.2, "outcome": "described", "lift": 0.0, "low": -1.0}
+    table = pl.DataFrame([dose | {"high": 1.0}, dose | {"dose": 0.5, "high": 1.0}])
+    blind = replace(material, doses=table, summary=material.summary | {"instrument": {"state": "failed", "sites": []}})
+    shown = picture(blind)
+    assert shown is not None and shown.name == "doses"
+    assert any(p.content.name == "scatter" for s in sections(blind, [], "doses") for p in s.parts if p.kind == "figure")
+
+
+@pytest.mark.parametrize("over", [0.3, -0.01])
+def test_no_percentage_of_scores_that_are_not_told_from_unsteered(run: RunFolder, over: float) -> None:
+    """Control: of scores that are told apart there are lifts, at the top and in the table."""
+    material = read_material(run)
+    assert material.selection is not None
+    table = material.selection.with_columns(over=pl.when(pl.col("over").is_not_null()).then(over))
+    site = {"lm": "m", "site": "s", "state": "passed", "sentence": "", "chosen": {"dose": None, "strength": None}}
+    gated = material.summary | {"instrument": {"state": "passed", "sites": [site]}}
+    found = replace(material, selection=table, summary=gated)
+    top = [t.label for t in tiles(found) if t.label.startswith("Lift by")]
+    page = render(found, [])
+    rows = re.findall(r"Output score.*?</tr>", page[page.index("by criterion, all SAEs") :], re.S)
+    assert (len(top) == 2, bool(re.search(r"[+\u2212]\d+ %", rows[0]))) == (over > 0, over > 0)
 
 
 def test_the_page_says_what_was_damaged_and_made_again(run: RunFolder, page: str) -> None:

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from report_run import ARCHITECTURES, LEVELS, NAMES, build_run
 
-from saelab.report import tables
+from saelab.report import record, tables
 from saelab.report.cells import PageTable
 from saelab.report.material import Material, read_material
 from saelab.report.sections import frank
@@ -26,8 +26,8 @@ def test_the_grid_has_every_sae_once_in_the_papers_order(material: Material) -> 
     assert material.saes is not None
     rows = texts(tables.grid(material.saes, NAMES))
     assert len(rows) == 17
-    assert [r[0] for r in rows[1:4]] == ["ReLU 16", "ReLU 32", "ReLU 64"]
-    assert [r[0] for r in rows[1:16:3]] == [f"{n} 16" for n in ("ReLU", "Gated", "TopK", "BatchTopK", "JumpReLU")]
+    assert [r[0] for r in rows[1:4]] == ["ReLU\u00a016", "ReLU\u00a032", "ReLU\u00a064"]
+    assert [r[0] for r in rows[1:16:3]] == [f"{n}\u00a016" for n in ("ReLU", "Gated", "TopK", "BatchTopK", "JumpReLU")]
     assert rows[0][6] == "not steered", "an SAE that was never to be steered is not a failure"
     assert rows[3][6] == "missing (8)"
 
@@ -80,7 +80,7 @@ def test_states_add_up_and_what_was_not_asked_is_no_failure(tmp_path: Path) -> N
         ["stage", "state", "reason", "n"],
         orient="row",
     )
-    (row,) = texts(tables.states(table))
+    (row,) = texts(record.states(table))
     assert row[1:4] == ["8", "5", "3"]
     assert row[4:] == ["2 too few windows; 1 the judge refused: too long", "7 never fired"]
 

@@ -33,7 +33,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell: its text, a smaller note after it, and at most one ornament.
+    """One cell: its text, a smaller note after it and one under it, and at most one ornament.
 
     kind "missing" is printed as words. swatch is a CSS class of `Names` (a colour before the text), title a hover
     text, link the id of what on the page the text leads to.
@@ -45,6 +45,7 @@ class TableCell:
     swatch: str = ""
     title: str = ""
     link: str = ""
+    under: str = ""
     strip: Strip | None = None
 
 
@@ -54,6 +55,7 @@ class TableRow:
 
     cells: tuple[TableCell, ...]
     kind: Literal["row", "heading", "total"] = "row"
+    id: str = ""  # by which figures lead to it
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,9 @@ def missing(reason: str, n: int = 1) -> TableCell:
     return TableCell(f"missing ({words.number(n, 0)})", note=reason, kind="missing")
 
 
-def text(value: str, note: str = "", *, swatch: str = "", title: str = "") -> TableCell:
+def text(value: str, note: str = "", *, swatch: str = "", title: str = "", link: str = "") -> TableCell:
     """A cell of words."""
-    return TableCell(value, note, kind="text", swatch=swatch, title=title)
+    return TableCell(value, note, kind="text", swatch=swatch, title=title, link=link)
 
 
 def figure(

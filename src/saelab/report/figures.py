@@ -1,256 +1,230 @@
-"""The figures of the report, as plotly figures in the page's own colours.
+"""The figures of the report: what of a table becomes a mark, in which colour, and what the axes say.
 
-Colours are names of CSS variables ("var(--topk)"): the page's script puts the values of the reader's light or dark
-theme in before drawing. Every text that reaches a figure goes through `safe`, since plotly reads a little HTML in
-labels. Points without a value are left out and counted in the caption. Reads nothing; the numbers of every figure are
-also in a table.
+Points without a value are left out and counted in the caption; a point without an interval is hollow and said to be.
+Every axis says its n. Reads nothing; the numbers of every figure are also in a table.
 """
 
-import html
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go
 import polars as pl
-from markupsafe import Markup
-from plotly.subplots import make_subplots
 
 from saelab.report import words
+from saelab.report.chart import DASHES, SHAPES, Axis, Figure, Key, Line, Mark, Number, Panel, draw, key
+from saelab.report.feature_card import CLEAR, FeatureCard
 from saelab.report.material import SaePair
-from saelab.report.names import DASHES, OTHER, Names
+from saelab.report.names import OTHER, Names, anchors
 
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "x", "star", "hexagon")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure's data for the page's script, its height in pixels, and what it shows in words (for screen readers)."""
-
-    name: str
-    spec: Markup
-    height: int
-    alt: str
-    caption: str
-
-
-def safe(text: str) -> str:
-    """Text for a plotly label: visible, and with no character that plotly would read as markup."""
-    return html.escape(words.visible(text), quote=False)
-
-
-def embed(figure: go.Figure) -> Markup:
-    """A figure as JSON that no HTML parser can read as anything else. NaN is a `ValueError`."""
-    text = json.dumps(figure.to_plotly_json(), allow_nan=False, sort_keys=True, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return Markup(text)
+WIDE = (520, 380)
 
 
 def scatter(saes: pl.DataFrame, names: Names, y: str = "utility") -> Figure:
-    """Interpretability against how SAEs steer (column `y`), one mark per SAE, bars on both axes; one panel per LM."""
-    saes = names.in_grid_order(saes)
-    drawn = saes.drop_nulls(["interpretability", y])
-    lms = saes["lm"].unique(maintain_order=True).to_list()
-    figure = make_subplots(1, len(lms), shared_yaxes=True, subplot_titles=_titles(lms), horizontal_spacing=0.03)
-    levels = sorted(saes["level"].unique().to_list())
-    shapes = {level: SYMBOLS[i % len(SYMBOLS)] for i, level in enumerate(levels)}
-    for name in names.order(drawn["architecture"].to_list()):
-        figure.add_scatter(
-            x=[None], y=[None], mode="markers", name=safe(names.architecture(name)), legendgroup=names.swatch(name),
-            marker={"color": names.colour(name), "size": 9},
+    """Interpretability against how SAEs steer (column `y`): a mark per SAE that leads to its row, a panel per LM."""
+    rows, ids = names.in_grid_order(saes), anchors(saes)
+    drawn = rows.drop_nulls(["interpretability", y])
+    shapes = _by_level(drawn)
+    lms = drawn["lm"].unique(maintain_order=True).to_list()
+    panels = []
+    for lm in lms:
+        part = drawn.filter(pl.col("lm") == lm)
+        marks = tuple(_sae(r, y, names, shapes, ids) for r in part.iter_rows(named=True))
+        n = f"n = {words.plural(part.height, 'SAE')}"
+        panels.append(
+            Panel(
+                Axis(f"Interpretability: balanced accuracy{_each(part, 'n_scored', 'feature')}"),
+                Axis(words.upper(names.variable(y)) + _each(part, "n_steered", "feature")),
+                marks, title=n if len(lms) == 1 else f"{lm}, {n}",
+            )
         )  # fmt: skip
-        for i, lm in enumerate(lms, 1):
-            part = drawn.filter((pl.col("lm") == lm) & (pl.col("architecture") == name))
-            if part.height:
-                figure.add_trace(_marks(part, name, shapes, names, y), 1, i)
-    for level in levels:
-        marker = {"symbol": shapes[level], "color": "var(--soft)", "size": 9}
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=f"{level:g}", legend="legend2", marker=marker)
-    figure.update_xaxes(title_text="Interpretability of features")
-    figure.update_yaxes(title_text=safe(words.upper(names.variable(y))), col=1)
-    style(figure, 500)
-    figure.update_layout(legend2={"x": 1.01, "y": 0, "yanchor": "bottom", "title": {"text": "Target L0"}})
+    sizes = {} if len(panels) > 1 else {"width": WIDE[0], "height": WIDE[1]}
+    drawings = tuple(draw(p, beside=[q for q in panels if q is not p], **sizes) for p in panels)
+    bare = [r for r in drawn.iter_rows(named=True) if _span(r, y) is None]
+    keys = _architectures(drawn, names)
+    levels = tuple(key(f"{level:g}", "var(--soft)", shape=shape) for level, shape in shapes.items())
+    more = [("", (key("no interval", "var(--soft)", shape="circle", hollow=True),))] if bare else []
     lost = saes.height - drawn.height
-    caption = f"Not drawn: {words.plural(lost, 'SAE')} without one of the two scores." if lost else ""
+    said = [f"Not drawn: {words.plural(lost, 'SAE')} without one of the two scores."] if lost else []
+    if bare:
+        said.append(f"Hollow: {words.plural(len(bare), 'SAE')} whose features all score the same, or too few to say.")
     alt = f"Scatter plot of {words.plural(drawn.height, 'SAE')}: interpretability against {names.variable(y)}."
-    return Figure("scatter", embed(figure), 500, alt, caption)
+    return Figure("scatter", drawings, (("", keys), ("Target L0", levels), *more), alt, " ".join(said))
 
 
-def _marks(part: pl.DataFrame, name: str, shapes: dict[Any, str], names: Names, y: str) -> go.Scatter:
-    hover = [
-        f"{safe(r['sae'])}<br>interpretability {words.number(r['interpretability'])}<br>{safe(names.variable(y))} "
-        f"{words.number(r[y])}<br>L0 {words.number(r['l0'], 1) if r['l0'] is not None else 'missing'}"
-        for r in part.iter_rows(named=True)
-    ]
-    return go.Scatter(
-        x=part["interpretability"].to_list(),
-        y=part[y].to_list(),
-        error_x=_bars(part, "interpretability", names.colour(name, faint=True)),
-        error_y=_bars(part, y, names.colour(name, faint=True)),
-        mode="markers",
-        name=safe(names.architecture(name)),
-        legendgroup=names.swatch(name),
-        showlegend=False,
-        text=hover,
-        hovertemplate="%{text}<extra></extra>",
-        marker={
-            "color": names.colour(name),
-            "size": 11,
-            "symbol": [shapes[v] for v in part["level"]],
-            "line": {"width": 1, "color": "var(--paper)"},
-        },
+def _each(part: pl.DataFrame, column: str, noun: str) -> str:
+    """How many features stand behind each point, for its axis."""
+    counts = part[column].drop_nulls().to_list() if column in part.columns else []
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f" (n = {words.plural(high, noun)} each)" if low == high else f" (n = {low} to {high} {noun}s each)"
+
+
+def _by_level(saes: pl.DataFrame) -> dict[Number, str]:
+    """A shape per level."""
+    levels = sorted(saes["level"].drop_nulls().unique().to_list())
+    return {level: list(SHAPES)[i % len(SHAPES)] for i, level in enumerate(levels)}
+
+
+def _architectures(saes: pl.DataFrame, names: Names) -> tuple[Key, ...]:
+    order = names.order(saes["architecture"].to_list())
+    return tuple(key(names.architecture(name), names.colour(name), shape="circle") for name in order)
+
+
+def _span(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """The interval of a value; None where there is none, and where its ends are the value itself."""
+    low, high = words.finite(row.get(f"{name}_low")), words.finite(row.get(f"{name}_high"))
+    return None if low is None or high is None or low == high else (low, high)
+
+
+def _sae(row: Mapping[str, Any], y: str, names: Names, shapes: Mapping[Number, str], ids: Mapping[str, str]) -> Mark:
+    up = _span(row, y)
+    shown = "no interval" if up is None else words.interval(*up)
+    l0 = words.finite(row["l0"])
+    title = (
+        f"{row['sae']}: interpretability {words.number(row['interpretability'])}, {names.variable(y)} "
+        f"{words.number(row[y])} {shown}, L0 {'missing' if l0 is None else words.number(l0, 1)}"
     )
-
-
-def _bars(part: pl.DataFrame, name: str, colour: str) -> dict[str, Any]:
-    """Error bars from `name`_low to `name`_high; a point without an interval has none."""
-    ends: dict[str, Any] = {"type": "data", "symmetric": False, "thickness": 1, "width": 0, "color": colour}
-    for key, column, sign in (("array", f"{name}_high", 1), ("arrayminus", f"{name}_low", -1)):
-        if column in part.columns:
-            ends[key] = (sign * (part[column] - part[name])).to_list()
-    return ends
+    shape = "circle" if row["level"] is None else shapes[row["level"]]
+    return Mark(
+        row["interpretability"], row[y], names.colour(row["architecture"]), shape, 6, hollow=up is None,
+        x_span=_span(row, "interpretability"), y_span=up, title=title, link=ids.get(row["sae"], ""),
+    )  # fmt: skip
 
 
 def frontier(saes: pl.DataFrame, names: Names) -> Figure:
-    """FVU and cross-entropy recovered against the L0 reached, with the random dictionaries below them."""
-    figure = make_subplots(1, 2, subplot_titles=("FVU (lower is better)", "CE recovered (higher is better)"))
-    for i, measure in enumerate(("fvu", "ce_recovered"), 1):
-        for name in names.order(saes["architecture"].to_list()):
-            part = saes.filter(pl.col("architecture") == name).drop_nulls(["l0", measure])
-            figure.add_trace(_points(part, measure, name, names, first=i == 1), 1, i)
-        random = f"random_{measure}"
-        if random in saes.columns:
-            known = saes.drop_nulls(["l0", random])
-            mark = {"symbol": "x-thin", "size": 7, "line": {"width": 1.2, "color": "var(--soft)"}}
-            figure.add_scatter(
-                x=known["l0"].to_list(), y=known[random].to_list(), mode="markers", name="Random dictionary",
-                marker=mark, showlegend=i == 1, legendgroup="random", hoverinfo="skip", row=1, col=i,
-            )  # fmt: skip
-    levels = sorted(saes["level"].drop_nulls().unique().to_list())
-    ticks = {"tickmode": "array", "tickvals": levels, "ticktext": [f"{level:g}" for level in levels]}
-    figure.update_xaxes(title_text="L0 reached (ticks: the targets)", type="log", **ticks)
-    style(figure, 360)
+    """FVU and cross-entropy recovered against the L0 reached, with the random dictionaries as hollow marks."""
+    ids, panels = anchors(saes), []
+    levels = tuple(sorted(saes["level"].drop_nulls().unique().to_list()))
+    for measure, title in (("fvu", "FVU (lower is better)"), ("ce_recovered", "CE recovered (higher is better)")):
+        marks = []
+        for row in names.in_grid_order(saes).drop_nulls("l0").iter_rows(named=True):
+            at, said = row["l0"], f"{row['sae']}: L0 {words.number(row['l0'], 1)}"
+            if (value := words.finite(row.get(f"random_{measure}"))) is not None:
+                title = f"random dictionary beside {said}, {words.number(value, 3)}"
+                marks.append(Mark(at, value, "var(--soft)", size=3, hollow=True, title=title))
+            if (value := words.finite(row[measure])) is not None:
+                colour, title = names.colour(row["architecture"]), f"{said}, {words.number(value, 3)}"
+                marks.append(Mark(at, value, colour, title=title, link=ids[row["sae"]]))
+        axis = Axis(f"L0 reached (ticks: the targets), n = {words.plural(saes.height, 'SAE')}", "log", levels)
+        panels.append(draw(Panel(axis, Axis(), tuple(marks), title=title)))
+    random = key("Random dictionary", "var(--soft)", shape="circle", hollow=True)
     alt = "Two panels: FVU and cross-entropy recovered against L0, by architecture, with random dictionaries."
-    return Figure("frontier", embed(figure), 360, alt, "")
-
-
-def _points(part: pl.DataFrame, measure: str, name: str, names: Names, *, first: bool) -> go.Scatter:
-    return go.Scatter(
-        x=part["l0"].to_list(),
-        y=part[measure].to_list(),
-        mode="markers",
-        name=safe(names.architecture(name)),
-        legendgroup=names.swatch(name),
-        showlegend=first,
-        text=[safe(s) for s in part["sae"]],
-        hovertemplate="%{text}<br>L0 %{x:.1f}, %{y:.3f}<extra></extra>",
-        marker={"color": names.colour(name), "size": 8},
-    )
+    return Figure("frontier", tuple(panels), (("", (*_architectures(saes, names), random)),), alt)
 
 
 def lifts(selection: pl.DataFrame, names: Names) -> Figure:
     """Steering score of the features that each criterion chose: pooled with its interval, single SAEs as faint dots."""
-    order = selection["criterion"].unique(maintain_order=True).to_list()
-    shown = {name: safe(words.upper(names.arm(name))) for name in order}
-    known = selection.drop_nulls("score")
-    pooled, each = known.filter(pl.col("sae") == "all"), known.filter(pl.col("sae") != "all")
-    figure = go.Figure()
-    figure.add_scatter(
-        x=each["score"].to_list(), y=[shown[c] for c in each["criterion"]], mode="markers",
-        name="Single SAEs", marker={"color": "var(--soft-faint)", "size": 7},
-        text=[safe(s) for s in each["sae"]], hovertemplate="%{text}: %{x:.2f}<extra></extra>",
+    order = selection["criterion"].unique(maintain_order=True).to_list()[::-1]
+    place = {criterion: float(i) for i, criterion in enumerate(order)}
+    known, marks = selection.drop_nulls("score"), []
+    controls = names.arms_of("control")
+    for row in sorted(known.iter_rows(named=True), key=lambda r: r["sae"] == "all"):
+        whole, at = row["sae"] == "all", place[row["criterion"]]
+        title = f"{'all SAEs' if whole else row['sae']}: {words.number(row['score'])}, {row['n']} features"
+        span = (row["low"], row["high"]) if whole and None not in (row["low"], row["high"]) else None
+        shade = "var(--soft)" if row["criterion"] in controls else "var(--accent)"
+        colour, size = (shade, 6) if whole else ("var(--soft-faint)", 3.5)
+        marks.append(Mark(row["score"], at, colour, size=size, x_span=span, title=title))
+    base = known.filter((pl.col("sae") == "all") & pl.col("criterion").is_in(names.arms_of("baseline")))["score"]
+    n = words.plural(known.filter(pl.col("sae") != "all")["sae"].n_unique(), "SAE")
+    labels = tuple(words.upper(names.arm(name)) for name in order)
+    axis = Axis(f"Steering score, n = {n}", zero=True)
+    panel = Panel(axis, Axis(scale="names", names=labels), tuple(marks), rule=base[0] if base.len() else None)
+    keys = (
+        key("All SAEs", "var(--accent)", shape="circle"), key("Controls, all SAEs", "var(--soft)", shape="circle"),
+        key("Single SAEs", "var(--soft-faint)", shape="circle"),
     )  # fmt: skip
-    for controls, name, shade in ((False, "All SAEs", "var(--accent)"), (True, "Controls, all SAEs", "var(--soft)")):
-        part = pooled.filter(pl.col("criterion").is_in(names.arms_of("control")) == controls)
-        minus = (part["score"] - part["low"]).to_list()
-        bars = {"type": "data", "symmetric": False, "array": (part["high"] - part["score"]).to_list()}
-        figure.add_scatter(
-            x=part["score"].to_list(), y=[shown[c] for c in part["criterion"]], mode="markers", name=name,
-            marker={"color": shade, "size": 12}, hovertemplate="%{y}: %{x:.2f}<extra></extra>",
-            error_x={**bars, "arrayminus": minus, "thickness": 2, "width": 0, "color": shade},
-        )  # fmt: skip
-    base = pooled.filter(pl.col("criterion").is_in(names.arms_of("baseline")))["score"].to_list()
-    if base:
-        figure.add_vline(x=base[0], line={"width": 1, "dash": "dot", "color": "var(--soft)"})
-    height = 150 + 44 * len(order)
-    figure.update_xaxes(title_text="Steering score", rangemode="tozero")
-    figure.update_yaxes(categoryorder="array", categoryarray=[shown[c] for c in reversed(order)])
-    style(figure, height)
-    figure.update_yaxes(showgrid=False)
     alt = "Steering score of the features chosen by each criterion, with controls and intervals."
-    return Figure("lifts", embed(figure), height, alt, "Dotted line: no selection, all SAEs.")
+    drawn = draw(panel, width=640, height=90 + 40 * len(order))
+    return Figure("lifts", (drawn,), (("", keys),), alt, "Dotted line: no selection, all SAEs.")
 
 
-def training(metrics: pl.DataFrame, known: dict[str, tuple[str, float]], names: Names) -> Figure:
+def training(metrics: pl.DataFrame, known: Mapping[str, tuple[str, float]], names: Names) -> Figure:
     """FVU, L0 and dead share over the tokens seen, one line per SAE. `known` maps an SAE to (architecture, level)."""
-    titles = {"fvu": "FVU", "l0": "L0 (log scale)", "dead_share": "Dead features"}
-    figure = make_subplots(1, 3, subplot_titles=tuple(titles.values()), horizontal_spacing=0.07)
     levels = sorted({level for _, level in known.values()})
-    shown = set()
+    dashes = {level: list(DASHES)[i % len(DASHES)] for i, level in enumerate(levels)}
     places = {sae: known.get(sae, (OTHER, 0.0)) for sae in metrics["sae"].unique()}
     order = names.order([name for name, _ in places.values()])
-    for sae, (name, level) in sorted(places.items(), key=lambda p: (order.index(p[1][0]), p[1][1], p[0])):
-        dash = DASHES[levels.index(level) % len(DASHES)] if level in levels else "solid"
-        part = metrics.filter(pl.col("sae") == sae).sort("tokens")
-        for i, column in enumerate(titles, 1):
-            line = part.drop_nulls(column)
-            figure.add_trace(
-                go.Scatter(
-                    x=line["tokens"].to_list(), y=line[column].to_list(), mode="lines",
-                    name=safe(names.architecture(name)), legendgroup=name, showlegend=i == 1 and name not in shown,
-                    line={"color": names.colour(name), "width": 1.4, "dash": dash}, text=[safe(sae)] * line.height,
-                    hovertemplate="%{text}<br>%{x:,} tokens: %{y:.3f}<extra></extra>",
-                ), 1, i,
-            )  # fmt: skip
-        shown.add(name)
-    ticks = {"tickmode": "array", "tickvals": levels, "ticktext": [f"{level:g}" for level in levels]}
-    figure.update_yaxes(type="log", col=2, **(ticks if levels else {}))
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero", col=3)
-    figure.update_xaxes(title_text="Tokens seen", nticks=4)
-    style(figure, 380)
-    key = [f"{DASHES[i % len(DASHES)].replace('dot', 'dotted')} for {level:g}" for i, level in enumerate(levels)]
-    alt = f"Training curves of {words.plural(metrics['sae'].n_unique(), 'SAE')}: FVU, L0 and dead share."
-    caption = f"Line by target L0: {words.listing(key)}." if len(levels) > 1 else ""
-    return Figure("training", embed(figure), 380, alt, caption)
+    saes = sorted(places, key=lambda s: (order.index(places[s][0]), places[s][1], s))
+    n = words.plural(len(saes), "SAE")
+    axes = {
+        "fvu": ("FVU", Axis()),
+        "l0": ("L0 (log scale)", Axis(scale="log", ticks=tuple(levels))),
+        "dead_share": ("Dead features", Axis(zero=True, percent=True)),
+    }
+    panels = []
+    for column, (title, axis) in axes.items():
+        lines = []
+        for sae in saes:
+            line = metrics.filter(pl.col("sae") == sae).sort("tokens").drop_nulls(column).select("tokens", column)
+            line = line.filter(pl.col(column) > 0) if axis.scale == "log" else line
+            if line.height:
+                name, level = places[sae]
+                lines.append(Line(tuple(line.iter_rows()), names.colour(name), dashes.get(level, "solid"), title=sae))
+        panels.append(draw(Panel(Axis(f"Tokens seen, n = {n}"), axis, lines=tuple(lines), title=title), width=340))
+    keys = tuple(key(names.architecture(name), names.colour(name), dash="solid") for name in order)
+    by_level = tuple(key(f"{level:g}", "var(--soft)", dash=dash) for level, dash in dashes.items())
+    alt = f"Training curves of {n}: FVU, L0 and dead share."
+    return Figure("training", tuple(panels), (("", keys), ("Target L0", by_level if len(levels) > 1 else ())), alt)
+
+
+def features(candidates: pl.DataFrame, cards: Sequence[FeatureCard]) -> Figure | None:
+    """Every feature that was described and steered, by both scores; those that have a card lead to it."""
+    known = candidates.drop_nulls(["balanced_accuracy", "percentile"]).unique(["sae", "feature"], maintain_order=True)
+    if not known.height:
+        return None
+    at = {(c.pick.sae, c.pick.feature): f"card-{i}" for i, c in enumerate(cards, 1)}
+    marks = []
+    for row in known.iter_rows(named=True):
+        link = at.get((row["sae"], row["feature"]), "")
+        title = f"{row['sae']}, feature {row['feature']}: {row['description']}"
+        look = ("var(--accent)", 5.5) if link else ("var(--soft-faint)", 3)
+        marks.append(Mark(row["balanced_accuracy"], row["percentile"], look[0], size=look[1], title=title, link=link))
+    marks.sort(key=lambda m: m.link != "")
+    n = words.plural(known.height, "feature")
+    x = Axis(f"Balanced accuracy of the description (dotted: {CLEAR:g}), n = {n}")
+    panel = Panel(x, Axis("Percentile of its texts under its reader"), tuple(marks), rule=CLEAR)
+    keys = (key("has a card", "var(--accent)", shape="circle"), key("others", "var(--soft-faint)", shape="circle"))
+    alt = f"Scatter plot of {n}: balanced accuracy against the percentile of steered texts."
+    drawn = draw(panel, width=640, height=340)
+    return Figure("features-drawn", (drawn,), (("Feature", keys),), alt, "A point with a card opens it.")
 
 
 def matching(pairs: Sequence[SaePair], names: Names) -> Figure:
     """Cost, matching score, explained variance and cross-entropy change along the matched pairs of sites."""
-    panels = {
+    titles = {
         "cost": "Cost per matched feature",
         "matching_score": "Matching score",
         "explained_variance": "Explained variance of the skip",
         "ce_change": "CE change of the skip, nats",
     }
-    figure = make_subplots(2, 2, subplot_titles=tuple(panels.values()), vertical_spacing=0.2, horizontal_spacing=0.1)
-    named = set[str]()
-    for i, column in enumerate(panels):
-        for curve in curves(pairs, column, names):
-            figure.add_trace(
-                go.Scatter(
-                    x=[safe(x) for x in curve.x], y=list(curve.y), mode="lines+markers" if curve.chain else "markers",
-                    name=curve.name, legendgroup=curve.name, showlegend=curve.name not in named,
-                    line={"color": curve.colour, "width": 2, "dash": curve.dash},
-                    hovertemplate="%{x}: %{y:.3f}<extra>" + curve.name + "</extra>",
-                    marker={"size": 8, "symbol": _mark(curve)},
-                ), i // 2 + 1, i % 2 + 1,
-            )  # fmt: skip
-            named.add(curve.name)
-    figure.update_yaxes(rangemode="tozero")
+    panels, keys = [], dict[str, Key]()
+    for column, title in titles.items():
+        drawn = curves(pairs, column, names)
+        labels = tuple(dict.fromkeys(x for c in drawn for x in c.x))
+        lines, marks = [], []
+        for curve in drawn:
+            points = tuple((float(labels.index(x)), y) for x, y in zip(curve.x, curve.y, strict=True))
+            shape = "diamond" if curve.dash == "dash" else "circle"
+            if curve.chain:
+                lines.append(Line(points, curve.colour, curve.dash, 2))
+            said = [f"{curve.name}, {x}: {words.number(y, 3)}" for x, y in zip(curve.x, curve.y, strict=True)]
+            marks += [
+                Mark(*p, curve.colour, shape, 4, hollow=not curve.chain, title=t)
+                for p, t in zip(points, said, strict=True)
+            ]
+            keys.setdefault(curve.name, key(curve.name, curve.colour, shape=shape, dash=curve.dash))
+        n = f", n = {words.plural(len(labels), 'pair')} of SAEs"
+        x, y = Axis("Sites" + n, "names", names=labels), Axis(zero=True)
+        panels.append(draw(Panel(x, y, tuple(marks), tuple(lines), title)))
     caption = (
-        "Open marks: sites further apart. The two lower panels put a prediction in place of the state at the second "
+        "Hollow marks: sites further apart. The two lower panels put a prediction in place of the state at the second "
         "site: from matched features of the first, from its own encode-decode (nothing skipped), from the first site's "
         "state encoded and decoded, or from that state as it is (blocks dropped)."
     )
-    style(figure, 560)
-    return Figure("matching", embed(figure), 560, "Four panels of matching quality by pair of sites.", caption)
-
-
-def _mark(curve: "MatchingLine") -> str:
-    shape = "diamond" if curve.dash == "dash" else "circle"
-    return shape if curve.chain else f"{shape}-open"
+    alt = "Four panels of matching quality by pair of sites."
+    return Figure("matching", tuple(panels), (("", tuple(keys.values())),), alt, caption)
 
 
 @dataclass(frozen=True)
@@ -275,33 +249,6 @@ def curves(pairs: Sequence[SaePair], column: str, names: Names) -> list[Matching
     found = []
     for (name, chain), line in own.items():
         shown, shade, dash = names.line(name)
-        found.append(MatchingLine(safe(shown), shade, dash, chain, tuple(line), tuple(line.values())))
-    order = [safe(names.line(name)[0]) for name in names.matchings]
+        found.append(MatchingLine(shown, shade, dash, chain, tuple(line), tuple(line.values())))
+    order = [names.line(name)[0] for name in names.matchings]
     return sorted(found, key=lambda c: (order.index(c.name) if c.name in order else len(order), not c.chain))
-
-
-def _titles(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(safe(n) for n in names) if len(names) > 1 else ("",)
-
-
-def style(figure: go.Figure, height: int) -> None:
-    """The house style: no frame, faint grid, the page's own type and colours, the legend on the right."""
-    axis = {
-        "gridcolor": "var(--rule)", "zerolinecolor": "var(--rule)", "linecolor": "var(--rule)", "showline": True,
-        "tickcolor": "var(--rule)", "ticks": "outside", "ticklen": 4, "title": {"standoff": 10}, "automargin": True,
-    }  # fmt: skip
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-    figure.update_annotations(font={"size": 13, "color": "var(--ink)"})
-    figure.update_layout(
-        template=go.layout.Template(),
-        height=height,
-        autosize=True,
-        margin={"l": 56, "r": 16, "t": 36, "b": 48},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "var(--sans)", "size": 12.5, "color": "var(--soft)"},
-        legend={"x": 1.01, "y": 1, "itemsizing": "constant", "bgcolor": "rgba(0,0,0,0)"},
-        hoverlabel={"bgcolor": "var(--panel)", "bordercolor": "var(--rule)", "font": {"color": "var(--ink)"}},
-        dragmode=False,
-    )

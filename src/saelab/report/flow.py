@@ -7,18 +7,18 @@ them. Pure functions of `Material`; reads nothing.
 
 from collections.abc import Sequence
 
-import plotly.graph_objects as go
 import polars as pl
 
 from saelab.report import words
 from saelab.report.cells import BLANK, Column, PageTable, TableCell, TableRow, text
+from saelab.report.chart import Drawing, Drawn, Figure, Label, patch
 from saelab.report.feature_card import FeatureCard, Pick
-from saelab.report.figures import Figure, embed, safe, style
 from saelab.report.material import Material, SaePair
 
 MOST_CARDS = 12
-HEIGHT = 360
-SHADES = {"carried on": "var(--line-0)", "changed": "var(--line-1)", "died": "var(--rule)", "born": "var(--line-2)"}
+WIDTH, HEIGHT, TOP, EDGE, BAR = 640, 330, 26, 40, 12  # of the picture of a flow
+BOTH, OUTGOING = ("carried on", "changed"), ("carried on", "changed", "died")
+SHADES = {name: f"var(--{name.partition(' ')[0]})" for name in (*OUTGOING, "born")}
 
 Path = tuple[tuple[str, int], ...]  # (SAE, feature) from site to site
 
@@ -31,47 +31,62 @@ def neighbours(pairs: Sequence[SaePair]) -> list[SaePair]:
 
 
 def figure(pairs: Sequence[SaePair]) -> Figure | None:
-    """The flow of features through the sites; None where no matching carries classes."""
+    """The flow of features through the sites, a picture per chain of SAEs; None where no matching carries classes."""
     steps = neighbours(pairs)
     if not steps:
         return None
-    names: list[str] = []
-    links: list[tuple[int, int, int, str]] = []
-
-    def node(key: str) -> int:
-        if key not in names:
-            names.append(key)
-        return names.index(key)
-
+    chains: dict[str, list[SaePair]] = {}
     for pair in steps:
-        counts = pair.quality["classes"]
-        first, second = node(pair.first), node(pair.second)
-        links += [(first, second, int(counts[k]), k) for k in ("carried on", "changed")]
-        links.append((first, node(f"died\x1f{pair.first}"), int(counts["died"]), "died"))
-        links.append((node(f"born\x1f{pair.second}"), second, int(counts["born"]), "born"))
-    links = [link for link in links if link[2]]
-    labels = [n.partition("\x1f")[0] if "\x1f" in n else _site(n) for n in names]
-    drawn = go.Figure(
-        go.Sankey(
-            arrangement="snap",
-            node={
-                "label": [safe(n) for n in labels], "pad": 12, "thickness": 14, "line": {"width": 0},
-                "color": [SHADES.get(n, "var(--soft)") for n in labels],
-                "hovertemplate": "%{label}: %{value:,} features<extra></extra>",
-            },
-            link={
-                "source": [a for a, *_ in links], "target": [b for _, b, *_ in links],
-                "value": [v for *_, v, _ in links], "color": [SHADES[k] for *_, k in links],
-                "label": [k for *_, k in links], "hovertemplate": "%{label}: %{value:,} features<extra></extra>",
-            },
-        )
-    )  # fmt: skip
-    style(drawn, HEIGHT)
+        chains.setdefault(pair.first.rpartition(".")[0], []).append(pair)
     caption = (
-        "Width: number of features. A feature is matched where the pair beats a rotated, unrelated dictionary (1 % of "
+        "Height: number of features. A feature is matched where the pair beats a rotated, unrelated dictionary (1 % of "
         "whose features would match); carried on: at half that distance or less; changed: beyond it."
     )
-    return Figure("flow", embed(drawn), HEIGHT, "Flow of features from site to site.", caption)
+    keys = tuple(patch(name, shade) for name, shade in SHADES.items())
+    panels = tuple(_flow(chain, name if len(chains) > 1 else "") for name, chain in chains.items())
+    return Figure("flow", panels, (("", keys),), "Flow of features from site to site.", caption)
+
+
+def _flow(chain: Sequence[SaePair], title: str) -> Drawing:
+    """A chain of neighbours: a bar per site, a band per class of features between them."""
+    per = (HEIGHT - TOP - 40) / max(sum(int(p.quality["classes"][k]) for k in OUTGOING) for p in chain)
+    gap = (WIDTH - 2 * EDGE - BAR) / len(chain)
+    paths: list[Drawn] = []
+    labels = [Label(f"{EDGE}", "14", title, "start", "title")] if title else []
+    for i, pair in enumerate(chain):
+        counts = {name: int(pair.quality["classes"][name]) for name in SHADES}
+        start, end = EDGE + i * gap + BAR, EDGE + (i + 1) * gap
+        at = {"left": float(TOP), "right": float(TOP)}
+        for name, shade in SHADES.items():
+            tall, said = counts[name] * per, f"{name}: {words.number(counts[name], 0)} features, {pair.label}"
+            if not counts[name]:
+                continue
+            left, right = ("left", "right") if name in BOTH else ("left", "") if name in OUTGOING else ("", "right")
+            far = start + 0.3 * gap if not right else end
+            near = end - 0.3 * gap if not left else start
+            y_near = at[left] if left else at[right] + 14
+            y_far = at[right] if right else at[left] + 14
+            paths.append(Drawn(_band(near, far, y_near, y_far, tall), shade, title=said, faint=True))
+            x = (near + far) / 2
+            if tall > 12:
+                labels.append(
+                    Label(f"{x:.0f}", f"{(y_near + y_far + tall) / 2 + 4:.0f}", words.number(counts[name], 0))
+                )
+            for side in filter(None, (left, right)):
+                at[side] += tall
+        sites = [(pair.first, start - BAR, at["left"])] if i == 0 else []
+        for sae, x, foot in (*sites, (pair.second, end, at["right"])):
+            paths.append(Drawn(f"M{x:.1f} {TOP}h{BAR}V{foot:.1f}h-{BAR}Z", "var(--soft)", title=sae))
+            labels.append(Label(f"{x + BAR / 2:.0f}", f"{foot + 32:.0f}", _site(sae), kind="axis"))
+    return Drawing(WIDTH, HEIGHT, tuple(paths), tuple(labels))
+
+
+def _band(start: float, end: float, left: float, right: float, tall: float) -> str:
+    middle = (start + end) / 2
+    over = f"M{start:.1f} {left:.1f}C{middle:.1f} {left:.1f} {middle:.1f} {right:.1f} {end:.1f} {right:.1f}"
+    low, foot = right + tall, left + tall
+    back = f"V{low:.1f}C{middle:.1f} {low:.1f} {middle:.1f} {foot:.1f} {start:.1f} {foot:.1f}Z"
+    return over + back
 
 
 def _site(sae: str) -> str:

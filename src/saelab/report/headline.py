@@ -9,10 +9,17 @@ import polars as pl
 
 from saelab.report import words
 from saelab.report.adopted import adopted_of
+from saelab.report.chart import Figure
+from saelab.report.figures import frontier
 from saelab.report.material import Material
 from saelab.report.names import Names
-from saelab.report.sections import overall, stage_seconds
-from saelab.report.steering_sections import steering_of
+from saelab.report.record import stage_seconds
+from saelab.report.sections import overall, scatter, training
+from saelab.report.steering_figures import doses
+from saelab.report.steering_sections import steering_of, told
+
+STEERING = "Do more interpretable features steer better?"
+CHANCE = 0.5  # balanced accuracy of a description that says nothing
 
 
 @dataclass(frozen=True)
@@ -24,16 +31,99 @@ class Tile:
     note: str
 
 
+def question(material: Material) -> str:
+    """What a run with these artefacts can be asked."""
+    if _steered(material) or material.arms is not None:
+        return STEERING
+    adopted = {r["sae"] for r in adopted_of(material)}
+    if material.saes is not None and adopted and set(material.saes["sae"]) <= adopted:
+        return "Which of these SAEs is better, and at what?"
+    if _interpreted(material):
+        return "How faithful are these SAEs, and how interpretable are their features?"
+    return (
+        "How did these SAEs train?" if material.training is not None else "Do more interpretable features steer better?"
+    )
+
+
 def answer(material: Material) -> str:
-    """The study's answer; a run from before studies gave one, or without statistics, has none."""
-    return str(material.summary.get("verdict") or "")
+    """The study's own answer; of a run that has none, what its tables say of its SAEs."""
+    said = str(material.summary.get("verdict") or "")
+    if _steered(material) or material.saes is None or not material.saes.height:
+        return said or _as_trained(material)
+    measured = _as_measured(material.saes)
+    return said if measured is None or (said and question(material).startswith("Which")) else measured
+
+
+def _steered(material: Material) -> bool:
+    saes = material.saes
+    return saes is not None and "n_steered" in saes.columns and saes["n_steered"].null_count() < saes.height
+
+
+def _interpreted(material: Material) -> bool:
+    return material.candidates is not None or material.saes is not None
+
+
+def _as_measured(saes: pl.DataFrame) -> str | None:
+    """How SAEs do beside random dictionaries; None where fidelity was not measured."""
+    known = saes.drop_nulls(["fvu", "random_fvu"])
+    if not known.height:
+        return None
+    below = known.filter(pl.col("fvu") < pl.col("random_fvu")).height
+    said = f"FVU is {_reach(known['fvu'])}, below that of a random dictionary for {_of(below, known.height)}"
+    read = saes.drop_nulls(["interpretability", "interpretability_low"])
+    if not read.height:
+        return f"{said}."
+    above = _of(read.filter(pl.col("interpretability_low") > CHANCE).height, read.height)
+    return (
+        f"{said}; descriptions tell where features fire with a balanced accuracy of "
+        f"{_reach(read['interpretability'])}, above chance ({CHANCE}) by its 95 % interval for {above}."
+    )
+
+
+def _as_trained(material: Material) -> str:
+    """Where training stands."""
+    if material.training is None or not material.training.height:
+        return ""
+    last = material.training.sort("tokens").unique("sae", keep="last").drop_nulls("fvu")
+    if not last.height:
+        return ""
+    dead = last["dead_share"].drop_nulls().to_list()
+    more = f", with at most {words.percent(max(dead))} of features dead" if dead else ""
+    seen = words.number(max(last["tokens"].to_list()), 0)
+    return (
+        f"After {seen} tokens the FVU of {words.plural(last.height, 'SAE')} is "
+        f"{_reach(last['fvu'])} on batches of training text{more}; nothing is measured on held-out text yet."
+    )
+
+
+def _reach(values: pl.Series) -> str:
+    low, high = (words.number(end, 2) for end in (min(values.to_list()), max(values.to_list())))
+    return low if low == high else f"{low} to {high}"
+
+
+def _of(some: int, all_: int) -> str:
+    return f"{'none' if not some else 'all' if some == all_ else words.number(some, 0)} of {words.plural(all_, 'SAE')}"
+
+
+def picture(material: Material) -> Figure | None:
+    """The figure that shows the answer: the dose response where nothing is seen, the SAEs, or their training."""
+    if material.gate == "failed" and material.doses is not None and material.doses.height:
+        return doses(material.doses, material.names)
+    if drawn := scatter(material):
+        return drawn
+    if material.saes is not None and material.saes["fvu"].null_count() < material.saes.height:
+        return frontier(material.saes, material.names)
+    found = training(material)
+    return next((p.content for p in found.parts if p.kind == "figure"), None)
 
 
 def opening(material: Material) -> str:
     """One sentence on what this page reports."""
     summary, saes = material.summary, material.saes
-    named = summary.get("saes") or []
-    count = saes.height if saes is not None else len(named)
+    trained = [] if material.training is None else material.training["sae"].unique().to_list()
+    count = saes.height if saes is not None else len(summary.get("saes") or trained)
+    if not count:
+        return ""
     lms = [] if saes is None else saes["lm"].unique(maintain_order=True).to_list()
     names = material.names
     kinds = [] if saes is None else [names.architecture(a) for a in names.order(saes["architecture"].to_list())]
@@ -42,11 +132,10 @@ def opening(material: Material) -> str:
     seconds = stage_seconds(summary)
     took = f", in {words.duration(sum(seconds.values()))} of work" if seconds else ""
     what = words.plural(count, "sparse autoencoder")
-    steered = saes is not None and "n_steered" in saes.columns and saes["n_steered"].null_count() < saes.height
     taken = {r["sae"] for r in adopted_of(material)}
     own = saes is None or not taken or not set(saes["sae"]) <= taken
-    done = ["trained"] * own + ["adopted"] * bool(taken) + ["interpreted"]
-    done += ["steered", "compared"] * steered + ["matched"] * bool(material.pairs)
+    done = ["trained"] * own + ["adopted"] * bool(taken) + ["interpreted"] * _interpreted(material)
+    done += ["steered", "compared"] * _steered(material) + ["matched"] * bool(material.pairs)
     return f"{what}{made}{where}: {words.listing(done)}{took}."
 
 
@@ -58,11 +147,11 @@ def tiles(material: Material) -> list[Tile]:
     if table is not None and (row := overall(table, "interpretability", y)):
         value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
         if value is not None:
-            note = "" if low is None or high is None else f"95 % interval {words.interval(low, high)}, "
+            span = "no interval" if low is None or high is None else f"95 % interval {words.interval(low, high)}"
             found.append(
-                Tile("Rank agreement, Kendall's τ", words.number(value, signed=True), f"{note}{row['n']} SAEs")
+                Tile("Rank agreement, Kendall's τ", words.number(value, signed=True), f"{span}, {row['n']} SAEs")
             )
-    if material.selection is not None and material.gate == "passed":
+    if material.selection is not None and material.gate == "passed" and told(material.selection, material.names):
         found += lift_tiles(material.selection, material.names)
     scores = [
         (p.label, s)
@@ -84,7 +173,7 @@ def tiles(material: Material) -> list[Tile]:
 def gate_tiles(material: Material) -> list[Tile]:
     """Whether the study can see steering, and what its features do beyond a random dictionary's."""
     record = material.summary.get("instrument")
-    if not record:
+    if not record or not record["sites"]:
         return []
     sites = [s["state"] for s in record["sites"]]
     state = {"passed": "passed", "failed": "failed"}.get(material.gate, "not gated")

@@ -13,9 +13,9 @@ import polars as pl
 from markupsafe import Markup
 
 from saelab.report import words
+from saelab.report.chart import DASHES
 
 Records = Mapping[str, Mapping[str, Any]]
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # of plotly
 OTHER = "other"  # the class and the colour of what has none
 
 
@@ -38,9 +38,9 @@ class Names:
         shown = [n for n, look in self.architectures.items() if _is_colour(look)]
         return f"kind-{shown.index(name)}" if name in shown else OTHER
 
-    def colour(self, name: str, faint: bool = False) -> str:
+    def colour(self, name: str) -> str:
         """The CSS variable of an architecture's colour."""
-        return f"var(--{self.swatch(name)}{'-faint' if faint else ''})"
+        return f"var(--{self.swatch(name)})"
 
     def order(self, names: list[str]) -> list[str]:
         """Architectures in the order of the record, unknown ones last, each once."""
@@ -87,12 +87,16 @@ class Names:
         """The colours of the architectures as CSS: variables for light and dark paper, and a class for each."""
         looks = [look for look in self.architectures.values() if _is_colour(look)]
         light, dark = (
-            " ".join(f"--kind-{i}: {look[paper]}; --kind-{i}-faint: {look[paper]}73;" for i, look in enumerate(looks))
-            for paper in ("light", "dark")
+            " ".join(f"--kind-{i}: {look[paper]};" for i, look in enumerate(looks)) for paper in ("light", "dark")
         )
         classes = " ".join(f".swatch.kind-{i} {{ background: var(--kind-{i}); }}" for i in range(len(looks)))
-        dark_rule = f"@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
+        dark_rule = f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
         return Markup(f":root {{ {light} }}\n{dark_rule}\n{classes}\n") if looks else Markup("")
+
+
+def anchors(saes: pl.DataFrame | None) -> dict[str, str]:
+    """The id on the page of every SAE's row in the grid."""
+    return {} if saes is None else {sae: f"sae-{i}" for i, sae in enumerate(saes["sae"].unique(maintain_order=True))}
 
 
 def _is_colour(look: Mapping[str, Any]) -> bool:

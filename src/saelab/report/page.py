@@ -1,9 +1,9 @@
 """The report: one HTML file that holds everything it shows, made of a run's tables.
 
-The page opens from disk and loads nothing: plotly's script is inlined once, and the page's own Content-Security-Policy
-lets only the two scripts it names by hash run and no address be reached. Token text, model text and judges' words are
-hostile: every value is escaped by Jinja, nothing of a run is ever marked safe, and a value that is neither text nor an
-integer is refused, so that no None or NaN can be printed. The same artefacts give the same bytes.
+The page opens from disk and loads nothing: figures are SVG, and the page's own Content-Security-Policy lets only the
+script that it names by hash run and no address be reached. Token text, model text and judges' words are hostile: every
+value is escaped by Jinja, nothing of a run is ever marked safe, and a value that is neither text nor an integer is
+refused, so that no None or NaN can be printed. The same artefacts give the same bytes.
 """
 
 import base64
@@ -12,10 +12,9 @@ from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from saelab.report import feature_card, flow, words
-from saelab.report.headline import answer, opening, tiles
+from saelab.report.headline import answer, opening, picture, question, tiles
 from saelab.report.material import Material, read_evidence, read_material
 from saelab.report.sections import sections
 from saelab.report.unchanged import signed
@@ -46,7 +45,8 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
 
 def render(material: Material, cards: list[feature_card.FeatureCard]) -> str:
     """The page as HTML."""
-    scripts = {"plotly": _script(get_plotlyjs()), "script": _script((TEMPLATES / "page.js").read_text("utf-8"))}
+    script = _script((TEMPLATES / "page.js").read_text("utf-8"))
+    shown = picture(material)
     name = str(material.summary.get("study") or "")
     return (
         environment()
@@ -54,13 +54,15 @@ def render(material: Material, cards: list[feature_card.FeatureCard]) -> str:
         .render(
             title=f"{name}: saelab report".lstrip(": "),
             kicker=f"Study {name}" if name else "Study",
+            question=question(material),
             answer=answer(material),
+            picture=shown,
             opening=opening(material),
             tiles=tiles(material),
-            sections=sections(material, cards),
+            sections=sections(material, cards, shown.name if shown else ""),
             style=Markup((TEMPLATES / "style.css").read_text("utf-8")) + material.names.style(),
-            hashes=" ".join(_hash(s) for s in scripts.values()),
-            **scripts,
+            hashes=_hash(script),
+            script=script,
         )
     )
 

@@ -4,8 +4,9 @@ A section whose artefacts do not exist is one sentence that says what is missing
 look lives in the templates. Pure functions of `Material` and the cards.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -24,147 +25,47 @@ from saelab.report.adopted import adopted, adopted_of
 from saelab.report.feature_card import FeatureCard
 from saelab.report.material import Material
 from saelab.report.parts import Part, Section
+from saelab.report.record import what_was_run
 from saelab.report.steering_sections import arms, instrument, selection, steering_of
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A labelled value; `title` is the whole of a value that was shortened."""
-
-    label: str
-    value: str
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class FactGroup:
-    """A titled group of facts."""
-
-    title: str
-    facts: tuple[Fact, ...]
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A bar of a plain bar list: its width in percent of the longest."""
-
-    label: str
-    width: str
-    value: str
+def sections(material: Material, cards: Sequence[FeatureCard], shown: str = "") -> list[Section]:
+    """All sections in reading order, then what the run does not hold and what was run. shown: the figure at the top."""
+    makers: list[Callable[[Material], Section]] = [instrument, agreement, arms]
+    makers += [selection] if material.selection is not None else []
+    makers += [lambda m: grid(m, cards)]
+    makers += [adopted] if adopted_of(material) else []
+    makers += [evaluations] if material.evaluations is not None else []
+    makers += [lambda m: matching(m, cards)]
+    makers += [training] if material.training is not None or not adopted_of(material) else []
+    makers += [lambda m: feature_cards(cards, m)]
+    every = [_without(make(material), shown) for make in makers]
+    absent = tuple(Part("text", s.absent) for s in every if s.absent)
+    lead = "`saelab run` on this folder goes on from here; what a study does not ask for stays absent."
+    rest = [Section("absent", "What this run does not hold", lead, absent)] if absent else []
+    return [*(s for s in every if not s.absent), *rest, what_was_run(material)]
 
 
-@dataclass(frozen=True)
-class Bars:
-    """A titled bar list."""
-
-    title: str
-    bars: tuple[Bar, ...]
+def _without(section: Section, figure: str) -> Section:
+    """A section without the figure that stands at the top of the page already."""
+    kept = tuple(p for p in section.parts if p.kind != "figure" or p.content.name != figure)
+    return replace(section, parts=kept)
 
 
-GROUPS = (
-    ("Language model", "lm"),
-    ("Text", "text"),
-    ("Counts", "counts"),
-    ("What the judge was paid for", "spend"),
-    ("The judge's anchors, asked first and last", "anchors"),
-    ("Seeds", "seeds"),
-    ("Versions", "versions"),
-    ("Machine", "machine"),
-)
-SHOWN_FILES = 5  # of those that were damaged
-
-
-def sections(material: Material, cards: Sequence[FeatureCard]) -> list[Section]:
-    """All sections in reading order."""
-    first: tuple[Callable[[Material], Section], ...] = (instrument, scatter, agreement, arms)
-    if material.selection is not None:
-        first = (*first, selection)
-    first = (*first, grid, *([adopted] if adopted_of(material) else []))
-    makers = (*first, *([evaluations] if material.evaluations is not None else []), what_was_run)
-    last = [matching(material, cards), training(material), feature_cards(cards, material)]
-    return [make(material) for make in makers] + last
-
-
-def what_was_run(material: Material) -> Section:
-    """LM, text, seeds, versions, seconds, and what is missing."""
-    summary = material.summary
-    name, title = "run", "What was run"
-    if not summary and not material.states.height:
-        return Section(name, title, "", absent="The run left no summary (summary.json) yet.")
-    facts = [group for head, key in GROUPS for group in fact_groups(head, summary.get(key) or {})]
-    parts = [Part("facts", facts)] if facts else []
-    seconds = stage_seconds(summary)
-    if seconds:
-        most = max(seconds.values()) or 1.0
-        bars = tuple(Bar(words.label(k), f"{100 * s / most:.1f}", words.duration(s)) for k, s in seconds.items())
-        total = words.duration(sum(seconds.values()))
-        parts.append(Part("bars", Bars(f"Time by stage: {total} of work, some of it side by side", bars)))
-    if material.states.height:
-        parts.append(Part("table", tables.states(material.states)))
-    lead = "What is needed to trace or repeat this page. A failed judgement is counted here and enters no mean."
-    return Section(name, title, lead + remade(summary), tuple(parts))
-
-
-def remade(summary: Mapping[str, Any]) -> str:
-    """A sentence on the files that were found damaged and made again; nothing where there were none."""
-    files = list(dict.fromkeys(str(r["file"]) for r in summary.get("remade") or []))
-    if not files:
-        return ""
-    more = [f"{words.number(len(files) - SHOWN_FILES, 0)} more"] if len(files) > SHOWN_FILES else []
-    named = words.listing([*files[:SHOWN_FILES], *more])
-    return f" {words.plural(len(files), 'file')} of the run had been damaged, and were made again: {named}."
-
-
-def stage_seconds(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds by stage; the wall time of the last call, which the study keeps beside them, is no stage."""
-    found = {k: words.finite(v) for k, v in (summary.get("seconds") or {}).items() if k != "this_call"}
-    return {k: s for k, s in found.items() if s is not None}
-
-
-def fact_groups(title: str, values: Mapping[str, Any]) -> list[FactGroup]:
-    """One group of facts, or one per name where the record holds records by name (of LMs)."""
-    if values and all(isinstance(v, Mapping) for v in values.values()):
-        return [FactGroup(f"{title}, {name}", flatten(v)) for name, v in values.items()]
-    return [FactGroup(title, flatten(values, grouped=title != "Seeds"))] if values else []
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "", *, grouped: bool = True) -> tuple[Fact, ...]:
-    """Facts of a summary record; nested records get their parent's label in front."""
-    found: list[Fact] = []
-    for key, value in values.items():
-        name = f"{prefix}{words.label(str(key))}"
-        if isinstance(value, Mapping):
-            found += flatten(value, f"{name}, ", grouped=grouped)
-        else:
-            found.append(_fact(name, value, grouped))
-    return tuple(found)
-
-
-def _fact(name: str, value: Any, grouped: bool) -> Fact:
-    if value is None:
-        return Fact(name, "not recorded")
-    if isinstance(value, bool):
-        return Fact(name, "yes" if value else "no")
-    if isinstance(value, int):
-        return Fact(name, words.number(value, 0) if grouped else str(value))
-    if isinstance(value, float):
-        return Fact(name, "not recorded" if words.finite(value) is None else words.adaptive(value))
-    whole = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return Fact(name, whole if len(whole) <= 96 else whole[:80] + "…", "" if len(whole) <= 96 else whole)
-
-
-def grid(material: Material) -> Section:
+def grid(material: Material, cards: Sequence[FeatureCard] = ()) -> Section:
     """Every SAE, with the random dictionary beside it."""
     name, title = "grid", "The grid of SAEs"
     if material.saes is None or not material.saes.height:
         return Section(name, title, "", absent="No SAE has been measured yet (stats/saes.parquet).")
     lead = (
         "One row per SAE: lower FVU (fraction of variance unexplained) and higher cross-entropy (CE) recovered are "
-        "better, and both must beat the random dictionary of the same L0, in grey."
+        "better, and both must beat the random dictionary of the same L0, in grey. A name leads to a feature's card."
     )
+    first = {c.pick.sae: f"card-{i}" for i, c in reversed(list(enumerate(cards, 1)))}
+    own = {r["sae"] for r in adopted_of(material)}
     parts = (
         Part("figure", figures.frontier(material.saes, material.names)),
-        Part("table", tables.grid(material.saes, material.names, {r["sae"] for r in adopted_of(material)})),
+        Part("table", tables.grid(material.saes, material.names, own, first)),
     )
     return Section(name, title, lead, parts)
 
@@ -182,22 +83,12 @@ def evaluations(material: Material) -> Section:
     return Section("evaluations", "The SAEBench suite", lead, parts)
 
 
-def scatter(material: Material) -> Section:
-    """Interpretability against how SAEs steer."""
-    name, title = "scatter", "Interpretability against steering"
+def scatter(material: Material) -> figures.Figure | None:
+    """Interpretability against how SAEs steer; None where no SAE has both scores."""
     saes, y = material.saes, steering_of(material)
-    known = 0 if saes is None else saes.drop_nulls(["interpretability", y]).height
-    if saes is None or not known:
-        return Section(name, title, "", absent="No SAE has both an interpretability score and one of steering yet.")
-    judge = f", as judged by {words.listing(material.judges)}" if material.judges else ""
-    lead = (
-        f"Each mark is one SAE: further right, its features are easier to recognise{judge}; "
-        "higher, texts steered by them are more about what they are about. Bars are 95 % intervals over its features."
-    )
-    parts = [Part("figure", figures.scatter(saes, material.names, y))]
-    notes = (material.names.judges.get(judge, {}).get("note") for judge in material.judges)
-    parts += [Part("callout", str(note)) for note in (*notes, _drift(material)) if note]
-    return Section(name, title, lead, tuple(parts))
+    if saes is None or not saes.drop_nulls(["interpretability", y]).height:
+        return None
+    return figures.scatter(saes, material.names, y)
 
 
 def _drift(material: Material) -> str:
@@ -213,15 +104,20 @@ def _drift(material: Material) -> str:
 
 def agreement(material: Material) -> Section:
     """Rank agreement: overall, by axis, and feature by feature."""
-    name, title = "agreement", "Agreement of the two rankings"
+    name, title = "agreement", "Interpretability against steering"
     table = material.agreement
     if table is None or not table.height:
         return Section(name, title, "", absent="No rank agreement has been computed yet (stats/agreement.parquet).")
     lead = (
         "Kendall's τ (τ-b, corrected for ties) is +1 when both scores rank the SAEs alike, 0 when the rankings are "
-        "unrelated, −1 when one is the other reversed. Grey: where τ falls by chance in 95 of 100 cases."
+        "unrelated, −1 when one is the other reversed. Grey: where τ falls by chance in 95 of 100 cases. In the figure "
+        "each mark is one SAE, with 95 % intervals over its features; it leads to its row."
     )
     names, parts = material.names, list[Part]()
+    notes = (names.judges.get(judge, {}).get("note") for judge in material.judges)
+    if drawn := scatter(material):
+        parts.append(Part("figure", drawn))
+    parts += [Part("callout", str(note)) for note in (*notes, _drift(material)) if note]
     parts += [
         Part("callout", frank(table, *table.select("x", "y").row(0), gate=material.gate)),
         Part("table", tables.overall(table, names)),
@@ -298,14 +194,24 @@ def training(material: Material) -> Section:
     name, title = "training", "Training curves"
     if material.training is None or not material.training.height:
         return Section(name, title, "", absent="There are no training metrics (saes/*.training/metrics.parquet).")
-    known = {} if material.saes is None else {
-        r["sae"]: (r["architecture"], float(r["level"]))
-        for r in material.saes.drop_nulls("level").iter_rows(named=True)
-    }  # fmt: skip
+    known = _places(material)
     lead = (
         "One line per SAE: FVU should fall and flatten, L0 should settle at its target, dead features should stay few."
     )
-    return Section(name, title, lead, (Part("figure", figures.training(material.training, known, material.names)),))
+    parts = [Part("figure", figures.training(material.training, known, material.names))]
+    if material.saes is None:
+        parts.append(Part("table", tables.trained(material.training, known, material.names)))
+    return Section(name, title, lead, tuple(parts))
+
+
+def _places(material: Material) -> dict[str, tuple[str, float]]:
+    """Architecture and level of every SAE: of the grid, or, before there is one, as names of SAEs say them."""
+    if material.saes is not None:
+        rows = material.saes.drop_nulls("level").iter_rows(named=True)
+        return {r["sae"]: (r["architecture"], float(r["level"])) for r in rows}
+    trained = [] if material.training is None else material.training["sae"].unique().to_list()
+    found = {sae: re.match(r"([^.]+)\.l0_(\d+)\.", sae) for sae in trained}
+    return {sae: (m[1], float(m[2])) for sae, m in found.items() if m and m[1] in material.names.architectures}
 
 
 def feature_cards(cards: Sequence[FeatureCard], material: Material) -> Section:
@@ -329,4 +235,6 @@ def feature_cards(cards: Sequence[FeatureCard], material: Material) -> Section:
         )
     elif material.gate != "passed":
         lead += " No feature is said to steer, as nothing shows that this study could see it."
-    return Section(name, title, lead, (Part("cards", tuple(cards)),))
+    drawn = None if material.candidates is None or not material.steers else figures.features(material.candidates, cards)
+    parts = [Part("figure", drawn)] if drawn else []
+    return Section(name, title, lead, (*parts, Part("cards", tuple(cards))))

@@ -3,12 +3,10 @@
 Pure functions from the study's table `doses` to a figure. Reads nothing.
 """
 
-import plotly.graph_objects as go
 import polars as pl
-from plotly.subplots import make_subplots
 
 from saelab.report import words
-from saelab.report.figures import Figure, embed, safe, style
+from saelab.report.chart import SHAPES, Axis, Figure, Key, Line, Mark, Panel, draw, key
 from saelab.report.names import Names
 
 SETS = {"classes": ("Known classes", "var(--line-0)"), "features": ("Features of SAEs", "var(--line-1)")}
@@ -16,34 +14,36 @@ SETS = {"classes": ("Known classes", "var(--line-0)"), "features": ("Features of
 
 def doses(table: pl.DataFrame, names: Names) -> Figure:
     """Lift against KL per token, one panel per outcome, a line per set and site."""
-    outcomes = table["outcome"].unique(maintain_order=True).to_list()
-    titles = tuple(safe(names.variable(o)) for o in outcomes)
-    figure = make_subplots(1, len(outcomes), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
-    several = table.select("lm", "site").n_unique() > 1
-    named: set[str] = set()
-    for i, outcome in enumerate(outcomes, 1):
-        here = table.filter((pl.col("outcome") == outcome) & pl.col("lift").is_not_null())
+    places = table.select("lm", "site").unique(maintain_order=True).rows()
+    ticks = tuple(sorted(table["dose"].unique().to_list()))
+    panels, keys = [], dict[str, Key]()
+    for (outcome,), whole in table.group_by("outcome", maintain_order=True):
+        lines, marks = [], []
+        here = whole.drop_nulls("lift").sort("dose")
         for (lm, site, kind), part in here.group_by("lm", "site", "set", maintain_order=True):
             label, colour = SETS.get(str(kind), (words.label(str(kind)), "var(--line-2)"))
-            label = f"{label}, {lm} {site}" if several else label
-            part = part.sort("dose")
-            ends = part.select(up=pl.col("high") - pl.col("lift"), down=pl.col("lift") - pl.col("low")).fill_null(0)
-            figure.add_trace(
-                go.Scatter(
-                    x=part["dose"].to_list(), y=part["lift"].to_list(), mode="lines+markers", name=safe(label),
-                    legendgroup=label, showlegend=label not in named, line={"color": colour, "width": 2},
-                    marker={"size": 8},
-                    error_y={"type": "data", "symmetric": False, "array": ends["up"].to_list(),
-                             "arrayminus": ends["down"].to_list(), "thickness": 1, "width": 0, "color": colour},
-                    hovertemplate="%{x:g} nats: %{y:.3f}<extra></extra>",
-                ), 1, i,
-            )  # fmt: skip
-            named.add(label)
-    ticks = sorted(table["dose"].unique().to_list())
-    figure.update_xaxes(title_text="KL per token, nats", type="log", tickmode="array", tickvals=ticks,
-                        ticktext=[f"{t:g}" for t in ticks])  # fmt: skip
-    figure.update_yaxes(title_text="Lift", col=1)
-    style(figure, 340)
+            label = f"{label}, {lm} {site}" if len(places) > 1 else label
+            shape = list(SHAPES)[places.index((lm, site)) % len(SHAPES)]  # of sites, where there are several
+            keys.setdefault(label, key(label, colour, shape=shape, dash="solid"))
+            lines.append(Line(tuple(part.select("dose", "lift").iter_rows()), colour))
+            for dose, lift, low, high in part.select("dose", "lift", "low", "high").iter_rows():
+                span = None if low is None or high is None else (low, high)
+                title = f"{label}, {dose:g} nats: {words.number(lift, 3)}"
+                marks.append(Mark(dose, lift, colour, shape, 4.5, y_span=span, title=title))
+        n = ", ".join([f"{SETS.get(kind, (kind,))[0]} {count}" for kind, count in _counts(whole)])
+        x = Axis(f"KL per token, nats (n: {n})", "log", ticks)
+        panels.append(
+            Panel(x, Axis("Lift", zero=True), tuple(marks), tuple(lines), words.upper(names.variable(outcome)))
+        )
+    drawn = tuple(draw(p, beside=[q for q in panels if q is not p]) for p in panels)
     alt = "Lift against dose for known classes and for features, one panel per outcome."
     caption = "On texts that chose the dose; those that are scored are others. Bars: 95 % intervals."
-    return Figure("doses", embed(figure), 340, alt, caption)
+    return Figure("doses", drawn, (("", tuple(keys.values())),), alt, caption)
+
+
+def _counts(table: pl.DataFrame) -> list[tuple[str, str]]:
+    """How many of each set are behind a point, over sites and doses."""
+    if "n" not in table.columns:
+        return []
+    found = table.drop_nulls("n").group_by("set", maintain_order=True).agg(low=pl.min("n"), high=pl.max("n"))
+    return [(s, f"{low}" if low == high else f"{low} to {high}") for s, low, high in found.iter_rows()]

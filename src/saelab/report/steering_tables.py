@@ -86,7 +86,7 @@ def _less(row: dict[str, Any], few: str) -> TableCell:
     low, high = (words.finite(row.get(f"less_like_{end}")) for end in ("low", "high"))
     if low is None or high is None:
         return cell
-    return replace(cell, note=f"{cell.note}; like these {words.interval(low, high)}")
+    return replace(cell, under=f"like these {words.interval(low, high)}")
 
 
 def spread(table: pl.DataFrame, names: Names) -> PageTable:

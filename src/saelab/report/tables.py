@@ -4,8 +4,8 @@ Pure functions from polars frames (the artefact tables) to `cells.Table`. Every 
 is also in one of these tables. Reads nothing, draws nothing.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -26,22 +26,24 @@ from saelab.report.cells import (
     percentage,
     text,
 )
-from saelab.report.names import Names
+from saelab.report.names import Names, anchors
 
 AXES = {"architecture": "Architecture", "level": "Sparsity level", "lm": "Language model"}
 TITLES = {
     "reported": "as reported: one group per value of an axis, all else pooled",
     "matched": "matched: one axis varies within a group, the others are fixed",
 }
-NOT_ASKED = ("untested", "dead")
 
 
-def grid(saes: pl.DataFrame, names: Names, adopted: Collection[str] = ()) -> PageTable:
+def grid(
+    saes: pl.DataFrame, names: Names, adopted: Collection[str] = (), cards: Mapping[str, str] | None = None
+) -> PageTable:
     """Every SAE: what it is, what it reached, what it was worth; a random dictionary of the same L0 beside it.
 
-    adopted: SAEs that go by a name of their own, which stands beside their architecture.
+    adopted: SAEs that go by a name of their own, which stands beside their architecture. cards: the id of an SAE's
+    first card, to which its row leads.
     """
-    has = _Shown.of(saes)
+    has, ids, cards = _Shown.of(saes), anchors(saes), cards or {}
     columns = (
         Column("SAE", kind="text"),
         Column("L0", "against target", room=6),
@@ -55,7 +57,7 @@ def grid(saes: pl.DataFrame, names: Names, adopted: Collection[str] = ()) -> Pag
         *(Column(f"Lift, {o.replace('_', ' ')}", "less random dictionary", room=14) for o in has.outcomes[:1]),
         *([Column("KL", "share of norm", room=6)] if has.outcomes else []),
         *([Column("Utility", "ratings, 95 % interval", room=12)] if has.rated else []),
-        Column("Features", "scored / steered", room=9),
+        Column("Features", "scored / steered" if has.outcomes or has.rated else "scored", room=9),
     )
     rows, place = [], None
     for row in names.in_grid_order(saes).iter_rows(named=True):
@@ -64,13 +66,15 @@ def grid(saes: pl.DataFrame, names: Names, adopted: Collection[str] = ()) -> Pag
             place = here
             width = "" if row.get("width") is None else f"{words.number(row['width'], 0)} features"
             rows.append(heading(f"{row['lm']}, {row['site']}", width))
-        first = _named(row, names, row["sae"] if row["sae"] in adopted else "")
+        own = row["sae"] if row["sae"] in adopted else ""
+        first = replace(_named(row, names, own), link=cards.get(row["sae"], ""))
         if row.get("state") in (None, "ok"):
-            rows.append(TableRow((first, *_grid_cells(row, has))))
+            rest = tuple(_grid_cells(row, has))
         else:
-            why = text("not scored", words.reason(row["state"]))
-            rows.append(TableRow((first, why, *[BLANK] * (len(columns) - 2))))
-    return PageTable("The grid: fidelity, interpretability and steering of every SAE", columns, tuple(rows))
+            rest = (text("not scored", words.reason(row["state"])), *[BLANK] * (len(columns) - 2))
+        rows.append(TableRow((first, *rest), id=ids[row["sae"]]))
+    about = ["fidelity", "interpretability", *(["steering"] if has.outcomes or has.rated else [])]
+    return PageTable(f"The grid: {words.listing(about)} of every SAE", columns, tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,13 @@ class _Shown:
         def known(column: str) -> bool:
             return column in saes.columns and saes[column].null_count() < saes.height
 
-        outcomes = tuple(o for o in OUTCOMES if o in saes.columns)
+        outcomes = tuple(o for o in OUTCOMES if known(o))
         return cls(outcomes, known("random_interpretability"), known("embedding_auroc"), known("utility"))
 
 
 def _named(row: dict[str, Any], names: Names, own: str) -> TableCell:
     name, level = row["architecture"], row["level"]
-    shown = names.architecture(name) + ("" if level is None else f" {level:g}")
+    shown = names.architecture(name) + ("" if level is None else f"\u00a0{level:g}")
     return text(shown, own, swatch=names.swatch(name), title=row["sae"])
 
 
@@ -134,6 +138,31 @@ def _grid_cells(row: dict[str, Any], has: _Shown) -> Iterable[TableCell]:
         yield estimate(row, "utility", why="no feature has a complete score", n=max(lost, 1))
     note = f"missing ({words.number(lost, 0)})" if lost else ""
     yield TableCell(f"{words.number(n_scored, 0)} / {words.number(n_steered, 0)}", note)
+
+
+def trained(metrics: pl.DataFrame, known: Mapping[str, tuple[str, float]], names: Names) -> PageTable:
+    """Where the training of every SAE stands; known: (architecture, level) of an SAE."""
+    columns = (
+        Column("SAE", kind="text"),
+        Column("Tokens seen"),
+        Column("FVU"),
+        Column("L0", "against target", room=6),
+        Column("Dead", "of features"),
+    )
+    rows = []
+    for row in metrics.sort("tokens").unique("sae", keep="last").sort("sae").iter_rows(named=True):
+        name, level = known.get(row["sae"], ("", 0.0))
+        l0 = words.finite(row["l0"])
+        off = "" if l0 is None or not level else words.percent(l0 / level - 1, signed=True)
+        cells = (
+            text(row["sae"], swatch=names.swatch(name)),
+            figure(row["tokens"], 0),
+            figure(row["fvu"], 3),
+            figure(l0, 1, note=off),
+            percentage(row["dead_share"], 1),
+        )
+        rows.append(TableRow(cells))
+    return PageTable("Where training stands, on batches of training text", columns, tuple(rows))
 
 
 def overall(agreement: pl.DataFrame, names: Names) -> PageTable:
@@ -301,8 +330,12 @@ def _regret(row: dict[str, Any]) -> TableCell:
     return figure(value, note=span + ("" if chance is None else f"blindly {chance:.2f}"))
 
 
-def selections(selection: pl.DataFrame, names: Names) -> list[PageTable]:
-    """The pooled criteria with their controls, then every SAE."""
+def selections(selection: pl.DataFrame, names: Names, *, told: bool = True) -> list[PageTable]:
+    """The pooled criteria with their controls, then every SAE. told: scores are told from those without steering, else
+    no lift is said in percent.
+    """
+    if not told:
+        selection = selection.drop("lift").with_columns(lift=None)
     pooled = selection.filter(pl.col("sae") == "all")
     each = selection.filter(pl.col("sae") != "all")
     tables = []
@@ -348,33 +381,3 @@ def _selection_cells(row: dict[str, Any], names: Names, pooled: bool) -> Iterabl
         yield BLANK if row.get("over") is None else estimate(row, "over", why=why)
     yield figure(row["n"], 0)
     yield percentage(row.get("coverage"), why=why)
-
-
-def states(table: pl.DataFrame) -> PageTable:
-    """What succeeded and what did not, by stage; a failure is counted here and enters no mean."""
-    columns = (
-        Column("What", kind="text"),
-        Column("Asked"),
-        Column("With a value"),
-        Column("Missing"),
-        Column("Why missing", kind="text"),
-        Column("Not asked", kind="text"),
-    )
-    rows = []
-    for (stage,), part in table.group_by("stage", maintain_order=True):
-        idle = part.filter(pl.col("state").is_in(NOT_ASKED))
-        lost = part.filter(~pl.col("state").is_in(("ok", *NOT_ASKED)))
-        failed = int(lost["n"].sum())
-        asked = int(part["n"].sum()) - int(idle["n"].sum())
-        counts = [TableCell(words.number(n, 0)) for n in (asked, asked - failed, failed)]
-        rows.append(TableRow((text(words.upper(str(stage))), *counts, text(_whys(lost)), text(_whys(idle)))))
-    return PageTable("States of all scores and judgements", columns, tuple(rows))
-
-
-def _whys(table: pl.DataFrame, most: int = 6) -> str:
-    """Counts with their reasons, most frequent first."""
-    parts = []
-    for row in table.sort(["n", "state", "reason"], descending=[True, False, False]).iter_rows(named=True):
-        detail = f": {row['reason']}" if row["reason"] else ""
-        parts.append(f"{words.number(row['n'], 0)} {words.reason(row['state'], 'windows')}{detail}")
-    return "; ".join(parts[:most]) + (f"; and {len(parts) - most} further reasons" if len(parts) > most else "")

@@ -1,7 +1,7 @@
 """Whether a run's page is the one that would be made of it now, so that it need not be made again.
 
 The last line of a page says what it was made of (the recorded sums of the run, and the code of this package) and the
-sum of all before it. Knows no plotly: a finished run that is asked for again shall not wait for it.
+sum of all before it. Reads no table: a finished run that is asked for again shall not wait for that.
 """
 
 import hashlib
