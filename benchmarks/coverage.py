@@ -1,6 +1,7 @@
 """How often the intervals of saelab.stats hold the truth: simulated grids, nominal 95 %.
 
     python benchmarks/coverage.py --grids 2000 --workers 2        (about ten minutes on two cores)
+    python benchmarks/coverage.py --grids 500 --only clusters:    (what SAEs that share LMs do: clusters.py)
 
 Prints the tables of docs/statistics.md as Markdown. Truths: tau of a Gaussian pair is (2 / pi) asin(rho), of a Clayton
 copula theta / (theta + 2); where LMs shift x and y, the share-weighted mean of tau inside and between LMs. Standard
@@ -13,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import clusters
 import numpy as np
 import polars as pl
 
@@ -284,6 +286,7 @@ def main() -> None:
             ]
             parts += [f"{w:.2f}" for _, w, _ in found.values()]
             print(f"| {cell.design} | {cell.truth:.3f} | " + " | ".join(parts) + " |", flush=True)
+        clusters.show(options.grids, options.only, pool)
     if options.only == [""]:
         print("\n**Smallest tau seen with 80 % chance**\n")
         print("| n | pairs | smallest p | alpha .05 | alpha .05 / 14 |\n|---|---|---|---|---|")

@@ -13,9 +13,10 @@ from saelab.core.errors import ArtefactError, UserError
 from saelab.core.seeds import numpy_generator
 from saelab.stats.agreement import COLUMNS, agreement, read_and_agree
 from saelab.stats.association import Draws, sample_of
-from saelab.stats.axes import Mode, groups_of, psi, psi_p
+from saelab.stats.axes import Mode, groups_of, psi
 from saelab.stats.estimate import Estimate
 from saelab.stats.inputs import numbers, open_table
+from saelab.stats.within import permuted
 
 AXES = {"architecture": "architecture", "level": "level", "lm": "lm"}
 LMS = ("gemma-2-2b", "gemma-2-9b", "qwen-2.5-3b")
@@ -71,7 +72,7 @@ def test_the_frame_has_its_columns_and_rows(planted: pl.DataFrame) -> None:
     counts = planted.group_by("mode", "axis", "statistic").len().sort("mode", "axis", "statistic", nulls_last=True)
     found = {(m, a, s): n for m, a, s, n in counts.iter_rows()}
     assert found == {
-        ("overall", None, "tau"): 2,
+        ("overall", None, "tau"): 2, ("overall", None, "tau within"): 2,
         ("reported", "architecture", "tau"): 5, ("reported", "level", "tau"): 6, ("reported", "lm", "tau"): 3,
         ("matched", "level", "tau"): 15, ("matched", "architecture", "tau"): 18, ("matched", "lm", "tau"): 30,
         **{(m, a, "psi"): 1 for m in ("reported", "matched") for a in AXES},
@@ -109,13 +110,70 @@ def test_groups_and_psi_are_what_they_say(planted: pl.DataFrame) -> None:
 
 def test_a_planted_association_is_found(planted: pl.DataFrame) -> None:
     overall = planted.filter(mode="overall")
-    assert overall["interval_method"].to_list() == ["BCa bootstrap", "cluster bootstrap over lm"]
-    assert (overall["p"] < 0.001).all()
-    naive, clustered = overall.iter_rows(named=True)
+    methods = ["BCa bootstrap", None, "BCa bootstrap within lm", "t over lm"]
+    assert overall["interval_method"].to_list() == methods
+    naive, clustered, these, like = overall.iter_rows(named=True)
     assert naive["low"] > 0.1 and naive["low"] < naive["value"] < naive["high"]
-    assert clustered["high"] - clustered["low"] > naive["high"] - naive["low"], "three LMs carry little"
-    assert "3 clusters" in clustered["note"]
+    assert naive["p"] < 0.001 and these["p"] < 0.001 and these["p_method"] == "permutation within lm"
+    assert (clustered["p"], clustered["value"]) == (None, naive["value"]) and "3 values of lm" in clustered["note"]
+    assert these["value"] == like["value"]
+    assert these["low"] < these["value"] < these["high"] and like["low"] < like["value"] < like["high"]
+    taus = planted.filter(mode="reported", axis="lm", statistic="tau")["value"]
+    assert like["value"] == pytest.approx(taus.mean()) and like["p_method"] == "t over lm"
     assert (planted.filter(statistic="psi", mode="reported")["p"] < 0.01).all()
+
+
+def levels_of_three_lms(*names: str | int, within: float) -> pl.DataFrame:
+    """Three LMs of ten SAEs whose levels of x and y rise together; inside an LM x and y correlate by `within`."""
+    x, e = numpy_generator("test agreement", *names).standard_normal((2, 30))
+    level = np.repeat([0.0, 3.0, 6.0], 10)
+    y = within * x + np.sqrt(1 - within**2) * e
+    return pl.DataFrame({"x": level + x, "y": level + y, "lm": np.repeat(["a", "b", "c"], 10)})
+
+
+def test_each_p_stands_beside_the_estimate_that_it_tests() -> None:
+    """Levels alone make the overall tau; the p inside LMs stands beside the tau inside LMs. Control: over all SAEs."""
+    wrong = {"within": 0, "like": 0, "overall": 0}
+    for i in range(60):
+        found = agreement(levels_of_three_lms("beside", i, within=0.0), x="x", y="y", cluster="lm", draws=300)
+        assert abs(found["value"][1] - found["value"][0]) < 1e-12 and found["p"][1] is None
+        for name, row in (("overall", 0), ("within", 2), ("like", 3)):
+            wrong[name] += found["p"][row] < 0.05
+    assert wrong["within"] < 10 and wrong["like"] < 10
+    assert wrong["overall"] == 60, "control: over all SAEs the levels count"
+    one = agreement(
+        levels_of_three_lms("one", within=0.9).with_row_index("own"), x="x", y="y", cluster="own", draws=200
+    )
+    assert one["statistic"].to_list() == ["tau", "tau", "tau within", "tau within"]
+    assert one["p"][1] < 0.05 and one["state"].to_list()[2:] == ["too_few"] * 2, "one SAE per LM has no inside"
+
+
+def test_three_and_four_rows_have_no_p() -> None:
+    """3 rows: the rarest order has p 1/3; 4 rows: 1/12; 5 rows: 1/60."""
+    for n, known in ((3, False), (4, False), (5, True)):
+        row = agreement(pl.DataFrame({"x": range(n), "y": range(n)}), x="x", y="y").row(0, named=True)
+        assert (row["p"] is not None) == known and (row["p_method"] is not None) == known
+        assert "too few orders" in row["note"] or known
+
+
+def test_ties_are_ties_to_the_last_digit() -> None:
+    """0.1 + 0.2 is 0.3: control, a difference of a millionth is an order."""
+    y = [1.0, 2.0, 3.0, 0.5, 2.5, 1.5]
+    same, near, apart = (
+        agreement(pl.DataFrame({"x": [v, 0.3, 2.0, 3.0, 4.0, 5.0], "y": y}), x="x", y="y")["value"][0]
+        for v in (0.3, 0.1 + 0.2, 0.3 + 1e-6)
+    )
+    assert near == same != apart
+
+
+def test_labels_are_exact() -> None:
+    """Floats of seven digits are two groups, NaN is none."""
+    table = grid(0.1, "labels").with_columns(level=pl.when(pl.col("y") > 0).then(1234567.0).otherwise(1234568.0))
+    found = agreement(table, x="x", y="y", axes={"level": "level"}, draws=50)
+    assert set(found.drop_nulls("group")["group"]) == {"all", "1234567", "1234568"}
+    nan = table.with_columns(level=pl.when(pl.col("y") > 0).then(float("nan")).otherwise("level"))
+    with pytest.raises(UserError, match="has no value in column 'level'"):
+        agreement(nan, x="x", y="y", axes={"level": "level"})
 
 
 def test_families(planted: pl.DataFrame) -> None:
@@ -123,7 +181,7 @@ def test_families(planted: pl.DataFrame) -> None:
     assert groups["family"].unique().to_list() == ["14 groups (reported)"]
     assert (groups["p_holm"] >= groups["p_bh"] - 1e-12).all() and (groups["p_bh"] >= groups["p"]).all()
     assert planted.filter(mode="matched", statistic="psi")["family"].unique().to_list() == ["3 axes (matched)"]
-    assert planted.filter(mode="overall")["p_holm"].null_count() == 2
+    assert planted.filter(mode="overall")["p_holm"].null_count() == 4
 
 
 def test_ninety_saes_take_under_ten_seconds() -> None:
@@ -162,7 +220,7 @@ def test_psi_p_is_uniform_under_the_null(mode: Mode, axis: str) -> None:
         table = grid(0.0, "psi", i)
         xs, ys = numbers(table, "x"), numbers(table, "y")
         groups = [g for g in groups_of(table, AXES, mode) if g.axis == axis]
-        found = psi_p([sample_of(xs[g.rows], ys[g.rows]) for g in groups], Draws(i, 99))
+        found = permuted([sample_of(xs[g.rows], ys[g.rows]) for g in groups], Draws(i, 99))
         assert found is not None
         ps.append(found[0])
     assert kstest(ps, "uniform").pvalue > 0.005
@@ -215,7 +273,8 @@ def test_perfect_agreement_has_a_value_and_no_interval() -> None:
 def test_one_lm_has_no_cluster_interval_and_nothing_to_vary() -> None:
     found = agreement(grid(0.5, "one").filter(lm=LMS[0]), x="x", y="y", axes=AXES, draws=200)
     cluster = found.row(1, named=True)
-    assert cluster["low"] is None and cluster["note"] == "1 cluster: no cluster interval below three"
+    assert cluster["low"] is None and "1 value of lm: no cluster interval" in cluster["note"]
+    assert found.filter(mode="overall").height == 2, "inside one LM is all there is"
     varying = found.filter(mode="matched", axis="lm", statistic="psi").row(0, named=True)
     assert varying["state"] == "too_few" and varying["value"] is None
     grand = found.filter(mode="matched", statistic="Psi").row(0, named=True)
@@ -233,7 +292,7 @@ def test_bad_input_gets_a_sentence(tmp_path: Path) -> None:
         agreement(table, x="x", y="y", axes={"level": "levle"})
     with pytest.raises(UserError, match="not numbers"):
         agreement(table, x="lm", y="y")
-    with pytest.raises(UserError, match="1 rows have no value in column 'lm'"):
+    with pytest.raises(UserError, match=r"Row \d+ has no value in column 'lm'"):
         holes = table.with_columns(lm=pl.when(pl.col("y") == pl.col("y").max()).then(None).otherwise("lm"))
         agreement(holes, x="x", y="y", axes={"lm": "lm"})
     with pytest.raises(UserError, match="3100 rows"):

@@ -43,7 +43,7 @@ def test_tau_b_is_not_tau_a() -> None:
     assert tau_a == pytest.approx(4 / 6)
 
 
-@pytest.mark.parametrize("n", [3, 4, 5, 8, 15, 30])
+@pytest.mark.parametrize("n", [5, 8, 15, 30])
 def test_exact_p_without_ties_is_scipys(n: int) -> None:
     for i in range(5):
         x, y = gen(n, i).standard_normal((2, n))
@@ -136,18 +136,3 @@ def test_p_is_uniform_under_the_null(tied: bool) -> None:
     assert kstest(ps, "uniform").pvalue > 0.01
     planted = permutation_null(x, x + 0.5 * y, draws=999, generator=gen("planted"))
     assert planted is not None and planted.p < 0.01, "control: an association is found"
-
-
-def test_strata_take_out_what_the_strata_bring() -> None:
-    """x and y both follow the stratum and nothing else: the free test is fooled, the stratified one is not."""
-    strata = np.repeat(np.array(["a", "b", "c"], dtype=object), 20)
-    free, inside = [], []
-    for i in range(60):
-        shift = np.repeat([0.0, 2, 4], 20)
-        x, y = gen("strata", i).standard_normal((2, 60)) + shift
-        for found, s in ((free, None), (inside, strata)):
-            null = permutation_null(x, y, draws=300, generator=gen("s", i), strata=s)
-            assert null is not None
-            found.append(null.p)
-    assert np.mean(np.array(free) < 0.05) > 0.95
-    assert np.mean(np.array(inside) < 0.05) < 0.15

@@ -99,3 +99,27 @@ def test_missing_and_few_are_states() -> None:
     assert less([np.full(16, np.nan)] * 4, theirs).state == "too_few"
     flat = less([np.ones(4)] * 3, np.zeros(4))
     assert (flat.value, flat.low, flat.p) == (1.0, None, None)
+
+
+def test_the_noise_of_several_dictionaries_is_counted_once() -> None:
+    """Four sites, three SAEs and a dictionary of five features each. Control: over all SAEs it is counted twice."""
+    twice, found, value = [], [], []
+    for seed in range(300):
+        rng = numpy_generator("less twice", seed)
+        own = [name for name in "abcd" for _ in range(3)]
+        others = {name: rng.normal(size=5) for name in "abcd"}
+        ours = [0.1 * rng.normal(size=40) for _ in own]
+        like = less_than(ours, own, others, units="saes")
+        assert like.se is not None
+        found.append(like.se**2)
+        value.append(like.value)
+        apart = np.array([g.mean() - others[name].mean() for g, name in zip(ours, own, strict=True)])
+        noise = sum(v.var(ddof=1) / v.size / 16 for v in others.values())
+        twice.append(apart.var(ddof=1) / 12 + noise)
+    truth = float(np.var(value))
+    assert float(np.mean(found)) == pytest.approx(truth, rel=0.2)
+    assert float(np.mean(twice)) > 1.12 * truth
+    ours, own, others = [0.1 * np.arange(9.0) + i for i in range(4)], list("abcd"), {n: np.arange(3.0) for n in "abcd"}
+    each = less_than(ours, own, others, units="saes")
+    apart = np.array([g.mean() - others[n].mean() for g, n in zip(ours, own, strict=True)])
+    assert each.se == pytest.approx(apart.std(ddof=1) / 2), "a dictionary of its own each: the SAEs' spread holds both"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from saelab.core.seeds import numpy_generator
 from saelab.stats.means import mean_estimate
@@ -31,3 +32,13 @@ def test_no_mean_is_a_state() -> None:
     assert few.state == "too_few" and few.value is None and few.dropped == 1
     same = mean_estimate(np.full(9, 0.5), name="same")
     assert same.value == 0.5 and same.low is None and same.note is not None
+
+
+def test_scores_that_are_all_alike_have_the_binomial_interval_where_their_bounds_are_known() -> None:
+    """Ten zeros on a scale of 0 to 2: at most 31 % of other features score at all. Control: without bounds, none."""
+    found = mean_estimate(np.zeros(10), name="zeros", bounds=(0.0, 2.0))
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(2 * binomtest(0, 10).proportion_ci(method="exact").high)
+    assert mean_estimate(np.zeros(10), name="zeros").high is None
+    middle = mean_estimate(np.ones(10), name="ones", bounds=(0.0, 2.0))
+    assert middle.low is not None and middle.high is not None and middle.low < 1 < middle.high

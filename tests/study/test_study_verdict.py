@@ -10,7 +10,7 @@ from saelab.study.verdict import related, steers
 
 def overall(value: float | None, low: float | None, high: float | None, p: float | None) -> pl.DataFrame:
     row = {"mode": "overall", "x": "interpretability", "y": "described", "value": value, "low": low, "high": high,
-           "p": p, "n": 15}  # fmt: skip
+           "p": p, "n": 15, "statistic": "tau"}  # fmt: skip
     return pl.DataFrame([row], infer_schema_length=None)
 
 
@@ -49,6 +49,14 @@ def test_the_random_dictionary_is_exceeded_by_an_interval_only(ends: tuple[float
 def test_a_relation_is_told_by_interval_and_p_together(row: tuple[float | None, ...], words: str) -> None:
     sentence = related(overall(*row), spread(0.6))
     assert words in sentence and ("because" in sentence) == ("cannot be told" in sentence)
+
+
+def test_of_several_lms_the_verdict_speaks_of_what_is_inside_them() -> None:
+    """Levels of LMs alone make an overall tau. Control: of one LM there is no such row, and the overall one counts."""
+    levels = overall(0.7, 0.5, 0.85, 0.0001)
+    inside = overall(0.0, -0.3, 0.3, 0.9).with_columns(statistic=pl.lit("tau within"))
+    assert "cannot be told (tau inside language models" in related(pl.concat([levels, inside]), spread(0.6))
+    assert "steer better (tau +0.70" in related(levels, spread(0.6))
 
 
 def test_the_reason_is_what_the_design_lacks() -> None:

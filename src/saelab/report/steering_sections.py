@@ -79,8 +79,9 @@ def arms(material: Material) -> Section:
     lead = (
         "Lift of the features that each criterion chose, less that of the features of a random dictionary of the same "
         "width and L0 under their own readers: the interval is of these SAEs, of which features were drawn; beneath it "
-        "that of SAEs like these. Percentiles are held against features taken without selection, paired "
-        "over SAEs. The outcome named first asks whether a text is about what the feature is about. The second asks "
+        "that of SAEs like these. Percentiles are held against features taken without selection, "
+        "by permuting within every SAE which features were chosen. The outcome named first asks whether a text is "
+        "about what the feature is about. The second asks "
         "whether the model reads in the text what was written into it, which is partly an echo."
     )
     parts = [Part("table", t) for t in steering_tables.arms(table, material.names)]

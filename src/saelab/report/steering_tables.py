@@ -56,8 +56,8 @@ def arms(table: pl.DataFrame, names: Names) -> list[PageTable]:
         Column("Less random dictionary", "of the lift", room=14),
         Column("p", "Welch"),
         Column("Percentile", "chance 0.5", room=12),
-        Column("Against no selection", "of the percentile, paired", room=14),
-        Column("p Holm", "sign flips"),
+        Column("Against no selection", "of the percentile", room=14),
+        Column("p Holm", "permuted within SAEs"),
         Column("n", "features / SAEs", room=5),
     )
     found = []
@@ -75,18 +75,22 @@ def _arm(row: dict[str, Any], names: Names) -> Iterable[TableCell]:
     yield BLANK if row["less_p"] is None else TableCell(words.p_value(row["less_p"]))
     yield estimate(row, "percentile", why=few)
     base = row["criterion"] in names.arms_of("baseline")
-    yield BLANK if base else estimate(row, "difference", 3, why=few)
+    yield BLANK if base else _with_like(estimate(row, "difference", 3, why=few), row, "difference_like", 3)
     yield BLANK if base or row["difference_p"] is None else TableCell(words.p_value(row["difference_p"]))
     yield TableCell(words.number(row["n"], 0), f"/ {words.number(row['n_saes'], 0)}")
 
 
 def _less(row: dict[str, Any], few: str) -> TableCell:
     """The difference with the interval of these SAEs, and beneath it that of SAEs like these."""
-    cell = estimate(row, "less", why=few)
-    low, high = (words.finite(row.get(f"less_like_{end}")) for end in ("low", "high"))
+    return _with_like(estimate(row, "less", why=few), row, "less_like")
+
+
+def _with_like(cell: TableCell, row: dict[str, Any], name: str, digits: int = 2) -> TableCell:
+    """A cell with the interval of SAEs like these beneath its own."""
+    low, high = (words.finite(row.get(f"{name}_{end}")) for end in ("low", "high"))
     if low is None or high is None:
         return cell
-    return replace(cell, under=f"like these {words.interval(low, high)}")
+    return replace(cell, under=f"like these {words.interval(low, high, digits)}")
 
 
 def spread(table: pl.DataFrame, names: Names) -> PageTable:

@@ -183,6 +183,7 @@ def overall(agreement: pl.DataFrame, names: Names) -> PageTable:
         name = names.variable(row["y"])
         if row["x"] != "interpretability":
             name += f" ({names.variable(row['x'])})"
+        name += ", inside LMs" if row["statistic"] == "tau within" else ""
         cells = _tau_row(row, words.upper(name)).cells
         low, high = words.finite(row["low"]), words.finite(row["high"])
         if row["value"] is None or low is None or high is None:
@@ -305,6 +306,8 @@ def feature_level(table: pl.DataFrame, names: Names) -> PageTable:
         kind = "τ" if row["statistic"] == "tau" else str(row["statistic"])
         value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
         note = "no interval" if low is None or high is None else words.interval(low, high)
+        like = [words.finite(row.get(f"like_{end}")) for end in ("low", "high")]
+        note += "" if None in like else f"; like these {words.interval(like[0] or 0.0, like[1] or 0.0)}"
         strip = BLANK if value is None else TableCell("", kind="strip", strip=Strip(value, low, high))
         rows.append(
             TableRow((

@@ -1,8 +1,9 @@
 """Rank agreement of two columns of a table of SAEs, overall and along the axes of the grid.
 
-Rows (see `COLUMNS`): overall twice (BCa interval; cluster interval, where there are clusters), then per mode every
-group's tau, every axis's psi, and Psi. p of groups are corrected over all groups of a mode (one family), those of psi
-over the axes of a mode; `family` names it. The result does not depend on the order of the table's rows.
+Rows (see `COLUMNS`): overall (BCa interval over rows; where there are clusters, the cluster interval and twice the mean
+of the clusters' own taus, `within.py`), then per mode every group's tau, every axis's psi, and Psi. p of groups are
+corrected over all groups of a mode (one family), those of psi over the axes of a mode; `family` names it. The result
+does not depend on the order of the table's rows.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ from saelab.stats import axes as grid
 from saelab.stats.association import Draws, cluster_tau, naive_tau, sample_of
 from saelab.stats.estimate import Estimate, frame
 from saelab.stats.inputs import labels, numbers, open_table, require
-from saelab.stats.multiplicity import benjamini_hochberg, holm
+from saelab.stats.multiplicity import corrected
+from saelab.stats.within import permuted, within_taus
 
 MOST_ROWS = 3000  # all pairs are held in memory
 USUAL_AXES = ("architecture", "level", "lm")
@@ -66,7 +68,7 @@ def agreement(
         for row in _mode_rows(table, x, y, (mode, axes), base.named(mode)):
             rows.append(row)
             families.append(_family(mode, row[1]))
-    return _with_families(frame(LABELS, rows), families).select(COLUMNS)
+    return corrected(frame(LABELS, rows), families).select(COLUMNS)
 
 
 def read_and_agree(
@@ -93,6 +95,7 @@ def _overall(table: pl.DataFrame, x: str, y: str, cluster: str | None, draws: Dr
     if cluster:
         complete = labels(table, cluster)[(xs == xs) & (ys == ys)]  # NaN is not equal to itself
         rows.append((label, cluster_tau(sample, complete, cluster, draws)))
+        rows += [(label, e) for e in within_taus(sample, complete, cluster, draws)]
     return rows
 
 
@@ -111,9 +114,10 @@ def _mode_rows(
         rows += [((x, y, mode, axis, g.label), tau) for g, tau in zip(own, taus, strict=True)]
         mean = grid.psi([t.value for t in taus], draws.named(axis), mode)
         mean = replace(mean, pairs=sum(t.pairs or 0 for t in taus if t.state == "ok"))
-        if null := grid.psi_p(samples, draws.named(axis)):
+        if null := permuted(samples, draws.named(axis)):
             p, low, high = null
-            mean = replace(mean, p=p, null_low=low, null_high=high, p_method="permutation within groups")
+            mean = replace(mean, p=p, null_low=low, null_high=high)
+            mean = replace(mean, p_method=None if p is None else "permutation within groups")
         psis[axis] = mean.value
         rows.append(((x, y, mode, axis, None), mean))
     if psis:
@@ -123,18 +127,3 @@ def _mode_rows(
 
 def _family(mode: str, estimate: Estimate) -> str | None:
     return {"tau": f"groups ({mode})", "psi": f"axes ({mode})"}.get(estimate.statistic)
-
-
-def _with_families(rows: pl.DataFrame, families: list[str | None]) -> pl.DataFrame:
-    """Adds family, p_holm and p_bh."""
-    ps: list[float | None] = rows["p"].to_list()
-    adjusted: dict[str, list[float | None]] = {"p_holm": [None] * len(ps), "p_bh": [None] * len(ps)}
-    for family in dict.fromkeys(f for f in families if f):
-        places = [i for i, f in enumerate(families) if f == family]
-        for name, correct in (("p_holm", holm), ("p_bh", benjamini_hochberg)):
-            for place, value in zip(places, correct([ps[i] for i in places]), strict=True):
-                adjusted[name][place] = value
-    tests = {f: sum(p is not None for p, g in zip(ps, families, strict=True) if g == f) for f in set(families) if f}
-    named = [f"{tests[f]} {f}" if f and p is not None else None for f, p in zip(families, ps, strict=True)]
-    columns = [pl.Series(k, v, dtype=pl.Float64) for k, v in adjusted.items()]
-    return rows.with_columns(*columns, pl.Series("family", named, dtype=pl.String))

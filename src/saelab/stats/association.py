@@ -1,7 +1,9 @@
 """One tau_b with all that belongs to it: interval, permutation p, null interval, or the state that replaces them.
 
-The naive interval (BCa) takes rows as independent; the cluster interval takes clusters (LMs) as independent. Both are
-given because SAEs of one LM are not independent and few studies have many LMs. Nothing here knows of axes or tables.
+The naive interval (BCa) takes rows as independent; the cluster interval takes clusters (LMs) as independent and is
+given from ten on, where it was measured to hold (docs/statistics.md). Both are given because SAEs of one LM are not
+independent and few studies have many LMs; `within.py` has what few LMs can say. The permutation test is one of
+independence: it holds for any level of the LMs only inside them. Nothing here knows of axes or tables.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from saelab.stats import kendall, resample
 from saelab.stats.estimate import FEWEST, Estimate, State
 
 FEWEST_FOR_INTERVAL = 10  # rows below which a bootstrap interval is not given
-FEW_CLUSTERS = 10  # below, the interval says how few
+FEW_CLUSTERS = 10  # below, the cluster bootstrap covers 91 to 99 %: it is withheld
 SAME = "the resamples do not vary enough for an interval"
 
 
@@ -72,14 +74,14 @@ def naive_tau(sample: Sample, draws: Draws) -> Estimate:
     """
     start = _start(sample, draws)
     value = start.value
-    null = kendall.permutation_null(
-        sample.x, sample.y, draws=draws.count, generator=draws.generator("permutation"), strata=None
-    )
+    null = kendall.permutation_null(sample.x, sample.y, draws=draws.count, generator=draws.generator("permutation"))
     if value is None or null is None:
         return start
-    start = replace(start, p=null.p, p_method=null.method, null_low=null.low, null_high=null.high)
+    method = None if null.p is None else null.method
+    start = replace(start, p=null.p, p_method=method, null_low=null.low, null_high=null.high)
     if sample.n < FEWEST_FOR_INTERVAL:
-        return replace(start, note=f"no bootstrap interval below {FEWEST_FOR_INTERVAL} rows")
+        few = "" if null.p is not None else "; too few orders for a p"
+        return replace(start, note=f"no bootstrap interval below {FEWEST_FOR_INTERVAL} rows{few}")
     sx, sy = kendall.signs(sample.x), kendall.signs(sample.y)
     values = resample.tau_of(resample.bootstrap(sample.n, draws.count, draws.generator("bootstrap")), sx, sy)
     influence = value - resample.tau_of(resample.leave_one_out(sample.n), sx, sy)
@@ -90,27 +92,21 @@ def naive_tau(sample: Sample, draws: Draws) -> Estimate:
 
 
 def cluster_tau(sample: Sample, clusters: Shaped[np.ndarray, "N"], name: str, draws: Draws) -> Estimate:
-    """tau_b with the cluster bootstrap interval (clusters: one label per row, called `name`), p within clusters."""
+    """tau_b with the cluster bootstrap interval and its p (clusters: one label per row, called `name`)."""
     start = _start(sample, draws)
-    value = start.value
-    null = kendall.permutation_null(
-        sample.x, sample.y, draws=draws.count, generator=draws.generator("permutation within"), strata=clusters
-    )
-    if value is None or null is None:
+    if start.value is None:
         return start
-    method = f"permutation within {name}"
-    start = replace(start, p=null.p, p_method=method, null_low=null.low, null_high=null.high)
     m = len(set(clusters.tolist()))
     found = None
-    if m >= FEWEST:
+    if m >= FEW_CLUSTERS:
         drawn = resample.cluster_bootstrap(clusters, draws.count, draws.generator("clusters"))
         values = resample.tau_of(drawn, kendall.signs(sample.x), kendall.signs(sample.y))
-        found = resample.cluster_t(values, value, m)
+        found = resample.cluster_t(values, start.value, m)
     if found is None:
-        return replace(start, note=cluster_note(m, False))
+        return replace(start, note=cluster_note(m, name))
     method = f"cluster bootstrap over {name}"
     return replace(
-        start, low=found.low, high=found.high, se=found.se, interval_method=method, note=cluster_note(m, True)
+        start, low=found.low, high=found.high, se=found.se, p=found.p, interval_method=method, p_method=method
     )
 
 
@@ -128,10 +124,8 @@ def _start(sample: Sample, draws: Draws) -> Estimate:
     )
 
 
-def cluster_note(m: int, found: bool) -> str | None:
-    """What to say about an interval that rests on m clusters."""
-    if m < FEWEST:
-        return f"{m} cluster{'s' * (m != 1)}: no cluster interval below three"
-    if not found:
+def cluster_note(m: int, name: str) -> str:
+    """Why there is no cluster interval over m clusters."""
+    if m >= FEW_CLUSTERS:
         return SAME
-    return f"{m} clusters: t with {m - 1} degrees of freedom" if m < FEW_CLUSTERS else None
+    return f"{m} value{'s' * (m != 1)} of {name}: no cluster interval below {FEW_CLUSTERS}, where it does not hold 95 %"

@@ -20,7 +20,7 @@ import scipy
 from jaxtyping import Float, Int
 
 from saelab.stats import kendall, resample
-from saelab.stats.association import Draws, Sample
+from saelab.stats.association import Draws
 from saelab.stats.estimate import Estimate
 from saelab.stats.inputs import label
 
@@ -83,19 +83,6 @@ def psi(taus: Sequence[float | None], draws: Draws, mode: Mode = "reported") -> 
         statistic="psi", value=value, low=low, high=high, se=se, n=known.size, note=note, seed=draws.seed,
         interval_method=method if interval else None,
     )  # fmt: skip
-
-
-def psi_p(samples: Sequence[Sample], draws: Draws) -> tuple[float, float, float] | None:
-    """Permutation p of psi and its null interval: y permuted inside every group at once. None without a group."""
-    usable = [s for s in samples if s.state == "ok"]
-    if not usable:
-        return None
-    generator = draws.generator("permutation")
-    null = np.mean([kendall.null_taus(s.x, s.y, draws.count, generator) for s in usable], axis=0)
-    observed = float(np.mean([kendall.tau_b(s.x, s.y) or 0.0 for s in usable]))  # usable: never None
-    extreme = int((np.abs(null) >= abs(observed) - kendall.SLACK).sum())
-    low, high = np.quantile(null, [0.025, 0.975])
-    return (1 + extreme) / (1 + draws.count), float(low), float(high)
 
 
 def grand_psi(

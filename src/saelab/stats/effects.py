@@ -16,10 +16,11 @@ from jaxtyping import Float, Shaped
 
 from saelab.core.errors import UserError
 from saelab.stats import kendall, resample
-from saelab.stats.association import FEWEST_FOR_INTERVAL, SAME, Draws, cluster_note, sample_of
+from saelab.stats.association import FEW_CLUSTERS, FEWEST_FOR_INTERVAL, SAME, Draws, cluster_note, sample_of
 from saelab.stats.estimate import FEWEST, Estimate, frame
 from saelab.stats.inputs import complete, labels, numbers, require
-from saelab.stats.multiplicity import benjamini_hochberg, holm
+from saelab.stats.multiplicity import corrected
+from saelab.stats.within import mean_within
 
 PairStatistic = Callable[[resample.Resample], Float[np.ndarray, "R"]]
 
@@ -36,7 +37,8 @@ def tau_difference(
     """tau_b(first) - tau_b(second) over the rows where all columns are there, by the paired bootstrap.
 
     first, second: pairs of columns, for instance ("interpretability", "utility") and ("interpretability",
-    "utility_selected"): did selection change the agreement? One row per interval method.
+    "utility_selected"): did selection change the agreement? One row per interval method; with `cluster` also the mean
+    of the clusters' own differences, of these clusters and of clusters like these (`within.py`).
     """
     columns = [*first, *second]
     require(table, columns)
@@ -55,6 +57,8 @@ def tau_difference(
             return resample.tau_of(drawn, *matrices[:2]) - resample.tau_of(drawn, *matrices[2:])
 
         rows = _estimates(start, difference, _clusters(kept, cluster), own, bound=2.0)
+        if cluster:
+            rows += _difference_within(start, arrays, labels(kept, cluster), cluster, own)
     label = (" ~ ".join(first), " ~ ".join(second))
     return frame({"first": pl.String, "second": pl.String}, [(label, row) for row in rows])
 
@@ -139,11 +143,23 @@ def group_differences(
         influence = value - difference(resample.leave_one_out(n))
         few = min(first.n, second.n) < FEWEST_FOR_INTERVAL
         found.append(((a, b), _with_bca(replace(start, state="ok", value=value), difference(drawn), influence, few)))
-    result = frame({"first": pl.String, "second": pl.String}, found)
-    ps = result["p"].to_list()
-    return result.with_columns(
-        pl.Series("p_holm", holm(ps), dtype=pl.Float64), pl.Series("p_bh", benjamini_hochberg(ps), dtype=pl.Float64)
-    )
+    return corrected(frame({"first": pl.String, "second": pl.String}, found), [f"pairs of values of {by}"] * len(found))
+
+
+def _difference_within(
+    start: Estimate, arrays: list[Any], clusters: Shaped[np.ndarray, "N"], name: str, draws: Draws
+) -> list[Estimate]:
+    """The rows of `mean_within` for a difference of two taus; nothing for one cluster."""
+    members = [np.flatnonzero(clusters == c) for c in sorted(set(clusters.tolist()))]
+    if len(members) < 2:
+        return []
+
+    def of(rows: Shaped[np.ndarray, "n"]) -> Callable[[resample.Rows], Float[np.ndarray, "R"]]:
+        first, second, third, fourth = (kendall.signs(a[rows]) for a in arrays)
+        return lambda drawn: resample.tau_of(drawn, first, second) - resample.tau_of(drawn, third, fourth)
+
+    start = replace(start, statistic="tau difference within", pairs=sum(r.size * (r.size - 1) // 2 for r in members))
+    return list(mean_within(start, [of(r) for r in members], [r.size for r in members], name, draws))
 
 
 def _estimates(
@@ -166,14 +182,14 @@ def _estimates(
         name, index = clusters
         m = len(set(index.tolist()))
         found = None
-        if m >= FEWEST:
+        if m >= FEW_CLUSTERS:
             drawn = resample.cluster_bootstrap(index, draws.count, draws.generator("clusters"))
             found = resample.cluster_t(statistic(drawn), value, m, bound=bound)
-        row = replace(start, note=cluster_note(m, found is not None))
+        row = replace(start, note=cluster_note(m, name))
         if found:
             method = f"cluster bootstrap over {name}"
-            row = replace(row, low=found.low, high=found.high, se=found.se, p=found.p, interval_method=method)
-        rows.append(replace(row, p_method="cluster bootstrap" if found else None))
+            row = replace(start, low=found.low, high=found.high, se=found.se, p=found.p, interval_method=method)
+        rows.append(replace(row, p_method=row.interval_method))
     return rows
 
 

@@ -1,7 +1,7 @@
 """Tables coming in: a file or a frame checked for the columns that are asked for, and numbers with missing rows known.
 
-A missing column is a `UserError` with the nearest names; a null, NaN or infinite number is missing. Nothing here
-computes a statistic.
+A missing column is a `UserError` with the nearest names; a null, NaN or infinite number is missing; numbers that differ
+by rounding alone are one number (`TIED`). Nothing here computes a statistic.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,9 @@ READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".tsv": plain(partial(pl.read_csv, separator="\t")),
     ".jsonl": plain(pl.read_ndjson),
 }
+
+
+TIED = 1e-9  # two numbers are tied that differ by less than this share of the column's largest magnitude
 
 
 def open_table(path: Path) -> pl.DataFrame:
@@ -43,7 +46,7 @@ def require(table: pl.DataFrame, columns: Sequence[str]) -> None:
 
 
 def numbers(table: pl.DataFrame, column: str) -> Float[np.ndarray, "N"]:
-    """A column as float64, NaN where it is missing or not finite; text is a `UserError`."""
+    """A column as float64, NaN where it is missing or not finite, ties made exact; text is a `UserError`."""
     require(table, [column])
     dtype = table[column].dtype
     if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.Null):
@@ -52,21 +55,41 @@ def numbers(table: pl.DataFrame, column: str) -> Float[np.ndarray, "N"]:
             hint=nearest(column, [c for c in table.columns if table[c].dtype.is_numeric()]),
         )
     values = table[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    return np.where(np.isfinite(values), values, np.nan)
+    return tied(np.where(np.isfinite(values), values, np.nan))
+
+
+def tied(values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+    """The values with each that is nearer than `TIED` to the next smaller one set to it; NaN stays.
+
+    0.1 + 0.2 and 0.3 are one score: without this the last digit of a sum would decide a pair's order.
+    """
+    known = np.flatnonzero(np.isfinite(values))
+    if known.size == 0:
+        return values
+    order = known[np.argsort(values[known], kind="stable")]
+    ordered = values[order]
+    first = np.concatenate([[True], np.diff(ordered) > TIED * np.abs(ordered).max()])
+    found = values.copy()
+    found[order] = ordered[first][np.cumsum(first) - 1]
+    return found
 
 
 def labels(table: pl.DataFrame, column: str) -> Shaped[np.ndarray, "N"]:
     """A column of labels as text; a missing label is a `UserError`, since a row without one belongs to no group."""
     require(table, [column])
-    absent = table[column].null_count()
+    values = table[column].to_list()
+    absent = [i for i, v in enumerate(values) if v is None or v != v]  # NaN is not equal to itself
     if absent:
-        raise UserError(f"{absent} rows have no value in column {column!r}.", hint="Fill them or leave them out.")
-    return np.array([label(v) for v in table[column].to_list()], dtype=object)
+        more = f" (and {len(absent) - 1} more)" if absent[1:] else ""
+        raise UserError(
+            f"Row {absent[0] + 1}{more} has no value in column {column!r}.", hint="Fill it or leave it out."
+        )
+    return np.array([label(v) for v in values], dtype=object)
 
 
 def label(value: object) -> str:
-    """A value as a reader expects it: 50.0 is 50."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A value as a reader expects it, exactly: 50.0 is 50, and 1234567.0 is not 1234568.0."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def complete(table: pl.DataFrame, columns: Sequence[str], sort: Sequence[str] = ()) -> tuple[pl.DataFrame, int]:

@@ -4,15 +4,16 @@ Two quantities that are easily confused are kept apart:
 
 - `score`: the mean steering score of the selected features; `difference`: the paired difference from the other set's.
 - `steering gain` L(SAE) = selected / base - 1 of one SAE, and its mean over SAEs; `lift` = the same of the means
-  over SAEs, which is what arXiv 2510.03659 Table 2 gives (in %). An SAE whose base is 0 has no gain: it is counted.
+  over SAEs, which is what arXiv 2510.03659 Table 2 gives (in %). A ratio needs a base: where one SAE's base is 0 or the
+  mean base is not told from 0 it is undefined for all, since dropping those SAEs would select on the outcome.
 
-An SAE is one unit: its features are averaged first. Intervals are Student's t over SAEs with the jackknife's standard
-error, of a lift on the scale of its logarithm (measured: the bootstrap's are far too narrow for five to fifteen SAEs);
-the p of a difference flips signs of SAEs. Features chosen on the same prompts that score them would flatter the
-criterion: give scores of held-out prompts.
+Two scopes (column `scope`). "like these": SAEs are drawn, or the language models they share (`units.py`); an SAE's
+features are averaged first. "these": of these SAEs, only features are drawn; interval by Welch's t, p by permuting
+within every SAE which features were selected, which is the test of a criterion. Features chosen on the same prompts
+that score them would flatter the criterion: give scores of held-out prompts.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -24,14 +25,18 @@ from jaxtyping import Float
 
 from saelab.core.errors import UserError, nearest
 from saelab.stats.association import Draws
-from saelab.stats.estimate import FEWEST, Estimate, frame
+from saelab.stats.estimate import Estimate, frame
 from saelab.stats.inputs import labels, numbers, require
-from saelab.stats.multiplicity import benjamini_hochberg, holm
+from saelab.stats.kendall import RAREST
+from saelab.stats.multiplicity import corrected
+from saelab.stats.units import Units, over_units, units_of
 
-LABELS: dict[str, Any] = dict.fromkeys(["group", "criterion", "against"], pl.String)
-Row = tuple[tuple[str, str, str | None], Estimate]
-Means = Callable[[Float[np.ndarray, "R N"]], Float[np.ndarray, "R"]]
+LABELS: dict[str, Any] = dict.fromkeys(["group", "criterion", "against", "scope"], pl.String)
+Row = tuple[tuple[str, str, str | None, str], Estimate]
+Values = Float[np.ndarray, "_"]
 EXACT_SIGNS = 12  # SAEs up to which all sign flips are tried
+SURE = 5.0  # standard errors of an SAE's base that the mean base is at least, where ratios are averaged
+THESE, LIKE = "these", "like these"
 
 
 def steering_gains(
@@ -45,7 +50,8 @@ def steering_gains(
     """Per SAE and criterion: base, selected, difference, gain (null where the base is 0 or absent), and counts.
 
     table: one row per (SAE, criterion, feature) with its score; missing scores are left out and counted in `dropped`.
-    The input of the paper's Table 3: join `gain` to a table of SAEs and give it to `agreement`.
+    The input of the paper's Table 3: join `gain` to a table of SAEs and give it to `agreement`; where a base is 0
+    (state "undefined") give `difference`, which every SAE has.
     """
     means = _means(table, score, criterion, sae)
     if baseline not in (known := means["criterion"].unique(maintain_order=True).to_list()):
@@ -71,33 +77,64 @@ def selection_lift(
     sae: str = "sae",
     baseline: str = "random",
     by: str | None = None,
+    cluster: str | None = None,
     seed: int = 0,
     draws: int = 10_000,
 ) -> pl.DataFrame:
-    """Score of every criterion, and of every pair the difference, lift and mean steering gain, intervals over SAEs.
+    """Score of every criterion, and of every pair the difference, lift and mean steering gain (see the head).
 
-    by: a column (the LM, as in Table 2) whose values are analysed apart, after a group "all". The baseline stands
-    second in its pairs. p_holm and p_bh are over the differences of one group. Columns: group, criterion, against
-    (null for a score), then the estimate; n counts SAEs, `dropped` SAEs without the quantity. draws: sign flips
-    above 12 SAEs.
+    by: a column (the LM, as in Table 2) whose values are analysed apart, after a group "all". cluster: the column (the
+    LM) whose values are the units where there are at least two. The baseline stands second in its pairs; p_holm and
+    p_bh are over the differences of one `family`: those of a group and scope from the baseline, and the other pairs.
+    Columns: group, criterion, against (null for a score), scope, the estimate, the corrections. n counts SAEs,
+    `dropped` SAEs without the quantity. draws: permutations, and sign flips above 12 SAEs.
     """
-    require(table, [score, criterion, sae, *([by] if by else [])])
+    require(table, [score, criterion, sae, *([by] if by else []), *([cluster] if cluster else [])])
     steering_gains(table, score=score, criterion=criterion, sae=sae, baseline=baseline)  # refuses an unknown baseline
     parts = {"all": table}
     if by:
         groups = labels(table, by)
         parts |= {g: table.filter(pl.Series(groups == g)) for g in sorted(set(groups.tolist()))}
     rows: list[Row] = []
+    families: list[str | None] = []
     for group, part in parts.items():
-        wide = _means(part, score, criterion, sae).pivot("criterion", index="sae", values="mean")
-        names = sorted(set(wide.columns) - {"sae", baseline})
-        own = Draws(seed, draws, ("lift", group))
-        every = [*names, baseline] if baseline in wide.columns else names
-        columns = {name: numbers(wide, name) for name in every}
-        rows += [((group, name, None), _score(columns[name], seed)) for name in every]
-        for a, b in combinations(every, 2):
-            rows += [((group, a, b), e) for e in _paired(columns[a], columns[b], own.named(a, b))]
-    return _corrected(frame(LABELS, rows))
+        found = _features(part, score, criterion, sae)
+        own = _clusters(part, sae, cluster)
+        saes = sorted({name for name, _ in found})
+        units = units_of(len(saes), None if own is None else np.array([own[s] for s in saes]), cluster or "")
+        names = [
+            *sorted({c for _, c in found} - {baseline}),
+            *([baseline] if any(c == baseline for _, c in found) else []),
+        ]
+        wide = {c: [found.get((s, c), np.array([])) for s in saes] for c in names}
+        rows += [((group, c, None, LIKE), _score(_column(wide[c]), units, seed)) for c in names]
+        families += [None] * len(names)
+        for a, b in combinations(names, 2):
+            some = gains_of(wide[a], wide[b], units, Draws(seed, draws, ("lift", group, a, b)))
+            rows += [((group, a, b, scope), e) for scope, e in some]
+            against = f"differences from {b}" if b == baseline else "differences of criteria"
+            families += [f"{against} ({group}, {scope})" if e.statistic == "difference" else None for scope, e in some]
+    return corrected(frame(LABELS, rows), families)
+
+
+def _features(table: pl.DataFrame, score: str, criterion: str, sae: str) -> dict[tuple[str, str], Values]:
+    """By SAE and criterion the finite scores of its features, ascending."""
+    names, chosen, values = labels(table, sae), labels(table, criterion), numbers(table, score)
+    found: dict[tuple[str, str], list[float]] = {}
+    for s, c, v in zip(names.tolist(), chosen.tolist(), values.tolist(), strict=True):
+        found.setdefault((s, c), []).extend([v] if np.isfinite(v) else [])
+    return {key: np.sort(np.array(v, dtype=float)) for key, v in found.items()}
+
+
+def _clusters(table: pl.DataFrame, sae: str, cluster: str | None) -> dict[str, str] | None:
+    """The cluster of every SAE; one SAE in two clusters is a `UserError`."""
+    if cluster is None:
+        return None
+    found: dict[str, str] = {}
+    for name, own in zip(labels(table, sae).tolist(), labels(table, cluster).tolist(), strict=True):
+        if found.setdefault(name, own) != own:
+            raise UserError(f"{sae} {name!r} has two values of {cluster}: {found[name]!r} and {own!r}.")
+    return found
 
 
 def _means(table: pl.DataFrame, score: str, criterion: str, sae: str) -> pl.DataFrame:
@@ -110,55 +147,105 @@ def _means(table: pl.DataFrame, score: str, criterion: str, sae: str) -> pl.Data
     return grouped.agg(mean=pl.col("score").mean(), n=pl.col("score").count(), dropped=pl.col("score").null_count())
 
 
-def _score(values: Float[np.ndarray, "N"], seed: int) -> Estimate:
-    kept = values[np.isfinite(values)]
-    return _over_saes("score", lambda w: w @ kept / w.sum(axis=1), kept.size, values.size - kept.size, seed)
+def _column(features: list[Values]) -> Float[np.ndarray, "N"]:
+    """The mean of each SAE's features, NaN where it has none."""
+    return np.array([f.mean() if f.size else np.nan for f in features])
 
 
-def _paired(first: Float[np.ndarray, "N"], second: Float[np.ndarray, "N"], draws: Draws) -> list[Estimate]:
-    keep = np.isfinite(first) & np.isfinite(second)
-    a, b, absent = first[keep], second[keep], int((~keep).sum())
-    apart = _over_saes("difference", lambda w: w @ (a - b) / w.sum(axis=1), a.size, absent, draws.seed)
-    if apart.state == "ok":
+def _score(values: Float[np.ndarray, "N"], units: Units, seed: int) -> Estimate:
+    keep = np.isfinite(values)
+    kept = values[keep]
+    start = Estimate(statistic="score", state="too_few", n=kept.size, dropped=values.size - kept.size, seed=seed)
+    found = over_units(start, lambda w: w @ kept / w.sum(axis=1), units.take(keep))
+    return replace(found, p=None, p_method=None)  # a score of 0 is no hypothesis
+
+
+def gains_of(first: list[Values], second: list[Values], units: Units, draws: Draws) -> list[tuple[str, Estimate]]:
+    """Difference in both scopes, lift and steering gain of two sets of features: by scope, the estimate.
+
+    first, second: by SAE the finite scores of its features; an SAE that lacks one of them is dropped and counted.
+    """
+    x, y = _column(first), _column(second)
+    keep = np.isfinite(x) & np.isfinite(y)
+    a, b, own = x[keep], y[keep], units.take(keep)
+    size: dict[str, Any] = {"state": "too_few", "n": a.size, "dropped": int((~keep).sum()), "seed": draws.seed}
+    apart = over_units(Estimate(statistic="difference", **size), lambda w: w @ (a - b) / w.sum(axis=1), own)
+    if apart.state == "ok" and own.name == "SAEs":
         p, method = _sign_flips(a - b, draws)
-        apart = replace(apart, p=p, p_method=method)
-    lift = _over_saes("lift", lambda w: _ratio(w @ a, w @ b), a.size, absent, draws.seed, logarithm=True)
-    based = b != 0
-    gains = a[based] / b[based] - 1
-    absent += int((~based).sum())
-    gain = _over_saes("steering gain", lambda w: w @ gains / w.sum(axis=1), gains.size, absent, draws.seed)
-    return [apart, lift, gain]
+        few = f"{a.size} SAEs: too few sign flips for a p" if p is None else None
+        apart = replace(apart, p=p, p_method=method, note=apart.note or few)
+    pairs = [(f, s) for f, s, k in zip(first, second, keep, strict=True) if k]
+    found = [(LIKE, apart), (THESE, _of_these(replace(apart, **NOTHING), pairs, draws))]
+    base = over_units(Estimate(statistic="score", **size), lambda w: w @ b / w.sum(axis=1), own)
+    for name in ("lift", "steering gain"):
+        start = Estimate(statistic=name, **size)
+        if apart.state == "ok" and (why := _no_ratio([other for _, other in pairs], base, name)):
+            found.append((LIKE, replace(start, state="undefined", note=why)))
+        elif name == "lift":
+            found.append((LIKE, over_units(start, lambda w: _ratio(w @ a, w @ b), own, logarithm=True)))
+        elif apart.state == "ok":
+            gains = a / b - 1
+            found.append((LIKE, over_units(start, lambda w, g=gains: w @ g / w.sum(axis=1), own)))
+        else:
+            found.append((LIKE, start))
+    return found
 
 
-def _over_saes(name: str, statistic: Means, n: int, absent: int, seed: int, *, logarithm: bool = False) -> Estimate:
-    """A statistic of SAE weights with its jackknife t interval, taken on log(1 + value) where asked."""
-    start = Estimate(statistic=name, state="too_few", n=n, dropped=absent, seed=seed)
-    if n < FEWEST:
+NOTHING: Mapping[str, Any] = dict.fromkeys(["low", "high", "se", "p", "interval_method", "p_method", "note"])
+
+
+def _no_ratio(bases: list[Values], mean: Estimate, name: str) -> str | None:
+    """Why these bases carry no ratio, if they do not. A mean of ratios needs every SAE's base, a lift the mean one."""
+    if name == "steering gain":
+        if near := sum(b.mean() <= 0 for b in bases):
+            return f"the base of {near} of {len(bases)} SAEs is 0: no ratio, read the difference"
+        noise = float(np.sqrt(np.mean([b.var(ddof=1) / b.size for b in bases if b.size > 1] or [0.0])))
+        if (mean.value or 0.0) < SURE * noise:
+            return "the SAEs' bases are mostly noise: no mean of ratios, read the difference or the lift"
+        return None
+    if (mean.value or 0.0) <= 0 or (mean.low is not None and mean.low <= 0):
+        return "the mean base is not told from 0: no ratio, read the difference"
+    return None
+
+
+def _of_these(start: Estimate, pairs: list[tuple[Values, Values]], draws: Draws) -> Estimate:
+    """Of these SAEs: Welch's t over features, and the p of permuting within every SAE which features were selected."""
+    if start.state != "ok":
         return start
-    value = float(statistic(np.ones((1, n)))[0])
-    if not np.isfinite(value):
-        return replace(start, state="undefined", note="the base is 0 in every SAE")
-    start = replace(start, state="ok", value=value)
-    others = statistic(1 - np.eye(n))
-    if logarithm and not (value > -1 and (others > -1).all()):
-        return replace(start, note="no interval: the selected features of nearly all SAEs score 0")
-    scaled, centre = (np.log1p(others), np.log1p(value)) if logarithm else (others, value)
-    se = float(np.sqrt((n - 1) / n * ((scaled - scaled.mean()) ** 2).sum()))
-    if not np.isfinite(se) or se < 1e-12:
-        return replace(start, note="the SAEs do not vary enough for an interval")
-    reach = float(scipy.stats.t.ppf(0.975, n - 1)) * se
-    ends = [float(np.expm1(e) if logarithm else e) for e in (centre - reach, centre + reach)]
-    method = "t over SAEs, log scale" if logarithm else "t over SAEs"
-    return replace(start, low=ends[0], high=ends[1], interval_method=method)
+    generator, null = draws.generator("permutation"), np.zeros(draws.count)
+    shares: list[tuple[float, int]] = []
+    for chosen, other in pairs:
+        both = np.concatenate([chosen, other])
+        orders = generator.permuted(np.tile(both, (draws.count, 1)), axis=1)
+        total, n = both.sum(), chosen.size
+        picked = orders[:, :n].sum(axis=1)
+        null += picked / n - (total - picked) / other.size
+        shares += [(v.var(ddof=1) / v.size / len(pairs) ** 2, v.size - 1) for v in (chosen, other) if v.size > 1]
+    extreme = int((np.abs(null / len(pairs)) >= abs(start.value or 0.0) - 1e-12).sum())
+    start = replace(start, p=(1 + extreme) / (1 + draws.count), p_method="permutation within SAEs")
+    if any(min(c.size, o.size) < 2 for c, o in pairs):
+        return replace(start, note="an SAE with one feature only: no interval over features")
+    variances = np.array([v for v, _ in shares])
+    se = float(np.sqrt(variances.sum()))
+    if se < 1e-12:
+        return replace(start, note="the features do not vary enough for an interval")
+    freedom = se**4 / float((variances**2 / np.array([d for _, d in shares])).sum())
+    reach, value = float(scipy.stats.t.ppf(0.975, freedom)) * se, start.value or 0.0
+    return replace(start, low=value - reach, high=value + reach, se=se, interval_method="Welch t over features")
 
 
 def _ratio(top: Float[np.ndarray, "R"], bottom: Float[np.ndarray, "R"]) -> Float[np.ndarray, "R"]:
     return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom != 0) - 1
 
 
-def _sign_flips(differences: Float[np.ndarray, "N"], draws: Draws) -> tuple[float, str]:
-    """Two-sided p of a zero mean difference: as likely with each SAE's sign turned (Fisher's randomisation)."""
+def _sign_flips(differences: Float[np.ndarray, "N"], draws: Draws) -> tuple[float | None, str | None]:
+    """Two-sided p of a zero mean difference: as likely with each SAE's sign turned (Fisher's randomisation).
+
+    None where even the most extreme signs are not rare enough for any finding.
+    """
     n, observed = differences.size, abs(float(differences.sum()))
+    if 2 / 2**n > RAREST:
+        return None, None
     exact = n <= EXACT_SIGNS
     if exact:
         signs = 1 - 2 * ((np.arange(1 << n)[:, None] >> np.arange(n)) & 1)
@@ -168,13 +255,3 @@ def _sign_flips(differences: Float[np.ndarray, "N"], draws: Draws) -> tuple[floa
     if exact:
         return extreme / signs.shape[0], "exact sign flips"
     return (1 + extreme) / (1 + draws.count), "sign flips"
-
-
-def _corrected(rows: pl.DataFrame) -> pl.DataFrame:
-    adjusted: dict[str, list[float | None]] = {"p_holm": [None] * rows.height, "p_bh": [None] * rows.height}
-    for group in rows["group"].unique(maintain_order=True):
-        chosen = rows.with_row_index("_row").filter((pl.col("group") == group) & (pl.col("statistic") == "difference"))
-        for name, correct in (("p_holm", holm), ("p_bh", benjamini_hochberg)):
-            for place, value in zip(chosen["_row"], correct(chosen["p"].to_list()), strict=True):
-                adjusted[name][place] = value
-    return rows.with_columns(*(pl.Series(k, v, dtype=pl.Float64) for k, v in adjusted.items()))

@@ -82,9 +82,9 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def _agreement_row(row: dict[str, Any]) -> tuple[str, ...]:
-    names = {"psi": "ψ", "Psi": "Ψ", "tau": row["group"]}
+    names = {"psi": "ψ", "Psi": "Ψ", "tau": row["group"], "tau within": f"{row['group']}, within"}
     group = names[row["statistic"]]
-    if row["statistic"] == "tau" and row["mode"] == "overall" and row["interval_method"]:
+    if row["mode"] == "overall" and row["interval_method"]:
         group = f"{group}, {row['interval_method']}"
     value = number(row["value"]) if row["state"] == "ok" else f"{DASH} ({row['state'].replace('_', ' ')})"
     if row["se"] is not None and row["statistic"] == "psi":

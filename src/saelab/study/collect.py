@@ -77,8 +77,11 @@ def _outcomes(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, An
     for outcome in OUTCOMES:
         own = drawn.filter(pl.col("outcome") == outcome)
         lifts = _numbers(own, "lift")
-        for column, values in ((outcome, _numbers(own, "percentile")), (f"{outcome}_lift", lifts)):
-            mean = mean_estimate(values, name=f"{spec.name}/{column}", seed=study.seed)
+        for column, values, bounds in (
+            (outcome, _numbers(own, "percentile"), (0.0, 1.0)),
+            (f"{outcome}_lift", lifts, None),
+        ):
+            mean = mean_estimate(values, name=f"{spec.name}/{column}", seed=study.seed, bounds=bounds)
             found |= {column: mean.value, f"{column}_low": mean.low, f"{column}_high": mean.high}
         less = less_than([] if blind else [lifts], [] if blind else ["own"], {"own": beside[outcome]})
         found |= {f"{outcome}_less": less.value, f"{outcome}_less_low": less.low, f"{outcome}_less_high": less.high}
@@ -135,7 +138,8 @@ def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str,
     interp = run.interp(spec.name).features.read(["feature", "state", INTERPRETABILITY])
     beside = fidelity["random_dictionary"]["interpretability"]
     scored = interp.filter(pl.col("state") == "ok")
-    score = mean_estimate(_numbers(scored, INTERPRETABILITY), name=f"{spec.name}/interpretability", seed=study.seed)
+    values, name = _numbers(scored, INTERPRETABILITY), f"{spec.name}/interpretability"
+    score = mean_estimate(values, name=name, seed=study.seed, bounds=(0.0, 1.0))
     return _coordinates(spec) | {
         "state": "ok", "l0": fidelity["l0"], "fvu": fidelity["fvu"],
         "ce_recovered": fidelity["ce_recovered"], "random_fvu": fidelity["random_dictionary"]["fvu"],
@@ -158,7 +162,8 @@ def _utility(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any
     """Mean test score of the randomly drawn features: the SAE's steering score without selection."""
     steered = run.ratings(spec.name).utility.read(["method", "reason_chosen", "test_score"])
     base = steered.filter((pl.col("method") == SAE_FEATURE) & (pl.col("reason_chosen") == RANDOM))
-    mean = mean_estimate(_numbers(base, "test_score"), name=f"{spec.name}/utility", seed=study.seed)
+    values, name = _numbers(base, "test_score"), f"{spec.name}/utility"
+    mean = mean_estimate(values, name=name, seed=study.seed, bounds=(0.0, 2.0))
     return {
         "utility": mean.value, "utility_low": mean.low, "utility_high": mean.high, "n_rated": mean.n,
         "n_missing": int(steered["n_missing"].sum()),

@@ -1,7 +1,8 @@
 """What a study's steering says, as tables: every arm by every outcome, less the random dictionary, and the spread.
 
 - arms      a row per outcome and arm: percentile and lift (means over SAEs), the percentile less that of the features
-            taken without selection (paired over SAEs), the lift less that of a random dictionary's features
+            taken without selection (of these SAEs; `_like` of SAEs or LMs like these), the lift less that of a random
+            dictionary's features
 - spread    a row per score: F over SAEs, the reliability of an SAE's mean and its standard error
 - controls  a row per control of every site's gate; doses: the dose response of its classes and of the SAEs' features
 
@@ -20,7 +21,7 @@ from saelab.instrument.kept import states_asked
 from saelab.instrument.readers import HEADLINE, OUTCOMES
 from saelab.stats.estimate import Estimate
 from saelab.stats.less import less_than
-from saelab.stats.lift import selection_lift
+from saelab.stats.lift import LIKE, THESE, selection_lift
 from saelab.stats.spread import spread_table
 from saelab.steering.arms import RANDOM
 from saelab.store.layout import InstrumentFolder, RunFolder
@@ -133,11 +134,12 @@ def _arms(
 ) -> list[dict[str, Any]]:
     own = features.filter(pl.col(outcome).is_not_null() & pl.col(f"{outcome}_lift").is_not_null())
     names = [UNSELECTED, *(c for c in own["criterion"].unique(maintain_order=True) if c != UNSELECTED)]
-    asked: dict[str, Any] = {"criterion": "criterion", "baseline": UNSELECTED, "seed": study.seed}
+    asked: dict[str, Any] = {"criterion": "criterion", "baseline": UNSELECTED, "cluster": "lm", "seed": study.seed}
     found: dict[str, pl.DataFrame] = {}
     if UNSELECTED in own["criterion"]:
         found = {c: selection_lift(own, score=c, draws=study.resamples, **asked) for c in (outcome, f"{outcome}_lift")}
     own_dictionary, beside = _dictionaries(study, run, outcome)
+    lms = [s.model.key for s in standing(study, run) if s.steer]
     rows = []
     for name in names:
         mine = own.filter(pl.col("criterion") == name)
@@ -149,11 +151,15 @@ def _arms(
         }
         for column, label in ((outcome, "percentile"), (f"{outcome}_lift", "lift")):
             row |= _taken(found.get(column), "score", name, None, label)
-        row |= _taken(found.get(outcome), "difference", name, UNSELECTED, "difference", p=True)
+        these, alike = (_differences(found.get(outcome), scope) for scope in (THESE, LIKE))
+        row |= _taken(these, "difference", name, UNSELECTED, "difference", p=True)
+        row |= _taken(alike, "difference", name, UNSELECTED, "difference_like", p=True)
+        del row["difference_like"]  # the value is the same
         arm = RANDOM if name == UNSELECTED else name
         chosen = (pl.col("arm") == arm) & (pl.col("outcome") == outcome)
         lifts = [_numbers(table.filter(chosen), "lift") for table in read.values()]
-        less, like = (less_than(lifts, own_dictionary, beside, units=units) for units in ("features", "saes"))
+        less = less_than(lifts, own_dictionary, beside)
+        like = less_than(lifts, own_dictionary, beside, units="saes", clusters=lms)
         if blind:
             less = like = Estimate(statistic="difference", state="missing", n=less.n)
         row |= {"less": less.value, "less_low": less.low, "less_high": less.high, "less_p": less.p}
@@ -162,6 +168,10 @@ def _arms(
         row |= {"less_state": "gate_failed" if blind else less.state}
         rows.append(row | {"less_note": less.note})
     return rows
+
+
+def _differences(table: pl.DataFrame | None, scope: str) -> pl.DataFrame | None:
+    return None if table is None else table.filter(pl.col("scope") == scope)
 
 
 def _taken(

@@ -21,7 +21,7 @@ from saelab.judges.cache import ReplyCache
 from saelab.selection.choose import top1_regret
 from saelab.stats.agreement import agreement
 from saelab.stats.features import feature_agreement
-from saelab.stats.lift import selection_lift, steering_gains
+from saelab.stats.lift import LIKE, THESE, selection_lift, steering_gains
 from saelab.stats.means import mean_estimate
 from saelab.steering.methods import UNSTEERED
 from saelab.store.layout import RunFolder
@@ -65,7 +65,8 @@ def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
 def _agreement(study: StudyConfig, saes: pl.DataFrame, features: pl.DataFrame) -> pl.DataFrame:
     """Interpretability against every outcome without selection, and against it and its gain after each selection.
 
-    An outcome is an SAE's mean percentile and its gain a difference; a utility's gain is the ratio of the papers.
+    An outcome is an SAE's mean percentile and its gain a difference; a utility's gain is the ratio of the papers, or a
+    difference where an SAE scores 0 without selection.
     """
     grid = saes.filter(pl.col("n_steered").is_not_null())
     # Width is an axis where one LM has several; training seeds are repeats, not an axis.
@@ -82,6 +83,8 @@ def _agreement(study: StudyConfig, saes: pl.DataFrame, features: pl.DataFrame) -
         if UNSELECTED not in features.filter(pl.col(score).is_not_null())["criterion"]:
             continue
         gains = steering_gains(features, score=score, criterion="criterion", baseline=UNSELECTED)
+        if "undefined" in gains["state"]:  # an SAE whose base is 0 has no ratio, and is not dropped for it
+            gain = "difference"
         for arm in chosen_arms(study):
             own = gains.filter(pl.col("criterion") == arm)
             if own.is_empty():
@@ -97,10 +100,12 @@ def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
 
     over: the pooled score less that of texts without any steering, paired over SAEs, with its p after Holm.
     """
-    asked: dict[str, Any] = {"criterion": "criterion", "seed": study.seed, "draws": study.resamples}
+    asked: dict[str, Any] = {"criterion": "criterion", "cluster": "lm", "seed": study.seed, "draws": study.resamples}
     pooled = selection_lift(features, baseline=UNSELECTED, **asked)
     plain = selection_lift(features, baseline=UNSTEERED, **asked)
-    over = plain.filter((pl.col("statistic") == "difference") & (pl.col("against") == UNSTEERED))
+    over = plain.filter(
+        (pl.col("statistic") == "difference") & (pl.col("against") == UNSTEERED) & (pl.col("scope") == LIKE)
+    )
     counts = features.group_by("criterion", maintain_order=True).agg(
         n=pl.col("test_score").count(), coverage=pl.col("test_score").count() / pl.len()
     )
@@ -134,6 +139,7 @@ def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
 def _features(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
     """Does a feature's own score go with how well it steers? Over the randomly drawn features, within SAEs.
 
+    The interval and p are of these SAEs (features drawn, permutation within SAEs), `like_` of SAEs or LMs like these.
     Beside the coefficients: what is lost by steering with the feature that a score ranks first (top-1 regret, mean over
     SAEs), and what is lost by steering with any. The control is a family of its own: it is not one of the claims.
     """
@@ -146,8 +152,14 @@ def _predicted(study: StudyConfig, features: pl.DataFrame, outcome: str) -> pl.D
     scores = [m for m in predictors() if m.name in drawn.columns]
     drawn = drawn.with_columns(pl.col(m.name).abs() for m in scores if m.signed)
     families = [[m.name for m in scores], [name for name in CONTROLS if name in drawn.columns]]
-    found = pl.concat(feature_agreement(drawn, predictors=f, outcome=outcome, seed=study.seed) for f in families if f)
-    pooled = found.filter(pl.col("sae").is_null()).rename({"n": "n_saes"}).drop("sae")
+    asked: dict[str, Any] = {"outcome": outcome, "cluster": "lm", "seed": study.seed}
+    found = pl.concat(feature_agreement(drawn, predictors=f, **asked) for f in families if f)
+    found = found.filter(pl.col("sae").is_null()).rename({"n": "n_saes"}).drop("sae")
+    like = found.filter(pl.col("scope") == LIKE).select(
+        "predictor", "statistic", like_low="low", like_high="high", like_p="p", like_method="interval_method"
+    )
+    pooled = found.filter(pl.col("scope") == THESE).drop("scope")
+    pooled = pooled.join(like, on=["predictor", "statistic"], how="left", maintain_order="left")
     names = [p for f in families for p in f]
     sizes = {p: drawn.filter(pl.col(p).is_not_null() & pl.col(outcome).is_not_null()).height for p in names}
     regrets = pl.DataFrame([_regret(drawn, p, outcome, study.seed) for p in names], infer_schema_length=None)

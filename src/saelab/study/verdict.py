@@ -68,7 +68,8 @@ def related(agreement: pl.DataFrame, spread: pl.DataFrame) -> str:
     row = _overall(agreement)
     if row is None or row["value"] is None:
         return f"{question} cannot be told, because too few SAEs have both scores"
-    shown = f"tau {_spoken(row)}, {row['n']} SAEs"
+    where = " inside language models" if row["statistic"] == "tau within" else ""
+    shown = f"tau{where} {_spoken(row)}, {row['n']} SAEs"
     told = row["low"] is not None and row["high"] is not None and (row["low"] > 0 or row["high"] < 0)
     if told and row["p"] is not None and row["p"] < 0.05:
         side = "better" if row["value"] > 0 else "worse"
@@ -89,9 +90,12 @@ def _why(spread: pl.DataFrame, n: int) -> str:
 
 
 def _overall(agreement: pl.DataFrame) -> dict[str, Any] | None:
+    """The row that the verdict rests on: over all SAEs of one LM; of several, inside the LMs, whose levels differ."""
     rows = agreement.filter(
         (pl.col("mode") == "overall") & (pl.col("x") == "interpretability") & (pl.col("y") == HEADLINE)
     )
+    inside = rows.filter(pl.col("statistic") == "tau within")
+    rows = inside if inside.height and inside["value"][0] is not None else rows
     return rows.row(0, named=True) if rows.height else None
 
 
