@@ -4,8 +4,9 @@ Frozen records with text already in words; a template only lays them out. A miss
 its count and reason, and no other cell can be made from one.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from saelab.report import words
 
@@ -120,3 +121,11 @@ def estimate(row: dict, name: str, digits: int = 2, *, why: str, n: int = 1) -> 
 def heading(value: str, note: str = "") -> TableRow:
     """A row that names the rows below it."""
     return TableRow((text(value, note),), kind="heading")
+
+
+def with_like(cell: TableCell, row: Mapping[str, Any], name: str, digits: int = 2) -> TableCell:
+    """A cell with the interval of SAEs (or LMs) like these under it, where the row has one (NAME_low, NAME_high)."""
+    low, high = (words.finite(row.get(f"{name}_{end}")) for end in ("low", "high"))
+    if low is None or high is None:
+        return cell
+    return replace(cell, under=f"like these {words.interval(low, high, digits)}")

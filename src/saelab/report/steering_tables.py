@@ -4,14 +4,25 @@ Pure functions from the study's tables (study/steering.py) to `cells.Table`. Rea
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from saelab.instrument.readers import CLASSES, RANDOM
 from saelab.report import words
-from saelab.report.cells import BLANK, Column, PageTable, TableCell, TableRow, estimate, figure, heading, missing, text
+from saelab.report.cells import (
+    BLANK,
+    Column,
+    PageTable,
+    TableCell,
+    TableRow,
+    estimate,
+    figure,
+    heading,
+    missing,
+    text,
+    with_like,
+)
 from saelab.report.names import Names
 
 SETS = {CLASSES: "Known classes", RANDOM: "Features of random dictionaries"}
@@ -75,22 +86,14 @@ def _arm(row: dict[str, Any], names: Names) -> Iterable[TableCell]:
     yield BLANK if row["less_p"] is None else TableCell(words.p_value(row["less_p"]))
     yield estimate(row, "percentile", why=few)
     base = row["criterion"] in names.arms_of("baseline")
-    yield BLANK if base else _with_like(estimate(row, "difference", 3, why=few), row, "difference_like", 3)
+    yield BLANK if base else with_like(estimate(row, "difference", 3, why=few), row, "difference_like", 3)
     yield BLANK if base or row["difference_p"] is None else TableCell(words.p_value(row["difference_p"]))
     yield TableCell(words.number(row["n"], 0), f"/ {words.number(row['n_saes'], 0)}")
 
 
 def _less(row: dict[str, Any], few: str) -> TableCell:
     """The difference with the interval of these SAEs, and beneath it that of SAEs like these."""
-    return _with_like(estimate(row, "less", why=few), row, "less_like")
-
-
-def _with_like(cell: TableCell, row: dict[str, Any], name: str, digits: int = 2) -> TableCell:
-    """A cell with the interval of SAEs like these beneath its own."""
-    low, high = (words.finite(row.get(f"{name}_{end}")) for end in ("low", "high"))
-    if low is None or high is None:
-        return cell
-    return replace(cell, under=f"like these {words.interval(low, high, digits)}")
+    return with_like(estimate(row, "less", why=few), row, "less_like")
 
 
 def spread(table: pl.DataFrame, names: Names) -> PageTable:

@@ -25,6 +25,7 @@ from saelab.report.cells import (
     missing,
     percentage,
     text,
+    with_like,
 )
 from saelab.report.names import Names, anchors
 
@@ -306,14 +307,12 @@ def feature_level(table: pl.DataFrame, names: Names) -> PageTable:
         kind = "τ" if row["statistic"] == "tau" else str(row["statistic"])
         value, low, high = (words.finite(row[c]) for c in ("value", "low", "high"))
         note = "no interval" if low is None or high is None else words.interval(low, high)
-        like = [words.finite(row.get(f"like_{end}")) for end in ("low", "high")]
-        note += "" if None in like else f"; like these {words.interval(like[0] or 0.0, like[1] or 0.0)}"
         strip = BLANK if value is None else TableCell("", kind="strip", strip=Strip(value, low, high))
         rows.append(
             TableRow((
                 text(words.upper(names.variable(row["predictor"])), kind),
                 text(names.variable(row["outcome"])),
-                figure(value, note=note, why=words.reason(row["state"], "features")),
+                with_like(figure(value, note=note, why=words.reason(row["state"], "features")), row, "like"),
                 strip,
                 _p(row.get("p")),
                 _p(row.get("p_holm")),
