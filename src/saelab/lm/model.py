@@ -51,6 +51,10 @@ class LanguageModel:
         self.bos_id: int | None = self._tokens.bos_id
         self.special_ids: frozenset[int] = self._tokens.special_ids
 
+    def __repr__(self) -> str:
+        size = f"{self.n_layers} blocks of width {self.d_model}, {self.vocab_size:,} tokens"
+        return f"<LanguageModel {self.name}: {self.family}, {size}, {self.dtype} on {self.device}>"
+
     @classmethod
     def load(
         cls,

@@ -48,6 +48,12 @@ class Matching:
     prices: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]] | None
     asked: tuple[Fold, Parts, tuple[float, float, float]]
 
+    def __repr__(self) -> str:
+        paired = np.isfinite(self.cosine)
+        cosine = f"{np.median(self.cosine[paired]):.2f}" if paired.any() else "missing"
+        size = f"{paired.sum():,} of {len(self.permutation):,} features"
+        return f"<Matching of {size}: median cosine {cosine}, cost {self.cost:.4g}, gap {self.gap:.2g}>"
+
     @property
     def gap(self) -> float:
         """How far the cost can be from the optimum; what rounding takes below 0 is 0."""

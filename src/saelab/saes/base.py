@@ -66,6 +66,12 @@ class Sae(nn.Module, ABC):
                 raise UserError(f"{name} has shape {tuple(tensor.shape)}, but the config says {expected}.")
             self.register_buffer(name, tensor)
 
+    def __repr__(self) -> str:
+        cfg, l0 = self.cfg, self.cfg.metadata.get("l0")
+        level = f", k {cfg.k}" if cfg.k else f", L0 {l0:.4g}" if isinstance(l0, int | float) else ""
+        where = f"{cfg.site or 'a site unsaid'} of {cfg.lm or 'a model unsaid'}"
+        return f"<Sae {cfg.architecture} at {where}: {cfg.d_sae:,} features of width {cfg.d_in}{level}>"
+
     @classmethod
     def weight_names(cls) -> tuple[str, ...]:
         """Names of all weights."""

@@ -88,6 +88,11 @@ class Crosscoder(nn.Module):
                 raise ArtefactError(f"{name} is {found}; a {cfg.kind} of this config has {shape}.")
             self.register_buffer(name, weights[name].detach().to(torch.float32).contiguous())
 
+    def __repr__(self) -> str:
+        cfg = self.cfg
+        size = f"{len(cfg.writes)} blocks of {cfg.d_sae:,} latents"
+        return f"<Crosscoder {cfg.kind}: reads {', '.join(cfg.sites)}; writes {', '.join(cfg.sites_out)}; {size}>"
+
     def weights(self) -> dict[str, Tensor]:
         """All weights by name."""
         return dict(self.named_buffers())

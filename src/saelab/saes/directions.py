@@ -21,6 +21,9 @@ class Directions:
     latents: Int[Tensor, " N"]
     lm: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<Directions at {self.site} of {self.lm or 'a model unsaid'}: {len(self.latents):,} latents>"
+
     def row_of(self, latent: int) -> int:
         """The row of a latent; one that writes nothing to this site is a `UserError`."""
         found = (self.latents == latent).nonzero()

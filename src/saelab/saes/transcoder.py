@@ -73,6 +73,13 @@ class Transcoder(nn.Module):
                 raise ArtefactError(f"{name} is {found}; a transcoder of this config has {shape}.")
             self.register_buffer(name, weights[name].detach().to(torch.float32).contiguous())
 
+    def __repr__(self) -> str:
+        cfg = self.cfg
+        ends = (
+            f"from {cfg.site or 'a site unsaid'} to {cfg.site_out or 'a site unsaid'} of {cfg.lm or 'a model unsaid'}"
+        )
+        return f"<Transcoder {cfg.gate} {ends}: {cfg.d_sae:,} latents>"
+
     def weights(self) -> dict[str, Tensor]:
         """All weights by name."""
         return {name: tensor for name, tensor in self.named_buffers()}
