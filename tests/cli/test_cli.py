@@ -3,6 +3,7 @@ that does not compute."""
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 from rich.console import Console
-from rich.progress import Progress, TextColumn
+from rich.progress import Progress
 
 from saelab.cli import VERBS, main
-from saelab.cli.progress import Display, JsonLines
+from saelab.cli.output import choose_level, fitted, note, show_table
+from saelab.cli.progress import Display, Facts, JsonLines, shown
 from saelab.core.seeds import numpy_generator
 
 DEMO = str(Path(__file__).parents[2] / "src" / "saelab" / "study" / "demo.yaml")
@@ -116,10 +118,84 @@ def test_figures_of_progress_are_numbers_that_can_be_read() -> None:
         task.advance(1, **{"tokens/s": 11243.7, "fvu": 0.123456, "last": "a"})
     record = json.loads(stream.getvalue().splitlines()[1])
     assert (record["tokens/s"], record["fvu"], record["last"]) == (11240.0, 0.1235, "a")
-    console = Console(file=io.StringIO(), width=60)
-    with (
-        Progress(TextColumn("{task.fields[figures]}"), console=console) as display,
-        Display(display).task("training", total=2, unit="steps") as task,
-    ):
-        task.advance(1, **{"tokens/s": 11243.7, "fvu": 0.123456, "last": "a"})
-        assert display.tasks[0].fields["figures"] == "tokens/s 11,244  fvu 0.1235  last a"
+
+
+def test_progress_fits_its_terminal_and_cuts_no_number() -> None:
+    """At every width whole facts, as many as fit. Control: the widest shows all of them."""
+    figures = {"tokens/s": 11243.7, "fvu": 0.123456, "last": "a"}
+    said = ["tokens/s 11,244", "fvu 0.1235", "last a"]
+    lines = {}
+    for width in (20, 60, 80, 120):
+        console = Console(file=io.StringIO(), width=width)
+        with (
+            Progress(Facts(width), console=console) as display,
+            Display(display).task("training resid_post.15, resid_post.16", total=2000, unit="steps") as task,
+        ):
+            task.advance(1500, **figures)
+            lines[width] = str(Facts(width).render(display.tasks[0]))
+        assert len(lines[width]) <= width and lines[width].startswith("training")
+        assert all(part in lines[width] for part in said) == (width == 120)
+        whole = re.split(" {2,}", lines[width])
+        known = {"75%", "0:00 left", "0:00", *said, "training", "training resid_post.15, resid_post.16"}
+        assert all(part in known or part.endswith("steps/s") for part in whole), lines[width]
+    assert lines[60] != lines[120]
+
+
+def test_no_count_is_beyond_its_total() -> None:
+    stream, width = io.StringIO(), 80
+    lines = JsonLines(stream)
+    with Progress(Facts(width), console=Console(file=io.StringIO(), width=width)) as display:
+        for shown in (Display(display), lines):
+            with shown.task("packing", total=28, unit="contexts") as task:
+                task.advance(20)
+                task.advance(22)
+                if shown is not lines:
+                    assert (display.tasks[0].completed, display.tasks[0].total) == (42, 42)
+    assert [(r["done"], r["total"]) for r in map(json.loads, stream.getvalue().splitlines())] == [(0, 28), (42, 42)]
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("columns", [4, 12])
+def test_a_table_splits_no_word_and_no_number(width: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit as a table is a block of lines per row. Control: the narrow table stays one everywhere."""
+    frame = pl.DataFrame({f"column_{i} told": [0.20123, -1234567.5] for i in range(columns)} | {"why": ["too few"] * 2})
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout", shown := Terminal())
+    show_table(frame, as_json=False, title="All SAEs")
+    text = re.sub("\x1b.*?m", "", shown.getvalue())
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("0.2012") == columns and text.count("-1.235e+06") == columns
+    assert len(re.findall(r"\btoo\b", text)) == len(re.findall(r"\bfew\b", text)) == 2
+    assert ("│" in text) == (columns == 4)
+    monkeypatch.setattr("sys.stdout", piped := io.StringIO())
+    show_table(frame, as_json=False)
+    assert len(piped.getvalue().splitlines()) == 6, "a pipe gets whole rows"
+
+
+def test_lines_are_broken_between_words_on_a_terminal_only() -> None:
+    text = "SAEs: the lift is +0.169 [+0.096, +0.243] and " * 4 + "/a/path/" + "long" * 20
+    broken = fitted(text, 60)
+    assert broken.split() == text.split() and max(map(len, broken.splitlines()[:-1])) <= 60
+    assert fitted(text, None) == text, "control"
+
+
+def test_quiet_and_levels_say_less(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Results and errors stay; notes and progress go. Control: without a flag they are there."""
+    for flags, levels in (([], ("warning", "info")), (["--quiet"], ()), (["--log-level", "warning"], ("warning",))):
+        assert main(["doctor", *flags]) == 0
+        note("a note")
+        with shown() as progress, progress.task("work", 2):
+            pass
+        found = capsys.readouterr()
+        assert "python" in found.out
+        assert ("a note" in found.err, '"task": "work"' in found.err) == ("warning" in levels, "info" in levels)
+    assert main(["--log-level=loud", "doctor"]) == 2 and "'loud'" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), "--quiet"]) == 2 and "not a run folder" in capsys.readouterr().err
+    choose_level([])

@@ -111,3 +111,15 @@ def test_what_cannot_be_shown_is_a_sentence(
     saved(tmp_path / "sae")
     assert main(["feature", str(tmp_path / "sae"), *map(str, arguments), "--lm", "tiny"]) in (2, 3, 4)
     assert said in capsys.readouterr().err
+
+
+def test_a_wrong_number_is_told_before_the_model_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Control: for a right one the model is asked for."""
+    saved(tmp_path / "sae")
+    asked: list[str] = []
+    monkeypatch.setattr("saelab.lm.model.LanguageModel.load", lambda ref: asked.append(ref) or tiny_lm())
+    assert main(["feature", str(tmp_path / "sae"), "3", str(F), "--lm", "tiny"]) == 2 and not asked
+    assert f"no feature {F}" in capsys.readouterr().err
+    assert main(["feature", str(tmp_path / "sae"), "3", "--lm", "tiny", "--no-steer", "--read", "1"]) == 0 and asked

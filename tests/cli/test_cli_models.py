@@ -34,7 +34,7 @@ def test_the_named_model_is_used_without_a_word(tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     assert model_for([sae_of(reference)], None).reference == reference
     assert model_for([sae_of(None)], reference).reference == reference
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.split() == ["loading", "model", reference] * 2
 
 
 def test_another_model_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

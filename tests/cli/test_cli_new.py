@@ -1,6 +1,7 @@
 """A study from flags: `saelab new` writes it, `saelab train` trains it, and a run folder is a study too."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from saelab.core.seeds import numpy_generator
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.formats import load_sae
 from saelab.store.layout import RunFolder
-from saelab.study.fresh import count_of
+from saelab.study import costs
+from saelab.study.fresh import LONGEST, SIZES, TRAINED, Wanted, count_of, made
 from saelab.study.scales import read_study
 from saelab.study.spec import StudyConfig, saes_of
 
@@ -47,6 +49,20 @@ def test_counts_of_tokens() -> None:
             count_of(bad)
 
 
+def test_sizes_fit_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is not asked for is what takes a quarter of an hour here; what is asked for is kept."""
+    wanted = Wanted("smollm2-135m", ["resid_post.15"], ["topk", "jumprelu"], ["16", "64"], 4096)
+    sizes = []
+    for n, bf16 in ((2, False), (16, True)):
+        monkeypatch.setattr(costs, "cores", lambda n=n: n)
+        monkeypatch.setattr(costs, "multiplies_bfloat16", lambda bf16=bf16: bf16)
+        _, study = made(wanted)
+        assert costs.seconds_here(study, TRAINED) <= LONGEST
+        sizes.append(study.text.train_contexts * study.text.context)
+        assert made(replace(wanted, tokens=10**8))[1].text.train_contexts == 781_250
+    assert sizes[0] < sizes[1] and sizes[0] in [round(n / 128) * 128 for n in SIZES]
+
+
 def test_train_from_flags_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lm = tiny_lm()
     lm.model.save_pretrained(tmp_path / "lm")
@@ -59,7 +75,9 @@ def test_train_from_flags_alone(tmp_path: Path, capsys: pytest.CaptureFixture[st
     where = ["--lm", f"path:{tmp_path / 'lm'}", "--site", "resid_post.1", "--text", f"path:{tmp_path / 'notes.jsonl'}"]
     sizes = ["--arch", "topk", "--l0", "4", "--d-sae", "32", "--tokens", "8K"]
     assert main(["train", *where, *sizes, "--out", str(run.root)]) == 0, capsys.readouterr().err
-    told = capsys.readouterr().out
+    said = capsys.readouterr()
+    told = said.out
+    assert "1 SAE on 7,936 tokens: about a minute here." in said.err, "before it starts"
     sae = load_sae(str(run.saes / "topk.l0_4.resid_post.1"))
     assert (sae.cfg.k, tuple(sae.W_dec.shape)) == (4, (32, lm.d_model))
     assert "topk.l0_4.resid_post.1" in told and f"saelab run {run.root}" in told

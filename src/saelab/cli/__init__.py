@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, Parameter
 
+from saelab.cli.output import choose_level, complain, told
 from saelab.core.errors import SaelabError
 from saelab.core.extras import absent
 
@@ -124,17 +125,15 @@ def _app() -> App:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. SAELAB_DEBUG=1 shows tracebacks."""
+    """Run the command line; returns the exit code. SAELAB_DEBUG=1 or --log-level debug shows tracebacks."""
     try:
-        return int(_app()(arguments))
+        return int(_app()(choose_level(sys.argv[1:] if arguments is None else arguments)))
     except (SaelabError, ImportError) as raised:
         error = raised if isinstance(raised, SaelabError) else absent(raised)
-        if error is None or os.environ.get("SAELAB_DEBUG"):
+        if error is None or os.environ.get("SAELAB_DEBUG") or told("debug"):
             raise
         sys.stdout.flush()
-        print(f"saelab: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+        complain(error.message, error.hint)
         return error.exit_code
     except KeyboardInterrupt:
         print("saelab: interrupted; finished work is kept. Run the same command to go on.", file=sys.stderr)

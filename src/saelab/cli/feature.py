@@ -59,7 +59,7 @@ def feature(
         Print one JSON object.
     """
     from saelab.cli.references import opened, without_site
-    from saelab.interp.features.profile import fitting_site
+    from saelab.interp.features.profile import fitting_site, known_features
     from saelab.saes.base import Sae
 
     if contexts < 1 or read < 1:
@@ -69,6 +69,7 @@ def feature(
         raise UserError(f"{sae} is no SAE, and its latents have no codes of one site.", hint="saelab steer takes it.")
     if place is None:
         raise UserError("This SAE does not say at which site it was trained.", hint=without_site(sae))
+    known_features(found, index)  # before the language model is read
     model = model_for([found], lm)
     fitting_site(model, found, index)
     with shown() as progress:

@@ -4,11 +4,11 @@ What an SAE was trained on stands in its files; a default over it would steer an
 model is said in one line, and one of another width or depth is refused before its weights are read.
 """
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from saelab.cli.output import note
 from saelab.core.errors import UserError
 from saelab.core.sites import find_site
 
@@ -37,11 +37,12 @@ def model_for(found: "Iterable[Sae | Directions]", lm: str | None) -> "LanguageM
     saes = [_named(one) for one in found]
     named = list(dict.fromkeys(sae.lm for sae in saes if sae.lm))
     if lm is None:
-        return LanguageModel.load(the_one(named))
+        lm = the_one(named)
     others = [name for name in named if not same_model(name, lm)]
     if others:
         _check_fit(saes, lm)
-        print(f"saelab: the SAE names the language model {others[0]}; {lm} is used, as asked.", file=sys.stderr)
+        note(f"saelab: the SAE names the language model {others[0]}; {lm} is used, as asked.")
+    note(f"loading model {lm}")
     return LanguageModel.load(lm)
 
 

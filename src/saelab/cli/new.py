@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from saelab.cli.output import say, show_record
+from saelab.cli.output import say, show_record, size_said
 from saelab.cli.parameters import SEVERAL
 from saelab.core.errors import UserError
 
@@ -17,7 +17,7 @@ def new(
     l0: Annotated[list[str] | None, SEVERAL] = None,
     d_sae: int = 4096,
     text: str | None = None,
-    tokens: str = "1M",
+    tokens: str | None = None,
     schema: bool = False,
 ) -> int:
     """Write a commented study file, or print the schema of study files for an editor.
@@ -39,12 +39,13 @@ def new(
     text:
         Text of your own: path:notes.jsonl, or another reference; by default the embedded corpus.
     tokens:
-        Tokens to train on: 500K, 2M.
+        Tokens to train on: 500K, 2M; by default as many as are trained on within a quarter of an hour here.
     schema:
         Print the JSON schema of all keys.
     """
     from saelab.saes.catalogue import USUAL
-    from saelab.study.fresh import LEVELS, SITE, Wanted, count_of, split, study_text
+    from saelab.study.costs import seconds_here
+    from saelab.study.fresh import LEVELS, SITE, Wanted, count_of, made, split
 
     if schema:
         from saelab.study.spec import StudyConfig
@@ -55,14 +56,10 @@ def new(
         raise UserError("Name the file to write.", hint="saelab new study.yaml, or --schema.")
     if study.exists():
         raise UserError(f"{study} is there already.", hint="Name another, or delete it.")
-    import yaml
-
-    from saelab.study.checks import accepted
-
     grid = split(site or [SITE]), split(arch or USUAL), split(l0 or LEVELS)
-    wanted = Wanted(lm, *grid, d_sae, text, count_of(tokens), study.stem)
-    written = study_text(wanted)
-    accepted(yaml.safe_load(written), origin="the command line")
+    wanted = Wanted(lm, *grid, d_sae, text, None if tokens is None else count_of(tokens), study.stem)
+    written, config = made(wanted)
     study.write_text(written, encoding="utf-8")
+    say(size_said(config, seconds_here(config)))
     say(f"{study}: `saelab plan {study}` says what it takes, `saelab run {study}` runs it.")
     return 0

@@ -1,6 +1,7 @@
 """How the command line shows progress: one live display on a terminal, JSON lines elsewhere.
 
-Both show for every task its name, how far it is, its rate, the time left and the figures it reports.
+Both show for every task its name, how far it is, its rate, the time left and the figures it reports. No count is beyond
+its total, and nothing is cut inside a number.
 """
 
 import json
@@ -11,30 +12,54 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn
+from rich.text import Text
 
+from saelab.cli.output import told
 from saelab.core import progress as core
+
+WIDE = 100  # columns from which there is room for bars
 
 
 @contextmanager
 def shown() -> Iterator[core.Progress]:
-    """A progress display for the length of a command, on stderr."""
-    if not sys.stderr.isatty():
+    """A progress display for the length of a command, on stderr; none where less is to be told."""
+    if not told("info"):
+        yield core.SILENT
+    elif not sys.stderr.isatty():
         yield JsonLines(sys.stderr)
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[figures]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=False) as display:
-        yield Display(display)
+    else:
+        console = Console(stderr=True)
+        bar = [BarColumn(bar_width=28)] if console.width >= WIDE else []
+        with Progress(SpinnerColumn(), *bar, Facts(console.width - 34 * len(bar) - 2), console=console) as display:
+            yield Display(display)
+
+
+class Facts(ProgressColumn):
+    """A task's name, share, rate, times and figures: as many as fit into the width, each whole."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self._width = width
+
+    def render(self, task: Any) -> Text:
+        left = "" if task.time_remaining is None else f"{_clock(task.time_remaining)} left"
+        share = "" if task.total is None else f"{task.percentage:.0f}%"
+        facts = [share, left, _clock(task.elapsed or 0), task.fields["rate"], *task.fields["figures"]]
+        name = task.description
+        if len(name) > self._width:
+            name = name[: self._width].rpartition(" ")[0] or name[: self._width]
+        line = Text(name)
+        for i, fact in enumerate(filter(None, facts)):
+            if len(line) + 2 + len(fact) > self._width:
+                break
+            line.append(f"  {fact}", style="" if i < 2 else "dim")
+        return line
+
+
+def _clock(seconds: float | int) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 class Display:
@@ -45,7 +70,7 @@ class Display:
 
     @contextmanager
     def task(self, name: str, total: int | None = None, unit: str = "") -> Iterator[core.Task]:
-        identity = self._display.add_task(name, total=total, rate="", figures="")
+        identity = self._display.add_task(name, total=total, rate="", figures=())
         try:
             yield _Bar(self._display, identity, unit)
         finally:
@@ -63,10 +88,16 @@ class _Bar:
         estimated = "estimated" in self._unit
         self._display.update(
             self._identity,
-            advance=amount,
-            rate="" if estimated else f"{rate:,.0f} {self._unit}/s",
-            figures="  ".join(f"{k} {_short(v)}" for k, v in figures.items()),
+            completed=self._done,
+            total=_at_least(self._display.tasks[self._display.task_ids.index(self._identity)].total, self._done),
+            rate="" if estimated else f"{_short(rate)} {self._unit}/s",
+            figures=tuple(f"{k} {_short(v)}" for k, v in figures.items()),
         )
+
+
+def _at_least(total: float | int | None, done: int) -> float | int | None:
+    """A total that what is done is no more than: totals are estimates where a text ends before it was thought to."""
+    return None if total is None else max(total, done)
 
 
 @runtime_checkable
@@ -114,6 +145,7 @@ class _Line:
     def write(self, event: str) -> None:
         now = time.perf_counter()
         elapsed = now - self._start
+        self._total = _at_least(self._total, self._done)
         record = {"event": event, "task": self._name, "done": self._done, "total": self._total, "unit": self._unit}
         record["seconds"] = round(elapsed, 1)
         if self._total and 0 < self._done < self._total:

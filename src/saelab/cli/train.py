@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from saelab.cli.output import note, say
+from saelab.cli.output import note, say, size_said
 from saelab.cli.parameters import SEVERAL
 from saelab.cli.progress import shown
 from saelab.cli.run import place_of
@@ -19,7 +19,7 @@ def train(
     arch: Annotated[list[str] | None, SEVERAL] = None,
     l0: Annotated[list[str] | None, SEVERAL] = None,
     d_sae: int = 4096,
-    tokens: str = "1M",
+    tokens: str | None = None,
     out: Path | None = None,
 ) -> int:
     """Train the SAEs of a study file, or of flags. `saelab run FOLDER` goes on from there.
@@ -41,19 +41,22 @@ def train(
     d_sae:
         Features per SAE.
     tokens:
-        Tokens to train on, each about once: 500K, 2M.
+        Tokens to train on, each about once: 500K, 2M; by default as many as take a quarter of an hour here.
     out:
         Run folder; by default runs/NAME.
     """
+    from saelab.study.costs import seconds_here
+    from saelab.study.fresh import TRAINED
     from saelab.study.run import run
     from saelab.study.scales import read_study
 
     if study is not None and (lm is not None or site is not None or text is not None):
         raise UserError("A study file says which model, site and text.", hint="Give the file, or the flags.")
-    made = read_study(study) if study is not None else _made(lm, site or [], text, (arch, l0), d_sae, tokens)
-    place = out or (Path("runs") / made.name if study is None else place_of(study))
+    config = read_study(study) if study is not None else _made(lm, site or [], text, (arch, l0), d_sae, tokens)
+    place = out or (Path("runs") / config.name if study is None else place_of(study))
+    note(size_said(config, seconds_here(config, TRAINED)))
     with shown() as progress:
-        folder = run(made, place, stages=("text", "harvest", "train"), tell=note, progress=progress)
+        folder = run(config, place, stages=TRAINED, tell=note, progress=progress)
     say(f"SAEs: {folder.saes}")
     for name in sorted(path.name for path in folder.saes.iterdir() if path.is_dir()):
         say(f"  saelab inspect {folder.saes / name}")
@@ -67,19 +70,16 @@ def _made(
     text: str | None,
     kinds: tuple[list[str] | None, list[str] | None],
     d_sae: int,
-    tokens: str,
+    tokens: str | None,
 ) -> Any:
     """The study of the flags. kinds: architectures and levels."""
-    import yaml
-
     from saelab.saes.catalogue import USUAL
-    from saelab.study.checks import accepted
-    from saelab.study.fresh import Wanted, count_of, split, study_text
+    from saelab.study.fresh import Wanted, count_of, made, split
 
     if lm is None or not site:
         raise UserError(
             "Give a study file, or --lm and --site.", hint="saelab train --lm smollm2-135m --site resid_post.15"
         )
     arch, l0 = kinds
-    wanted = Wanted(lm, split(site), split(arch or USUAL[:1]), split(l0 or ["32"]), d_sae, text, count_of(tokens))
-    return accepted(yaml.safe_load(study_text(wanted)), origin="the command line")
+    count = None if tokens is None else count_of(tokens)
+    return made(Wanted(lm, split(site), split(arch or USUAL[:1]), split(l0 or ["32"]), d_sae, text, count))[1]

@@ -5,11 +5,13 @@ only to tell minutes from days. Texts and calls are upper bounds: a feature that
 question that was answered is not asked again. Sizes come from a short table or from the name; nothing is opened.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import sqrt
 
 import polars as pl
 
+from saelab.core.hardware import cores, multiplies_bfloat16
 from saelab.core.records import Description
 from saelab.instrument.config import questions
 from saelab.instrument.readers import EXAMPLE, EXAMPLES
@@ -38,6 +40,15 @@ def plan_table(study: StudyConfig) -> pl.DataFrame:
         own = [c for c in cells if stage in (None, c.stage)]
         rows.append({"stage": stage or "total", "cells": len(own), "hours": _rounded(sum(c.estimate for c in own))})
     return pl.DataFrame(rows)
+
+
+def seconds_here(study: StudyConfig, stages: Collection[str] | None = None) -> float:
+    """Estimated seconds of some stages (None: all) on this machine, one cell after the other.
+
+    Estimates are of two cores without bfloat16. More cores are taken to help up to sixteen, native bfloat16 to halve.
+    """
+    work = sum(cell.estimate for cell in cells_of(study) if stages is None or cell.stage in stages)
+    return work / (max(0.5, min(cores(), 16) / 2) * (2 if multiplies_bfloat16() else 1))
 
 
 def disk_bytes(study: StudyConfig) -> int:

@@ -1,14 +1,21 @@
-"""A study file from a few words: what language model, where, which SAEs, on what text. Only text is made here."""
+"""A study file from a few words: what language model, where, which SAEs, on what text, and sized for this machine."""
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import yaml
 
 from saelab.core.errors import UserError
+from saelab.study.checks import accepted
+from saelab.study.costs import seconds_here
+from saelab.study.spec import StudyConfig
 
 CONTEXT, BATCH, HELD_OUT = 128, 2048, 64
 SITE, LEVELS = "resid_post.15", ("16", "64")  # where nothing is said
+TRAINED = ("text", "harvest", "train")  # stages up to the SAEs
+SIZES, LONGEST = (10**7, 5 * 10**6, 2 * 10**6, 10**6, 5 * 10**5), 900  # tokens where none are asked for; seconds
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 TEMPLATE = """\
 # A study of saelab. `saelab plan FILE` says what it takes and what it can see; `saelab run FILE` runs it, and goes on
@@ -42,7 +49,9 @@ instrument:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a study is asked for. text: a reference, None: the embedded corpus. tokens: of training."""
+    """What a study is asked for. text: a reference, None: the embedded corpus. tokens: of training; None: the most of
+    `SIZES` that are SAEs within `LONGEST` seconds here.
+    """
 
     lm: str
     sites: Sequence[str]
@@ -50,13 +59,24 @@ class Wanted:
     levels: Sequence[str]
     d_sae: int
     text: str | None = None
-    tokens: int = 10**6
+    tokens: int | None = None
     name: str | None = None
+
+
+def made(wanted: Wanted) -> tuple[str, StudyConfig]:
+    """The study file and what it says, sized for this machine where no size is asked for."""
+    sizes = SIZES if wanted.tokens is None else (wanted.tokens,)
+    text = ""
+    for tokens in sizes:
+        text = study_text(replace(wanted, tokens=tokens))
+        if tokens == sizes[-1] or seconds_here(StudyConfig.parse(yaml.safe_load(text)), TRAINED) <= LONGEST:
+            break
+    return text, accepted(yaml.safe_load(text), origin="the command line")
 
 
 def study_text(wanted: Wanted) -> str:
     """The study file, with a comment where a word needs one."""
-    contexts = max(1, round(wanted.tokens / CONTEXT))
+    contexts = max(1, round((wanted.tokens or SIZES[-1]) / CONTEXT))
     steps = max(1, round(contexts * CONTEXT / BATCH))
     lm, text = json.dumps(wanted.lm, ensure_ascii=False), wanted.text
     corpus = "" if text is None else f"  corpus: {{source: {json.dumps(text, ensure_ascii=False)}}}\n"

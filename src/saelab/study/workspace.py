@@ -74,7 +74,12 @@ class Workspace:
 
     def lm(self, model: ModelConfig) -> LanguageModel:
         """The model in the dtype of the study; one model at a time is kept."""
-        return self._keep("lm", model.key, lambda: load_lm(model))
+
+        def load() -> LanguageModel:
+            with self.progress.task(f"loading model {model.key}"):
+                return load_lm(model)
+
+        return self._keep("lm", model.key, load)
 
     def text(self, model: ModelConfig, part: str) -> PackedText:
         """The packed text of a model: `train` or `held_out`."""

@@ -117,7 +117,7 @@ def pack(
     packer = Packer(context=context, bos_id=bos_id, separator_id=separator_id)
     with progress.task("packing", n_contexts, "contexts") as task:
         for name, ids in _encoded(documents, encode, bos_id):
-            task.advance(packer.add(name, ids))
+            task.advance(_wanted(packer, name, ids, n_contexts))
             if n_contexts is not None and packer.n_contexts >= n_contexts:
                 break
     return packer.finish(n_contexts, special_ids)
@@ -176,10 +176,17 @@ def pack_split(
         for name, ids in _encoded(documents, lambda texts: lm.tokenize(texts, bos=False), lm.bos_id):
             which = int(held_out(name, share))
             if made[which].n_contexts < wanted[which]:
-                task.advance(made[which].add(name, ids))
+                task.advance(_wanted(made[which], name, ids, wanted[which]))
             if all(p.n_contexts >= w for p, w in zip(made, wanted, strict=True)):
                 break
     return made[0].finish(n_contexts, lm.special_ids), made[1].finish(n_held_out, lm.special_ids)
+
+
+def _wanted(packer: "Packer", name: str, ids: Sequence[int], most: int | None) -> int:
+    """Add a document; how many contexts it gave of those that are asked for."""
+    before = packer.n_contexts
+    packer.add(name, ids)
+    return (packer.n_contexts if most is None else min(packer.n_contexts, most)) - before
 
 
 class Packer:

@@ -97,12 +97,17 @@ def fitting_site(lm: LanguageModel, sae: Sae, features: Sequence[int]) -> str:
     """The SAE's site, where it, its width and these features fit the model; else a `UserError`."""
     if sae.cfg.site is None:
         raise UserError("This SAE does not say at which site it was trained.")
-    width, known = sae.W_dec.shape[1], sae.W_dec.shape[0]
+    width = sae.W_dec.shape[1]
     if width != lm.d_model:
         raise UserError(f"The SAE reads width {width}; {lm.name} is {lm.d_model} wide.")
-    if strange := [f for f in features if not 0 <= f < known]:
-        raise UserError(f"There is no feature {strange[0]}: the SAE has 0 to {known - 1}.")
+    known_features(sae, features)
     return str(lm.site(sae.cfg.site))
+
+
+def known_features(sae: Sae, features: Sequence[int]) -> None:
+    """Refuse numbers of features that the SAE does not have."""
+    if strange := [f for f in features if not 0 <= f < len(sae.W_dec)]:
+        raise UserError(f"There is no feature {strange[0]}: the SAE has 0 to {len(sae.W_dec) - 1}.")
 
 
 @torch.inference_mode()
