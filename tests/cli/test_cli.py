@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from saelab.cli import VERBS, main
 from saelab.cli.output import choose_level, fitted, note, show_table
-from saelab.cli.progress import Display, Facts, JsonLines, shown
+from saelab.cli.progress import Display, JsonLines, TaskLine, shown
 from saelab.core.seeds import numpy_generator
 
 DEMO = str(Path(__file__).parents[2] / "src" / "saelab" / "study" / "demo.yaml")
@@ -128,11 +128,11 @@ def test_progress_fits_its_terminal_and_cuts_no_number() -> None:
     for width in (20, 60, 80, 120):
         console = Console(file=io.StringIO(), width=width)
         with (
-            Progress(Facts(width), console=console) as display,
+            Progress(TaskLine(width), console=console) as display,
             Display(display).task("training resid_post.15, resid_post.16", total=2000, unit="steps") as task,
         ):
             task.advance(1500, **figures)
-            lines[width] = str(Facts(width).render(display.tasks[0]))
+            lines[width] = str(TaskLine(width).render(display.tasks[0]))
         assert len(lines[width]) <= width and lines[width].startswith("training")
         assert all(part in lines[width] for part in said) == (width == 120)
         whole = re.split(" {2,}", lines[width])
@@ -144,7 +144,7 @@ def test_progress_fits_its_terminal_and_cuts_no_number() -> None:
 def test_no_count_is_beyond_its_total() -> None:
     stream, width = io.StringIO(), 80
     lines = JsonLines(stream)
-    with Progress(Facts(width), console=Console(file=io.StringIO(), width=width)) as display:
+    with Progress(TaskLine(width), console=Console(file=io.StringIO(), width=width)) as display:
         for shown in (Display(display), lines):
             with shown.task("packing", total=28, unit="contexts") as task:
                 task.advance(20)

@@ -31,11 +31,11 @@ def shown() -> Iterator[core.Progress]:
     else:
         console = Console(stderr=True)
         bar = [BarColumn(bar_width=28)] if console.width >= WIDE else []
-        with Progress(SpinnerColumn(), *bar, Facts(console.width - 34 * len(bar) - 2), console=console) as display:
+        with Progress(SpinnerColumn(), *bar, TaskLine(console.width - 34 * len(bar) - 2), console=console) as display:
             yield Display(display)
 
 
-class Facts(ProgressColumn):
+class TaskLine(ProgressColumn):
     """A task's name, share, rate, times and figures: as many as fit into the width, each whole."""
 
     def __init__(self, width: int):
