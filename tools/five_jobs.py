@@ -120,7 +120,7 @@ def jobs(s: Sizes) -> list[Job]:
 def _smaller(folder: Path) -> None:
     study = folder / "study.yaml"
     text = study.read_text()
-    changed = text.replace("random: 24", "random: 12").replace("doses: [0.2, 0.5]", "doses: [0.5]\n  n_random: 24")
+    changed = text.replace("random: 24", "random: 12").replace("doses: [0.2, 0.5]", "n_random: 24\n  doses: [0.5]")
     assert changed.count("random: 12") == 1 and changed.count("n_random: 24") == 1
     study.write_text(changed)
 
@@ -177,7 +177,8 @@ def do(job: Job, folder: Path) -> dict[str, object]:
         said.append(_run(command, folder))
         if number in job.edits:
             job.edits[number][1](folder)
-    return {"minutes": (time.monotonic() - started) / 60, "processor": (_busy() - busy) / 60, "said": said}
+    minutes, processor = (time.monotonic() - started) / 60, (_busy() - busy) / 60
+    return {"minutes": minutes, "processor": processor, "load": os.getloadavg()[2], "said": said}
 
 
 def _busy() -> float:
@@ -249,7 +250,7 @@ def main() -> None:
         kept.write_text(json.dumps(found))
         print(f"{number}. {all_jobs[number - 1].title}: {found[str(number)]['minutes']:.1f} minutes", flush=True)
     threads = os.environ.get("OMP_NUM_THREADS", "all")
-    load = f"load average {os.getloadavg()[1]:.0f}"
+    load = f"load average {max((got['load'] for got in found.values()), default=0):.0f}"
     machine = f"{cores()} cores ({platform.machine()}), beside other work ({load}), {threads} thread(s) a command"
     if asked.page is not None:
         head = HEAD.format(texts=f"{texts:,}", lm=s.lm, tokens=s.tokens, machine=machine)

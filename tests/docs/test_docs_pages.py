@@ -13,9 +13,11 @@ from pydantic import Field
 import saelab
 from saelab.cli import VERBS
 from saelab.core.config import Config
+from saelab.lm.tiny import tiny_lm
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+five = runpy.run_path(str(ROOT / "tools" / "five_jobs.py"))
 keys = runpy.run_path(str(ROOT / "tools" / "study_keys.py"))
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -65,6 +67,42 @@ def test_every_public_name_is_on_the_page_of_python() -> None:
 def test_the_readme_names_every_verb() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert not [verb for verb in VERBS if not re.search(rf"\b{verb}\b", readme)]
+
+
+def test_five_jobs_take_what_the_readme_says() -> None:
+    """Three commands at most, and no verb or flag that the README does not name."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    jobs = five["jobs"](five["Sizes"]("smollm2-135m", ("resid_post.14", "resid_post.15"), 2048, 32, "1M", (1, 2)))
+    assert len(jobs) == 5 and all(len(job.commands) <= 3 for job in jobs)
+    words = {word for job in jobs for command in job.commands for word in re.findall(r"saelab \w+|--[\w-]+", command)}
+    assert {"saelab train", "--text"} <= words and not [word for word in words if word not in readme]
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(1200)
+def test_the_five_jobs_on_a_tiny_model(tmp_path: Path) -> None:
+    lm = tiny_lm(n_layers=4)
+    lm.model.save_pretrained(tmp_path / "lm")
+    lm.tokenizer.save_pretrained(tmp_path / "lm")
+    where = ["--lm", f"path:{tmp_path / 'lm'}", "--sites", "resid_post.1", "resid_post.2", "--only", "1", "2", "3", "5"]
+    sizes = [
+        "--d-sae",
+        "48",
+        "--l0",
+        "4",
+        "--tokens",
+        "8K",
+        "--features",
+        "1",
+        "2",
+        "--page",
+        str(tmp_path / "page.md"),
+    ]
+    tool = [sys.executable, str(ROOT / "tools" / "five_jobs.py"), str(tmp_path / "five")]
+    done = subprocess.run([*tool, *where, *sizes], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert page.count("\n## ") == 4 and "| together |" in page and str(tmp_path / "five") not in page
 
 
 @pytest.mark.sweep
