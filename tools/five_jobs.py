@@ -34,11 +34,10 @@ HEAD = """\
 
 Five jobs with the commands of the README, as `tools/five_jobs.py` ran them: the commands, what they
 said, and how long they took. The text is {texts} docstrings of Python's standard library, one to a
-line of `notes.jsonl`; the model is {lm}; {tokens} tokens are trained on. That is far too little for
-good SAEs, and enough to see every step.
+line of `notes.jsonl`; {lm}, whose weights were in the cache, is read on {tokens}
+tokens of it. That is far too little for good SAEs, and enough to see every step.
 
-Machine: {machine}. The
-weights were in the cache.
+{machine}
 
 | job | minutes | of processor time | commands |
 |---|---|---|---|
@@ -103,7 +102,7 @@ def jobs(s: Sizes) -> list[Job]:
                 "saelab plan study.yaml",
                 "saelab run study.yaml --out study",
             ],
-            {0: ("half the random features, a smaller random dictionary and one dose, to be done sooner", _smaller)},
+            {0: ("half the random features, a smaller random dictionary, one dose: done sooner", _smaller)},
         ),
         Job(
             "A model of my own, and somebody else's SAE",
@@ -189,7 +188,10 @@ def _busy() -> float:
 
 def shown(said: str) -> str:
     """The first lines of an output, broken at the page's width."""
-    lines = [part for line in said.strip("\n").splitlines() for part in textwrap.wrap(line, WIDTH - 4) or [""]]
+    lines = []
+    for line in said.strip("\n").splitlines():
+        hanging = " " * (len(line) - len(line.lstrip()) + 4)
+        lines += textwrap.wrap(line, WIDTH - 4, subsequent_indent=hanging) or [""]
     return "\n".join(f"    {line}".rstrip() for line in [*lines[:SHOWN], *(["..."] if len(lines) > SHOWN else [])])
 
 
@@ -204,7 +206,7 @@ def page(found: dict[str, dict], all_jobs: Sequence[Job], head: str) -> str:
     total = f"| together | {wall:.1f} | {busy:.1f} | |\n"
     parts = [head + "".join(rows) + total]
     for n, job, got in done:
-        parts.append(f"\n## {n}. {job.title}\n")
+        parts.append(f"## {n}. {job.title}\n")
         for number, command in enumerate(job.commands):
             parts.append("    " + " \\\n        ".join(_broken(command)) + "\n")
             if text := shown(got["said"][number]):
@@ -249,9 +251,9 @@ def main() -> None:
         found[str(number)] = do(all_jobs[number - 1], asked.folder)
         kept.write_text(json.dumps(found))
         print(f"{number}. {all_jobs[number - 1].title}: {found[str(number)]['minutes']:.1f} minutes", flush=True)
-    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    threads = "one thread a command" if os.environ.get("OMP_NUM_THREADS") == "1" else "all threads a command"
     load = f"load average {max((got['load'] for got in found.values()), default=0):.0f}"
-    machine = f"{cores()} cores ({platform.machine()}), beside other work ({load}), {threads} thread(s) a command"
+    machine = f"Machine: {cores()} cores ({platform.machine()}), {threads}, beside other work ({load})."
     if asked.page is not None:
         head = HEAD.format(texts=f"{texts:,}", lm=s.lm, tokens=s.tokens, machine=machine)
         asked.page.write_text(page(found, all_jobs, head), encoding="utf-8")
