@@ -131,3 +131,18 @@ def test_single_saes_and_controls_are_kept_apart(material: Material) -> None:
     places = [label.text for label in figure.panels[0].labels if label.anchor == "end"]
     assert places[::-1] == ["No selection", "Delta Token Confidence", "Output score", "Random direction, equal norm",
                             "Unsteered"]  # fmt: skip
+
+
+def test_every_panel_says_what_it_shows_and_its_n(material: Material) -> None:
+    assert material.saes is not None and material.training is not None and material.selection is not None
+    made = {
+        "frontier": (figures.frontier(material.saes, material.names), ["FVU (lower is better)", "CE recovered"]),
+        "training": (figures.training(material.training, {}, material.names), ["FVU", "L0 (log scale)", "Dead"]),
+        "matching": (figures.matching(material.pairs, material.names), ["Cost per", "Matching", "Explained", "CE"]),
+        "lifts": (figures.lifts(material.selection, material.names), [""]),
+    }
+    for figure, titles in made.values():
+        for panel, title in zip(figure.panels, titles, strict=True):
+            said = [label.text for label in panel.labels if label.kind == "title"]
+            assert (not title and not said) or said[0].startswith(title)
+            assert any("n = " in label.text for label in panel.labels if label.kind == "axis")

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from report_run import build_run
+from report_run import build_run, sae_names
 
 from saelab.core.errors import ArtefactError, UserError
 from saelab.report import flow
@@ -247,9 +248,9 @@ def as_far_as(run: RunFolder, what: str) -> Material:
 @pytest.mark.parametrize(
     ("what", "asked", "answered", "drawn", "done"),
     [
-        ("train", "How did these SAEs train?", "on batches of training text", "training", "17 .*: trained."),
-        ("interp", "How faithful", "below that of a random dictionary for all of 17 SAEs", "frontier", "interpreted"),
-        ("adopt", "Which of these SAEs is better", "By FVU, a is better", "frontier", "adopted and interpreted"),
+        ("train", "How did these SAEs train?", "on batches of training text", "first", "17 .*: trained."),
+        ("interp", "How faithful", "below that of a random dictionary for all of 17 SAEs", "first", "interpreted"),
+        ("adopt", "Which of these SAEs is better", "By FVU, a is better", "first", "adopted and interpreted"),
     ],
 )
 def test_a_part_of_a_study_gets_a_page_about_that_part(
@@ -262,8 +263,28 @@ def test_a_part_of_a_study_gets_a_page_about_that_part(
     assert shown is not None and shown.name == drawn and re.search(done, opening(material))
     there = {s.name: s for s in sections(material, [], drawn)}
     assert not {"agreement", "arms", "instrument", "matching"} & set(there) and there["absent"].parts
-    assert not any(p.kind == "figure" and p.content.name == drawn for s in there.values() for p in s.parts)
+    assert len(shown.panels) == 1, "the first screen holds one; the section has all"
     assert "0 sparse" not in opening(material) and "steer" not in opening(material) + question(material)
+
+
+def test_what_interpretation_left_is_shown_before_statistics(tmp_path: Path) -> None:
+    """Fidelity and means, without intervals. Control: of a run without interpretations there are none."""
+    run = build_run(tmp_path)
+    shutil.rmtree(run.stats.root)
+    for sae, *_ in sae_names():
+        record = run.interp(sae).fidelity.read()
+        beside = {"fvu": 0.9, "ce_recovered": 0.1, "interpretability": {"balanced_accuracy": 0.6}}
+        write_json(run.interp(sae).fidelity.path, record | {"dead_share": 0.0, "random_dictionary": beside})
+    material = read_material(run)
+    assert material.saes is not None and material.saes.height == 17
+    first = material.saes.row(0, named=True)
+    features = read_table(run.interp(first["sae"]).features.path)
+    assert first["interpretability"] == features["balanced_accuracy"].mean()
+    said = answer(material)
+    assert "for all of 17 SAEs" in said and "(random dictionaries: 0.60; intervals come with statistics)" in said
+    assert "JumpReLU" in render(material, []) and "held-out text yet" not in said
+    shutil.rmtree(run.interp("").root)
+    assert read_material(run).saes is None
 
 
 def test_a_whole_study_asks_its_question(run: RunFolder) -> None:
@@ -276,8 +297,8 @@ def test_a_whole_study_asks_its_question(run: RunFolder) -> None:
     table = pl.DataFrame([dose | {"high": 1.0}, dose | {"dose": 0.5, "high": 1.0}])
     blind = replace(material, doses=table, summary=material.summary | {"instrument": {"state": "failed", "sites": []}})
     shown = picture(blind)
-    assert shown is not None and shown.name == "doses"
-    assert any(p.content.name == "scatter" for s in sections(blind, [], "doses") for p in s.parts if p.kind == "figure")
+    assert shown is not None and shown.name == "first" and shown.alt.startswith("Lift against dose")
+    assert any(p.content.name == "scatter" for s in sections(blind, [], "first") for p in s.parts if p.kind == "figure")
 
 
 @pytest.mark.parametrize("over", [0.3, -0.01])

@@ -101,11 +101,11 @@ def frontier(saes: pl.DataFrame, names: Names) -> Figure:
         for row in names.in_grid_order(saes).drop_nulls("l0").iter_rows(named=True):
             at, said = row["l0"], f"{row['sae']}: L0 {words.number(row['l0'], 1)}"
             if (value := words.finite(row.get(f"random_{measure}"))) is not None:
-                title = f"random dictionary beside {said}, {words.number(value, 3)}"
-                marks.append(Mark(at, value, "var(--soft)", size=3, hollow=True, title=title))
+                beside = f"random dictionary beside {said}, {words.number(value, 3)}"
+                marks.append(Mark(at, value, "var(--soft)", size=3, hollow=True, title=beside))
             if (value := words.finite(row[measure])) is not None:
-                colour, title = names.colour(row["architecture"]), f"{said}, {words.number(value, 3)}"
-                marks.append(Mark(at, value, colour, title=title, link=ids[row["sae"]]))
+                colour, own = names.colour(row["architecture"]), f"{said}, {words.number(value, 3)}"
+                marks.append(Mark(at, value, colour, title=own, link=ids[row["sae"]]))
         axis = Axis(f"L0 reached (ticks: the targets), n = {words.plural(saes.height, 'SAE')}", "log", levels)
         panels.append(draw(Panel(axis, Axis(), tuple(marks), title=title)))
     random = key("Random dictionary", "var(--soft)", shape="circle", hollow=True)

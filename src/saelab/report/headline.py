@@ -3,7 +3,7 @@
 Where the gate did not pass, nothing is printed as a gain. Pure functions of `Material`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -70,14 +70,16 @@ def _as_measured(saes: pl.DataFrame) -> str | None:
         return None
     below = known.filter(pl.col("fvu") < pl.col("random_fvu")).height
     said = f"FVU is {_reach(known['fvu'])}, below that of a random dictionary for {_of(below, known.height)}"
-    read = saes.drop_nulls(["interpretability", "interpretability_low"])
+    read = saes.drop_nulls("interpretability")
     if not read.height:
         return f"{said}."
+    said += f"; descriptions tell where features fire with a balanced accuracy of {_reach(read['interpretability'])}"
+    if "interpretability_low" not in saes.columns:
+        random = read["random_interpretability"].drop_nulls()
+        beside = f"random dictionaries: {_reach(random)}; " if random.len() else ""
+        return f"{said} ({beside}intervals come with statistics)."
     above = _of(read.filter(pl.col("interpretability_low") > CHANCE).height, read.height)
-    return (
-        f"{said}; descriptions tell where features fire with a balanced accuracy of "
-        f"{_reach(read['interpretability'])}, above chance ({CHANCE}) by its 95 % interval for {above}."
-    )
+    return f"{said}, above chance ({CHANCE}) by its 95 % interval for {above}."
 
 
 def _as_trained(material: Material) -> str:
@@ -107,14 +109,15 @@ def _of(some: int, all_: int) -> str:
 
 def picture(material: Material) -> Figure | None:
     """The figure that shows the answer: the dose response where nothing is seen, the SAEs, or their training."""
-    if material.gate == "failed" and material.doses is not None and material.doses.height:
-        return doses(material.doses, material.names)
-    if drawn := scatter(material):
+    blind = material.gate == "failed" and material.doses is not None and material.doses.height
+    if not blind and (drawn := scatter(material)):
         return drawn
-    if material.saes is not None and material.saes["fvu"].null_count() < material.saes.height:
-        return frontier(material.saes, material.names)
-    found = training(material)
-    return next((p.content for p in found.parts if p.kind == "figure"), None)
+    found = next((p.content for p in training(material).parts if p.kind == "figure"), None)
+    if blind and material.doses is not None:
+        found = doses(material.doses, material.names)
+    elif material.saes is not None and material.saes["fvu"].null_count() < material.saes.height:
+        found = frontier(material.saes, material.names)
+    return found and replace(found, name="first", panels=found.panels[:1])
 
 
 def opening(material: Material) -> str:
@@ -124,7 +127,7 @@ def opening(material: Material) -> str:
     count = saes.height if saes is not None else len(summary.get("saes") or trained)
     if not count:
         return ""
-    lms = [] if saes is None else saes["lm"].unique(maintain_order=True).to_list()
+    lms = [] if saes is None else [lm for lm in saes["lm"].unique(maintain_order=True) if lm]
     names = material.names
     kinds = [] if saes is None else [names.architecture(a) for a in names.order(saes["architecture"].to_list())]
     made = f" of {words.plural(len(kinds), 'architecture')} ({words.listing(kinds)})" if kinds else ""

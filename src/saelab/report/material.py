@@ -12,7 +12,7 @@ import polars as pl
 
 from saelab.core.errors import ArtefactError, UserError
 from saelab.instrument.readers import HEADLINE, RANDOM
-from saelab.report.names import Names
+from saelab.report.names import Names, coordinates
 from saelab.report.words import finite
 from saelab.steering.methods import SAE_FEATURE
 from saelab.store.files import read_json
@@ -168,7 +168,7 @@ def read_material(run: RunFolder) -> Material:
     material = Material(
         summary=run.summary.read() if run.summary.exists else {},
         names=_names(run.names.path),
-        saes=_table(run.stats.table("saes").path, SAES),
+        saes=_table(run.stats.table("saes").path, SAES) if run.stats.table("saes").exists else _measured(run, names),
         agreement=_table(run.stats.table("agreement").path, AGREEMENT),
         selection=_table(run.stats.table("selection").path, SELECTION),
         feature_level=_table(run.stats.table("features").path, FEATURE_LEVEL),
@@ -222,6 +222,26 @@ def _table(path: Path, columns: tuple[str, ...]) -> pl.DataFrame | None:
 def _no_nan(table: pl.DataFrame) -> pl.DataFrame:
     """NaN is not a value: tables that met one (through NumPy) say null from here on."""
     return table.with_columns(pl.selectors.float().fill_nan(None))
+
+
+def _measured(run: RunFolder, names: list[str]) -> pl.DataFrame | None:
+    """SAEs as their interpretation left them, before statistics are made: plain means, without intervals."""
+    rows = []
+    for sae in names:
+        place, known = run.interp(sae), coordinates(sae)
+        if known is None or not place.fidelity.exists or not place.features.exists:
+            continue
+        fidelity, features = place.fidelity.read(), place.features.read(FEATURES)
+        scored = features.filter(pl.col("state") == "ok")["balanced_accuracy"].drop_nulls()
+        random = fidelity["random_dictionary"]
+        rows.append({
+            "sae": sae, "lm": "", "site": ".".join(sae.split(".")[-2:]), "architecture": known[0], "level": known[1],
+            **{name: fidelity[name] for name in ("l0", "fvu", "ce_recovered", "dead_share")},
+            **{f"random_{name}": random[name] for name in ("fvu", "ce_recovered")},
+            "random_interpretability": (random.get("interpretability") or {}).get("balanced_accuracy"),
+            "interpretability": scored.mean(), "n_scored": scored.len(), "utility": None,
+        })  # fmt: skip
+    return pl.DataFrame(rows, infer_schema_length=None).pipe(_no_nan) if rows else None
 
 
 def _folders(parent: Path) -> list[str]:

@@ -94,6 +94,12 @@ class Names:
         return Markup(f":root {{ {light} }}\n{dark_rule}\n{classes}\n") if looks else Markup("")
 
 
+def coordinates(sae: str) -> tuple[str, int] | None:
+    """Architecture and level as the name of a trained SAE says them ("jumprelu.l0_32.resid_post.15")."""
+    found = re.match(r"([^.]+)\.l0_(\d+)\.", sae)
+    return (found[1], int(found[2])) if found else None
+
+
 def anchors(saes: pl.DataFrame | None) -> dict[str, str]:
     """The id on the page of every SAE's row in the grid."""
     return {} if saes is None else {sae: f"sae-{i}" for i, sae in enumerate(saes["sae"].unique(maintain_order=True))}

@@ -53,7 +53,7 @@ def render(material: Material, cards: list[feature_card.FeatureCard]) -> str:
         .get_template("page.html")
         .render(
             title=f"{name}: saelab report".lstrip(": "),
-            kicker=f"Study {name}" if name else "Study",
+            kicker=f"Study {name}" if name else "A study that is not finished",
             question=question(material),
             answer=answer(material),
             picture=shown,

@@ -4,7 +4,6 @@ A section whose artefacts do not exist is one sentence that says what is missing
 look lives in the templates. Pure functions of `Material` and the cards.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from saelab.report import (
 from saelab.report.adopted import adopted, adopted_of
 from saelab.report.feature_card import FeatureCard
 from saelab.report.material import Material
+from saelab.report.names import coordinates
 from saelab.report.parts import Part, Section
 from saelab.report.record import what_was_run
 from saelab.report.steering_sections import arms, instrument, selection, steering_of
@@ -210,8 +210,8 @@ def _places(material: Material) -> dict[str, tuple[str, float]]:
         rows = material.saes.drop_nulls("level").iter_rows(named=True)
         return {r["sae"]: (r["architecture"], float(r["level"])) for r in rows}
     trained = [] if material.training is None else material.training["sae"].unique().to_list()
-    found = {sae: re.match(r"([^.]+)\.l0_(\d+)\.", sae) for sae in trained}
-    return {sae: (m[1], float(m[2])) for sae, m in found.items() if m and m[1] in material.names.architectures}
+    found = {sae: coordinates(sae) for sae in trained}
+    return {s: (c[0], float(c[1])) for s, c in found.items() if c and c[0] in material.names.architectures}
 
 
 def feature_cards(cards: Sequence[FeatureCard], material: Material) -> Section:

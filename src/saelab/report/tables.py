@@ -66,7 +66,7 @@ def grid(
         if here != place:
             place = here
             width = "" if row.get("width") is None else f"{words.number(row['width'], 0)} features"
-            rows.append(heading(f"{row['lm']}, {row['site']}", width))
+            rows.append(heading(", ".join(filter(None, here[:2])), width))
         own = row["sae"] if row["sae"] in adopted else ""
         first = replace(_named(row, names, own), link=cards.get(row["sae"], ""))
         if row.get("state") in (None, "ok"):
