@@ -15,7 +15,8 @@ from saelab.stats.agreement import COLUMNS, agreement, read_and_agree
 from saelab.stats.association import Draws, sample_of
 from saelab.stats.axes import Mode, groups_of, psi
 from saelab.stats.estimate import Estimate
-from saelab.stats.inputs import numbers, open_table
+from saelab.stats.inputs import numbers
+from saelab.stats.reading import open_table
 from saelab.stats.within import permuted
 
 AXES = {"architecture": "architecture", "level": "level", "lm": "lm"}

@@ -13,12 +13,13 @@ from typing import Any, get_args
 
 import polars as pl
 
+import saelab.stats.axes as grid
 from saelab.core.errors import UserError
-from saelab.stats import axes as grid
 from saelab.stats.association import Draws, cluster_tau, naive_tau, sample_of
 from saelab.stats.estimate import Estimate, frame
-from saelab.stats.inputs import labels, numbers, open_table, require
+from saelab.stats.inputs import labels, numbers, one_row_each, require
 from saelab.stats.multiplicity import corrected
+from saelab.stats.reading import open_table
 from saelab.stats.within import permuted, within_taus
 
 MOST_ROWS = 3000  # all pairs are held in memory
@@ -80,8 +81,21 @@ def read_and_agree(
     cluster: str | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """`agreement` of a .csv, .tsv, .jsonl or .parquet file; without `axes`, those of architecture, level, lm it has."""
-    table = open_table(Path(path))
+    """`agreement` of a file (`reading.open_table`); without `axes`, those of architecture, level, lm that it has."""
+    return agree_by_usual_axes(open_table(Path(path)), x=x, y=y, axes=axes, cluster=cluster, seed=seed)
+
+
+def agree_by_usual_axes(
+    table: pl.DataFrame,
+    *,
+    x: str,
+    y: str,
+    axes: Mapping[str, str] | None = None,
+    cluster: str | None = None,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """`agreement` of a table that somebody made: an SAE named twice is refused, and axes are found by name."""
+    one_row_each(table)
     if axes is None:
         axes = {name: name for name in USUAL_AXES if name in table.columns}
     return agreement(table, x=x, y=y, axes=axes, cluster=cluster, seed=seed)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Shaped
 
+import saelab.stats.kendall as kendall
+import saelab.stats.resample as resample
 from saelab.core.seeds import numpy_generator
-from saelab.stats import kendall, resample
 from saelab.stats.estimate import FEWEST, Estimate, State
 
 FEWEST_FOR_INTERVAL = 10  # rows below which a bootstrap interval is not given

@@ -19,7 +19,8 @@ import polars as pl
 import scipy
 from jaxtyping import Float, Int
 
-from saelab.stats import kendall, resample
+import saelab.stats.kendall as kendall
+import saelab.stats.resample as resample
 from saelab.stats.association import Draws
 from saelab.stats.estimate import Estimate
 from saelab.stats.inputs import label

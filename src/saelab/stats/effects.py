@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
+import saelab.stats.kendall as kendall
+import saelab.stats.resample as resample
 from saelab.core.errors import UserError
-from saelab.stats import kendall, resample
 from saelab.stats.association import FEW_CLUSTERS, FEWEST_FOR_INTERVAL, SAME, Draws, cluster_note, sample_of
 from saelab.stats.estimate import FEWEST, Estimate, frame
 from saelab.stats.inputs import complete, labels, numbers, require
@@ -159,7 +160,7 @@ def _difference_within(
         return lambda drawn: resample.tau_of(drawn, first, second) - resample.tau_of(drawn, third, fourth)
 
     start = replace(start, statistic="tau difference within", pairs=sum(r.size * (r.size - 1) // 2 for r in members))
-    return list(mean_within(start, [of(r) for r in members], [r.size for r in members], name, draws))
+    return list(mean_within(start, [of(r) for r in members], [r.size for r in members], name, draws, bound=2.0))
 
 
 def _estimates(

@@ -18,7 +18,7 @@ import polars as pl
 import scipy
 from jaxtyping import Float
 
-from saelab.stats import kendall
+import saelab.stats.kendall as kendall
 from saelab.stats.association import FEWEST_FOR_INTERVAL, Draws, Sample, sample_of
 from saelab.stats.estimate import Estimate, frame
 from saelab.stats.inputs import labels, numbers, require
@@ -142,7 +142,7 @@ def _pooled(
         reach = float(scipy.stats.norm.ppf(0.975)) * se
         these = replace(these, se=se, low=mean - reach, high=mean + reach, interval_method="Fisher z over features")
     keep = np.array([s in usable for s in samples])
-    like = over_units(start, lambda w: w @ values / w.sum(axis=1), units.take(keep))
+    like = over_units(start, lambda w: w @ values / w.sum(axis=1), units.take(keep), bound=1.0)
     if like.state != "ok":
         few = f"{values.size} SAEs: no interval over SAEs below three"
         like = replace(like, state="ok", value=mean, note="; ".join(filter(None, [note, few])))

@@ -1,41 +1,19 @@
-"""Tables coming in: a file or a frame checked for the columns that are asked for, and numbers with missing rows known.
+"""Frames coming in: checked for the columns that are asked for, and numbers with missing rows known.
 
 A missing column is a `UserError` with the nearest names; a null, NaN or infinite number is missing; numbers that differ
 by rounding alone are one number (`TIED`). Nothing here computes a statistic.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
-from saelab.core.errors import ArtefactError, UserError, nearest
-from saelab.store.tables import plain, read_table
-
-READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".parquet": read_table,
-    ".csv": plain(pl.read_csv),
-    ".tsv": plain(partial(pl.read_csv, separator="\t")),
-    ".jsonl": plain(pl.read_ndjson),
-}
-
+from saelab.core.errors import UserError, nearest
+from saelab.stats.reading import is_number
 
 TIED = 1e-9  # two numbers are tied that differ by less than this share of the column's largest magnitude
-
-
-def open_table(path: Path) -> pl.DataFrame:
-    """Read .parquet, .csv, .tsv or .jsonl; a missing file or another ending is a `UserError`."""
-    if not path.is_file():
-        raise UserError(f"There is no file {path}.", hint="Check the path.")
-    if path.suffix not in READERS:
-        raise UserError(f"{path.name} is not a table saelab reads.", hint=f"Give one of {', '.join(READERS)}.")
-    try:
-        return READERS[path.suffix](path)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{path} is not a readable {path.suffix[1:]} table: {error}.") from None
 
 
 def require(table: pl.DataFrame, columns: Sequence[str]) -> None:
@@ -51,11 +29,35 @@ def numbers(table: pl.DataFrame, column: str) -> Float[np.ndarray, "N"]:
     dtype = table[column].dtype
     if not (dtype.is_numeric() or dtype == pl.Boolean or dtype == pl.Null):
         raise UserError(
-            f"Column {column!r} holds {dtype}, not numbers.",
+            f"Column {column!r} holds {_no_number(table[column])}, not numbers.",
             hint=nearest(column, [c for c in table.columns if table[c].dtype.is_numeric()]),
         )
     values = table[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
     return tied(np.where(np.isfinite(values), values, np.nan))
+
+
+def _no_number(values: pl.Series) -> str:
+    """The first value of a column that is no number, with its row."""
+    if values.dtype != pl.String:
+        return str(values.dtype)
+    wrong = [(i, v) for i, v in enumerate(values.to_list()) if v is not None and not is_number(v)]
+    more = f" and in {len(wrong) - 1} more rows" if wrong[1:] else ""
+    return f"{wrong[0][1]!r} in row {wrong[0][0] + 1}{more}" if wrong else "text"
+
+
+def one_row_each(table: pl.DataFrame, names: Sequence[str] = ("sae", "name", "id")) -> None:
+    """A `UserError` where a table of SAEs names one twice: its first column of these names tells rows apart."""
+    column = next((n for n in names if n in table.columns), None)
+    if column is None or table[column].dtype.is_float():
+        return
+    values = table[column].to_list()
+    seen: dict[object, int] = {}
+    for i, value in enumerate(values):
+        if value is not None and (first := seen.setdefault(value, i)) != i:
+            raise UserError(
+                f"{column} {str(value)!r} stands in rows {first + 1} and {i + 1}.",
+                hint="Keep one row per SAE; of a table of features ask with --features (feature_agreement).",
+            )
 
 
 def tied(values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:

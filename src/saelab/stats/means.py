@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from saelab.stats import resample
+import saelab.stats.resample as resample
 from saelab.stats.association import Draws
 from saelab.stats.estimate import FEWEST, Estimate
 

@@ -14,8 +14,8 @@ import polars as pl
 import scipy
 from jaxtyping import Float, Int
 
+import saelab.stats.resample as resample
 from saelab.core.errors import UserError
-from saelab.stats import resample
 from saelab.stats.association import FEWEST_FOR_INTERVAL, Draws
 from saelab.stats.estimate import Estimate, frame
 from saelab.stats.inputs import complete, labels, numbers, require

@@ -46,10 +46,13 @@ def units_of(rows: int, clusters: Shaped[np.ndarray, "N"] | None = None, name: s
     return Units(name, np.unique(clusters.astype(str), return_inverse=True)[1])
 
 
-def over_units(start: Estimate, statistic: Weighted, units: Units, *, logarithm: bool = False) -> Estimate:
+def over_units(
+    start: Estimate, statistic: Weighted, units: Units, *, logarithm: bool = False, bound: float | None = None
+) -> Estimate:
     """A statistic of row weights with the jackknife's t interval and p over units; log(1 + value) where asked.
 
-    start: an estimate whose size is known. The p is that of a true value of 0.
+    start: an estimate whose size is known. bound: the interval is held in [-bound, bound]. The p is that of a true
+    value of 0.
     """
     n, m = units.index.size, units.count
     if n < FEWEST:
@@ -70,6 +73,7 @@ def over_units(start: Estimate, statistic: Weighted, units: Units, *, logarithm:
         return replace(start, note=f"the {units.name} do not vary enough for an interval")
     reach = float(scipy.stats.t.ppf(0.975, m - 1)) * se
     low, high = (float(np.expm1(e) if logarithm else e) for e in (centre - reach, centre + reach))
+    low, high = (low, high) if bound is None else (max(-bound, low), min(bound, high))
     p = 2 * float(scipy.stats.t.sf(abs(centre) / se, m - 1))
     method = f"t over {units.name}" + (", log scale" if logarithm else "")
     note = f"{m} values of {units.name}" if units.name != "SAEs" else None

@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from saelab.stats import kendall, resample
+import saelab.stats.kendall as kendall
+import saelab.stats.resample as resample
 from saelab.stats.association import FEWEST_FOR_INTERVAL, SAME, Draws, Sample
 from saelab.stats.estimate import FEWEST, Estimate
 from saelab.stats.units import Units, over_units
@@ -39,9 +40,16 @@ def within_taus(sample: Sample, clusters: Shaped[np.ndarray, "N"], name: str, dr
 
 
 def mean_within(
-    start: Estimate, statistics: Sequence[PairStatistic], sizes: Sequence[int], name: str, draws: Draws
+    start: Estimate,
+    statistics: Sequence[PairStatistic],
+    sizes: Sequence[int],
+    name: str,
+    draws: Draws,
+    *,
+    bound: float = 1.0,
 ) -> tuple[Estimate, Estimate]:
-    """The mean over clusters of a statistic of each, in both scopes. statistics, sizes: by cluster.
+    """The mean over clusters of a statistic of each, in both scopes. statistics, sizes: by cluster; a statistic lies
+    in [-bound, bound].
 
     A cluster where the statistic is not defined is left out and counted in the note.
     """
@@ -56,7 +64,9 @@ def mean_within(
     start = replace(start, state="ok", value=float(values.mean()), note=note)
     usable = [(s, n) for s, n, k in zip(statistics, sizes, keep, strict=True) if k]
     units = Units(name, np.arange(values.size))
-    like = over_units(replace(start, state="too_few", value=None), lambda w: w @ values / w.sum(axis=1), units)
+    like = over_units(
+        replace(start, state="too_few", value=None), lambda w: w @ values / w.sum(axis=1), units, bound=bound
+    )
     if like.state != "ok":
         like = replace(start, note=f"{values.size} values of {name}: no interval below {FEWEST}")
     like = replace(like, note="; ".join(filter(None, [note, like.note])) or None)
