@@ -63,6 +63,9 @@ def test_outcomes_reach_the_tables_the_record_and_the_page(steered: dict[str, An
     assert set(record["steering_lift"]) >= {"value", "low", "high"}
     assert {a["outcome"] for a in record["arms"]} == {"described", "read_back"}
     assert {s["score"] for s in record["spread"]} >= {"interpretability", "described", "read_back"}
+    assert {q["question"] for q in record["questions"]} >= {"partial", "regression", "noise", "tier"}
+    random = next(q for q in record["questions"] if q["question"] == "tier" and q["about"] == "random")
+    assert random["state"] in ("ok", "too_few"), "the control criterion goes through the same choice"
     texts = run.steering(saes["sae"][0]).readings.read()
     assert texts.filter(pl.col("feature") >= 0)["described"].null_count() == 0
     assert texts.filter(pl.col("feature") < 0)["described"].null_count() == 60, "unsteered texts belong to no feature"

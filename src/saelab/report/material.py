@@ -26,6 +26,7 @@ SAES = ("sae", "lm", "site", "architecture", "level", "l0", "fvu", "ce_recovered
 AGREEMENT = ("x", "y", "mode", "axis", "group", "statistic", "value", "low", "high", "n", "p", "state")
 SELECTION = ("sae", "criterion", "score", "low", "high", "lift", "n", "state")
 FEATURE_LEVEL = ("predictor", "outcome", "statistic", "value", "low", "high", "n", "n_saes", "state")
+QUESTIONS = ("question", "about", "y", "value", "low", "high", "p", "p_holm", "n", "state", "note", "null_low")
 TRAINING = ("sae", "tokens", "fvu", "l0", "dead_share")
 FEATURES = ("feature", "density", "description", "balanced_accuracy", "auroc", "state")
 CONTEXTS = ("feature", "rank", "tokens", "activations", "peak")
@@ -134,6 +135,7 @@ class Material:
     agreement: pl.DataFrame | None
     selection: pl.DataFrame | None
     feature_level: pl.DataFrame | None
+    questions: pl.DataFrame | None
     training: pl.DataFrame | None
     pairs: tuple[SaePair, ...]
     candidates: pl.DataFrame | None
@@ -172,6 +174,7 @@ def read_material(run: RunFolder) -> Material:
         agreement=_table(run.stats.table("agreement").path, AGREEMENT),
         selection=_table(run.stats.table("selection").path, SELECTION),
         feature_level=_table(run.stats.table("features").path, FEATURE_LEVEL),
+        questions=_table(run.stats.table("questions").path, QUESTIONS),
         training=_training(run),
         pairs=pairs,
         paths=_paths(run, pairs),

@@ -17,6 +17,7 @@ from saelab.report import (
     figures,
     flow,
     matching_tables,
+    statistics_sections,
     tables,
     words,
 )
@@ -127,6 +128,7 @@ def agreement(material: Material) -> Section:
         parts.append(Part("heading", "Feature by feature, within SAEs"))
         text = "The same question one level down: within one SAE, does a feature's score predict how well it steers?"
         parts += [Part("text", text), Part("table", tables.feature_level(material.feature_level, names))]
+    parts += statistics_sections.parts(material.questions, names)
     return Section(name, title, lead, tuple(parts))
 
 

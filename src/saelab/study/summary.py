@@ -33,6 +33,7 @@ from saelab.study.collect import features_table, saes_table
 from saelab.study.compare import compared
 from saelab.study.names import CONTROLS, UNSELECTED, chosen_arms, predictors
 from saelab.study.plan import cells_of
+from saelab.study.questions import questions
 from saelab.study.spec import StudyConfig, saes_of
 from saelab.study.steering import gates_of, headline_of, steering_tables
 from saelab.study.verdict import verdict
@@ -53,6 +54,7 @@ def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
             "agreement": _agreement(study, tables["saes"], features),
             "features": _features(study, features),
         } | steering_tables(study, run, features)
+        tables["questions"] = questions(study, run, tables["saes"], features, tables["spread"])
         if study.rated:
             tables["selection"] = _selection(study, features)
     paths = []
@@ -232,6 +234,7 @@ def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
         "verdict": verdict(study, run),
         "arms": _rows(run, "arms", pl.lit(True)),
         "spread": _rows(run, "spread", pl.lit(True)),
+        "questions": _rows(run, "questions", pl.lit(True)),
         "selection": _rows(run, "selection", pl.col("sae") == "all"),
         "matching": _matching(study, run),
         "seeds": {"study": study.seed, "training": sorted({s.seed for s in saes_of(study) if s.adopted is None})},
