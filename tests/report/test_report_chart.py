@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from saelab.report.chart import SHAPES, Axis, Drawn, Figure, Line, Mark, Panel, draw, key
+from saelab.report.chart import SHAPES, Axis, Drawn, Figure, Line, Mark, Panel, draw, key, thinned
 from saelab.report.page import environment
 
 PANEL = Panel(Axis(), Axis(), (Mark(0, 0, "var(--a)", title="a"), Mark(4, 1, "var(--a)", title="b")))
@@ -90,3 +90,18 @@ def test_a_mark_that_leads_somewhere_is_a_link() -> None:
     marks = (Mark(0, 0, "var(--a)", link="card-3"), Mark(1, 1, "var(--a)"))
     assert [p.link for p in draw(replace(PANEL, marks=marks)).paths if p.fill == "var(--a)"] == ["card-3", ""]
     assert all(isinstance(k, Drawn) for shape in SHAPES for k in key("x", "var(--a)", shape=shape).paths)
+
+
+def test_marks_that_say_nothing_of_their_own_are_one_path() -> None:
+    """The same picture: every place is there. Control: marks with a title stay apart."""
+    bare = tuple(Mark(x, x, "var(--a)") for x in range(50))
+    told = tuple(replace(mark, title="t") for mark in bare)
+    one, many = ([p for p in draw(replace(PANEL, marks=m)).paths if p.fill == "var(--a)"] for m in (bare, told))
+    assert len(one) == 1 and len(many) == 50 and one[0].d == "".join(p.d for p in many)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 200, 201, 12_345])
+def test_thinning_keeps_the_ends(n: int) -> None:
+    rows = thinned(list(range(n)), 200)
+    assert rows == sorted(set(rows)) and len(rows) <= 201 and (n <= 200) == (len(rows) == n)
+    assert not n or (rows[0], rows[-1]) == (0, n - 1)

@@ -8,6 +8,7 @@ from report_run import ARCHITECTURES, NAMES, build_run
 
 from saelab.report import figures, flow
 from saelab.report.chart import Drawn, Figure
+from saelab.report.feature_card import FeatureCard, Pick
 from saelab.report.matching_tables import certificate
 from saelab.report.material import Material, SaePair, read_material
 from saelab.report.names import Names, anchors
@@ -146,3 +147,18 @@ def test_every_panel_says_what_it_shows_and_its_n(material: Material) -> None:
             said = [label.text for label in panel.labels if label.kind == "title"]
             assert (not title and not said) or said[0].startswith(title)
             assert any("n = " in label.text for label in panel.labels if label.kind == "axis")
+
+
+def test_a_long_run_and_many_features_stay_small(material: Material) -> None:
+    """What is left out is said; cards are always drawn. Control: a small one is drawn whole and says nothing."""
+    many = pl.DataFrame({"sae": ["a"] * 9000, "tokens": range(9000), "fvu": 0.5, "l0": 3.0, "dead_share": 0.1})
+    assert "At most about 200 rows" in figures.training(many, {}, NAMES).caption
+    assert figures.training(many.head(50), {}, NAMES).caption == ""
+    table = pl.DataFrame({"sae": ["a"] * 9000, "feature": range(9000), "description": "x"})
+    table = table.with_columns(balanced_accuracy=pl.col("feature") / 9000, percentile=0.5)
+    card = FeatureCard(Pick("a", 8, "drawn at random"), "x", (), (), (), (), ())
+    figure = figures.features(table, [card])
+    assert figure is not None and "Of the others" in figure.caption and "n = 9,000 features" in str(figure.panels)
+    assert [m.link for m in drawn(figure)] == ["card-1"] and sum(len(p.d) for p in figure.panels[0].paths) < 200_000
+    small = figures.features(table.head(20), [card])
+    assert small is not None and "Of the others" not in small.caption

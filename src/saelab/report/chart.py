@@ -6,8 +6,9 @@ are printed. Knows no table, no study and no file.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any, Literal
 
 from saelab.report import words
 
@@ -183,7 +184,20 @@ def draw(panel: Panel, *, width: int = WIDTH, height: int = HEIGHT, beside: Sequ
     middle = (TOP + height - BOTTOM) / 2
     labels += [Label(f"{(left + width - RIGHT) / 2:.0f}", f"{height - 6}", panel.x.title, kind="axis")]
     labels += [Label("11", f"{middle:.0f}", panel.y.title, kind="side")] if panel.y.title else []
-    return Drawing(width, height, tuple(paths), tuple(labels))
+    return Drawing(width, height, tuple(_joined(paths)), tuple(labels))
+
+
+def _joined(paths: Iterable[Drawn]) -> Iterable[Drawn]:
+    """The same picture in fewer paths: neighbours that look alike and say nothing of their own are one."""
+    for _, alike in groupby(paths, lambda p: (replace(p, d=""), bool(p.title or p.link) and id(p))):
+        first, *rest = alike
+        yield replace(first, d=first.d + "".join(p.d for p in rest)) if rest else first
+
+
+def thinned(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most about so many of some rows, evenly, with the last."""
+    step = max(1, math.ceil(len(rows) / most))
+    return [*rows[:-1:step], *rows[-1:]]
 
 
 def key(label: str, colour: str, *, shape: str = "", dash: str | None = None, hollow: bool = False) -> Key:

@@ -11,12 +11,13 @@ from typing import Any
 import polars as pl
 
 from saelab.report import words
-from saelab.report.chart import DASHES, SHAPES, Axis, Figure, Key, Line, Mark, Number, Panel, draw, key
+from saelab.report.chart import DASHES, SHAPES, Axis, Figure, Key, Line, Mark, Number, Panel, draw, key, thinned
 from saelab.report.feature_card import CLEAR, FeatureCard
 from saelab.report.material import SaePair
 from saelab.report.names import OTHER, Names, anchors
 
 WIDE = (520, 380)
+MOST_POINTS, MOST_FEATURES = 200, 2000  # drawn of a line; of the features that have no card
 
 
 def scatter(saes: pl.DataFrame, names: Names, y: str = "utility") -> Figure:
@@ -161,12 +162,16 @@ def training(metrics: pl.DataFrame, known: Mapping[str, tuple[str, float]], name
             line = line.filter(pl.col(column) > 0) if axis.scale == "log" else line
             if line.height:
                 name, level = places[sae]
-                lines.append(Line(tuple(line.iter_rows()), names.colour(name), dashes.get(level, "solid"), title=sae))
+                points = tuple(thinned(line.rows(), MOST_POINTS))
+                lines.append(Line(points, names.colour(name), dashes.get(level, "solid"), title=sae))
         panels.append(draw(Panel(Axis(f"Tokens seen, n = {n}"), axis, lines=tuple(lines), title=title), width=340))
     keys = tuple(key(names.architecture(name), names.colour(name), dash="solid") for name in order)
     by_level = tuple(key(f"{level:g}", "var(--soft)", dash=dash) for level, dash in dashes.items())
     alt = f"Training curves of {n}: FVU, L0 and dead share."
-    return Figure("training", tuple(panels), (("", keys), ("Target L0", by_level if len(levels) > 1 else ())), alt)
+    drawn = (("", keys), ("Target L0", by_level if len(levels) > 1 else ()))
+    long = metrics.group_by("sae").len()["len"].to_list()
+    thin = f"At most about {MOST_POINTS} rows of each line are drawn." if max(long) > MOST_POINTS else ""
+    return Figure("training", tuple(panels), drawn, alt, thin)
 
 
 def features(candidates: pl.DataFrame, cards: Sequence[FeatureCard]) -> Figure | None:
@@ -175,20 +180,25 @@ def features(candidates: pl.DataFrame, cards: Sequence[FeatureCard]) -> Figure |
     if not known.height:
         return None
     at = {(c.pick.sae, c.pick.feature): f"card-{i}" for i, c in enumerate(cards, 1)}
-    marks = []
+    opened, others = [], []
     for row in known.iter_rows(named=True):
-        link = at.get((row["sae"], row["feature"]), "")
+        x, y, link = row["balanced_accuracy"], row["percentile"], at.get((row["sae"], row["feature"]), "")
         title = f"{row['sae']}, feature {row['feature']}: {row['description']}"
-        look = ("var(--accent)", 5.5) if link else ("var(--soft-faint)", 3)
-        marks.append(Mark(row["balanced_accuracy"], row["percentile"], look[0], size=look[1], title=title, link=link))
-    marks.sort(key=lambda m: m.link != "")
+        if link:
+            opened.append(Mark(x, y, "var(--accent)", size=5.5, title=title, link=link))
+        else:
+            others.append(Mark(x, y, "var(--soft-faint)", size=3))
+    marks = [*thinned(others, MOST_FEATURES), *opened]
     n = words.plural(known.height, "feature")
     x = Axis(f"Balanced accuracy of the description (dotted: {CLEAR:g}), n = {n}")
     panel = Panel(x, Axis("Percentile of its texts under its reader"), tuple(marks), rule=CLEAR)
     keys = (key("has a card", "var(--accent)", shape="circle"), key("others", "var(--soft-faint)", shape="circle"))
     alt = f"Scatter plot of {n}: balanced accuracy against the percentile of steered texts."
     drawn = draw(panel, width=640, height=340)
-    return Figure("features-drawn", (drawn,), (("Feature", keys),), alt, "A point with a card opens it.")
+    caption = "A point with a card opens it."
+    if len(others) > MOST_FEATURES:
+        caption += f" Of the others {words.number(len(marks) - len(opened), 0)} are drawn."
+    return Figure("features-drawn", (drawn,), (("Feature", keys),), alt, caption)
 
 
 def matching(pairs: Sequence[SaePair], names: Names) -> Figure:
