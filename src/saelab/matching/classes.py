@@ -14,9 +14,8 @@ nothing about meaning, only about directions that a matching at a stated false-m
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are loaded at first use
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from saelab.matching.cost import Costs, Edges
 from saelab.matching.partial import admissible, rejections, solved
@@ -79,8 +78,8 @@ def _families(
     of_column[edges.j[matched]] = gain[matched]
     near = ~matched & (gain > 0) & (gain >= (1 - tie) * np.minimum(of_row[edges.i], of_column[edges.j]))
     joins = near | matched
-    graph = csr_matrix((np.ones(joins.sum()), (edges.i[joins], n + edges.j[joins])), shape=(n + m, n + m))
-    component = connected_components(graph, directed=False)[1]
+    graph = scipy.sparse.csr_matrix((np.ones(joins.sum()), (edges.i[joins], n + edges.j[joins])), shape=(n + m, n + m))
+    component = scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
     touched = np.zeros(n + m, bool)
     touched[edges.i[near]] = touched[n + edges.j[near]] = True
     ambiguous = np.isin(component[:n], component[touched]) & (permutation >= 0)

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 import lap
 import numpy as np
+import scipy  # its parts are loaded at first use
 import torch
 from jaxtyping import Float, Int
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from saelab.core.errors import UserError
@@ -70,8 +69,8 @@ def solved(
     """The best choice among admissible edges, component by component."""
     n, m = len(tau), len(sigma)
     gain = edges.weights - tau[edges.i] - sigma[edges.j]  # of a match over leaving both; never positive
-    graph = csr_matrix((np.ones(len(edges)), (edges.i, n + edges.j)), shape=(n + m, n + m))
-    component = connected_components(graph, directed=False)[1][edges.i]
+    graph = scipy.sparse.csr_matrix((np.ones(len(edges)), (edges.i, n + edges.j)), shape=(n + m, n + m))
+    component = scipy.sparse.csgraph.connected_components(graph, directed=False)[1][edges.i]
     order = np.argsort(component, kind="stable")
     sizes = np.unique(component[order], return_counts=True)[1]
     permutation = np.full(n, -1)
