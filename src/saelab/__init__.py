@@ -23,10 +23,11 @@ if TYPE_CHECKING:
         TopKConfig,
     )
     from saelab.saes.formats import load_crosscoder, load_latents, load_sae, load_transcoder, save_sae
+    from saelab.saes.given import SaeLike
     from saelab.selection.effects import feature_effects
     from saelab.stats.agreement import agreement
     from saelab.training.sweep import train
-    from saelab.workflow import run_study
+    from saelab.workflow import Evaluated, evaluate, run_study
 
 _WHERE = {
     "LanguageModel": "saelab.lm.model",
@@ -49,19 +50,25 @@ _WHERE = {
     "agreement": "saelab.stats.agreement",
     "to_saebench": "saelab.adapters.saebench",
     "to_saelens": "saelab.adapters.saelens",
+    "Evaluated": "saelab.workflow",
+    "SaeLike": "saelab.saes.given",
+    "evaluate": "saelab.workflow",
     "run_study": "saelab.workflow",
 }
 
 __all__ = [
     "BatchTopKConfig",
+    "Evaluated",
     "GatedConfig",
     "JumpReluConfig",
     "LanguageModel",
     "MatryoshkaConfig",
     "ReluConfig",
+    "SaeLike",
     "Sampling",
     "TopKConfig",
     "agreement",
+    "evaluate",
     "feature_effects",
     "load_crosscoder",
     "load_latents",

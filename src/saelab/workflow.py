@@ -1,13 +1,19 @@
-"""The whole main job as one call: a study run to its end, then its page. Safe to call again after any crash.
+"""The main jobs as one call each: a study to its page, SAEs that exist to a verdict. Safe to call again after a crash.
 
 Stands above both: a study knows no page, and a page is made of artefacts alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import polars as pl
 
 from saelab.core.progress import SILENT, Progress
 from saelab.report.unchanged import unchanged
+from saelab.store.layout import RunFolder
+from saelab.study.evaluation import evaluation
 from saelab.study.run import HERE, run
 from saelab.study.scales import read_study
 from saelab.study.spec import StudyConfig
@@ -36,3 +42,60 @@ def run_study(
     from saelab.report.page import write_report  # not waited for where nothing is drawn
 
     return write_report(folder)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `evaluate` found, with the columns of the run folder's own tables.
+
+    verdict: which SAE is better at what. saes: a row per SAE. compared: a row per aspect and pair, with intervals.
+    features: of every SAE, a row per feature that was drawn. page, folder: the report, and all that was measured.
+    """
+
+    verdict: str
+    saes: pl.DataFrame
+    compared: pl.DataFrame
+    features: dict[str, pl.DataFrame]
+    page: Path
+    folder: Path
+
+    def __repr__(self) -> str:
+        return f"Evaluation of {len(self.saes)} SAEs ({self.page}): {self.verdict}"
+
+
+def evaluate(
+    saes: Sequence[Any] | Mapping[str, Any],
+    lm: str | None = None,
+    *,
+    text: str | Sequence[str] | None = None,
+    site: str | None = None,
+    preset: str = "small",
+    only: Collection[str] = (),
+    force_lm: bool = False,
+    out: str | Path | None = None,
+    threads: int | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
+    progress: Progress = SILENT,
+) -> Evaluated:
+    """Judge SAEs that exist, side by side on one language model: which is better at what.
+
+    saes: references (any that `load_sae` takes), SAEs of saelab, or any objects that encode and decode (`SaeLike`, as
+    those of SAELens and SAEBench are); in a row, or by the names that tables call them. lm: a short name or reference;
+    by default the one that the SAEs name. text: a reference, or documents; by default the embedded corpus. site: of
+    SAEs that do not say theirs. preset: tiny, small or paper. only: of fidelity, interp, suite, steer and match.
+    force_lm: judge them though they name another LM. out: the run folder, by default runs/evaluate-...; the same call
+    goes on after an interruption. Raises the errors of `evaluation` (study/evaluation.py) and of `run`.
+    """
+    study = evaluation(saes, lm=lm, text=text, site=site, preset=preset, only=only, force_lm=force_lm)
+    folder = RunFolder(Path(out) if out is not None else Path("runs") / study.name)
+    page = run_study(study, folder.root, threads=threads, tell=tell, progress=progress)
+    table = folder.stats.table("saes").read()
+    scored = [name for name in table["sae"].to_list() if folder.interp(name).features.exists]
+    return Evaluated(
+        verdict=folder.summary.read()["verdict"],
+        saes=table,
+        compared=folder.stats.table("compared").read(),
+        features={name: folder.interp(name).features.read() for name in scored},
+        page=page,
+        folder=folder.root,
+    )

@@ -15,9 +15,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from saelab import evaluate, to_saebench
 from saelab.cli import main
 from saelab.core.errors import ArtefactError, UserError
+from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae, save_sae
+from saelab.saes.given import given_sae
 from saelab.store.layout import RunFolder
 from saelab.study.adopt import standing
 from saelab.study.opening import opened, sum_of
@@ -288,3 +291,76 @@ def test_one_command_says_which_is_better_at_what(
     fvu = RunFolder(out).adopted("worse").read()
     assert sum(fvu["fvu_of_contexts"]) / 16 == pytest.approx(fvu["proof"]["fvu"], rel=1e-5)
     assert "is better than worse" in RunFolder(out).report.read_text()
+
+
+class Plain:
+    """No module and of no library: what `SaeLike` asks for, and no more."""
+
+    def __init__(self, sae: Sae, site: str | None = None, keep: float = 1.0):
+        self.sae, self.keep, self.W_dec = sae, keep, sae.W_dec.clone()
+        self.cfg = {"site": site}
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.sae.encode(x) * self.keep
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.sae.decode(codes)
+
+
+def test_objects_in_memory_are_judged_as_their_files_are(grid: RunFolder, sentences: Path, tmp_path: Path) -> None:
+    """A reference, a house SAE, SAEBench's object and a plain class of one SAE: one row of numbers, four times."""
+    place, site = grid.sae(NAMES[0]), "resid_post.1"
+    sae = load_sae(place)
+    given = {"file": str(place), "house": sae, "suite": to_saebench(sae), "plain": Plain(sae, site)}
+    given["worse"] = Plain(sae, site, keep=0.5)
+    lm = str(sae.cfg.lm)
+    texts = [part for file in sorted(sentences.iterdir()) for part in file.read_text().split(". ")]
+    asked: dict[str, Any] = {"text": texts, "preset": "tiny", "only": ["interp"], "force_lm": True}
+    found = evaluate(given, lm, out=tmp_path / "run", **asked)
+    rows = {row["sae"]: row for row in found.saes.to_dicts()}
+    assert list(rows) == list(given) and set(found.features) == set(given)
+    for name in ("house", "suite", "plain"):
+        assert {c: rows[name][c] for c in SCORES} == pytest.approx({c: rows["file"][c] for c in SCORES}, abs=1e-6)
+        assert found.features[name].select("feature").equals(found.features["file"].select("feature"))
+    assert rows["worse"]["fvu"] > rows["file"]["fvu"] + 0.01, "the control: half its codes explain less"
+    better = {(r["first"], r["second"]): r["better"] for r in found.compared.to_dicts() if r["aspect"] == "fidelity"}
+    assert better["file", "plain"] is None and better["file", "worse"] == "file"
+    assert "worse" in repr(found) and found.page.is_file()
+    folder = RunFolder(found.folder)
+    assert folder.sae("house").exists() and not folder.sae("plain").exists(), "what has no file is kept by its sum"
+    before = found.page.read_bytes()
+    assert evaluate(given, lm, out=tmp_path / "run", **asked).page.read_bytes() == before
+    with pytest.raises(UserError, match="holds a run of the study"):
+        evaluate(given | {"plain": Plain(sae, site, keep=0.9)}, lm, out=tmp_path / "run", **asked)
+
+
+def test_what_is_no_sae_is_said_so(grid: RunFolder) -> None:
+    sae = load_sae(grid.sae(NAMES[0]))
+    with pytest.raises(UserError, match="dict is no SAE: it has no W_dec and no encode and no decode"):
+        evaluate([{"W": 1}], "smollm2-135m")
+    odd = Plain(sae)
+    odd.encode = lambda x: x
+    with pytest.raises(UserError, match=r"Plain.encode gave .* for 4 rows"):
+        given_sae(odd).encode(torch.zeros(4, sae.cfg.d_in))
+    with pytest.raises(UserError, match=r"has no W_enc .* which suite needs"):
+        evaluate([Plain(sae, "resid_post.1")], "smollm2-135m", only=["suite"])
+    with pytest.raises(UserError, match="held by none that runs here"):
+        load_sae("held:gone")
+    with pytest.raises(UserError, match="no SAE to evaluate"):
+        evaluate([])
+
+
+def test_an_sae_that_is_kept_by_reference_has_no_copy(study_data: Data, grid: RunFolder, tmp_path: Path) -> None:
+    source = shutil.copytree(grid.sae(NAMES[0]), tmp_path / "mine")
+    data = adopting(study_data, [{"ref": str(source), "keep": "reference", "steer": False}], name="kept")
+    data["models"][0]["paths"] = []
+    folder = run(StudyConfig.parse(data), tmp_path / "run", stages=("interp",))
+    theirs, mine = grid.interp(NAMES[0]), folder.interp("mine")
+    assert not folder.sae("mine").exists() and mine.fidelity.read() == theirs.fidelity.read()
+    (folder.interp("mine").fidelity.path).unlink()
+    spoilt(grid.sae(NAMES[0]), tmp_path / "other", lambda w: w["b_dec"].add_(0.01))
+    shutil.rmtree(source)
+    (tmp_path / "other").rename(source)
+    study = StudyConfig.from_yaml(folder.study)
+    with pytest.raises(ArtefactError, match="not those that this study was begun with"):
+        run(study, tmp_path / "run", stages=("interp",))

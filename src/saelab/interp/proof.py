@@ -29,6 +29,7 @@ from saelab.saes.architectures.matching_pursuit import MatchingPursuitSae
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import Sae, bound_for
 from saelab.saes.formats.conventions import scaled_in
+from saelab.saes.given import GivenSae
 from saelab.saes.normalised import INNER, NormalisedSae, normalised
 from saelab.text.pack import PackedText
 
@@ -112,7 +113,9 @@ def _measured(change: str, sae: Sae, rows: Float[Tensor, "M D"]) -> Variant:
 
 
 def _other_gates(sae: Sae, rows: Float[Tensor, "M D"], l0: float | None) -> Iterator[tuple[str, Sae]]:
-    """The same weights under one changed convention each."""
+    """The same weights under one changed convention each; none of an SAE that encodes by its own program."""
+    if isinstance(sae, GivenSae):
+        return
     cfg, weights = sae.cfg, sae.weights()
     kind = type(sae)
     said, other = ("is", "is not") if cfg.subtract_b_dec else ("is not", "is")

@@ -1,8 +1,9 @@
 """The stage that stands where training does for an SAE that exists: it is opened, proved on held-out text, and kept.
 
-What it leaves is its native folder, as training leaves one, and a record: its state, a sentence, and the L0 that was
-measured. An SAE that is not ok is scored by no stage, and the study goes on without it. Which SAEs a stage works on is
-asked of `standing`: it leaves those out, and fills in a level that had to be measured.
+What it leaves is its native folder, as training leaves one (none where it is kept by reference), and a record: its
+state, a sentence, and the L0 that was measured. An SAE that is not ok is scored by no stage, and the study goes on
+without it. Which SAEs a stage works on is asked of `standing`: it leaves those out, and fills in a level that had to be
+measured.
 """
 
 from collections.abc import Iterable
@@ -12,15 +13,16 @@ from typing import Any
 import torch
 
 from saelab.activations.site import read_site
-from saelab.core.errors import ArtefactError, UserError
+from saelab.core.errors import UserError
 from saelab.interp.proof import as_record, prove
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.saes.formats import save_sae
+from saelab.saes.formats import load_sae, save_sae
+from saelab.saes.given import GivenSae
 from saelab.store.artefacts import Record
 from saelab.store.layout import RunFolder
 from saelab.study.grids import AdoptedConfig
-from saelab.study.opening import open_sae, sum_of
+from saelab.study.opening import reopened
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 from saelab.text.pack import PackedText
 
@@ -36,12 +38,7 @@ def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedTe
     native form). Raises `ArtefactError` where its files are not those that the study was begun with, and the errors of
     `load_sae` where they are gone.
     """
-    sae = open_sae(one)
-    if one.found is not None and sum_of(sae) != one.found.sha256:
-        raise ArtefactError(
-            f"The weights of {spec.name} at {one.ref} are not those that this study was begun with.",
-            hint="Run the study file again: it looks at them anew.",
-        )
+    sae = reopened(spec)
     record: dict[str, Any] = {"state": "ok", "sentence": None, "level": spec.level, "proof": None}
     if broken := [name for name, tensor in sae.weights().items() if not bool(torch.isfinite(tensor).all())]:
         record |= {"state": "damaged", "sentence": f"It holds NaN or infinite values in {' and '.join(broken)}."}
@@ -57,8 +54,10 @@ def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedTe
         record["level"] = min(max(1, round(proof.declared.l0)), spec.d_sae)
     if not proof.holds and not one.as_read:
         return [_record(run, spec).write(record | {"state": "wrong_reading"})]
+    if one.keep == "reference" or isinstance(sae, GivenSae):
+        return [_record(run, spec).write(record | {"kept": "reference"})]
     try:
-        save_sae(_placed(sae, spec), run.sae(spec.name))
+        save_sae(sae, run.sae(spec.name))
     except UserError as error:
         return [_record(run, spec).write(record | {"state": "not_kept", "sentence": str(error)})]
     return [*sorted(run.sae(spec.name).iterdir()), _record(run, spec).write(record)]
@@ -87,6 +86,16 @@ def standing(study: StudyConfig, run: RunFolder, names: Iterable[str] | None = N
         elif (record := _record(run, spec).read())["state"] == "ok":
             found.append(spec.model_copy(update={"level": record["level"]}))
     return found
+
+
+def sae_of(spec: SaeSpec, run: RunFolder) -> Sae:
+    """An SAE of a study that was trained or adopted: its copy in the run, or where it lies if none was kept.
+
+    Raises the errors of `load_sae` and `reopened`.
+    """
+    if spec.adopted is not None and _record(run, spec).read().get("kept") == "reference":
+        return reopened(spec)
+    return load_sae(run.sae(spec.name))
 
 
 def fallen(study: StudyConfig, run: RunFolder) -> list[SaeSpec]:
@@ -118,9 +127,3 @@ def _row(spec: SaeSpec, one: AdoptedConfig, record: dict[str, Any]) -> dict[str,
 
 def _record(run: RunFolder, spec: SaeSpec) -> Record:
     return run.adopted(spec.name)
-
-
-def _placed(sae: Sae, spec: SaeSpec) -> Sae:
-    """The SAE with the site at which it is scored, and its language model where its files name none."""
-    sae.cfg = sae.cfg.model_copy(update={"site": spec.site, "lm": sae.cfg.lm or spec.model.lm})
-    return sae

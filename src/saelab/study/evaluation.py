@@ -4,10 +4,13 @@ The same text, windows, instructions and dose for all of them, and a random dict
 Sizes lie in presets.yaml; what a key means is said where its section is defined. SAEs are opened, nothing is computed.
 """
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,7 +19,9 @@ from saelab.core.config import digest_of
 from saelab.core.errors import UserError, nearest
 from saelab.lm.facts import facts_of
 from saelab.lm.sources import the_one
-from saelab.store.files import is_there
+from saelab.saes.given import GivenSae, given_sae, hold
+from saelab.store.cache import cache_folder
+from saelab.store.files import is_there, write_text
 from saelab.study.grids import AdoptedConfig
 from saelab.study.opening import opened_one
 from saelab.study.spec import StudyConfig
@@ -35,33 +40,35 @@ def presets() -> dict[str, dict[str, Any]]:
 
 
 def evaluation(
-    references: Sequence[str | AdoptedConfig],
+    saes: Sequence[Any] | Mapping[str, Any],
     *,
     lm: str | None = None,
-    text: str | None = None,
+    text: str | Sequence[str] | None = None,
+    site: str | None = None,
     preset: str = "small",
     only: Collection[str] = (),
     force_lm: bool = False,
 ) -> StudyConfig:
     """The study that judges these SAEs, with all of them opened.
 
-    lm: by default the one that their files name; text: a `path:` or `hf:` reference, by default the embedded corpus.
-    only: which of `PARTS`; by default `USUAL`. Fidelity is always measured. Raises `UserError` where the SAEs name
-    different LMs or none, for an unknown part or preset, and for what `opened` refuses.
+    saes: references, entries of a study file, or SAEs that this program holds (`SaeLike`); by name, or in a row.
+    lm: by default the one that their files name; text: a `path:` or `hf:` reference or documents, by default the
+    embedded corpus. site: of SAEs that do not say theirs. only: which of `PARTS`; by default `USUAL`. Fidelity is
+    always measured. Raises `UserError` where the SAEs name different LMs or none, for an unknown part or preset, and
+    for what `opened` refuses.
     """
     chosen = _chosen(preset, only)
-    given = [AdoptedConfig(ref=r) if isinstance(r, str) else r for r in references]
-    saes = [opened_one(one.model_copy(update={"force_lm": force_lm or one.force_lm})) for one in given]
-    model = lm or the_one([one.found.lm for one in saes if one.found and one.found.lm])
+    adopted = [opened_one(one) for one in _entries(saes, site, lm, chosen, force_lm=force_lm)]
+    model = lm or the_one([one.found.lm for one in adopted if one.found and one.found.lm])
     sizes = {key: value for key, value in presets()[preset].items() if READ_BY.get(key, "fidelity") in chosen + ALWAYS}
     data: dict[str, Any] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in sizes.items()}
     if text is not None:
-        data["text"]["corpus"] = {"source": f"path:{text}" if ":" not in text and is_there(text) else text}
+        data["text"]["corpus"] = {"source": _source(text)}
     if not {"interp", "steer"} & set(chosen):  # steering chooses among features whose description was tested
         data["interp"] = data.get("interp", {}) | {"n_scored": 0, "n_embedded": 0}
     if "suite" in chosen:
         data["suite"] = {"preset": preset}
-    named = _apart(saes)
+    named = _apart(adopted)
     entry: dict[str, Any] = {"lm": model, "saes": [one.model_dump(mode="json") for one in named]}
     for one in entry["saes"]:
         one["steer"] = one["steer"] and "steer" in chosen
@@ -73,6 +80,45 @@ def evaluation(
     data |= {"models": [entry]}
     sums = [one.found.sha256 for one in named if one.found]
     return StudyConfig.parse(data | {"name": f"evaluate-{digest_of([data, sums])[:8]}"}, origin="The evaluation")
+
+
+def _entries(
+    saes: Sequence[Any] | Mapping[str, Any], site: str | None, lm: str | None, parts: Collection[str], *, force_lm: bool
+) -> list[AdoptedConfig]:
+    """An entry of a study file per SAE; those that are held in memory are kept for this process."""
+    pairs = list(saes.items()) if isinstance(saes, Mapping) else [(None, sae) for sae in saes]
+    if not pairs:
+        raise UserError("There is no SAE to evaluate.", hint="Give one reference or object, or several.")
+    found = []
+    for number, (name, sae) in enumerate(pairs):
+        if isinstance(sae, str | Path):
+            entry = AdoptedConfig.parse({"ref": str(sae), "site": site, "name": name}, origin="The evaluation")
+        elif isinstance(sae, AdoptedConfig):
+            entry = sae
+        else:
+            called = name or f"{type(sae).__name__}.{number + 1}"
+            own = given_sae(sae, site=site, lm=lm)
+            reads = [part for part in ("suite", "match") if part in parts]
+            needed = " and ".join(reads)
+            if reads and isinstance(own, GivenSae) and not own.has_encoder:
+                raise UserError(
+                    f"{called} has no W_enc [D, F] and b_enc [F], which {needed} needs.",
+                    hint=f"Leave {needed} out.",
+                )
+            entry = AdoptedConfig.parse({"ref": hold(own, called), "name": called}, origin="The evaluation")
+        found.append(entry.model_copy(update={"force_lm": force_lm or entry.force_lm}))
+    return found
+
+
+def _source(text: str | Sequence[str]) -> str:
+    """A reference to the text; documents are kept in the cache by their sum."""
+    if isinstance(text, str):
+        return f"path:{text}" if ":" not in text and is_there(text) else text
+    lines = "".join(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in text)
+    kept = cache_folder() / "texts" / f"{hashlib.sha256(lines.encode()).hexdigest()}.jsonl"
+    if not kept.exists():
+        write_text(kept, lines)
+    return f"path:{kept}"
 
 
 def _chosen(preset: str, only: Collection[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ Checks what is known from the file alone; nothing is opened or computed here.
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -104,6 +104,11 @@ class AdoptedConfig(Config):
     format: str | None = Field(default=None, description="Format of its files, where two could fit.")
     steer: bool = Field(default=True, description="Whether features are selected and steered with, or only scored.")
     force_lm: bool = Field(default=False, description="Score it on this LM though its files name another.")
+    keep: Literal["copy", "reference"] = Field(
+        default="copy",
+        exclude_if=lambda keep: keep == "copy",
+        description="copy: the run folder holds it. reference: only its sum is kept, and it is opened where it lies.",
+    )
     as_read: bool = Field(default=False, description="Score it though another reading of its weights fits better.")
     found: FoundConfig | None = Field(default=None, description="What its files said; filled in by saelab.")
 

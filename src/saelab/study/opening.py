@@ -8,16 +8,17 @@ by the stage (adopt.py). All that cannot be opened is said at once, each with it
 import hashlib
 
 from saelab.core.config import Fault
-from saelab.core.errors import SaelabError, UserError
+from saelab.core.errors import ArtefactError, SaelabError, UserError
 from saelab.core.names import path_part
 from saelab.core.sites import find_site
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
+from saelab.saes.given import HELD, GivenSae
 from saelab.store.files import is_there
 from saelab.store.references import cached, parse_reference
 from saelab.study.checks import accepted, refusal
 from saelab.study.grids import AdoptedConfig, FoundConfig
-from saelab.study.spec import StudyConfig, is_open
+from saelab.study.spec import SaeSpec, StudyConfig, is_open
 
 Place = tuple[int, int]  # of an SAE in a study: which model, which of its `saes`
 
@@ -67,6 +68,8 @@ def open_sae(one: AdoptedConfig) -> Sae:
 
 def sum_of(sae: Sae) -> str:
     """sha256 of an SAE's weights and of how they are read: what it encodes with, its k, its settings."""
+    if isinstance(sae, GivenSae):
+        return sae.sha256
     cfg = sae.cfg
     reading = [type(sae).__name__, cfg.architecture, cfg.k, cfg.subtract_b_dec, sorted(cfg.settings.items())]
     total = hashlib.sha256(repr(reading).encode())
@@ -74,6 +77,29 @@ def sum_of(sae: Sae) -> str:
         total.update(f"{name} {tuple(tensor.shape)}".encode())
         total.update(tensor.contiguous().numpy().data)
     return total.hexdigest()
+
+
+def placed(sae: Sae, spec: SaeSpec) -> Sae:
+    """The SAE with the site at which it is scored, and its language model where its files name none."""
+    sae.cfg = sae.cfg.model_copy(update={"site": spec.site, "lm": sae.cfg.lm or spec.model.lm})
+    return sae
+
+
+def reopened(spec: SaeSpec) -> Sae:
+    """The SAE of a study that was not copied into its run, from where it lies.
+
+    Raises `ArtefactError` where it is not what the study was begun with, and the errors of `load_sae`.
+    """
+    one = spec.adopted
+    if one is None:
+        raise ArtefactError(f"{spec.name} is trained by its study, and lies nowhere else.")
+    sae = open_sae(one)
+    if one.found is not None and sum_of(sae) != one.found.sha256:
+        raise ArtefactError(
+            f"The weights of {spec.name} at {one.ref} are not those that this study was begun with.",
+            hint="Run the study file again: it looks at them anew.",
+        )
+    return placed(sae, spec)
 
 
 def _look(study: StudyConfig) -> tuple[dict[Place, FoundConfig], list[Fault]]:
@@ -126,6 +152,6 @@ def _level(sae: Sae) -> int | None:
 
 def _is_here(one: AdoptedConfig) -> bool:
     """Whether it can be opened without a download. Of a hub it is not known."""
-    if one.found is not None or is_there(one.ref):
+    if one.found is not None or is_there(one.ref) or one.ref.startswith(HELD):
         return True
     return one.ref.startswith(("path:", "pypi:")) and cached(parse_reference(one.ref))

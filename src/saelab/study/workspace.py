@@ -23,10 +23,9 @@ from saelab.judges.client import Judge
 from saelab.judges.embedding import Embedder, EmbeddingJudge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.saes.formats import load_sae
 from saelab.store.layout import RunFolder, tensors_name
 from saelab.store.tensors import read_tensors
-from saelab.study.adopt import standing
+from saelab.study.adopt import sae_of, standing
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 from saelab.text.instructions import load_instructions
 from saelab.text.pack import PackedText
@@ -90,10 +89,10 @@ class Workspace:
         return self._keep("shards", (model.key, site), lambda: ActivationShards(self.run.activations(model.key) / site))
 
     def sae(self, name: str) -> Sae:
-        """A trained SAE of this study."""
+        """A trained or adopted SAE of this study."""
         if name not in self.saes:
             raise ArtefactError(f"The study has no SAE {name}.")
-        return load_sae(self.run.sae(name))
+        return sae_of(self.saes[name], self.run)
 
     def site_text(self, spec: SaeSpec) -> InterpSite:
         """What the interpretation of a site's SAEs shares: one reading of the model per site."""

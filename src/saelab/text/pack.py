@@ -179,7 +179,8 @@ def pack_split(
                 task.advance(_wanted(made[which], name, ids, wanted[which]))
             if all(p.n_contexts >= w for p, w in zip(made, wanted, strict=True)):
                 break
-    return made[0].finish(n_contexts, lm.special_ids), made[1].finish(n_held_out, lm.special_ids)
+    kept_back = f"The {share:.0%} of the corpus that is held out"
+    return made[0].finish(n_contexts, lm.special_ids), made[1].finish(n_held_out, lm.special_ids, what=kept_back)
 
 
 def _wanted(packer: "Packer", name: str, ids: Sequence[int], most: int | None) -> int:
@@ -221,12 +222,12 @@ class Packer:
         self.n_tokens += len(owners)
         return self.n_contexts - before
 
-    def finish(self, n_contexts: int | None, special_ids: frozenset[int]) -> PackedText:
+    def finish(self, n_contexts: int | None, special_ids: frozenset[int], what: str = "The corpus") -> PackedText:
         """The first `n_contexts` contexts (None: all whole ones), with the documents that stand in them."""
         made = self.n_contexts if n_contexts is None else n_contexts
         if not 0 < made <= self.n_contexts:
             raise UserError(
-                f"The corpus fills {self.n_contexts} contexts of {self.context} tokens; {n_contexts or 1} are needed.",
+                f"{what} fills {self.n_contexts} contexts of {self.context} tokens; {n_contexts or 1} are needed.",
                 hint=f"They stand in {len(self.documents):,} documents; give more text, say what a document is "
                 "(`text.documents`: blank_lines, lines or file), or ask for fewer or shorter contexts.",
             )

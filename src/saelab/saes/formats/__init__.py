@@ -34,6 +34,7 @@ from saelab.saes.formats.hub import located, resolved
 from saelab.saes.formats.listing import below, several, unknown_file
 from saelab.saes.formats.source import PICKLES, Declared, Format, Found, Source, floats, listed
 from saelab.saes.formats.unpickle import unpickle
+from saelab.saes.given import held
 from saelab.saes.normalised import NormalisedSae, normalised
 from saelab.saes.transcoder import Transcoder
 from saelab.store.files import apart, filling, is_there
@@ -61,6 +62,8 @@ def load(reference: str | Path, *, format: str | None = None, checked: bool = Tr
 
 
 def _opened(reference: str | Path, format: str | None, declared: dict[str, Any], *, checked: bool = True) -> Found:
+    if (own := held(str(reference))) is not None:
+        return own
     known = FORMATS.get(resolved(str(reference)).format or "")
     named = str(reference).endswith(PICKLES) and not is_there(reference, "/")  # a release's folders end in .pt
     if named or (known is not None and known.pickle is not None):
