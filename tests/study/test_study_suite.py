@@ -1,5 +1,6 @@
 """The suite as cells: only where a study asks for it, on a finished run, once, and with the same bytes."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ import polars as pl
 import pytest
 
 from saelab.cli import main
-from saelab.core.errors import UserError
+from saelab.core.errors import ArtefactError, UserError
 from saelab.report.material import read_material
-from saelab.report.sections import sections
+from saelab.report.sections import evaluations, sections
 from saelab.store.files import write_text
 from saelab.store.layout import RunFolder
 from saelab.study.plan import cells_of
@@ -70,3 +71,44 @@ def test_the_report_has_a_section_only_with_results(tmp_path: Path) -> None:
     assert texts == ["relu", "0.900", "missing (1)no probe"]
     folder.interp("relu").evaluations.path.unlink()
     assert "evaluations" not in {s.name for s in sections(read_material(folder), [])}
+
+
+def test_published_results_stand_beside_with_the_settings_that_differ(
+    study_data: dict[str, Any], tmp_path: Path
+) -> None:
+    """Another's file gives its own number; the control, this run's own file, differs in nothing."""
+    stages = ("text", "harvest", "train", "interp")
+    grid = {"sites": ["resid_post.1"], "architectures": ["topk"], "levels": [4], "d_sae": 48, "steer": False}
+    study_data["models"][0] |= {"grids": [grid], "paths": []}
+    suite: dict[str, Any] = {"preset": "tiny", "only": ["core"]}
+    folder = run(StudyConfig.parse(study_data | {"suite": suite}), tmp_path / "run", stages=(*stages, "evaluate"))
+    files = sorted((folder.saebench / "core").glob("*.json"))
+    theirs = tmp_path / "theirs"
+    (theirs / "core").mkdir(parents=True)
+    data = json.loads(files[0].read_text())
+    same = json.loads(files[0].read_text()) | {"sae_lens_release_id": "same"}
+    data["eval_config"] |= {"context_size": 4096, "llm_batch_size": 99}
+    data |= {"sae_lens_release_id": "gemma-scope", "sae_lens_id": "layer_12/width_16k"}
+    (metrics,) = (m for m in data["eval_result_metrics"].values() if "ce_loss_score" in m)
+    metrics["ce_loss_score"] = 0.125
+    (theirs / "core" / "a.json").write_text(json.dumps(data))
+    (theirs / "core" / "b.json").write_text(json.dumps(same))
+    (theirs / "notes.json").write_text("{}")
+    beside = StudyConfig.parse(study_data | {"suite": suite | {"against": f"path:{theirs}"}})
+    assert [c.key for c in cells_of(beside) if c.stage != "published"] == [
+        c.key for c in cells_of(StudyConfig.parse(study_data | {"suite": suite}))
+    ], "what is set beside changes nothing that is measured"
+    run(beside, folder.root, stages=(*stages, "evaluate", "published"))
+    table = folder.stats.table("published").read()
+    rows = {(r["sae"], r["metric"]): r for r in table.to_dicts()}
+    found = rows["gemma-scope/layer_12/width_16k", "ce_loss_score"]
+    assert found["value"] == 0.125 and "context_size 4096 (here: " in found["differs"]
+    assert "llm_batch_size" not in found["differs"] and rows["same", "ce_loss_score"]["differs"] == ""
+    page = evaluations(read_material(folder))
+    assert "gemma-scope/layer_12/width_16k" in repr(page) and "context_size 4096" in repr(page)
+    (theirs / "core" / "a.json").write_text(json.dumps(data | {"eval_result_metrics": 3}))
+    with pytest.raises(ArtefactError, match=r"a\.json is not a result of SAEBench"):
+        run(beside, folder.root, stages=(*stages, "evaluate", "published"))
+    shutil.rmtree(theirs / "core")
+    with pytest.raises(UserError, match=r"suite.against: .* holds no result of SAEBench"):
+        run(beside, folder.root, stages=(*stages, "evaluate", "published"))

@@ -13,6 +13,7 @@ def evaluate(
     text: str | None = None,
     preset: Literal["tiny", "small", "paper"] = "small",
     only: str | None = None,
+    against: str | None = None,
     force_lm: bool = False,
     out: Path | None = None,
     threads: int | None = None,
@@ -35,6 +36,9 @@ def evaluate(
     only:
         What is scored, with commas between: fidelity, interp, suite (SAEBench's), steer, match (each SAE with the
         next). By default fidelity,interp,steer.
+    against:
+        Folder of SAEBench's result files, anybody's: set beside this run's suite as they were published, with the
+        settings that differ.
     force_lm:
         Judge them on this language model though their files name another; the page says so.
     out:
@@ -50,7 +54,8 @@ def evaluate(
     from saelab.study.spec import saes_of
 
     parts = [part.strip() for part in (only or "").split(",") if part.strip()]
-    study = evaluation([reference, *more], lm=lm, text=text, preset=preset, only=parts, force_lm=force_lm)
+    asked = {"preset": preset, "only": parts, "against": against, "force_lm": force_lm}
+    study = evaluation([reference, *more], lm=lm, text=text, **asked)
     (model,) = study.models
     minutes = 60 * plan_table(study)["hours"].to_list()[-1]
     named = ", ".join(f"{s.name} ({s.d_sae} features at {s.site})" for s in saes_of(study))

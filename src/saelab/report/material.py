@@ -122,7 +122,7 @@ class Evidence:
 class Material:
     """The tables of a whole run; None where the artefact does not exist.
 
-    evaluations: one row per (SAE, metric) of SAEBench's suite.
+    evaluations: one row per (SAE, metric) of SAEBench's suite. published: those of others' files, as they give them.
     arms, spread, controls, doses: what the instrument says (study/steering.py). untrained: outcomes of the features of
     all random dictionaries.
     candidates: one row per scored or steered feature (sae, feature, description, balanced_accuracy, percentile, ...).
@@ -148,6 +148,7 @@ class Material:
     controls: pl.DataFrame | None = None
     doses: pl.DataFrame | None = None
     untrained: pl.DataFrame | None = None
+    published: pl.DataFrame | None = None
 
     @property
     def gate(self) -> str:
@@ -182,6 +183,7 @@ def read_material(run: RunFolder) -> Material:
         states=states,
         judges=judges,
         evaluations=_evaluations(run, names),
+        published=_table(run.stats.table("published").path, ("sae", "kind", "metric", "value", "differs")),
         arms=_table(run.stats.table("arms").path, ARMS),
         spread=_table(run.stats.table("spread").path, SPREAD),
         controls=_table(run.stats.table("controls").path, CONTROLS),

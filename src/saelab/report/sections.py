@@ -80,8 +80,12 @@ def evaluations(material: Material) -> Section:
         f"The evaluations of SAEBench on every SAE, at the preset {presets}. Files in SAEBench's own layout are in the "
         "folder saebench; settings and deviations stand in each."
     )
-    parts = (Part("table", evaluation_tables.suite(table, material.saes, material.names)),)
-    return Section("evaluations", "The SAEBench suite", lead, parts)
+    theirs = material.published
+    parts = [Part("table", evaluation_tables.suite(table, material.saes, material.names, theirs))]
+    if theirs is not None and theirs.height:
+        lead += " Published results stand below as their files give them; settings that differ are listed."
+        parts.append(Part("table", evaluation_tables.differing(theirs)))
+    return Section("evaluations", "The SAEBench suite", lead, tuple(parts))
 
 
 def scatter(material: Material) -> figures.Figure | None:

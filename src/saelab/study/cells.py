@@ -22,6 +22,7 @@ REVISIONS: Mapping[str, int] = {
     "interp": 2,
     "read": 1,
     "evaluate": 2,
+    "published": 1,
     "select": 1,
     "calibrate": 1,
     "gate": 2,

@@ -15,6 +15,7 @@ from saelab.core.config import Fault, faults_in
 from saelab.core.errors import SaelabError, UserError
 from saelab.core.hardware import device_of
 from saelab.core.sites import parse_site
+from saelab.interp.suite.published import result_files
 from saelab.judges.catalogue import JudgeConfig
 from saelab.judges.steering_lexical import FEWEST
 from saelab.judges.transport import key_of
@@ -138,6 +139,9 @@ def _of_files(study: StudyConfig, wanted: Callable[..., bool]) -> Iterator[Fault
     if study.suite is not None and study.suite.ravel is not None and wanted("read", "evaluate"):
         tables = study.suite.ravel
         yield from _said(("suite", "ravel"), lambda: fetch(tables))
+    if study.suite is not None and study.suite.against is not None and wanted("published"):
+        files = study.suite.against
+        yield from _said(("suite", "against"), lambda: result_files(fetch(files)))
     if not (wanted("gate", "steer", "rate", "calibrate") and steers(study)):
         return
     if not isinstance(study.instrument.classes, str):

@@ -47,6 +47,7 @@ def evaluation(
     site: str | None = None,
     preset: str = "small",
     only: Collection[str] = (),
+    against: str | None = None,
     force_lm: bool = False,
 ) -> StudyConfig:
     """The study that judges these SAEs, with all of them opened.
@@ -54,20 +55,20 @@ def evaluation(
     saes: references, entries of a study file, or SAEs that this program holds (`SaeLike`); by name, or in a row.
     lm: by default the one that their files name; text: a `path:` or `hf:` reference or documents, by default the
     embedded corpus. site: of SAEs that do not say theirs. only: which of `PARTS`; by default `USUAL`. Fidelity is
-    always measured. Raises `UserError` where the SAEs name different LMs or none, for an unknown part or preset, and
-    for what `opened` refuses.
+    always measured. against: a folder of SAEBench's result files, beside which the suite's are set. Raises `UserError`
+    where the SAEs name different LMs or none, for an unknown part or preset, and for what `opened` refuses.
     """
-    chosen = _chosen(preset, only)
+    chosen = tuple(dict.fromkeys((*_chosen(preset, only), *(("suite",) if against else ()))))
     adopted = [opened_one(one) for one in _entries(saes, site, lm, chosen, force_lm=force_lm)]
     model = lm or the_one([one.found.lm for one in adopted if one.found and one.found.lm])
     sizes = {key: value for key, value in presets()[preset].items() if READ_BY.get(key, "fidelity") in chosen + ALWAYS}
     data: dict[str, Any] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in sizes.items()}
     if text is not None:
-        data["text"]["corpus"] = {"source": _source(text)}
+        data["text"]["corpus"] = {"source": _place(text) if isinstance(text, str) else _kept(text)}
     if not {"interp", "steer"} & set(chosen):  # steering chooses among features whose description was tested
         data["interp"] = data.get("interp", {}) | {"n_scored": 0, "n_embedded": 0}
     if "suite" in chosen:
-        data["suite"] = {"preset": preset}
+        data["suite"] = {"preset": preset} | ({"against": _place(against)} if against else {})
     named = _apart(adopted)
     entry: dict[str, Any] = {"lm": model, "saes": [one.model_dump(mode="json") for one in named]}
     for one in entry["saes"]:
@@ -110,10 +111,13 @@ def _entries(
     return found
 
 
-def _source(text: str | Sequence[str]) -> str:
-    """A reference to the text; documents are kept in the cache by their sum."""
-    if isinstance(text, str):
-        return f"path:{text}" if ":" not in text and is_there(text) else text
+def _place(name: str) -> str:
+    """A reference; what lies here needs no `path:`."""
+    return f"path:{name}" if ":" not in name and is_there(name) else name
+
+
+def _kept(text: Sequence[str]) -> str:
+    """A reference to documents, which are kept in the cache by their sum."""
     lines = "".join(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in text)
     kept = cache_folder() / "texts" / f"{hashlib.sha256(lines.encode()).hexdigest()}.jsonl"
     if not kept.exists():

@@ -32,6 +32,8 @@ def input_sums(study: StudyConfig) -> dict[str, Callable[[], str]]:
         found[str(path)] = _or_missing(_file, str(path))
     if study.suite is not None and study.suite.ravel is not None:
         found[study.suite.ravel] = _or_missing(_tables, study.suite.ravel)
+    if study.suite is not None and study.suite.against is not None:
+        found[study.suite.against] = _or_missing(_tables, study.suite.against)
     for sae in saes_of(study):
         if sae.adopted is not None and sae.adopted.found is not None:
             found[adopted_as(sae)] = partial(str, sae.adopted.found.sha256)

@@ -27,6 +27,7 @@ SECONDS = {
     "interp": 6.5,
     "read": 60.0,
     "evaluate": 40.0,
+    "published": 1.0,
     "select": 1 / 370,  # per feature
     "calibrate": 30.0,
     "gate": 1 / 70,  # per generated token
@@ -162,9 +163,12 @@ def _suite_cells(study: StudyConfig, ends: Sequence[Cell]) -> list[Cell]:
             Cell("read", f"{model.key}.{r.key}", own | r.model_dump(mode="json"), (), SECONDS["read"] * _weight(model))
             for r in readings_of(study.suite)
         ]
-        settings = study.suite.model_dump(mode="json") | study.judge.identity
+        settings = study.suite.model_dump(mode="json", exclude={"against"}) | study.judge.identity
         estimate = SECONDS["evaluate"] * _weight(model)
         cells += [Cell("evaluate", s.name, settings, (interp[s.name], *read), estimate) for s in saes]
+    if study.suite.against is not None:
+        ours = tuple(c for c in cells if c.stage == "evaluate")
+        cells.append(Cell("published", study.name, {"against": study.suite.against}, ours, SECONDS["published"]))
     return cells
 
 

@@ -20,6 +20,7 @@ from saelab.instrument import site as site_stage
 from saelab.interp import run as interp_stage
 from saelab.interp.suite import run as suite_stage
 from saelab.interp.suite.evaluation import readings_of
+from saelab.interp.suite.published import published
 from saelab.judges.anchors import drift, judge_anchors
 from saelab.matching import run as matching_stage
 from saelab.saes.catalogue import training_config
@@ -27,6 +28,7 @@ from saelab.selection import run as selection_stage
 from saelab.steering import run as steering_stage
 from saelab.steering.plan import candidates
 from saelab.store.files import write_json
+from saelab.store.references import fetch
 from saelab.study import adopt as adopt_stage
 from saelab.study.cells import Cell
 from saelab.study.summary import write_statistics
@@ -129,6 +131,11 @@ def _evaluate(cell: Cell, work: Workspace) -> list[Path]:
         saebench=work.run.saebench,
         progress=work.progress,
     )
+
+
+def _published(cell: Cell, work: Workspace) -> list[Path]:
+    table = published(fetch(cell.settings["against"]), work.run.saebench)
+    return [work.run.stats.table("published").write(table)]
 
 
 def _select(cell: Cell, work: Workspace) -> list[Path]:
@@ -254,6 +261,7 @@ STAGES: dict[str, Callable[[Cell, Workspace], list[Path]]] = {
     "interp": _interp,
     "read": _read,
     "evaluate": _evaluate,
+    "published": _published,
     "select": _select,
     "calibrate": _calibrate,
     "gate": _gate,

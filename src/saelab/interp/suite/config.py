@@ -23,6 +23,9 @@ class SuiteConfig(Config):
     ravel: str | None = Field(
         default=None, description="Folder of RAVEL's tables (path:...); without it there is no ravel."
     )
+    against: str | None = Field(
+        default=None, description="Folder of SAEBench result files (path:...), set beside as they were published."
+    )
     seed: int = Field(default=42, description="The root of all draws of the suite.")
 
     @field_validator("only")

@@ -1,0 +1,109 @@
+"""Anybody's SAEBench result files (0.6.0) as they were published, to stand beside what is measured here.
+
+A figure is taken from its file as it is. What it was measured with stands in the file's `eval_config`; where that
+differs from the settings used here, the two figures are of two measurements, and every key that differs is said. This
+file computes nothing of an SAE.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saelab.core.errors import ArtefactError, UserError
+from saelab.interp.suite.catalogue import CATALOGUE
+from saelab.interp.suite.evaluation import evaluation_of
+from saelab.store.files import read_json
+
+COLUMNS: dict[str, Any] = {
+    "sae": pl.String, "kind": pl.String, "metric": pl.String, "value": pl.Float64, "reason": pl.String,
+    "lm": pl.String, "site": pl.String, "d_sae": pl.Int64, "differs": pl.String, "file": pl.String,
+}  # fmt: skip
+NONE = -1.0  # what SAEBench writes where a measure does not exist, for some evaluations
+WHERE_IT_RAN = ("batch_size", "device", "path", "save", "vram", "memory", "api_key", "artifacts")  # no settings
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The result files below a folder. Raises `UserError` where there is none."""
+    found = sorted(p for p in folder.rglob("*.json") if p.is_file() and _is_result(p))
+    if not found:
+        raise UserError(
+            f"{folder} holds no result of SAEBench.", hint="Name the folder that holds its *_eval_results.json files."
+        )
+    return found
+
+
+def published(folder: Path, own: Path) -> pl.DataFrame:
+    """A row per file and quoted figure (columns `COLUMNS`), as the files below `folder` give them.
+
+    own: the folder of this run's result files, with whose settings theirs are compared. differs: the keys of
+    `eval_config` that differ, "theirs (here: ours)"; empty for none, null where the evaluation was not done here.
+    reason: why a value is null. Raises `ArtefactError` for a file that is no SAEBench result of a known layout.
+    """
+    mine = {data["eval_type_id"]: data["eval_config"] for path in _files_of(own) for data in [read_json(path)]}
+    rows = [row for path in result_files(folder) for row in _rows(path, path.relative_to(folder), mine)]
+    return pl.DataFrame(rows, schema=COLUMNS)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*.json") if _is_result(p)) if folder.is_dir() else []
+
+
+def _is_result(path: Path) -> bool:
+    """By its beginning: result files are large, and other JSON files lie beside them."""
+    with path.open("rb") as file:
+        return b'"eval_type_id"' in file.read(4096)
+
+
+def _rows(path: Path, name: Path, mine: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    try:
+        data = json.loads(path.read_bytes())
+        kind, config, found = data["eval_type_id"], dict(data["eval_config"]), data["eval_result_metrics"]
+        metrics = {m: value for category in found.values() for m, value in category.items()}
+        about = data.get("sae_cfg_dict") or {}
+        sae = _called(data, path)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ArtefactError(
+            f"{path} is not a result of SAEBench as its version 0.6.0 writes them.", hint="Take it out of the folder."
+        ) from None
+    if kind not in CATALOGUE:
+        return
+    layout = evaluation_of(kind).saebench
+    for headline in CATALOGUE[kind].headlines:
+        value, reason = metrics.get(headline.metric), None
+        if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+            value, reason = None, "its file gives no number"
+        elif value == NONE and layout is not None and {"*", headline.metric} & set(layout.filled):
+            value, reason = None, "its file gives -1, which SAEBench writes for none"
+        yield {
+            "sae": sae, "kind": kind, "metric": headline.metric, "value": value, "reason": reason,
+            "lm": config.get("model_name"), "site": about.get("hook_name"), "d_sae": about.get("d_sae"),
+            "differs": _differing(config, mine[kind]) if kind in mine else None, "file": str(name),
+        }  # fmt: skip
+
+
+def _called(data: Mapping[str, Any], path: Path) -> str:
+    """SAEBench's two names of an SAE; a custom one has its name in the place of the release."""
+    release, own = data.get("sae_lens_release_id"), data.get("sae_lens_id")
+    if not release:
+        return path.name
+    return str(release) if own in (None, "", "custom_sae") else f"{release}/{own}"
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    keys = [k for k in sorted({*theirs, *ours}) if not any(word in k for word in WHERE_IT_RAN)]
+    return "; ".join(
+        f"{k} {_said(theirs, k)} (here: {_said(ours, k)})" for k in keys if theirs.get(k, ()) != ours.get(k, ())
+    )
+
+
+def _said(config: Mapping[str, Any], key: str) -> str:
+    """A value in a few words; a long list by its length."""
+    if key not in config:
+        return "not said"
+    value = config[key]
+    if isinstance(value, list | dict) and len(value) > 3:
+        return f"{len(value)} values"
+    return json.dumps(value)
