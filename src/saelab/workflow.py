@@ -12,6 +12,7 @@ import polars as pl
 
 from saelab.core.progress import SILENT, Progress
 from saelab.report.unchanged import unchanged
+from saelab.store.artefacts import Table
 from saelab.store.layout import RunFolder
 from saelab.study.evaluation import evaluation
 from saelab.study.run import HERE, run
@@ -49,13 +50,15 @@ class Evaluated:
     """What `evaluate` found, with the columns of the run folder's own tables.
 
     verdict: which SAE is better at what. saes: a row per SAE. compared: a row per aspect and pair, with intervals.
-    features: of every SAE, a row per feature that was drawn. page, folder: the report, and all that was measured.
+    features, effects: of every SAE, a row per feature: what was scored, and what it does to the next token. page,
+    folder: the report, and all that was measured.
     """
 
     verdict: str
     saes: pl.DataFrame
     compared: pl.DataFrame
     features: dict[str, pl.DataFrame]
+    effects: dict[str, pl.DataFrame]
     page: Path
     folder: Path
 
@@ -83,22 +86,28 @@ def evaluate(
     saes: references (any that `load_sae` takes), SAEs of saelab, or any objects that encode and decode (`SaeLike`, as
     those of SAELens and SAEBench are); in a row, or by the names that tables call them. lm: a short name or reference;
     by default the one that the SAEs name. text: a reference, or documents; by default the embedded corpus. site: of
-    SAEs that do not say theirs. preset: tiny, small or paper. only: of fidelity, interp, suite, steer and match.
-    against: a folder of SAEBench's result files, which are set beside as they were published.
-    force_lm: judge them though they name another LM. out: the run folder, by default runs/evaluate-...; the same call
-    goes on after an interruption. Raises the errors of `evaluation` (study/evaluation.py) and of `run`.
+    SAEs that do not say theirs. preset: tiny, small or paper. only: of fidelity, interp, suite, effects, steer, match.
+    against: a folder of SAEBench's result files, which are set beside as they were published. force_lm: judge them
+    though they name another LM. out: the run folder, by default runs/evaluate-...; the same call goes on after an
+    interruption. Raises the errors of `evaluation` (study/evaluation.py) and of `run`.
     """
     asked = {"preset": preset, "only": only, "against": against, "force_lm": force_lm}
     study = evaluation(saes, lm=lm, text=text, site=site, **asked)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / study.name)
     page = run_study(study, folder.root, threads=threads, tell=tell, progress=progress)
     table = folder.stats.table("saes").read()
-    scored = [name for name in table["sae"].to_list() if folder.interp(name).features.exists]
+    names = table["sae"].to_list()
     return Evaluated(
         verdict=folder.summary.read()["verdict"],
         saes=table,
         compared=folder.stats.table("compared").read(),
-        features={name: folder.interp(name).features.read() for name in scored},
+        features=_read(names, lambda name: folder.interp(name).features),
+        effects=_read(names, lambda name: folder.selection(name).effects),
         page=page,
         folder=folder.root,
     )
+
+
+def _read(names: Sequence[str], table_of: Callable[[str], Table]) -> dict[str, pl.DataFrame]:
+    """The tables of those SAEs that have one."""
+    return {name: table_of(name).read() for name in names if table_of(name).exists}

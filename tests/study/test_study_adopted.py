@@ -315,13 +315,15 @@ def test_objects_in_memory_are_judged_as_their_files_are(grid: RunFolder, senten
     given["worse"] = Plain(sae, site, keep=0.5)
     lm = str(sae.cfg.lm)
     texts = [part for file in sorted(sentences.iterdir()) for part in file.read_text().split(". ")]
-    asked: dict[str, Any] = {"text": texts, "preset": "tiny", "only": ["interp"], "force_lm": True}
+    asked: dict[str, Any] = {"text": texts, "preset": "tiny", "only": ["interp", "effects"], "force_lm": True}
     found = evaluate(given, lm, out=tmp_path / "run", **asked)
     rows = {row["sae"]: row for row in found.saes.to_dicts()}
     assert list(rows) == list(given) and set(found.features) == set(given)
     for name in ("house", "suite", "plain"):
         assert {c: rows[name][c] for c in SCORES} == pytest.approx({c: rows["file"][c] for c in SCORES}, abs=1e-6)
         assert found.features[name].select("feature").equals(found.features["file"].select("feature"))
+        theirs, mine = found.effects["file"], found.effects[name]
+        assert mine.columns == theirs.columns and mine["output_score"].equals(theirs["output_score"])
     assert rows["worse"]["fvu"] > rows["file"]["fvu"] + 0.01, "the control: half its codes explain less"
     better = {(r["first"], r["second"]): r["better"] for r in found.compared.to_dicts() if r["aspect"] == "fidelity"}
     assert better["file", "plain"] is None and better["file", "worse"] == "file"

@@ -34,8 +34,8 @@ def evaluate(
     preset:
         How much is scored: tiny, small, or paper.
     only:
-        What is scored, with commas between: fidelity, interp, suite (SAEBench's), steer, match (each SAE with the
-        next). By default fidelity,interp,steer.
+        What is scored, with commas between: fidelity, interp, suite (SAEBench's), effects (of every feature on the
+        next token), steer, match (each SAE with the next). By default fidelity,interp,steer.
     against:
         Folder of SAEBench's result files, anybody's: set beside this run's suite as they were published, with the
         settings that differ.

@@ -26,10 +26,11 @@ from saelab.study.grids import AdoptedConfig
 from saelab.study.opening import opened_one
 from saelab.study.spec import StudyConfig
 
-PARTS = ("fidelity", "interp", "suite", "steer", "match")
+PARTS = ("fidelity", "interp", "suite", "effects", "steer", "match")
 USUAL = ("fidelity", "interp", "steer")
 ALWAYS = ("fidelity",)
-READ_BY = {"selection": "steer", "steering": "steer", "instrument": "steer", "matching": "match"}  # else: always
+# Who reads a section of a preset; what is not here is always read.
+READ_BY = {"selection": ("effects", "steer"), "steering": ("steer",), "instrument": ("steer",), "matching": ("match",)}
 PLAIN = "Question: {instruction}\nAnswer:"  # how a model without a chat template is asked
 
 
@@ -61,11 +62,11 @@ def evaluation(
     chosen = tuple(dict.fromkeys((*_chosen(preset, only), *(("suite",) if against else ()))))
     adopted = [opened_one(one) for one in _entries(saes, site, lm, chosen, force_lm=force_lm)]
     model = lm or the_one([one.found.lm for one in adopted if one.found and one.found.lm])
-    sizes = {key: value for key, value in presets()[preset].items() if READ_BY.get(key, "fidelity") in chosen + ALWAYS}
+    sizes = {key: value for key, value in presets()[preset].items() if {*READ_BY.get(key, ALWAYS)} & {*chosen, *ALWAYS}}
     data: dict[str, Any] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in sizes.items()}
     if text is not None:
         data["text"]["corpus"] = {"source": _place(text) if isinstance(text, str) else _kept(text)}
-    if not {"interp", "steer"} & set(chosen):  # steering chooses among features whose description was tested
+    if not {"interp", "effects", "steer"} & set(chosen):  # steering chooses among features whose description was tested
         data["interp"] = data.get("interp", {}) | {"n_scored": 0, "n_embedded": 0}
     if "suite" in chosen:
         data["suite"] = {"preset": preset} | ({"against": _place(against)} if against else {})
@@ -73,6 +74,7 @@ def evaluation(
     entry: dict[str, Any] = {"lm": model, "saes": [one.model_dump(mode="json") for one in named]}
     for one in entry["saes"]:
         one["steer"] = one["steer"] and "steer" in chosen
+        one["effects"] = "effects" in chosen
     if "match" in chosen:
         entry["paths"] = [{"saes": [a.called, b.called]} for a, b in pairwise(named)]
     facts = facts_of(model) if "steer" in chosen else None

@@ -103,6 +103,11 @@ class AdoptedConfig(Config):
     normalise: str | None = Field(default=None, description="How it normalises every token.")
     format: str | None = Field(default=None, description="Format of its files, where two could fit.")
     steer: bool = Field(default=True, description="Whether features are selected and steered with, or only scored.")
+    effects: bool = Field(
+        default=False,
+        exclude_if=lambda on: not on,
+        description="Whether every feature's effect on the next token is measured though none is steered with.",
+    )
     force_lm: bool = Field(default=False, description="Score it on this LM though its files name another.")
     keep: Literal["copy", "reference"] = Field(
         default="copy",

@@ -131,11 +131,14 @@ def _sae_cells(
     lm, weight = {"lm": sae.model.lm, "dtype": sae.model.dtype}, _weight(sae.model)
     settings = lm | study.interp.model_dump(mode="json") | study.judge.identity | {"embeds": study.embeds}
     interp = Cell("interp", sae.name, settings, before, SECONDS["interp"] * weight)
-    if not sae.steer or gate is None:
+    steered = sae.steer and gate is not None
+    if not steered and not sae.effects:
         return [interp]
     settings = lm | study.selection.model_dump(mode="json")
     features = sae.d_sae if study.selection.features == "all" else min(study.interp.n_scored, sae.d_sae)
     select = Cell("select", sae.name, settings, (interp,), SECONDS["select"] * features * weight)
+    if gate is None or not steered:
+        return [interp, select]
     chosen = {"arms": study.steering.model_dump(mode="json")["arms"], "seed": study.steering.seed}
     settings = _asked(sae.model) | study.instrument.settings | {"instructions": study.instructions}
     tokens = steered_texts(study.instrument, study.steering.features) * study.instrument.new_tokens

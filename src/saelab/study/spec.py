@@ -169,6 +169,7 @@ class SaeSpec(Config):
     d_sae: int
     seed: int
     steer: bool
+    effects: bool = False
     options: dict[str, float | int | str] = Field(default_factory=dict)
     adopted: AdoptedConfig | None = None
 
@@ -226,6 +227,7 @@ def _adopted(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
                 d_sae=one.found.d_sae,
                 seed=0,
                 steer=one.steer,
+                effects=one.effects,
                 adopted=one,
             )
         )
