@@ -146,6 +146,8 @@ def test_other_layouts_and_a_level_that_is_measured(study_data: Data, grid: RunF
     asked = mine.instrument("tiny", "resid_post.1").manifest.read()["dictionaries"]
     assert asked == [[48, 4], [48, level]], "each SAE is held against a random dictionary of its own level"
     assert {r["level_from"] for r in mine.results.read()["adopted"]} == {"stated", "measured"}
+    overlap = {r["sae"]: r["overlap"] for r in mine.results.read()["adopted"]}
+    assert overlap == {NAMES[0]: "unknown", NAMES[1]: "unknown", "other": "same_source"}
 
 
 def test_the_key_holds_weights_and_reading_not_their_place(

@@ -5,11 +5,15 @@ Pure functions of the run's summary. Knows no file and no format of checkpoints.
 
 from typing import Any
 
+import polars as pl
+
 from saelab.report import words
-from saelab.report.cells import Column, PageTable, TableRow, figure, text
+from saelab.report.cells import Column, PageTable, TableRow, estimate, figure, text
 from saelab.report.material import Material
 from saelab.report.parts import Part, Section
 
+FOLDED = 12  # pairs, above which the table is opened by a click
+OVERLAPS = {"same_source": "the source of this study's text", "another_source": "not this study's source"}
 LEVELS = {"declared": "as declared", "stated": "as its files say", "measured": "measured here"}
 
 
@@ -29,17 +33,41 @@ def adopted(material: Material) -> Section:
         Column("L0", "on held-out text", room=6),
         Column("FVU", room=5),
         Column("Language model", "in its files", kind="text"),
+        Column("Trained on", "in its files", kind="text"),
         Column("Its reading", kind="text"),
     )
     table = PageTable("SAEs that were adopted", columns, tuple(TableRow(tuple(_cells(row))) for row in rows))
     lost = sum(row["state"] != "ok" for row in rows)
     lead = (
         "These SAEs were not trained here. Each was read as its files (or the study) say, and held on held-out text "
-        "against other readings of the same weights. Whether they were trained on that text is not known."
+        "against other readings of the same weights. Whether they were trained on that very text is not known: texts "
+        "of one source may share documents."
     )
     if lost:
         lead += f" {words.plural(lost, 'SAE')} of {len(rows)} could not be adopted and has no scores."
-    return Section("adopted", "SAEs from elsewhere", lead, (Part("table", table),))
+    parts = [Part("table", table)]
+    if material.compared is not None and material.compared.height:
+        parts.append(Part("table", pairs(material.compared)))
+    return Section("adopted", "SAEs from elsewhere", lead, tuple(parts))
+
+
+def pairs(compared: pl.DataFrame) -> PageTable:
+    """Every pair of SAEs of a site by every aspect: the difference with its interval, and which is better."""
+    columns = (
+        Column("Aspect", kind="text"),
+        Column("First", kind="text"),
+        Column("Second", kind="text"),
+        Column("First less second", "95 % interval", room=16),
+        Column("Better", kind="text"),
+    )
+    rows = []
+    for row in compared.iter_rows(named=True):
+        ends = {"difference_low": row["low"], "difference_high": row["high"]}
+        unlike = "" if row["first_l0"] is None else f"L0 {row['first_l0']:.1f}, {row['second_l0']:.1f}"
+        cells = [text(row["aspect"], unlike), text(row["first"]), text(row["second"])]
+        cells.append(estimate(row | ends, "difference", 3, why=words.reason(row["state"])))
+        rows.append(TableRow((*cells, text(row["better"] or "cannot be told"))))
+    return PageTable("Which is better at what, pair by pair", columns, tuple(rows), folded=compared.height > FOLDED)
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:
@@ -56,5 +84,6 @@ def _cells(row: dict[str, Any]) -> list[Any]:
         figure(row["l0"], 1, why="not measured"),
         figure(row["fvu"], 3, why="not measured"),
         text(own, forced),
+        text(row.get("text") or "not said", OVERLAPS.get(row.get("overlap", ""), "")),
         text(row["sentence"] or "not measured", doubt),
     ]

@@ -123,6 +123,7 @@ class Material:
     """The tables of a whole run; None where the artefact does not exist.
 
     evaluations: one row per (SAE, metric) of SAEBench's suite. published: those of others' files, as they give them.
+    compared: a row per aspect and pair of adopted SAEs (study/compare.py).
     arms, spread, controls, doses: what the instrument says (study/steering.py). untrained: outcomes of the features of
     all random dictionaries.
     candidates: one row per scored or steered feature (sae, feature, description, balanced_accuracy, percentile, ...).
@@ -149,6 +150,7 @@ class Material:
     doses: pl.DataFrame | None = None
     untrained: pl.DataFrame | None = None
     published: pl.DataFrame | None = None
+    compared: pl.DataFrame | None = None
 
     @property
     def gate(self) -> str:
@@ -183,6 +185,7 @@ def read_material(run: RunFolder) -> Material:
         states=states,
         judges=judges,
         evaluations=_evaluations(run, names),
+        compared=_table(run.stats.table("compared").path, ("aspect", "first", "second", "difference", "better")),
         published=_table(run.stats.table("published").path, ("sae", "kind", "metric", "value", "differs")),
         arms=_table(run.stats.table("arms").path, ARMS),
         spread=_table(run.stats.table("spread").path, SPREAD),

@@ -107,12 +107,15 @@ def adopted_rows(study: StudyConfig, run: RunFolder) -> list[dict[str, Any]]:
     """Of every SAE that is adopted: where it came from, whether it is scored and why not, and how it was read.
 
     level_from: declared, stated (in its files) or measured. overlap: what is known of its training text and the text
-    that scores were held out for, which is nothing unless its files name their text.
+    that scores were held out for: unknown, same_source or another_source, as far as its files name their text.
     """
-    return [_row(s, s.adopted, _record(run, s).read()) for s in saes_of(study) if s.adopted is not None]
+    text = study.text.corpus.source
+    return [_row(s, s.adopted, _record(run, s).read(), text) for s in saes_of(study) if s.adopted is not None]
 
 
-def _row(spec: SaeSpec, one: AdoptedConfig, record: dict[str, Any]) -> dict[str, Any]:
+def _row(spec: SaeSpec, one: AdoptedConfig, record: dict[str, Any], text: str) -> dict[str, Any]:
+    named = None if one.found is None else one.found.text
+    same = named is not None and named.removeprefix("hf:") == text.removeprefix("hf:").partition("@")[0]
     found, proof = one.found, record["proof"] or {}
     own = None if found is None else found.lm
     level_from = "declared" if one.level else "stated" if spec.level else "measured"
@@ -121,7 +124,7 @@ def _row(spec: SaeSpec, one: AdoptedConfig, record: dict[str, Any]) -> dict[str,
         "level": record["level"], "level_from": level_from, "l0": proof.get("l0"), "fvu": proof.get("fvu"),
         "doubted": record["state"] == "ok" and proof.get("holds") is False, "declared": one.declared,
         "lm": own, "forced_lm": one.force_lm, "sha256": None if found is None else found.sha256,
-        "overlap": "unknown",
+        "text": named, "overlap": "unknown" if named is None else "same_source" if same else "another_source",
     }  # fmt: skip
 
 

@@ -82,6 +82,7 @@ class FoundConfig(Config):
     site: SiteName | None = Field(default=None, description="Where it reads.")
     level: int | None = Field(default=None, ge=1, description="Its k, or the L0 that it was trained for.")
     lm: str | None = Field(default=None, description="The language model that it was trained on.")
+    text: str | None = Field(default=None, description="The text that it was trained on.")
     d_in: int = Field(ge=1, description="Width of what it reads.")
     d_sae: int = Field(ge=1, description="Features.")
     sha256: str = Field(description="Of its weights and of how they are read.")

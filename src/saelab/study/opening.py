@@ -133,6 +133,7 @@ def _found(one: AdoptedConfig) -> FoundConfig:
         site=str(site) if site else None,
         level=_level(sae),
         lm=cfg.lm,
+        text=_text(sae),
         d_in=cfg.d_in,
         d_sae=cfg.d_sae,
         sha256=sum_of(sae),
@@ -148,6 +149,11 @@ def _level(sae: Sae) -> int | None:
         if isinstance(said, int | float) and not isinstance(said, bool) and said > 0:
             return min(max(1, round(said)), sae.cfg.d_sae)
     return None
+
+
+def _text(sae: Sae) -> str | None:
+    said = sae.cfg.metadata.get("dataset_path")
+    return said if isinstance(said, str) and said.strip() else None
 
 
 def _is_here(one: AdoptedConfig) -> bool:

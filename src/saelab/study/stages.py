@@ -89,6 +89,7 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
         seed=cell.settings["seed"],
         lm=model.lm,
         site=site,
+        text=work.study.text.corpus.source,
         progress=work.progress,
     )
 

@@ -63,10 +63,13 @@ def run(
     seed: int = 0,
     lm: str | None = None,
     site: str | None = None,
+    text: str | None = None,
     progress: Progress = SILENT,
     ranks: Ranks = ALONE,
 ) -> list[Path]:
     """Train the SAEs named by `configs` and write them to `<saes>/<name>`; returns the files written.
+
+    lm, site, text: what the activations are of, which the SAEs' files then say.
 
     With several `ranks` (training.distributed) every one makes the same call with the same folders, which all can read;
     the first writes.
@@ -84,7 +87,7 @@ def run(
             advance(trainees, inputs, progress=progress, observe=lambda f, n: session.observe(f, n, stop))
     if session.sink is not None:
         session.sink.close()
-    written = session.finish(saes, scaling, lm=lm, site=site) if ranks.index == 0 else []
+    written = session.finish(saes, scaling, lm=lm, site=site, text=text) if ranks.index == 0 else []
     ranks.total(torch.zeros(1))  # all leave together: a rank may read what the first has written
     return written
 
@@ -205,13 +208,14 @@ class _Session:
             tensors[name], numbers[name] = trainee.state()
         Checkpoint(self.key, self.done, tensors, numbers, self.table()).write(self.folder / "checkpoints")
 
-    def finish(self, saes: Path, scaling: Scaling, *, lm: str | None, site: str | None) -> list[Path]:
+    def finish(self, saes: Path, scaling: Scaling, *, lm: str | None, site: str | None, text: str | None) -> list[Path]:
         """Write the SAEs and the metrics, and drop the checkpoints; returns the files."""
         config = self.config
         last = {row["sae"]: row for row in self.rows[-len(self.configs) :]}
         written: list[Path] = []
         for name, trainee in zip(self.configs, self.trainees, strict=True):
             about = {"seed": self.seed, "tokens_trained": config.steps * config.batch, "versions": _versions()}
+            about |= {"dataset_path": text} if text else {}  # SAELens' name for it
             about |= {"l0": last[name]["l0"], "precision": str(trainee.dtype)[6:]}
             save_sae(trainee.finish(scaling, site=site, lm=lm, **about), saes / name)
             written += sorted((saes / name).iterdir())
