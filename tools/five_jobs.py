@@ -28,7 +28,7 @@ from pathlib import Path
 from saelab.core.hardware import cores
 from saelab.lm.model import LanguageModel
 
-SHOWN, WIDTH = 22, 98  # lines and columns of an output that the page keeps
+SHOWN, WIDTH = 22, 100  # lines and columns of an output that the page keeps
 HEAD = """\
 # The first ten minutes
 
@@ -192,7 +192,7 @@ def shown(said: str) -> str:
     for line in said.strip("\n").splitlines():
         hanging = " " * (len(line) - len(line.lstrip()) + 4)
         lines += textwrap.wrap(line, WIDTH - 4, subsequent_indent=hanging) or [""]
-    return "\n".join(f"    {line}".rstrip() for line in [*lines[:SHOWN], *(["..."] if len(lines) > SHOWN else [])])
+    return "\n".join([*lines[:SHOWN], *(["..."] if len(lines) > SHOWN else [])])
 
 
 def page(found: dict[str, dict], all_jobs: Sequence[Job], head: str) -> str:
@@ -208,9 +208,9 @@ def page(found: dict[str, dict], all_jobs: Sequence[Job], head: str) -> str:
     for n, job, got in done:
         parts.append(f"## {n}. {job.title}\n")
         for number, command in enumerate(job.commands):
-            parts.append("    " + " \\\n        ".join(_broken(command)) + "\n")
+            parts.append("```sh\n" + " \\\n    ".join(_broken(command)) + "\n```\n")
             if text := shown(got["said"][number]):
-                parts.append(f"says\n\n{text}\n")
+                parts.append(f"```text\n{text}\n```\n")
             if number in job.edits:
                 parts.append(f"Changed in the file: {job.edits[number][0]}.\n")
     return "\n".join(parts)

@@ -25,9 +25,13 @@ from saelab.study.spec import StudyConfig
 HEAD = """\
 # Every key of a study file
 
-Written by `tools/study_keys.py` from the configs; `saelab new --schema` prints the same as a JSON
-schema, for editors. What the keys do together is in [study.md](study.md). `*` after a key: it has
-to be given. In a list (`[]`) each item has the keys below it.
+Written by `tools/study_keys.py` from the configs. What the keys do together is in
+[study.md](study.md). `*` after a key: it has to be given. In a list (`[]`) each item has the keys
+below it. An editor that knows YAML schemas completes and checks keys after
+
+    saelab new --schema > study.schema.json
+
+with `# yaml-language-server: $schema=study.schema.json` as the first line of the study.
 """
 AS_JUDGE = "instrument.reader"  # has the keys of `judge`, which are said once
 FILLED_IN = "found"  # by saelab, not by hand

@@ -184,6 +184,8 @@ def test_lines_are_broken_between_words_on_a_terminal_only() -> None:
     broken = fitted(text, 60)
     assert broken.split() == text.split() and max(map(len, broken.splitlines()[:-1])) <= 60
     assert fitted(text, None) == text, "control"
+    command = "Check it: saelab inspect " + "a/long/path/" * 8 + " --lm smollm2-135m"
+    assert fitted(command, 60) == command, "what is copied stays one line"
 
 
 def test_quiet_and_levels_say_less(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from saelab.cli import main
 from saelab.core.errors import UserError
@@ -17,6 +18,8 @@ from saelab.study import costs
 from saelab.study.fresh import LONGEST, SIZES, TRAINED, Wanted, count_of, made
 from saelab.study.scales import read_study
 from saelab.study.spec import StudyConfig, saes_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_new_writes_what_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +42,13 @@ def test_new_writes_what_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFix
     assert "Did you mean topk" in capsys.readouterr().err and not (tmp_path / "b.yaml").exists()
     assert main(["new", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
-    assert set(schema["properties"]) == set(StudyConfig.model_fields)
+    assert set(schema["properties"]) == {*StudyConfig.model_fields, "scales"}
+    editor = Draft202012Validator(schema)
+    files = [file, *(ROOT / "studies").glob("*.yaml"), ROOT / "src" / "saelab" / "study" / "demo.yaml"]
+    for written in files:  # an editor finds no fault with what saelab writes and ships
+        assert not [e.message for e in editor.iter_errors(yaml.safe_load(written.read_text()))], written
+    wrong = yaml.safe_load(file.read_text()) | {"juge": "lexical"}
+    assert len(files) > 4 and len([*editor.iter_errors(wrong)]) == 1, "control"
 
 
 def test_counts_of_tokens() -> None:

@@ -136,3 +136,14 @@ def test_a_folder_with_one_unknown_file_says_how_to_map_it(tmp_path: Path) -> No
     save_file({"enc": torch.zeros(2, 3)}, tmp_path / "other.safetensors")  # control: of two, neither is taken
     with pytest.raises(UserError, match=r"it holds odd\.safetensors, other\.safetensors"):
         load(tmp_path)
+
+
+def test_a_file_that_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
+    """What lies beside it is not listed. Control: of its folder it is."""
+    (tmp_path / "notes.yaml").write_text("a: 1")
+    (tmp_path / "secret.txt").write_text("")
+    with pytest.raises(UserError, match="no file of an SAE") as error:
+        load_sae(str(tmp_path / "notes.yaml"))
+    assert "secret" not in f"{error.value} {error.value.hint}" and "saelens" in str(error.value.hint)
+    with pytest.raises(UserError, match=r"it holds notes\.yaml, secret\.txt"):
+        load_sae(str(tmp_path))

@@ -48,9 +48,9 @@ def new(
     from saelab.study.fresh import LEVELS, SITE, Wanted, count_of, made, split
 
     if schema:
-        from saelab.study.spec import StudyConfig
+        from saelab.study.scales import file_schema
 
-        show_record(StudyConfig.model_json_schema(), as_json=True)
+        show_record(file_schema(), as_json=True)
         return 0
     if study is None:
         raise UserError("Name the file to write.", hint="saelab new study.yaml, or --schema.")

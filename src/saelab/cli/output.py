@@ -6,6 +6,7 @@ What goes into a pipe or a file is not broken at all. `--quiet` and `--log-level
 
 import json
 import logging
+import re
 import shutil
 import sys
 import textwrap
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # What is told beside results: errors; also notes; also progress; also tracebacks and what libraries log.
 LEVELS = ("error", "warning", "info", "debug")
+_COMMAND = re.compile(r"\b(saelab|pip) [a-z]+ ")
 _CHOSEN = {"level": "info"}
 
 
@@ -127,7 +129,7 @@ def choose_level(arguments: Sequence[str]) -> list[str]:
 
 def fitted(text: str, width: int | None, *, indent: str = "") -> str:
     """Text broken between words where a terminal of so many columns (None: none) would break it anywhere; indent: of
-    the lines that follow.
+    the lines that follow. A line that holds a command stays one line, so that it can be copied.
     """
     if width is None:
         return text
@@ -135,7 +137,7 @@ def fitted(text: str, width: int | None, *, indent: str = "") -> str:
         width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, replace_whitespace=False,
         drop_whitespace=False,
     )  # fmt: skip
-    lines = [wrap.fill(line) if len(line) > width else line for line in text.split("\n")]
+    lines = [wrap.fill(line) if len(line) > width and not _COMMAND.search(line) else line for line in text.split("\n")]
     return "\n".join(part.rstrip() for line in lines for part in line.split("\n"))
 
 

@@ -4,6 +4,7 @@ This file must never know what is inside a format.
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -39,8 +40,12 @@ def upload(folder: Path, target: str, *, private: bool = False, replace: bool = 
         )
     except Exception as error:  # the hub's errors have many roots (HTTP, token, offline); all mean "not there"
         first = (str(error).strip().splitlines() or ["no message"])[0]
+        kind = type(error).__name__
+        away = (
+            "Check the network" if re.search("Connect|Timeout|Offline", kind) else "Log in (hf auth login, or HF_TOKEN)"
+        )
         raise FetchError(
-            f"{target} could not be written: {type(error).__name__}: {first}",
-            hint="Log in (hf auth login, or HF_TOKEN), check the name, or push to path:folder first.",
+            f"{target} could not be written: {kind}: {first}",
+            hint=f"{away}, check the name, or push to path:folder first.",
         ) from error
     return f"hf:{ref.name}@{done.oid}" + (f"/{ref.inside}" if ref.inside else "")

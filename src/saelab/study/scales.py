@@ -44,6 +44,21 @@ def read_study(path: str | Path, scale: str | None = None) -> StudyConfig:
     return accepted(merged(data, changed), origin=f"{path} at scale {scale}")
 
 
+def file_schema() -> dict[str, Any]:
+    """The JSON schema of study files, for editors: the keys of a study, the words that stand for mappings, scales."""
+    schema = StudyConfig.model_json_schema()
+    defined, keys = schema["$defs"], schema["properties"]
+    keys["judge"] = {"anyOf": [{"type": "string"}, {"$ref": keys["judge"].pop("$ref")}], **keys["judge"]}
+    keys["scales"] = {
+        "type": "object",
+        "additionalProperties": {"type": "object"},
+        "description": "Name -> keys that stand in for the file's own with --scale NAME.",
+    }
+    defined["TextConfig"]["properties"]["documents"] = defined["CorpusConfig"]["properties"]["documents"]
+    defined["InstrumentConfig"]["properties"]["classes"]["anyOf"].append({"type": "string"})
+    return schema
+
+
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`base` with the keys of `over` in their place; mappings in both are merged."""
     both = {k: merged(base[k], v) for k, v in over.items() if isinstance(v, dict) and isinstance(base.get(k), dict)}
