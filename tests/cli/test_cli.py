@@ -41,7 +41,7 @@ def test_every_verb_helps_with_an_example(verb: str, capsys: pytest.CaptureFixtu
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in VERBS)
+    assert all(verb in out for verb in VERBS) and "--quiet" in out and "--log-level" in out
 
 
 def test_stats_on_anybodys_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, Parameter
 
-from saelab.cli.output import choose_level, complain, told
+from saelab.cli.output import LEVELS, choose_level, complain, told
 from saelab.core.errors import SaelabError
 from saelab.core.extras import absent
 
@@ -111,7 +111,8 @@ VERBS = {
 def _app() -> App:
     app = App(
         name="saelab",
-        help="Do more interpretable SAE features steer a language model better? One tool from training to the report.",
+        help="Do more interpretable SAE features steer a language model better? One tool from training to the report."
+        f"\n\nWith every verb: `--quiet`, or `--log-level` {', '.join(LEVELS)}, says how much is told beside results.",
         help_format="markdown",
         version="0.1.0",
         result_action="return_int_as_exit_code_else_zero",
