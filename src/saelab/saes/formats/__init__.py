@@ -282,6 +282,10 @@ def format_of(source: Source, format: str | None = None) -> Format:
         )
     if source.file and source.file.endswith((".safetensors", ".npz")):
         raise unknown_file(source, source.file)
+    known = "; ".join(f"{kind.name} ({kind.holds})" for kind in FORMATS.values())
+    hint = f"Known formats: {known}."
+    if source.file and not source.file.endswith(PICKLES):
+        raise UserError(f"{source.name} is no file of an SAE in a known format.", hint=hint)
     found, bad = below(source, _recognised) if source.file is None else ([], [])
     if found:
         raise several(source.name, found, bad)
@@ -290,8 +294,6 @@ def format_of(source: Source, format: str | None = None) -> Format:
     if len(weights) == 1 and source.file is None and not weights[0].endswith(PICKLES):
         raise unknown_file(source, weights[0])
     inside = (listed(names) or "nothing") + (f"; not looked into: {listed(bad)}" if bad else "")
-    known = "; ".join(f"{kind.name} ({kind.holds})" for kind in FORMATS.values())
-    hint = f"Known formats: {known}."
     if any(n.endswith(PICKLES) for n in names):
         hint += " A pickle without its config is not opened."
     elif source.name.startswith("hf:"):
