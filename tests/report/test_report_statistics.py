@@ -3,6 +3,7 @@
 import polars as pl
 
 from saelab.report.names import Names
+from saelab.report.sections import frank, overall
 from saelab.report.statistics_sections import TITLES, parts
 
 
@@ -40,3 +41,14 @@ def test_every_question_is_a_table_with_its_rows() -> None:
 
 def test_a_run_that_did_not_ask_has_no_heading() -> None:
     assert parts(None, Names({})) == [] and parts(questions().clear(), Names({})) == []
+
+
+def test_of_several_lms_the_page_speaks_of_what_is_inside_them() -> None:
+    """Levels of LMs alone make an overall tau. Control: where there is no row inside LMs, the overall one is said."""
+    levels = {"x": "a", "y": "b", "mode": "overall", "axis": None, "group": "all", "statistic": "tau", "value": 0.7,
+              "low": 0.5, "high": 0.8, "p": 0.0001, "n": 30, "state": "ok"}  # fmt: skip
+    inside = levels | {"statistic": "tau within", "value": 0.02, "low": -0.3, "high": 0.3, "p": 0.9}
+    both, alone = pl.DataFrame([levels, inside]), pl.DataFrame([levels])
+    assert (overall(both, "a", "b") or {})["value"] == 0.02 and (overall(alone, "a", "b") or {})["value"] == 0.7
+    assert frank(both, "a", "b").startswith("τ inside language models = 0.02")
+    assert frank(alone, "a", "b").startswith("τ = 0.70")

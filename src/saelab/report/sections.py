@@ -137,10 +137,11 @@ def agreement(material: Material) -> Section:
 
 
 def overall(table: pl.DataFrame, x: str, y: str) -> dict[str, Any] | None:
-    """The row of the overall tau of two variables."""
-    found = table.filter(
-        (pl.col("mode") == "overall") & (pl.col("x") == x) & (pl.col("y") == y) & (pl.col("statistic") == "tau")
-    )
+    """The row of the overall tau of two variables; of several LMs that inside them, as their levels are no relation."""
+    whole = table.filter((pl.col("mode") == "overall") & (pl.col("x") == x) & (pl.col("y") == y))
+    found = whole.filter(pl.col("statistic") == "tau")
+    inside = whole.filter((pl.col("statistic") == "tau within") & pl.col("value").is_not_null())
+    found = inside if inside.height else found
     return found.row(0, named=True) if found.height else None
 
 
@@ -160,7 +161,8 @@ def frank(table: pl.DataFrame, x: str, y: str, *, gate: str = "passed") -> str:
     shown = "" if low is None or high is None else f" {words.interval(low, high)}"
     p = words.finite(row["p"])
     tail = "" if p is None else f", p {words.p_value(p)}" if p < 0.0005 else f", p = {words.p_value(p)}"
-    parts = [f"τ = {words.number(value)}{shown}, n = {n}{tail}: {words.verdict(value, low, high, p)}."]
+    where = " inside language models" if row["statistic"] == "tau within" else ""
+    parts = [f"τ{where} = {words.number(value)}{shown}, n = {n}{tail}: {words.verdict(value, low, high, p)}."]
     parts.append(words.allowance(n))
     own = table.filter((pl.col("x") == x) & (pl.col("y") == y) & (pl.col("statistic") == "tau"))
     groups = own.filter((pl.col("n") <= 4) & pl.col("value").is_not_null())
