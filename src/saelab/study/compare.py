@@ -64,7 +64,8 @@ def compared(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     saes = [s for s in standing(study, run) if s.adopted is not None]
     seen = any(s.steer for s in saes) and gates_of(study, run)["state"] == "passed"
     rows = []
-    for aspect in ASPECTS[: 3 if seen else 2]:
+    asked = {"interpretability": study.interp.n_scored > 0, "steering": seen}
+    for aspect in (a for a in ASPECTS if asked.get(a.name, True)):
         values = {s.name: _values(aspect, run, s) for s in saes}
         for first, second in combinations(saes, 2):
             if (first.model, first.site) == (second.model, second.site):
@@ -138,7 +139,7 @@ def _spoken(name: str, best: str, row: dict[str, Any], l0s: dict[str, float]) ->
     """An SAE with its L0, and the difference of the best from it with its interval."""
     ends = [row["difference"], row["low"], row["high"]]
     if row["low"] is None or row["high"] is None:
-        return f"{name} (no interval)"
+        return f"{name} ({'the same to the last digit' if row['difference'] == 0 else 'no interval'})"
     value, low, high = ends if row["first"] == best else (-ends[0], -ends[2], -ends[1])
     return f"{name} (L0 {l0s[name]:.1f}: {value:+.3f} [{low:+.3f}, {high:+.3f}])"
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from saelab.core.config import Config, Fault, Faults, faults_in
 from saelab.core.errors import UserError, nearest
 from saelab.core.names import LONGEST, path_part
-from saelab.core.sites import parse_site
+from saelab.core.sites import find_site, parse_site
 from saelab.saes.catalogue import ARCHITECTURES, level_key
 
 LARGEST = 2**31  # what any count of a study may reach; more is a slip of the pen
@@ -130,7 +130,8 @@ class AdoptedConfig(Config):
         if self.name is not None:
             return self.name
         parts = [part for part in re.split(r"[/\\]", self.ref.partition(":")[2] or self.ref) if part.strip(". ")]
-        kept = parts[2:] if self.ref.startswith("hf:") and len(parts) > 2 else parts[-1:]
+        own = -2 if find_site(parts[-1] if parts else "") else -1  # a folder that is called by its site alone
+        kept = parts[2:] if self.ref.startswith("hf:") and len(parts) > 2 else parts[own:]
         plain = re.sub(r"-{2,}", "-", re.sub(r"[^\w.@=+-]", "_", ".".join(kept)))
         return plain.removesuffix(".safetensors")[-LONGEST:].lstrip(". ")
 

@@ -16,6 +16,7 @@ from saelab.store.layout import RunFolder
 from saelab.study.adopt import fallen
 from saelab.study.compare import sentence
 from saelab.study.spec import StudyConfig
+from saelab.study.spec import steers as steers_with_any
 from saelab.study.steering import gates_of, headline_of
 
 BLIND = "This study cannot see steering"
@@ -30,7 +31,8 @@ def verdict(study: StudyConfig, run: RunFolder) -> str:
     table = run.stats.table("compared")
     which = sentence(table.read()) if table.exists and not any(m.grids for m in study.models) else ""
     lost = "".join(f" {s.name} is not scored: {run.adopted(s.name).read()['sentence']}" for s in fallen(study, run))
-    return f"{which} {_answer(study, run)}{lost}".lstrip()
+    asked = steers_with_any(study) or not which  # of SAEs that are compared otherwise, steering is not the question
+    return f"{which} {_answer(study, run) if asked else ''}".strip() + lost
 
 
 def _answer(study: StudyConfig, run: RunFolder) -> str:
