@@ -359,14 +359,13 @@ ELSEWHERE = {  # what is shown by commands that are no trials of this file
     "A link in a folder that was received": ("nothing is written through it", f"{LEASES} through_a_link"),
     "A canary for an API key in whole runs and their pages: refused (401), refused with the headers in the message "
     "(400; also with `SAELAB_DEBUG=1`), redirected, timed out, no network, a line end or `é` in the key, the key in "
-    "`base_url`, a crash with its traceback, SIGKILL": (
-        "11 of 11 runs left it in no file, table, page, message or log; one more of the same test (Ray) was not run in "
-        "this round", KEYS),
+    "`base_url`, a crash with its traceback, SIGKILL, on Ray": (
+        "12 of 12 runs left it in no file, table, page, message or log", KEYS),
     "The same canary before a judge alone, under 13 faults": (
         "13 of 13 left it in no judgement, message, traceback, log or cache", KEYS),
-    "A finished demo (509 MB, 162 files with sums) is run again": (
-        "6.5 s of processor time, best of 3 beside other work: imports 3.8 s (59 %), page 2.1 s, sums 0.5 s; elapsed "
-        "7.5 s", "time saelab run demo.yaml --out FOLDER"),
+    "A finished demo (508 MB, 162 files with sums) is run again": (
+        "2.8 s elapsed and 2.8 s of processor time, best of 3 beside other work (aim 4 s): imports 2.3 s, torch "
+        "alone 1.9 s of them; sums 0.5 s", "time saelab run FOLDER"),
 }  # fmt: skip
 
 
