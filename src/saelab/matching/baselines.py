@@ -15,8 +15,8 @@ from torch import Tensor
 
 from saelab.core.seeds import numpy_generator
 from saelab.matching.assignment import candidates, greedy_full
-from saelab.matching.cost import Costs
-from saelab.matching.fold import HasFeatures
+from saelab.matching.cost import Costs, Parts
+from saelab.matching.fold import Fold, HasFeatures
 
 Predict = Callable[[HasFeatures, HasFeatures, Tensor, Tensor], Tensor]
 
@@ -63,6 +63,7 @@ class Baseline:
     name: in the quality record. label, colour (a variable of the page's palette), dash: how the page draws it.
     note, note_of: its short name in the table of matchings, and the measure beside which it stands there.
     pairs: an index array from the costs and a seed; only between as many features on both sides.
+    control: fold and parts of another matching of the same features, which is put to work as the matching is.
     predict: the second site's state [N, D] from both SAEs and both sites' states.
     """
 
@@ -74,6 +75,7 @@ class Baseline:
     note_of: str = ""
     pairs: Callable[[Costs, int], Int[np.ndarray, " n"]] | None = None
     predict: Predict | None = None
+    control: tuple[Fold, Parts] | None = None
 
 
 MATCHED, COMPOSED = "matched", "composed"
@@ -82,6 +84,8 @@ BASELINES = {
     for b in (
         Baseline(MATCHED, "Matched features", "line-0", "solid"),
         Baseline(COMPOSED, "Matched step by step", "line-0", "dash"),
+        Baseline("directions", "Matched by decoder directions", "line-1", "dash", control=("none", "decoder")),
+        Baseline("unfolded", "Matched by all tensors, unfolded", "line-2", "dash", control=("none", "all")),
         Baseline("drop", "Blocks dropped", "line-3", note="blocks dropped", note_of="ce_change",
                  predict=lambda a, b, x, y: x),
         Baseline("current", "Encode-decode, nothing skipped", "line-1", note="nothing skipped",

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saelab.activations.site import SiteReading, read_states, sink_bound, spliced_ce
+from saelab.activations.site import SiteReading, read_states, sink_bound, spliced_nll
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
 from saelab.matching.baselines import BASELINES, MATCHED
 from saelab.matching.fold import FoldedFeatures, HasFeatures
+from saelab.stats.ratio import Sums
 from saelab.text.pack import PackedText
 
 BATCH = 8
@@ -27,9 +28,13 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class TwoSites:
-    """Both sites on one text. `kept`: positions that count and are no attention sink at either site."""
+    """Both sites on one text. `kept`: positions that count and are no attention sink at either site.
+
+    documents: which document every token is of; intervals are over them.
+    """
 
     tokens: Int[Tensor, "N T"]
+    documents: Int[Tensor, "N T"]
     first: Float[Tensor, "N T D"]
     second: Float[Tensor, "N T D"]
     kept: Bool[Tensor, "N T"]
@@ -43,7 +48,25 @@ def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], cont
     for x in states.values():
         norms = x.norm(dim=-1)
         kept &= norms <= sink_bound(norms[counts])
-    return TwoSites(tokens, states[sites[0]], states[sites[1]], kept)
+    documents = text.document_ids[:contexts].long()
+    return TwoSites(tokens, documents, states[sites[0]], states[sites[1]], kept)
+
+
+def by_document(values: Float[Tensor, " M"], documents: Int[Tensor, " M"]) -> Float[np.ndarray, " K"]:
+    """Sums of the values of tokens over documents; documents: their numbers, -1 for a token of none."""
+    kept = documents >= 0
+    size = int(documents.max()) + 1 if len(documents) else 0
+    total = torch.zeros(max(size, 0), dtype=torch.float64)
+    return total.index_add_(0, documents[kept], values[kept].double()).numpy()
+
+
+def coactive(
+    on_a: Bool[Tensor, "N F"], on_b: Bool[Tensor, "N G"], permutation: Int[np.ndarray, " F"], documents: Tensor
+) -> Sums:
+    """The two halves of the matching score by document: activations of matched features of A, and those shared."""
+    i = np.flatnonzero(permutation >= 0)
+    a, b = on_a[:, i], on_b[:, permutation[i]]
+    return Sums(by_document((a & b).sum(1), documents), by_document(a.sum(1), documents))
 
 
 def coactivation(
@@ -134,6 +157,26 @@ def explained_variance(x: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"]) -
     return float(1 - centred / total), float(1 - error.square().sum() / total)
 
 
+@dataclass(frozen=True)
+class Skip:
+    """The state at the second site replaced by a prediction: explained variances and change of cross-entropy (nats).
+
+    variance, ce: the halves of `explained_variance` and of `ce_change` by document, from which intervals are made.
+    """
+
+    explained_variance: float
+    explained_variance_mse: float
+    ce_change: float
+    variance: Sums
+    ce: Sums
+
+    @property
+    def record(self) -> dict[str, float]:
+        """The three numbers."""
+        names = ("explained_variance", "explained_variance_mse", "ce_change")
+        return {name: getattr(self, name) for name in names}
+
+
 def skips(
     lm: LanguageModel,
     reading: TwoSites,
@@ -143,33 +186,42 @@ def skips(
     scales: tuple[Float[Tensor, " F"], Float[Tensor, " G"]],
     *,
     moved: Mapping[str, Bool[np.ndarray, " F"]] | None = None,
+    beside: bool = True,
     progress: Progress = SILENT,
-) -> dict[str, dict[str, float]]:
-    """The state at the second site replaced by a prediction: explained variances and change of cross-entropy (nats).
-
-    By name: the skip, the catalogue's other predictions (baselines.py), and `moved`: further skips, in which only some
-    features go through their partners (`limited`).
+) -> dict[str, Skip]:
+    """By name: the skip, the catalogue's other predictions (baselines.py), and `moved`: further skips, in which only
+    some features go through their partners (`limited`). beside: whether the others are wanted.
     """
     x, y = reading.first[reading.kept], reading.second[reading.kept]
     a, b = saes
     with torch.inference_mode():
         codes = a.encode(x)
         predictions = {MATCHED: b.decode(transferred(codes, permutation, scales))}
-        predictions |= {other.name: other.predict(a, b, x, y) for other in BASELINES.values() if other.predict}
+        if beside:
+            predictions |= {other.name: other.predict(a, b, x, y) for other in BASELINES.values() if other.predict}
         for name, which in (moved or {}).items():
             predictions[name] = limited(codes, saes, permutation, scales, which)
-        found: dict[str, dict[str, float]] = {}
+        found: dict[str, Skip] = {}
         with progress.task("skipping", len(predictions) + 1, "passes") as task:
             true = SiteReading(site, reading.tokens, reading.second, reading.kept, reading.kept, BATCH)
-            clean = spliced_ce(lm, true, None)
+            clean = spliced_nll(lm, true, None)
             task.advance()
             for name, rebuilt in predictions.items():
-                centred, shifted = explained_variance(y, rebuilt)
-                change = spliced_ce(lm, true.replaced(rebuilt), None) - clean
-                found[name] = {
-                    "explained_variance": centred,
-                    "explained_variance_mse": shifted,
-                    "ce_change": change,
-                }
+                change = spliced_nll(lm, true.replaced(rebuilt), None) - clean
+                found[name] = _skip(y, rebuilt, change, reading)
                 task.advance()
     return found
+
+
+def _skip(
+    y: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"], change: Float[Tensor, " M"], reading: TwoSites
+) -> Skip:
+    """change: of the log-likelihoods of the tokens that follow the kept positions."""
+    centred, shifted = explained_variance(y, rebuilt)
+    error, spread = (z - z.mean(0) for z in ((rebuilt - y).double(), y.double()))
+    error, spread = error.square().sum(1), spread.square().sum(1)
+    documents, scored = reading.documents[reading.kept], reading.kept[:, :-1]
+    variance = Sums(by_document(spread - error, documents), by_document(spread, documents))
+    following = reading.documents[:, :-1][scored]
+    ce = Sums(by_document(change, following), by_document(torch.ones_like(change), following))
+    return Skip(centred, shifted, float(change.double().mean()), variance, ce)

@@ -6,6 +6,7 @@ feature from its birth to its death. The only place here with files.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,20 +14,32 @@ import numpy as np
 import polars as pl
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from saelab.core.config import Config
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
 from saelab.matching import baselines
-from saelab.matching.baselines import BASELINES, COMPOSED, MATCHED
+from saelab.matching.baselines import BASELINES, COMPOSED, MATCHED, Baseline
 from saelab.matching.classes import Classes, classed
-from saelab.matching.cost import Costs, costs_between
-from saelab.matching.evaluate import coactivation, decoder_distances, read_sites, skips, tensor_errors
-from saelab.matching.fold import FoldedFeatures, features_of
+from saelab.matching.cost import Costs, Parts, costs_between
+from saelab.matching.evaluate import (
+    Skip,
+    TwoSites,
+    coactivation,
+    coactive,
+    decoder_distances,
+    read_sites,
+    skips,
+    tensor_errors,
+)
+from saelab.matching.fold import Fold, FoldedFeatures, features_of
 from saelab.matching.match import Matching, compose, match
 from saelab.matching.partial import null_reject, persistence
 from saelab.matching.paths import feature_paths, survival
 from saelab.saes.base import Sae
+from saelab.stats.estimate import Estimate
+from saelab.stats.ratio import Sums, ratio_estimate
 from saelab.store.layout import MatchingFolder
 from saelab.text.pack import PackedText
 
@@ -43,7 +56,7 @@ class MatchConfig(Config):
     reject: float | Literal["null"] | None = Field(
         default=None, description="Reject cost of a partial matching; None: full."
     )
-    contexts: int = Field(default=32, ge=1, description="Held-out contexts on which a matching is evaluated.")
+    contexts: int = Field(default=64, ge=1, description="Held-out contexts on which a matching is evaluated.")
     quantiles: tuple[float, ...] = Field(
         default=(), description="Shares of the pairs, of least decoder distance, that are moved alone (Eq. 6)."
     )
@@ -68,11 +81,8 @@ def run(
     """
     reading = read_sites(lm, text, sites, config.contexts)
     rows = reading.first[reading.kept], reading.second[reading.kept]
-    found = match(
-        first, second, fold=config.fold, parts=config.parts, reject=config.reject, activations=rows,
-        seed=config.seed, progress=progress,
-    )  # fmt: skip
     saes = (first, second)
+    found = _matched(config, saes, rows, (config.fold, config.parts), progress)
     folded = [features_of(s, config.fold, activations=x) for s, x in zip(saes, rows, strict=True)]
     costs = costs_between(folded[0], folded[1], config.parts)
     # Classes are told by decoder directions alone: distance is 1 - cosine, whatever the fold.
@@ -80,14 +90,21 @@ def run(
     classes = classed(directions, null_reject(directions, seed=config.seed))
     with torch.inference_mode():
         on = first.encode(rows[0]) > 0, second.encode(rows[1]) > 0
+    work = _Work(lm, reading, sites[1], saes, on, config.seed, progress)
     scales = (folded[0].scale, folded[1].scale)
-    quality: dict[str, Any] = _certificate(found) | coactivation(*on, found.permutation)
+    quality: dict[str, Any] = _certificate(found) | work.score(found.permutation)
     quality |= {"reject": found.rejected_at, "matched_share": float((found.permutation >= 0).mean())}
     distance = decoder_distances(folded[0], folded[1], found.permutation)
     moved = {f"quantile_{q:g}": distance <= np.nanquantile(distance, q) for q in config.quantiles}
-    every = skips(lm, reading, sites[1], saes, found.permutation, scales, moved=moved, progress=progress)
+    skipped = work.skips(found.permutation, scales, moved=moved)
+    every = {name: work.ends(name, skip) for name, skip in skipped.items()}
     quality |= {"skip": every.pop(MATCHED), "compared_with": {k: v for k, v in every.items() if k not in moved}}
     quality["limited"] = {k: every[k] for k in moved}
+    quality["controls"] = {
+        b.name: _control(config, b, work, rows, found.permutation, skipped[MATCHED])
+        for b in BASELINES.values()
+        if b.control is not None and b.control != (config.fold, config.parts)
+    }
     quality |= _beside(folded, costs, found, config.seed)
     curve = [s * classes.rho for s in CURVE]
     quality["classes"] = classes.counts | {"rho": classes.rho, "strict": classes.strict}
@@ -96,16 +113,89 @@ def run(
     written = []
     if steps:
         path = _composed([s["b"].to_numpy() for s in steps])
-        own = skips(lm, reading, sites[1], saes, path, scales, progress=progress)[MATCHED]
+        own = work.ends(COMPOSED, work.skips(path, scales, beside=False)[MATCHED])
         same = float((path == found.permutation).mean())
         partners = [s["partner"].fill_null(-1).to_numpy() for s in steps]
         kept = _composed(partners)
         agree = (kept == classes.permutation)[(kept >= 0) & (classes.permutation >= 0)]
-        quality[COMPOSED] = coactivation(*on, path) | {"skip": own, "same_as_direct": same}
+        quality[COMPOSED] = work.score(path) | {"skip": own, "same_as_direct": same}
         quality[COMPOSED] |= {"same_as_direct_of_partners": float(agree.mean()) if len(agree) else None}
         quality["survival"] = [s.tolist() for s in survival(partners)]
         written.append(place.paths.write(feature_paths(partners, costs.shape[1])))
     return [place.matching.write(_table(found, classes)), place.quality.write(quality), *written]
+
+
+Rows = tuple[Tensor, Tensor]
+MEASURES = ("matching_score", "explained_variance", "ce_change")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Two SAEs at their sites on one text, where any matching of their features can be put to work.
+
+    on: which features are on at the kept positions, of either SAE.
+    """
+
+    lm: LanguageModel
+    reading: TwoSites
+    site: str
+    saes: tuple[Sae, Sae]
+    on: Rows
+    seed: int
+    progress: Progress
+
+    @property
+    def documents(self) -> Tensor:
+        return self.reading.documents[self.reading.kept]
+
+    def skips(self, permutation: np.ndarray, scales: Rows, **more: Any) -> dict[str, Skip]:
+        return skips(
+            self.lm, self.reading, self.site, self.saes, permutation, scales, progress=self.progress, **more
+        )  # fmt: skip
+
+    def score(self, permutation: np.ndarray) -> dict[str, Any]:
+        """The matching scores, the first with its interval over documents."""
+        sums = coactive(*self.on, permutation, self.documents)
+        return coactivation(*self.on, permutation) | _interval("matching_score", self.estimate("score", sums))
+
+    def ends(self, name: str, skip: Skip) -> dict[str, Any]:
+        """A skip's numbers, with intervals over documents."""
+        found: dict[str, Any] = dict(skip.record)
+        found |= _interval("explained_variance", self.estimate(f"{name}/variance", skip.variance))
+        return found | _interval("ce_change", self.estimate(f"{name}/ce", skip.ce))
+
+    def estimate(self, name: str, first: Sums, less: Sums | None = None) -> Estimate:
+        return ratio_estimate(first, less, name=f"matching/{name}", seed=self.seed)
+
+
+def _matched(
+    config: MatchConfig, saes: tuple[Sae, Sae], rows: Rows, how: tuple[Fold, Parts], progress: Progress
+) -> Matching:
+    return match(
+        *saes, fold=how[0], parts=how[1], reject=config.reject, activations=rows, seed=config.seed, progress=progress
+    )
+
+
+def _control(
+    config: MatchConfig, other: Baseline, work: _Work, rows: Rows, permutation: np.ndarray, skip: Skip
+) -> dict[str, Any]:
+    """Another matching of the same features, put to work alike. less: the matching less this one, on the same text."""
+    assert other.control is not None
+    found = _matched(config, work.saes, rows, other.control, work.progress)
+    scales = tuple(features_of(s, other.control[0], activations=x).scale for s, x in zip(work.saes, rows, strict=True))
+    own = work.skips(found.permutation, (scales[0], scales[1]), beside=False)[MATCHED]
+    halves = [coactive(*work.on, p, work.documents) for p in (permutation, found.permutation)]
+    pairs = {MEASURES[0]: halves, MEASURES[1]: (skip.variance, own.variance), MEASURES[2]: (skip.ce, own.ce)}
+    less = {name: work.estimate(f"{other.name}/{name}", a, b) for name, (a, b) in pairs.items()}
+    record: dict[str, Any] = {"fold": other.control[0], "parts": other.control[1], "gap": found.gap}
+    record |= work.score(found.permutation) | {"skip": work.ends(other.name, own)}
+    record["same_as_matched"] = float((found.permutation == permutation).mean())
+    record["less"] = {n: {"value": e.value, "low": e.low, "high": e.high, "note": e.note} for n, e in less.items()}
+    return record
+
+
+def _interval(name: str, found: Estimate) -> dict[str, float | None]:
+    return {f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def _composed(steps: Sequence[np.ndarray]) -> np.ndarray:
