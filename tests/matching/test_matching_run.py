@@ -36,7 +36,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("matching")
     g = torch.Generator().manual_seed(0)
     tokens = torch.randint(5, 250, (6, 24), generator=g).int()
-    text = PackedText(tokens, torch.zeros_like(tokens), ("a",), None, frozenset())
+    documents = torch.arange(12).repeat_interleave(12).reshape(6, 24).int()  # two to a context
+    text = PackedText(tokens, documents, tuple("abcdefghijkl"), None, frozenset())
     lm = tiny_lm(n_layers=4, d_model=D)
     saes = [sae(torch.randperm(F, generator=g)) for _ in SITES]
     config = MatchConfig(contexts=6, quantiles=(0.5, 1.0))
@@ -55,7 +56,10 @@ def test_the_parts_of_a_step_agree(folders: list[Path]) -> None:
     assert quality["cost"] == pytest.approx(0, abs=1e-6) and quality["matching_score"] > quality["chance"]
     assert quality["classes"]["carried on"] == F and quality["classes"]["born"] == 0
     assert quality["persistence"]["1.0"] == 1
-    assert quality["limited"]["quantile_1"] == pytest.approx(quality["skip"]), "all moved is the whole skip"
+    whole = {k: v for k, v in quality["skip"].items() if not k.endswith(("_low", "_high"))}
+    assert {k: quality["limited"]["quantile_1"][k] for k in whole} == pytest.approx(whole), (
+        "all moved is the whole skip"
+    )
     errors = quality["mse"]
     assert errors["matched"]["decoder"] < 1e-9 < errors["random"]["decoder"] and errors["identity"]["encoder"] > 1e-9
     assert quality["baselines"]["greedy"] >= quality["cost"] - 1e-6
@@ -69,3 +73,36 @@ def test_steps_compose_and_paths_follow_them(folders: list[Path]) -> None:
     steps = [pl.read_parquet(f / "matching.parquet")["b"].to_list() for f in folders[:2]]
     first = paths.filter(pl.col("path") == 0).sort("site")["feature"].to_list()
     assert first == [0, steps[0][0], steps[1][steps[0][0]]]
+
+
+def test_controls_and_intervals_are_of_the_same_text(folders: list[Path]) -> None:
+    """A control that finds the same pairs differs in nothing but its scale; intervals hold their values."""
+    quality = read_json(folders[0] / "quality.json")
+    assert set(quality["controls"]) == {"directions", "unfolded"}
+    for record in quality["controls"].values():
+        assert record["same_as_matched"] == 1, "the same dictionary, shuffled: every way finds it"
+        assert record["less"]["matching_score"]["value"] == 0 and record["gap"] <= 1e-6
+        skipped = record["skip"]["explained_variance"]
+        assert record["less"]["explained_variance"]["value"] == pytest.approx(
+            quality["skip"]["explained_variance"] - skipped, abs=1e-6
+        )
+    for place, name in (
+        (quality, "matching_score"),
+        (quality["skip"], "explained_variance"),
+        (quality["skip"], "ce_change"),
+    ):
+        assert place[f"{name}_low"] < place[name] < place[f"{name}_high"]
+    drop = quality["compared_with"]["drop"]
+    assert drop["explained_variance_low"] < drop["explained_variance"] < drop["explained_variance_high"]
+
+
+def test_a_control_is_no_control_of_itself(tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randint(5, 250, (4, 12), generator=g).int()
+    text = PackedText(tokens, torch.zeros_like(tokens), ("a",), None, frozenset())
+    a, b = (sae(torch.randperm(F, generator=g)) for _ in range(2))
+    config = MatchConfig(contexts=4, fold="none", parts="decoder")
+    run(config, a, b, tmp_path, lm=tiny_lm(n_layers=4, d_model=D), text=text, sites=SITES[:2])
+    quality = read_json(tmp_path / "quality.json")
+    assert set(quality["controls"]) == {"unfolded"}
+    assert quality["matching_score"] is not None and quality["matching_score_low"] is None, "one document: no interval"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from saelab.activations.site import SiteReading, read_states, sink_bound, spliced_nll
@@ -52,7 +52,7 @@ def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], cont
     return TwoSites(tokens, documents, states[sites[0]], states[sites[1]], kept)
 
 
-def by_document(values: Float[Tensor, " M"], documents: Int[Tensor, " M"]) -> Float[np.ndarray, " K"]:
+def by_document(values: Shaped[Tensor, " M"], documents: Int[Tensor, " M"]) -> Float[np.ndarray, " K"]:
     """Sums of the values of tokens over documents; documents: their numbers, -1 for a token of none."""
     kept = documents >= 0
     size = int(documents.max()) + 1 if len(documents) else 0

@@ -92,7 +92,8 @@ def run(
         on = first.encode(rows[0]) > 0, second.encode(rows[1]) > 0
     work = _Work(lm, reading, sites[1], saes, on, config.seed, progress)
     scales = (folded[0].scale, folded[1].scale)
-    quality: dict[str, Any] = _certificate(found) | work.score(found.permutation)
+    quality: dict[str, Any] = {"fold": config.fold, "parts": config.parts} | _certificate(found)
+    quality |= work.score(found.permutation)
     quality |= {"reject": found.rejected_at, "matched_share": float((found.permutation >= 0).mean())}
     distance = decoder_distances(folded[0], folded[1], found.permutation)
     moved = {f"quantile_{q:g}": distance <= np.nanquantile(distance, q) for q in config.quantiles}

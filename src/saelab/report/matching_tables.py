@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from saelab.report import words
-from saelab.report.cells import BLANK, Column, PageTable, TableCell, TableRow, figure, missing, percentage, text
+from saelab.report.cells import (
+    BLANK,
+    Column,
+    PageTable,
+    TableCell,
+    TableRow,
+    estimate,
+    figure,
+    missing,
+    percentage,
+    text,
+)
 from saelab.report.material import SaePair
 from saelab.report.names import Names
 
@@ -44,6 +55,41 @@ def matchings(pairs: tuple[SaePair, ...], names: Names) -> PageTable:
             cells = (text(f"{pair.label}, step by step", note), BLANK, BLANK, score, BLANK, variance, change)
             rows.append(TableRow(cells))
     return PageTable("Matchings", columns, tuple(rows))
+
+
+def controls(pairs: Sequence[SaePair], names: Names) -> PageTable:
+    """The matching beside others of the same features, each put to work alike; differences over documents, paired."""
+    columns = (
+        Column("Sites", kind="text"),
+        Column("Matched by", kind="text"),
+        Column("Score", "95 % interval", room=14),
+        Column("less", "the matching less this", room=16),
+        Column("Variance explained", "95 % interval", room=14),
+        Column("less", "the matching less this", room=16),
+        Column("CE change", "95 % interval", room=14),
+        Column("less", "the matching less this", room=16),
+    )
+    rows = []
+    for pair in pairs:
+        own = pair.quality
+        how = f"as asked ({own['fold']}, {own['parts']})" if own.get("fold") else "as asked"
+        rows.append(TableRow((text(pair.label), text(how), *_measures(own, {}))))
+        for name, record in own["controls"].items():
+            label = names.matchings.get(name, {}).get("label", name)
+            rows.append(TableRow((text(pair.label), text(label), *_measures(record, record["less"]))))
+    return PageTable("The matching beside its controls", columns, tuple(rows))
+
+
+def _measures(record: dict[str, Any], less: dict[str, Any]) -> list[TableCell]:
+    """A measure and how far the matching lies above it, three times."""
+    places = {"matching_score": record, "explained_variance": record["skip"], "ce_change": record["skip"]}
+    cells = []
+    for name, place in places.items():
+        cells.append(estimate(place, name, 3, why="no matched feature fires"))
+        found = less.get(name)
+        ends = {} if found is None else {"x": found["value"], "x_low": found["low"], "x_high": found["high"]}
+        cells.append(BLANK if found is None else estimate(ends, "x", 3, why="not measured"))
+    return cells
 
 
 def classes(pairs: Sequence[SaePair]) -> PageTable:

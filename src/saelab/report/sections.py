@@ -189,6 +189,8 @@ def matching(material: Material, cards: Sequence[FeatureCard] = ()) -> Section:
         Part("figure", figures.matching(material.pairs, material.names)),
         Part("table", matching_tables.matchings(material.pairs, material.names)),
     ]
+    if held := [pair for pair in material.pairs if pair.quality.get("controls")]:
+        parts.append(Part("table", matching_tables.controls(held, material.names)))
     if drawn := flow.figure(material.pairs):
         parts += [Part("heading", "What is carried on, what changes, what is born"), Part("figure", drawn)]
         parts.append(Part("table", matching_tables.classes(flow.neighbours(material.pairs))))

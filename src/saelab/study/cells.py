@@ -29,8 +29,8 @@ REVISIONS: Mapping[str, int] = {
     "steer": 3,
     "rate": 1,
     "anchors": 1,
-    "match": 2,
-    "stats": 5,
+    "match": 3,
+    "stats": 6,
     "record": 1,
 }
 

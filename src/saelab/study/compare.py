@@ -29,6 +29,7 @@ from saelab.study.names import INTERPRETABILITY
 from saelab.study.spec import SaeSpec, StudyConfig
 from saelab.study.steering import gates_of
 
+DEAD = 0.05  # share of features that never fire, from which it is said
 Values = Float[np.ndarray, "_"]
 
 
@@ -44,13 +45,14 @@ class Aspect:
 
 ASPECTS = (
     Aspect("fidelity", "FVU on held-out text", paired=True, lower_is_better=True),
-    Aspect("interpretability", "interpretability"),
+    Aspect("interpretability", "interpretability of features that fire"),
     Aspect("steering", "how features steer (lift)"),
 )
 COLUMNS: dict[str, Any] = {
     "lm": pl.String, "site": pl.String, "aspect": pl.String, "first": pl.String, "second": pl.String,
     "first_mean": pl.Float64, "second_mean": pl.Float64, "difference": pl.Float64, "low": pl.Float64,
-    "high": pl.Float64, "first_l0": pl.Float64, "second_l0": pl.Float64, "n": pl.Int64, "better": pl.String,
+    "high": pl.Float64, "first_l0": pl.Float64, "second_l0": pl.Float64, "first_dead": pl.Float64,
+    "second_dead": pl.Float64, "n": pl.Int64, "better": pl.String,
     "state": pl.String, "method": pl.String,
 }  # fmt: skip
 
@@ -70,9 +72,16 @@ def compared(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         for first, second in combinations(saes, 2):
             if (first.model, first.site) == (second.model, second.site):
                 pair = (values[first.name], values[second.name])
-                l0s = [run.adopted(s.name).read()["proof"]["l0"] for s in (first, second)]
-                rows.append(_row(aspect, (first, second), pair, study.seed) | {"first_l0": l0s[0], "second_l0": l0s[1]})
+                about = _about(run, first, "first") | _about(run, second, "second")
+                rows.append(_row(aspect, (first, second), pair, study.seed) | about)
     return pl.DataFrame(rows, schema=COLUMNS)
+
+
+def _about(run: RunFolder, sae: SaeSpec, side: str) -> dict[str, float | None]:
+    """What a comparison must not hide: how many features are on at once, and the share that is never on."""
+    scored = run.interp(sae.name).fidelity
+    dead = scored.read().get("dead_share") if scored.exists else None
+    return {f"{side}_l0": run.adopted(sae.name).read()["proof"]["l0"], f"{side}_dead": dead}
 
 
 def _values(aspect: Aspect, run: RunFolder, sae: SaeSpec) -> Values:
@@ -123,25 +132,31 @@ def _of_aspect(aspect: Aspect, part: pl.DataFrame) -> str:
     if not rows:
         return f"{aspect.said}, too little was scored to compare" if part.height else ""
     means = {r[side]: r[f"{side}_mean"] for r in rows for side in ("first", "second")}
-    l0s = {r[side]: r[f"{side}_l0"] for r in rows for side in ("first", "second")}
+    about = {r[side]: _said(r, side) for r in rows for side in ("first", "second")}
     best = sorted(means, key=lambda name: means[name], reverse=not aspect.lower_is_better)[0]
     mine = {r["second"] if r["first"] == best else r["first"]: r for r in rows if best in (r["first"], r["second"])}
-    over = [_spoken(name, best, r, l0s) for name, r in mine.items() if r["better"] == best]
-    level = [_spoken(name, best, r, l0s) for name, r in mine.items() if r["better"] != best]
-    shown = f"{best} ({means[best]:.3f}, L0 {l0s[best]:.1f})"
+    over = [_spoken(name, best, r, about) for name, r in mine.items() if r["better"] == best]
+    level = [_spoken(name, best, r, about) for name, r in mine.items() if r["better"] != best]
+    shown = f"{best} ({means[best]:.3f}, {about[best]})"
     if not over:
         return f"{aspect.said}, {shown} cannot be told from {_listed(level)}"
     rest = f" and cannot be told from {_listed(level)}" if level else ""
     return f"{aspect.said}, {shown} is better than {_listed(over)}{rest}"
 
 
-def _spoken(name: str, best: str, row: dict[str, Any], l0s: dict[str, float]) -> str:
+def _said(row: dict[str, Any], side: str) -> str:
+    """An SAE's L0, and its share of dead features where that is not small."""
+    dead = row.get(f"{side}_dead")
+    return f"L0 {row[f'{side}_l0']:.1f}" + (f", {dead:.0%} dead" if dead is not None and dead >= DEAD else "")
+
+
+def _spoken(name: str, best: str, row: dict[str, Any], about: dict[str, str]) -> str:
     """An SAE with its L0, and the difference of the best from it with its interval."""
     ends = [row["difference"], row["low"], row["high"]]
     if row["low"] is None or row["high"] is None:
         return f"{name} ({'the same to the last digit' if row['difference'] == 0 else 'no interval'})"
     value, low, high = ends if row["first"] == best else (-ends[0], -ends[2], -ends[1])
-    return f"{name} (L0 {l0s[name]:.1f}: {value:+.3f} [{low:+.3f}, {high:+.3f}])"
+    return f"{name} ({about[name]}: {value:+.3f} [{low:+.3f}, {high:+.3f}])"
 
 
 def _listed(items: Sequence[str]) -> str:
