@@ -76,6 +76,7 @@ def evaluate(
     only: Collection[str] = (),
     against: str | None = None,
     force_lm: bool = False,
+    as_read: bool = False,
     out: str | Path | None = None,
     threads: int | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
@@ -87,11 +88,12 @@ def evaluate(
     those of SAELens and SAEBench are); in a row, or by the names that tables call them. lm: a short name or reference;
     by default the one that the SAEs name. text: a reference, or documents; by default the embedded corpus. site: of
     SAEs that do not say theirs. preset: tiny, small or paper. only: of fidelity, interp, suite, effects, steer, match.
-    against: a folder of SAEBench's result files, which are set beside as they were published. force_lm: judge them
-    though they name another LM. out: the run folder, by default runs/evaluate-...; the same call goes on after an
-    interruption. Raises the errors of `evaluation` (study/evaluation.py) and of `run`.
+    against: a folder of SAEBench's result files, which are set beside as they were published. force_lm, as_read: judge
+    them though they name another LM, or though another reading of their weights fits better. out: the run folder, by
+    default runs/evaluate-...; the same call goes on after an interruption. Raises the errors of `evaluation`
+    (study/evaluation.py) and of `run`.
     """
-    asked = {"preset": preset, "only": only, "against": against, "force_lm": force_lm}
+    asked = {"preset": preset, "only": only, "against": against, "force_lm": force_lm, "as_read": as_read}
     study = evaluation(saes, lm=lm, text=text, site=site, **asked)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / study.name)
     page = run_study(study, folder.root, threads=threads, tell=tell, progress=progress)

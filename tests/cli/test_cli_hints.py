@@ -107,8 +107,12 @@ def test_inspect_tells_before_it_loads(
 def test_match_tells_before_it_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str], never_loaded: None) -> None:
     save_sae(topk(), tmp_path / "a")
     save_sae(topk(site="resid_post.2"), tmp_path / "b")
-    text = said(capsys, "match", tmp_path / "a", tmp_path / "b", "--lm", "x", "--out", tmp_path / "o", code=2)
+    asked = ("match", tmp_path / "a", tmp_path / "b")
+    text = said(capsys, *asked, "--fold", "theta", "--lm", "x", "--out", tmp_path / "o", code=2)
     assert "needs thresholds" in text
+    assert main([*map(str, asked)]) == 0, "without thresholds, by directions"
+    found = capsys.readouterr()
+    assert "compared by directions alone (--fold none)" in found.err and "matched" in found.out
 
 
 def test_declared_facts_are_shared_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

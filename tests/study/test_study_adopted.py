@@ -344,7 +344,7 @@ def test_what_is_no_sae_is_said_so(grid: RunFolder) -> None:
         evaluate([{"W": 1}], "smollm2-135m")
     odd = Plain(sae)
     odd.encode = lambda x: x
-    with pytest.raises(UserError, match=r"Plain.encode gave .* for 4 rows"):
+    with pytest.raises(UserError, match=r"Plain.encode gave .* rows"):
         given_sae(odd).encode(torch.zeros(4, sae.cfg.d_in))
     with pytest.raises(UserError, match=r"has no W_enc .* which suite needs"):
         evaluate([Plain(sae, "resid_post.1")], "smollm2-135m", only=["suite"])
@@ -368,3 +368,47 @@ def test_an_sae_that_is_kept_by_reference_has_no_copy(study_data: Data, grid: Ru
     study = StudyConfig.from_yaml(folder.study)
     with pytest.raises(ArtefactError, match="not those that this study was begun with"):
         run(study, tmp_path / "run", stages=("interp",))
+
+
+class Wrapped:
+    """An SAE inside an object, which is the only place where its k stands."""
+
+    def __init__(self, inner: Plain):
+        self.inner = inner
+
+    @property
+    def W_dec(self) -> torch.Tensor:
+        return self.inner.W_dec
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner.encode(x)
+
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        return self.inner.decode(codes)
+
+
+def test_an_object_is_known_by_all_that_it_holds(grid: RunFolder) -> None:
+    """What lies inside a wrapped object, a module or a dictionary, and what only its codes show, is part of its sum."""
+    sae = load_sae(grid.sae(NAMES[0]))
+    first = sum_of(given_sae(Wrapped(Plain(sae))))
+    assert first == sum_of(given_sae(Wrapped(Plain(load_sae(grid.sae(NAMES[0])))))), "the same SAE again"
+    assert first != sum_of(given_sae(Wrapped(Plain(sae, keep=0.5))))
+    hidden = Plain(sae)
+    hidden.encode = lambda x: sae.encode(x) * (torch.arange(sae.cfg.d_sae) % 2)  # a closure: nothing looks there
+    assert sum_of(given_sae(hidden)) != sum_of(given_sae(Plain(sae)))
+
+
+def test_an_object_may_work_in_place_and_says_its_own_lm(grid: RunFolder) -> None:
+    sae = load_sae(grid.sae(NAMES[0]))
+    rows = torch.randn(5, sae.cfg.d_in, generator=torch.Generator().manual_seed(0))
+    eager = Plain(sae)
+    eager.encode = lambda x: sae.encode(x.mul_(0.5))
+    before = rows.clone()
+    given_sae(eager).encode(rows)
+    assert torch.equal(rows, before)
+    told = given_sae(sae, lm="another", site="resid_post.0")
+    assert told.cfg.lm == sae.cfg.lm and told.cfg.site == sae.cfg.site, "what is said stands over what is asked for"
+    lying = Plain(sae)
+    lying.W_dec = torch.randn(sae.W_dec.shape, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(UserError, match="does not write the rows of W_dec"):
+        given_sae(lying)

@@ -15,6 +15,7 @@ def evaluate(
     only: str | None = None,
     against: str | None = None,
     force_lm: bool = False,
+    as_read: bool = False,
     out: Path | None = None,
     threads: int | None = None,
     json: bool = False,
@@ -41,6 +42,8 @@ def evaluate(
         settings that differ.
     force_lm:
         Judge them on this language model though their files name another; the page says so.
+    as_read:
+        Judge them as their files say though another reading of their weights fits better; the page says so.
     out:
         Run folder; by default runs/evaluate-... beside where you stand, the same for the same SAEs and settings.
     threads:
@@ -54,7 +57,7 @@ def evaluate(
     from saelab.study.spec import saes_of
 
     parts = [part.strip() for part in (only or "").split(",") if part.strip()]
-    asked = {"preset": preset, "only": parts, "against": against, "force_lm": force_lm}
+    asked = {"preset": preset, "only": parts, "against": against, "force_lm": force_lm, "as_read": as_read}
     study = evaluation([reference, *more], lm=lm, text=text, **asked)
     (model,) = study.models
     minutes = 60 * plan_table(study)["hours"].to_list()[-1]

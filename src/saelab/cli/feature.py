@@ -12,6 +12,7 @@ from saelab.cli.progress import shown
 from saelab.core.errors import UserError
 
 PROMPT, DOSES = "I think that", (0.2, 0.5)
+CUT = 1.05  # times the largest that is shown, above which it is said that larger ones are not
 SHOWN = 10  # tokens promoted and suppressed
 LENGTH, CHARACTERS = 128, 5  # tokens of a context; characters of a token, about
 
@@ -44,7 +45,8 @@ def feature(
     site:
         Where the SAE reads, if its files do not say.
     text:
-        Text that the features are read from (path: or hf: reference); by default the run's, or the embedded corpus.
+        Text that the features are read from (path: or hf: reference); by default what the run has read, or the text on
+        this machine that the SAE's files name, or the embedded corpus.
     contexts:
         Top contexts shown of each.
     read:
@@ -76,6 +78,7 @@ def feature(
         rows = _of_its_run(sae, model, found, index, contexts) if text is None else None
         source = "of its run"
         if rows is None:
+            text = text or _trained_on(found)
             sizes = {"read": read, "contexts": contexts, "progress": progress}
             rows, source = _read_here(model, found, index, text, **sizes), text or "embedded"
         record: dict[str, Any] = {"sae": sae, "lm": model.name, "site": place, "text": source, "features": rows}
@@ -86,6 +89,14 @@ def feature(
     else:
         _show(record)
     return 0
+
+
+def _trained_on(sae: Any) -> str | None:
+    """The text that an SAE's files name, where it lies here."""
+    from saelab.store.files import is_there
+
+    named = sae.cfg.metadata.get("dataset_path")
+    return named if isinstance(named, str) and named.startswith("path:") and is_there(named[5:]) else None
 
 
 def _of_its_run(reference: str, lm: Any, sae: Any, index: Sequence[int], contexts: int) -> list[dict[str, Any]] | None:
@@ -176,6 +187,9 @@ def _show(record: dict[str, Any]) -> None:
         say(f"  fires on    {fires if row['max_activation'] else 'nothing of this text'}")
         if (told := row.get("balanced_accuracy")) is not None:
             say(f"  detection   {told:.2f} (balanced accuracy of the description; 0.5 says nothing)")
+        shown = max((c["activations"][c["peak"]] for c in row["contexts"]), default=0.0)
+        if row["contexts"] and row["max_activation"] > CUT * shown:
+            say("              (the largest stand within ten tokens of a context's ends, and no window shows them)")
         say(f"  promotes    {_tokens(row['promotes'])}")
         say(f"  suppresses  {_tokens(row['suppresses'])}")
         for context in row["contexts"]:

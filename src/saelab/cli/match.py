@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from saelab.cli.models import model_for
-from saelab.cli.output import say, show_table
+from saelab.cli.output import note, say, show_table
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
 from saelab.store.layout import MatchingFolder
@@ -30,8 +30,8 @@ def match(
     first: str,
     second: str,
     *more: str,
-    fold: Fold = "theta",
-    parts: Literal["all", "decoder", "encoder"] = "all",
+    fold: Fold | None = None,
+    parts: Literal["all", "decoder", "encoder"] | None = None,
     reject: str | None = None,
     direct: bool = False,
     lm: str | None = None,
@@ -52,9 +52,11 @@ def match(
         Further SAEs of the path.
     fold:
         Scale of each feature: theta (thresholds), none (cosine), or the mean, rms, 0.9 quantile or maximum of its
-        active codes, which needs --lm.
+        active codes, which needs --lm. By default theta; where an SAE has no thresholds, mean with --lm and none
+        without it.
     parts:
-        Tensors compared: all, decoder, encoder.
+        Tensors compared: all, decoder, encoder. By default all; with --fold none the decoder, since raw biases would
+        rule the rest.
     reject:
         Reject cost of a partial matching: a number, or null for the level at which 1 % of features would match an
         unrelated dictionary.
@@ -77,6 +79,8 @@ def match(
     found = [opened(r)[0] for r in (first, second, *more)]
     references = _names((first, second, *more))
     saes = [s for s in found if isinstance(s, Sae)]
+    fold = fold or _fold_for(found, lm)
+    parts = parts or ("decoder" if fold == "none" else "all")
     if lm is not None:
         if len(saes) < len(found):
             raise UserError("Decoder rows alone cannot be put to work on a model.", hint="Match them without --lm.")
@@ -90,6 +94,19 @@ def match(
         write_table(out, pairs)
     show_table(rows, as_json=json)
     return 0
+
+
+def _fold_for(found: "Sequence[Any]", lm: str | None) -> Fold:
+    """What scales there are: thresholds, or what is measured on a model, or none; it is said where theta cannot be."""
+    from saelab.matching.fold import implied_threshold
+
+    scales = [implied_threshold(one) for one in found]
+    if all(scale is not None and bool((scale > 0).any()) for scale in scales):
+        return "theta"
+    fold: Fold = "none" if lm is None else "mean"
+    how = "directions alone" if lm is None else "the mean of their codes"
+    note(f"Not every one of these has thresholds, so features are compared by {how} (--fold {fold}).")
+    return fold
 
 
 def _steps(

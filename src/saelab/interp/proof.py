@@ -13,6 +13,7 @@ it names.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -214,7 +215,9 @@ def as_record(proof: Proof) -> dict[str, Any]:
         "l0": proof.declared.l0,
         "fvu": proof.declared.fvu,
         **proof.ce,
-        "readings": [{"reading": r.change, "l0": r.l0, "fvu": r.fvu} for r in proof.readings],
+        "readings": [
+            {"reading": r.change, "l0": r.l0, "fvu": r.fvu if isfinite(r.fvu) else None} for r in proof.readings
+        ],
         "holds": proof.holds,
         "verdict": proof.verdict,
     }

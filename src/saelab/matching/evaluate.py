@@ -187,10 +187,12 @@ def skips(
     *,
     moved: Mapping[str, Bool[np.ndarray, " F"]] | None = None,
     beside: bool = True,
+    clean: Float[Tensor, " M"] | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Skip]:
     """By name: the skip, the catalogue's other predictions (baselines.py), and `moved`: further skips, in which only
-    some features go through their partners (`limited`). beside: whether the others are wanted.
+    some features go through their partners (`limited`). beside: whether the others are wanted. clean: `clean_nll`,
+    where it is known.
     """
     x, y = reading.first[reading.kept], reading.second[reading.kept]
     a, b = saes
@@ -203,14 +205,23 @@ def skips(
             predictions[name] = limited(codes, saes, permutation, scales, which)
         found: dict[str, Skip] = {}
         with progress.task("skipping", len(predictions) + 1, "passes") as task:
-            true = SiteReading(site, reading.tokens, reading.second, reading.kept, reading.kept, BATCH)
-            clean = spliced_nll(lm, true, None)
+            true = _second(reading, site)
+            clean = spliced_nll(lm, true, None) if clean is None else clean
             task.advance()
             for name, rebuilt in predictions.items():
                 change = spliced_nll(lm, true.replaced(rebuilt), None) - clean
                 found[name] = _skip(y, rebuilt, change, reading)
                 task.advance()
     return found
+
+
+def _second(reading: TwoSites, site: str) -> SiteReading:
+    return SiteReading(site, reading.tokens, reading.second, reading.kept, reading.kept, BATCH)
+
+
+def clean_nll(lm: LanguageModel, reading: TwoSites, site: str) -> Float[Tensor, " M"]:
+    """Log-likelihoods (negative, nats) of the tokens that follow the kept positions, nothing replaced."""
+    return spliced_nll(lm, _second(reading, site), None)
 
 
 def _skip(

@@ -7,6 +7,7 @@ feature from its birth to its death. The only place here with files.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from saelab.matching.cost import Costs, Parts, costs_between
 from saelab.matching.evaluate import (
     Skip,
     TwoSites,
+    clean_nll,
     coactivation,
     coactive,
     decoder_distances,
@@ -145,14 +147,17 @@ class _Work:
     seed: int
     progress: Progress
 
+    @cached_property
+    def clean(self) -> Tensor:
+        return clean_nll(self.lm, self.reading, self.site)
+
     @property
     def documents(self) -> Tensor:
         return self.reading.documents[self.reading.kept]
 
     def skips(self, permutation: np.ndarray, scales: Rows, **more: Any) -> dict[str, Skip]:
-        return skips(
-            self.lm, self.reading, self.site, self.saes, permutation, scales, progress=self.progress, **more
-        )  # fmt: skip
+        asked = {"clean": self.clean, "progress": self.progress} | more
+        return skips(self.lm, self.reading, self.site, self.saes, permutation, scales, **asked)
 
     def score(self, permutation: np.ndarray) -> dict[str, Any]:
         """The matching scores, the first with its interval over documents."""

@@ -22,6 +22,12 @@ def adopted_of(material: Material) -> list[dict[str, Any]]:
     return list(material.summary.get("adopted") or [])
 
 
+def all_adopted(material: Material) -> bool:
+    """Whether the run is of several SAEs that exist, and trains none."""
+    names = {r["sae"] for r in adopted_of(material)}
+    return len(names) > 1 and material.saes is not None and set(material.saes["sae"]) <= names
+
+
 def adopted(material: Material) -> Section:
     """A row per SAE: its source, level, language model, and the verdict on its reading."""
     rows = adopted_of(material)

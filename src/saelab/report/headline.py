@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from saelab.report import words
-from saelab.report.adopted import adopted_of
+from saelab.report.adopted import adopted_of, all_adopted
 from saelab.report.chart import Figure
 from saelab.report.figures import frontier
 from saelab.report.material import Material
@@ -33,11 +33,10 @@ class Tile:
 
 def question(material: Material) -> str:
     """What a run with these artefacts can be asked."""
+    if all_adopted(material):
+        return "Which of these SAEs is better, and at what?"
     if _steered(material) or material.arms is not None:
         return STEERING
-    adopted = {r["sae"] for r in adopted_of(material)}
-    if material.saes is not None and adopted and set(material.saes["sae"]) <= adopted:
-        return "Which of these SAEs is better, and at what?"
     if _interpreted(material):
         return "How faithful are these SAEs, and how interpretable are their features?"
     return (

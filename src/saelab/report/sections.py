@@ -21,7 +21,7 @@ from saelab.report import (
     tables,
     words,
 )
-from saelab.report.adopted import adopted, adopted_of
+from saelab.report.adopted import adopted, adopted_of, all_adopted
 from saelab.report.feature_card import FeatureCard
 from saelab.report.material import Material
 from saelab.report.names import coordinates
@@ -32,10 +32,11 @@ from saelab.report.steering_sections import arms, instrument, selection, steerin
 
 def sections(material: Material, cards: Sequence[FeatureCard], shown: str = "") -> list[Section]:
     """All sections in reading order, then what the run does not hold and what was run. shown: the figure at the top."""
-    makers: list[Callable[[Material], Section]] = [instrument, agreement, arms]
+    which = all_adopted(material)  # then the pairs are what was asked for, and stand first
+    makers: list[Callable[[Material], Section]] = [*([adopted] if which else []), instrument, agreement, arms]
     makers += [selection] if material.selection is not None else []
     makers += [lambda m: grid(m, cards)]
-    makers += [adopted] if adopted_of(material) else []
+    makers += [adopted] if adopted_of(material) and not which else []
     makers += [evaluations] if material.evaluations is not None else []
     makers += [lambda m: matching(m, cards)]
     makers += [training] if material.training is not None or not adopted_of(material) else []

@@ -7,8 +7,11 @@ This file must never know a peer's library.
 
 import copy
 import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +22,9 @@ from saelab.saes.base import Sae, SaeConfig
 
 HELD = "held:"  # before the name of an SAE that a program holds
 _HELD: dict[str, Sae] = {}
+CHECKED = 16  # rows of the decoder that are held against what `decode` writes
+MOST_HELD = 10_000  # objects below an SAE that are looked at
+_INTERNAL = tuple(vars(torch.nn.Module()))  # what every module holds
 
 
 @runtime_checkable
@@ -74,8 +80,9 @@ class GivenSae(Sae):
     def _asked(self, half: str, rows: Tensor, width: int) -> Tensor:
         (thing,) = self._thing
         like = thing.W_dec
-        with torch.no_grad():
-            found = getattr(thing, half)(rows.reshape(-1, rows.shape[-1]).to(like.device, like.dtype))
+        mine = rows.reshape(-1, rows.shape[-1]).to(like.device, like.dtype, copy=True)  # it may work in place
+        with torch.no_grad(), _still(thing):
+            found = getattr(thing, half)(mine)
         if isinstance(found, Tensor) and found.layout != torch.strided:
             found = found.to_dense()
         if not isinstance(found, Tensor) or tuple(found.shape) != (rows[..., 0].numel(), width):
@@ -94,19 +101,22 @@ def given_sae(thing: Any, *, site: str | None = None, lm: str | None = None) -> 
     """
     if isinstance(thing, Sae):
         own = copy.copy(thing)
-        own.cfg = own.cfg.model_copy(update={"site": site or own.cfg.site, "lm": lm or own.cfg.lm})
+        own.cfg = own.cfg.model_copy(update={"site": own.cfg.site or site, "lm": own.cfg.lm or lm})
         return own
     lacking = [n for n in ("W_dec", "encode", "decode") if not hasattr(thing, n)]
-    if lacking or not isinstance(thing.W_dec, Tensor) or thing.W_dec.ndim != 2:
-        what = f"has no {' and no '.join(lacking)}" if lacking else "has a W_dec that is no matrix [features, width]"
+    if lacking or not _is_matrix(thing.W_dec):
+        what = (
+            f"has no {' and no '.join(lacking)}" if lacking else "has a W_dec that is no plain matrix [features, width]"
+        )
         raise UserError(f"{type(thing).__name__} is no SAE: it {what}.", hint="saelab.SaeLike says what is needed.")
     d_sae, d_in = thing.W_dec.shape
     said = _said_of(thing)
-    about = {"architecture": said.get("architecture") or type(thing).__name__, "k": said.get("k")}
-    cfg = SaeConfig.parse(
-        about | {"d_in": d_in, "d_sae": d_sae, "site": site or said.get("site"), "lm": lm or said.get("lm")}
-    )
-    return GivenSae(thing, cfg, _sum(thing))
+    about = {"architecture": str(said.get("architecture") or type(thing).__name__), "k": said.get("k")}
+    about |= {"d_in": d_in, "d_sae": d_sae, "site": said.get("site") or site, "lm": said.get("lm") or lm}
+    own = GivenSae(thing, SaeConfig.parse(about), "")
+    _check_decoder(own)
+    own.sha256 = _sum(thing, own)
+    return own
 
 
 def hold(sae: Sae, name: str) -> str:
@@ -158,16 +168,85 @@ def _said_of(thing: Any) -> dict[str, Any]:
     }
 
 
-def _sum(thing: Any) -> str:
-    """sha256 of an object's class, plain settings and tensors: it says whether a program gave the same SAE again."""
-    state = thing.state_dict() if isinstance(thing, torch.nn.Module) else dict(vars(thing))
-    state = {"W_dec": thing.W_dec} | state
+def _is_matrix(tensor: Any) -> bool:
+    if not isinstance(tensor, Tensor) or tensor.ndim != 2 or tensor.device.type == "meta":
+        return False
+    return tensor.layout == torch.strided and tensor.is_floating_point() and min(tensor.shape) > 0
+
+
+@contextmanager
+def _still(thing: Any) -> Generator[None, None, None]:
+    """A module as it is used, not as it is trained: without dropout."""
+    trained = isinstance(thing, torch.nn.Module) and thing.training
+    if trained:
+        thing.eval()
+    try:
+        yield
+    finally:
+        if trained:
+            thing.train()
+
+
+def _check_decoder(own: GivenSae) -> None:
+    """Steering adds rows of W_dec: they must be the directions that `decode` writes."""
+    rows = torch.linspace(0, own.cfg.d_sae - 1, min(own.cfg.d_sae, CHECKED)).round().long()
+    one = torch.zeros(len(rows), own.cfg.d_sae)
+    one[torch.arange(len(rows)), rows] = 1.0
+    written = own.decode(one) - own.decode(torch.zeros_like(one))
+    likeness = torch.nn.functional.cosine_similarity(written, own.W_dec[rows], dim=1)
+    silent = own.W_dec[rows].norm(dim=1) == 0
+    odd = ~silent & ~(likeness > 1 - 1e-2)
+    if bool(odd.any()):
+        raise UserError(
+            f"decode of {own.cfg.architecture} does not write the rows of W_dec (feature {int(rows[odd][0])}).",
+            hint="W_dec [F, D] must hold what each feature adds to the reconstruction.",
+        )
+
+
+def _sum(thing: Any, own: GivenSae) -> str:
+    """sha256 of an object: of all tensors and plain settings that it holds, and of what it does with some probes.
+
+    It says whether a program gave the same SAE again. Probes see what lies where nothing looks; of their codes the
+    numbers of active features are taken, which rounding leaves alone.
+    """
     total = hashlib.sha256(f"{type(thing).__module__}.{type(thing).__qualname__}".encode())
-    for name, value in sorted(state.items()):
-        if isinstance(value, Tensor):
-            total.update(f"{name} {tuple(value.shape)}".encode())
-            total.update(_plain(value).numpy().data)
-    for name, value in sorted(vars(thing).items()):
-        if isinstance(value, int | float | str) and name != "training":
-            total.update(f"{name} {value!r}".encode())
+    for name, value in _held_by({"": thing, ".W_dec": thing.W_dec}):
+        total.update(f"{name} ".encode())
+        total.update(_plain(value).numpy().data if isinstance(value, Tensor) else repr(value).encode())
+    rows = own.W_dec[: 4 * CHECKED]
+    probes = torch.cat([own.b_dec + scale * rows for scale in (1.0, 10.0, 100.0)])
+    total.update((own.encode(probes) != 0).sum(1).int().numpy().data)
     return total.hexdigest()
+
+
+def _held_by(start: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Every tensor, number and text below some objects, by the way that leads there, in a fixed order."""
+    found, seen, left = dict[str, Any](), set[int](), list(start.items())
+    while left:
+        name, value = left.pop()
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, bool | int | float | str | np.generic | None):
+            found[name] = value if not isinstance(value, np.generic) else value.item()
+        elif isinstance(value, np.ndarray):
+            found[name] = torch.from_numpy(np.ascontiguousarray(value)) if value.dtype.kind in "fiub" else repr(value)
+        elif id(value) not in seen and len(seen) < MOST_HELD:
+            seen.add(id(value))
+            left += [(f"{name}.{key}", item) for key, item in _items(value)]
+    return sorted(found.items(), key=lambda pair: pair[0])
+
+
+def _items(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if isinstance(value, torch.nn.Module):
+        own = {k: v for k, v in vars(value).items() if k not in ("training", *_INTERNAL)}
+        return [
+            *value.named_parameters(recurse=False),
+            *value.named_buffers(recurse=False),
+            *value.named_children(),
+            *own.items(),
+        ]
+    return [(k, v) for k, v in getattr(value, "__dict__", {}).items() if not callable(v)]

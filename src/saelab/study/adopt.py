@@ -6,6 +6,7 @@ without it. Which SAEs a stage works on is asked of `standing`: it leaves those 
 measured.
 """
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedTe
         return [_record(run, spec).write(record)]
     text = held_out.first(CONTEXTS)
     proof = prove(lm, sae, text, site=spec.site)
+    if not math.isfinite(proof.declared.fvu + proof.declared.l0):
+        what = "Its codes or reconstructions of held-out text are NaN or infinite."
+        return [_record(run, spec).write(record | {"state": "damaged", "sentence": what})]
     record |= {
         "sentence": proof.verdict,
         "proof": as_record(proof),

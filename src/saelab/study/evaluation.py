@@ -50,6 +50,7 @@ def evaluation(
     only: Collection[str] = (),
     against: str | None = None,
     force_lm: bool = False,
+    as_read: bool = False,
 ) -> StudyConfig:
     """The study that judges these SAEs, with all of them opened.
 
@@ -59,8 +60,12 @@ def evaluation(
     always measured. against: a folder of SAEBench's result files, beside which the suite's are set. Raises `UserError`
     where the SAEs name different LMs or none, for an unknown part or preset, and for what `opened` refuses.
     """
-    chosen = tuple(dict.fromkeys((*_chosen(preset, only), *(("suite",) if against else ()))))
-    adopted = [opened_one(one) for one in _entries(saes, site, lm, chosen, force_lm=force_lm)]
+    parts = only.split(",") if isinstance(only, str) else only
+    chosen = tuple(dict.fromkeys((*_chosen(preset, parts), *(("suite",) if against else ()))))
+    entries = _entries([saes] if isinstance(saes, str | Path) else saes, site, lm, chosen)
+    said = {"force_lm": True} if force_lm else {}
+    said |= {"as_read": True} if as_read else {}
+    adopted = [_with_site(opened_one(one.model_copy(update=said)), site) for one in entries]
     model = lm or the_one([one.found.lm for one in adopted if one.found and one.found.lm])
     sizes = {key: value for key, value in presets()[preset].items() if {*READ_BY.get(key, ALWAYS)} & {*chosen, *ALWAYS}}
     data: dict[str, Any] = {key: dict(v) if isinstance(v, Mapping) else v for key, v in sizes.items()}
@@ -68,6 +73,8 @@ def evaluation(
         data["text"]["corpus"] = {"source": _place(text) if isinstance(text, str) else _kept(text)}
     if not {"interp", "effects", "steer"} & set(chosen):  # steering chooses among features whose description was tested
         data["interp"] = data.get("interp", {}) | {"n_scored": 0, "n_embedded": 0}
+    if "effects" in chosen:
+        data["selection"] |= {"features": "all"}
     if "suite" in chosen:
         data["suite"] = {"preset": preset} | ({"against": _place(against)} if against else {})
     named = _apart(adopted)
@@ -86,7 +93,7 @@ def evaluation(
 
 
 def _entries(
-    saes: Sequence[Any] | Mapping[str, Any], site: str | None, lm: str | None, parts: Collection[str], *, force_lm: bool
+    saes: Sequence[Any] | Mapping[str, Any], site: str | None, lm: str | None, parts: Collection[str]
 ) -> list[AdoptedConfig]:
     """An entry of a study file per SAE; those that are held in memory are kept for this process."""
     pairs = list(saes.items()) if isinstance(saes, Mapping) else [(None, sae) for sae in saes]
@@ -95,7 +102,9 @@ def _entries(
     found = []
     for number, (name, sae) in enumerate(pairs):
         if isinstance(sae, str | Path):
-            entry = AdoptedConfig.parse({"ref": str(sae), "site": site, "name": name}, origin="The evaluation")
+            if not str(sae).strip():
+                raise UserError("A reference to an SAE is empty.", hint="Give path:FOLDER, hf:org/name, or a folder.")
+            entry = AdoptedConfig.parse({"ref": str(sae), "name": name}, origin="The evaluation")
         elif isinstance(sae, AdoptedConfig):
             entry = sae
         else:
@@ -109,8 +118,20 @@ def _entries(
                     hint=f"Leave {needed} out.",
                 )
             entry = AdoptedConfig.parse({"ref": hold(own, called), "name": called}, origin="The evaluation")
-        found.append(entry.model_copy(update={"force_lm": force_lm or entry.force_lm}))
+        found.append(entry)
     return found
+
+
+def _with_site(one: AdoptedConfig, site: str | None) -> AdoptedConfig:
+    """An entry with the site that its files leave open."""
+    if one.site is not None or (one.found is not None and one.found.site is not None):
+        return one
+    if site is None:
+        raise UserError(
+            f"{one.called} does not say at which site it reads.",
+            hint="Say it in its config, by `site=` in Python, or in a study file (models, saes, site).",
+        )
+    return AdoptedConfig.parse(one.model_dump() | {"site": site}, origin="The evaluation")
 
 
 def _place(name: str) -> str:

@@ -226,10 +226,13 @@ class Packer:
         """The first `n_contexts` contexts (None: all whole ones), with the documents that stand in them."""
         made = self.n_contexts if n_contexts is None else n_contexts
         if not 0 < made <= self.n_contexts:
+            needed = (n_contexts or 1) * self.payload
+            more = f"about {needed / self.n_tokens:.1f} times as much" if self.n_tokens else "more"
             raise UserError(
                 f"{what} fills {self.n_contexts} contexts of {self.context} tokens; {n_contexts or 1} are needed.",
-                hint=f"They stand in {len(self.documents):,} documents; give more text, say what a document is "
-                "(`text.documents`: blank_lines, lines or file), or ask for fewer or shorter contexts.",
+                hint=f"It holds {self.n_tokens:,} tokens in {len(self.documents):,} documents, repeated ones left out. "
+                f"Give {more} text, ask for fewer or shorter contexts, or say what a document of a text file is "
+                "(`text.documents` in a study file).",
             )
         tokens, owners = (self._cut(parts, made) for parts in (self._tokens, self._owners))
         if self.bos_id is not None:

@@ -6,6 +6,7 @@ file computes nothing of an SAE.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,34 +55,47 @@ def _files_of(folder: Path) -> list[Path]:
 def _is_result(path: Path) -> bool:
     """By its beginning: result files are large, and other JSON files lie beside them."""
     with path.open("rb") as file:
-        return b'"eval_type_id"' in file.read(4096)
+        return b'"eval_type_id"' in file.read(1 << 16)
 
 
 def _rows(path: Path, name: Path, mine: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         data = json.loads(path.read_bytes())
-        kind, config, found = data["eval_type_id"], dict(data["eval_config"]), data["eval_result_metrics"]
-        metrics = {m: value for category in found.values() for m, value in category.items()}
-        about = data.get("sae_cfg_dict") or {}
-        sae = _called(data, path)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        kind, config, found = str(data["eval_type_id"]), dict(data["eval_config"]), data["eval_result_metrics"]
+        metrics = {m: _number(value) for category in found.values() for m, value in category.items()}
+        about = dict(data.get("sae_cfg_dict") or {})
+        sae = _called(data, path).encode("utf-8", "replace").decode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise ArtefactError(
             f"{path} is not a result of SAEBench as its version 0.6.0 writes them.", hint="Take it out of the folder."
         ) from None
+    said = {"sae": sae, "kind": kind, "lm": _text(config.get("model_name")), "site": _text(about.get("hook_name")),
+            "d_sae": _whole(about.get("d_sae")), "file": str(name)}  # fmt: skip
     if kind not in CATALOGUE:
+        yield said | {"metric": "", "value": None, "reason": "saelab has no evaluation of this name", "differs": None}
         return
     layout = evaluation_of(kind).saebench
     for headline in CATALOGUE[kind].headlines:
         value, reason = metrics.get(headline.metric), None
-        if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
-            value, reason = None, "its file gives no number"
+        if value is None:
+            reason = "its file gives no number"
         elif value == NONE and layout is not None and {"*", headline.metric} & set(layout.filled):
             value, reason = None, "its file gives -1, which SAEBench writes for none"
-        yield {
-            "sae": sae, "kind": kind, "metric": headline.metric, "value": value, "reason": reason,
-            "lm": config.get("model_name"), "site": about.get("hook_name"), "d_sae": about.get("d_sae"),
-            "differs": _differing(config, mine[kind]) if kind in mine else None, "file": str(name),
-        }  # fmt: skip
+        differs = _differing(config, mine[kind]) if kind in mine else None
+        yield said | {"metric": headline.metric, "value": value, "reason": reason, "differs": differs}
+
+
+def _number(value: Any) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if known and math.isfinite(value) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else None
 
 
 def _called(data: Mapping[str, Any], path: Path) -> str:
