@@ -149,7 +149,8 @@ def allowance(n: int) -> str:
     found = min(2.80 * spread, 1.0)
     return (
         f"With {plural(n, 'SAE')} a tau nearer to zero than about {number(1.96 * spread)} cannot be told from chance, "
-        f"and only a true tau of about {number(found)} or more would be found four times in five."
+        f"and, were both scores without noise, only a true tau of about {number(found)} or more would be found four "
+        "times in five (power 0.8, normal approximation); noise raises that."
     )
 
 
