@@ -147,8 +147,10 @@ def test_match_pairs_the_rows_of_two_sites(tmp_path: Path, capsys: pytest.Captur
     unrelated = crosscoder(tmp_path / "b", torch.randn(F, D, generator=g))  # control
     (row,) = told(capsys, "match", sites[0], f"{unrelated}#resid_post.2", *how)
     assert row["median cosine"] < 0.9
-    assert "--parts decoder" in refused(capsys, "match", *sites)
-    assert "decoder rows only" in refused(capsys, "match", *sites, "--parts", "decoder")
+    (row,) = told(capsys, "match", *sites)
+    assert row["median cosine"] == pytest.approx(1, abs=1e-5), "rows of a site have directions alone"
+    assert "--parts decoder" in refused(capsys, "match", *sites, "--fold", "none", "--parts", "all")
+    assert "decoder rows only" in refused(capsys, "match", *sites, "--fold", "theta", "--parts", "decoder")
 
 
 def test_a_site_is_named_after_the_last_mark(tmp_path: Path) -> None:
