@@ -32,6 +32,9 @@ def launch(study: Path, out: Path, options: list[str]) -> subprocess.Popen[bytes
 
 
 def done(folder: RunFolder) -> int:
+    """Finished cells. A ledger that is not there yet is not made here: it would stand in a folder without a mark."""
+    if not folder.ledger.exists():
+        return 0
     return sum(r.state == "done" for r in Ledger(folder.ledger).rows())
 
 
