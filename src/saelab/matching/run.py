@@ -62,6 +62,10 @@ class MatchConfig(Config):
     quantiles: tuple[float, ...] = Field(
         default=(), description="Shares of the pairs, of least decoder distance, that are moved alone (Eq. 6)."
     )
+    controls: tuple[Literal["directions", "unfolded"], ...] = Field(
+        default=("directions", "unfolded"),
+        description="Other matchings of the same features, put to work beside: by decoder directions, by raw tensors.",
+    )
     seed: int = Field(default=0, description="Names the draws of the random baseline and of rejected costs.")
 
 
@@ -106,7 +110,7 @@ def run(
     quality["controls"] = {
         b.name: _control(config, b, work, rows, found.permutation, skipped[MATCHED])
         for b in BASELINES.values()
-        if b.control is not None and b.control != (config.fold, config.parts)
+        if b.name in config.controls and b.control not in (None, (config.fold, config.parts))
     }
     quality |= _beside(folded, costs, found, config.seed)
     curve = [s * classes.rho for s in CURVE]
