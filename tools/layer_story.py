@@ -132,7 +132,7 @@ class Story:
             moved = skips(
                 self.lm, self.reading(a.site, b.site), b.site, (self.sae(a), self.sae(b)), unfolded,
                 (scales[0], scales[1]),
-            )["matched"]  # fmt: skip
+            )["matched"].record  # fmt: skip
             for name, skip in {"folded": found["skip"], "unfolded": moved, **found["compared_with"]}.items():
                 yield "10", name, x, skip["ce_change"]
                 yield "11", name, x, skip["explained_variance"]

@@ -56,8 +56,7 @@ def evaluate(
     from saelab.study.evaluation import evaluation
     from saelab.study.spec import saes_of
 
-    parts = [part.strip() for part in (only or "").split(",") if part.strip()]
-    asked = {"preset": preset, "only": parts, "against": against, "force_lm": force_lm, "as_read": as_read}
+    asked = {"preset": preset, "only": only or "", "against": against, "force_lm": force_lm, "as_read": as_read}
     study = evaluation([reference, *more], lm=lm, text=text, **asked)
     (model,) = study.models
     minutes = 60 * plan_table(study)["hours"].to_list()[-1]

@@ -189,7 +189,7 @@ def _show(record: dict[str, Any]) -> None:
             say(f"  detection   {told:.2f} (balanced accuracy of the description; 0.5 says nothing)")
         shown = max((c["activations"][c["peak"]] for c in row["contexts"]), default=0.0)
         if row["contexts"] and row["max_activation"] > CUT * shown:
-            say("              (the largest stand within ten tokens of a context's ends, and no window shows them)")
+            say("              (larger ones stand where no whole window fits, near the ends of a context or of a part)")
         say(f"  promotes    {_tokens(row['promotes'])}")
         say(f"  suppresses  {_tokens(row['suppresses'])}")
         for context in row["contexts"]:

@@ -98,11 +98,10 @@ def match(
 
 def _fold_for(found: "Sequence[Any]", lm: str | None) -> Fold:
     """What scales there are: thresholds, or what is measured on a model, or none; it is said where theta cannot be."""
-    from saelab.matching.fold import implied_threshold
+    from saelab.matching.fold import has_thresholds
     from saelab.saes.base import Sae
 
-    scales = [implied_threshold(one) if isinstance(one, Sae) else None for one in found]
-    if all(scale is not None and bool((scale > 0).any()) for scale in scales):
+    if all(isinstance(one, Sae) and has_thresholds(one) for one in found):
         return "theta"
     fold: Fold = "none" if lm is None else "mean"
     how = "directions alone" if lm is None else "the mean of their codes"

@@ -133,6 +133,12 @@ def implied_threshold(sae: HasFeatures) -> Tensor | None:
     return None
 
 
+def has_thresholds(sae: HasFeatures) -> bool:
+    """Whether `theta` can fold it."""
+    theta = implied_threshold(sae)
+    return theta is not None and bool((theta > 0).any())
+
+
 def _scales(
     sae: HasFeatures, fold: Fold, activations: Tensor | None, quantile: float, custom: Tensor | None
 ) -> Float[Tensor, " F"]:
@@ -145,7 +151,7 @@ def _scales(
         return custom.to(sae.W_dec.dtype)
     if fold == "theta":
         theta = implied_threshold(sae)
-        if theta is None or not bool((theta > 0).any()):
+        if theta is None or not has_thresholds(sae):
             raise UserError(
                 "fold='theta' needs thresholds in raw units, and this SAE has none.",
                 hint="Use fold='mean', which is measured on activations, or fold='none' (cosine).",

@@ -1,7 +1,7 @@
 """SAEs that a program holds in memory, of any class: what is asked of them, and the names by which a study finds them.
 
 A peer's object is asked to encode and decode by itself, so that nothing of its conventions is guessed. It has no file
-here: a study keeps its name and the sum of its tensors, and only the program that holds it can go on with that study.
+here: a study keeps its name and a sum of all that it holds, and only a program that gives it can go on with the study.
 This file must never know a peer's library.
 """
 

@@ -34,10 +34,10 @@ ROWS = 4096  # that are encoded at once
 def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedText, run: RunFolder) -> list[Path]:
     """Adopt an SAE and return the files written.
 
-    State of the record: ok, damaged (weights that are no numbers), wrong_reading (another reading of its weights fits
-    clearly better, or its L0 is not the claimed one; `as_read` scores it all the same), not_kept (its encoder has no
-    native form). Raises `ArtefactError` where its files are not those that the study was begun with, and the errors of
-    `load_sae` where they are gone.
+    State of the record: ok, damaged (weights, codes or reconstructions that are no numbers), wrong_reading (another
+    reading of its weights fits clearly better, or its L0 is not the claimed one; `as_read` scores it all the same),
+    not_kept (its encoder has no native form). Raises `ArtefactError` where its files are not those that the study was
+    begun with, and the errors of `load_sae` where they are gone.
     """
     sae = reopened(spec)
     record: dict[str, Any] = {"state": "ok", "sentence": None, "level": spec.level, "proof": None}

@@ -56,11 +56,11 @@ def evaluation(
 
     saes: references, entries of a study file, or SAEs that this program holds (`SaeLike`); by name, or in a row.
     lm: by default the one that their files name; text: a `path:` or `hf:` reference or documents, by default the
-    embedded corpus. site: of SAEs that do not say theirs. only: which of `PARTS`; by default `USUAL`. Fidelity is
-    always measured. against: a folder of SAEBench's result files, beside which the suite's are set. Raises `UserError`
-    where the SAEs name different LMs or none, for an unknown part or preset, and for what `opened` refuses.
+    embedded corpus. site: of SAEs that do not say theirs. only: which of `PARTS`, also with commas; by default `USUAL`.
+    Fidelity is always measured. against: a folder of SAEBench's result files, beside which the suite's are set. Raises
+    `UserError` where the SAEs name different LMs or none, for an unknown part or preset, and for what `opened` refuses.
     """
-    parts = only.split(",") if isinstance(only, str) else only
+    parts = [part.strip() for part in only.split(",") if part.strip()] if isinstance(only, str) else only
     chosen = tuple(dict.fromkeys((*_chosen(preset, parts), *(("suite",) if against else ()))))
     entries = _entries([saes] if isinstance(saes, str | Path) else saes, site, lm, chosen)
     said = {"force_lm": True} if force_lm else {}
@@ -74,7 +74,7 @@ def evaluation(
     if not {"interp", "effects", "steer"} & set(chosen):  # steering chooses among features whose description was tested
         data["interp"] = data.get("interp", {}) | {"n_scored": 0, "n_embedded": 0}
     if "effects" in chosen:
-        data["selection"] |= {"features": "all"}
+        data["selection"] = data.get("selection", {}) | {"features": "all"}
     if "suite" in chosen:
         data["suite"] = {"preset": preset} | ({"against": _place(against)} if against else {})
     named = _apart(adopted)

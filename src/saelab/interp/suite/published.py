@@ -28,7 +28,7 @@ WHERE_IT_RAN = ("batch_size", "device", "path", "save", "vram", "memory", "api_k
 
 def result_files(folder: Path) -> list[Path]:
     """The result files below a folder. Raises `UserError` where there is none."""
-    found = sorted(p for p in folder.rglob("*.json") if p.is_file() and _is_result(p))
+    found = _files_of(folder)
     if not found:
         raise UserError(
             f"{folder} holds no result of SAEBench.", hint="Name the folder that holds its *_eval_results.json files."
@@ -49,7 +49,7 @@ def published(folder: Path, own: Path) -> pl.DataFrame:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*.json") if _is_result(p)) if folder.is_dir() else []
+    return sorted(p for p in folder.rglob("*.json") if p.is_file() and _is_result(p))
 
 
 def _is_result(path: Path) -> bool:
@@ -75,14 +75,14 @@ def _rows(path: Path, name: Path, mine: Mapping[str, Any]) -> Iterator[dict[str,
         yield said | {"metric": "", "value": None, "reason": "saelab has no evaluation of this name", "differs": None}
         return
     layout = evaluation_of(kind).saebench
+    said["differs"] = _differing(config, mine[kind]) if kind in mine else None
     for headline in CATALOGUE[kind].headlines:
         value, reason = metrics.get(headline.metric), None
         if value is None:
             reason = "its file gives no number"
         elif value == NONE and layout is not None and {"*", headline.metric} & set(layout.filled):
             value, reason = None, "its file gives -1, which SAEBench writes for none"
-        differs = _differing(config, mine[kind]) if kind in mine else None
-        yield said | {"metric": headline.metric, "value": value, "reason": reason, "differs": differs}
+        yield said | {"metric": headline.metric, "value": value, "reason": reason}
 
 
 def _number(value: Any) -> float | None:
