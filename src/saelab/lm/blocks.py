@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from saelab.core.errors import UserError
 from saelab.core.sites import Kind
-from saelab.lm.families import Family, family_of
+from saelab.lm.families import BlockParts, Family, family_of, parts_of
 
 FULL = "full_attention"
 
@@ -206,9 +206,17 @@ class Decoder:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits.float()
 
+    def parts(self, layer: int) -> BlockParts:
+        """The modules of a block that sites are read and changed at."""
+        return parts_of(self.family, self.blocks[layer])
+
     def part(self, kind: Kind, layer: int) -> nn.Module:
         """The module whose output is `attn_out` or `mlp_out` of a block."""
-        return getattr(self.blocks[layer], self.family.attn_out if kind == "attn_out" else self.family.mlp_out)
+        parts = self.parts(layer)
+        found = parts.attn_out if kind == "attn_out" else parts.mlp_out
+        if found is None:
+            raise UserError(f"Block {layer} of this {self.family.name} model has no {kind}.")
+        return found
 
     def _block(self, i: int, hidden: Tensor, frame: Frame, cache: Any) -> Tensor:
         layer_type = self._types[i]

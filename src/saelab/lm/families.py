@@ -30,6 +30,26 @@ class Family:
     mlp_out: str
     cache: str = "past_key_values"
     positions: Literal["rotary", "rotary_by_type", "learned"] = "rotary"
+    attn: str = "self_attn"
+    heads: str = "o_proj"
+    mlp_norm: str = "post_attention_layernorm"
+
+
+@dataclass(frozen=True)
+class BlockParts:
+    """The modules of one block that sites are read and changed at; None where the block has no such thing.
+
+    attn: mixes positions. attn_out, mlp_out: their outputs are added to the stream. mlp: its input is `mlp_in`.
+    mlp_norm: its input is the stream between attention and MLP (None where both read the block's input). heads: its
+    input is the heads' z side by side, `[B, T, H d]`.
+    """
+
+    attn: nn.Module | None
+    attn_out: nn.Module | None
+    mlp: nn.Module | None
+    mlp_out: nn.Module | None
+    mlp_norm: nn.Module | None
+    heads: nn.Module | None
 
 
 def _llama_like(name: str, attn_out: str = "self_attn", mlp_out: str = "mlp", **changes: str) -> Family:
@@ -37,7 +57,11 @@ def _llama_like(name: str, attn_out: str = "self_attn", mlp_out: str = "mlp", **
 
 
 # Gemma normalises what attention and MLP add, so the addend is the output of the norm after each.
-_GEMMA = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+_GEMMA = {
+    "attn_out": "post_attention_layernorm",
+    "mlp_out": "post_feedforward_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+}
 
 FAMILIES: dict[str, Family] = {
     "llama": _llama_like("llama"),
@@ -45,9 +69,30 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _llama_like("qwen3"),
     "gemma2": _llama_like("gemma2", **_GEMMA),
     "gemma3_text": _llama_like("gemma3", **_GEMMA, positions="rotary_by_type"),
-    "gpt2": Family("gpt2", "transformer", "h", "wte", "ln_f", "attn", "mlp", positions="learned"),
+    "gpt2": Family(
+        "gpt2",
+        "transformer",
+        "h",
+        "wte",
+        "ln_f",
+        "attn",
+        "mlp",
+        positions="learned",
+        attn="attn",
+        heads="c_proj",
+        mlp_norm="ln_2",
+    ),
     "gpt_neox": Family(
-        "gpt_neox", "gpt_neox", "layers", "embed_in", "final_layer_norm", "attention", "mlp", cache="layer_past"
+        "gpt_neox",
+        "gpt_neox",
+        "layers",
+        "embed_in",
+        "final_layer_norm",
+        "attention",
+        "mlp",
+        cache="layer_past",
+        attn="attention",
+        heads="dense",
     ),
 }
 
@@ -69,3 +114,16 @@ def family_of(model: nn.Module) -> Family:
             hint=f"It looked for {family.base}.{family.blocks}, .{family.embed}, .{family.norm} and lm_head.",
         )
     return family
+
+
+def parts_of(family: Family, block: nn.Module) -> BlockParts:
+    """The parts of one of the family's blocks."""
+    attn, parallel = getattr(block, family.attn), getattr(block, "use_parallel_residual", False)
+    return BlockParts(
+        attn=attn,
+        attn_out=getattr(block, family.attn_out),
+        mlp=getattr(block, "mlp", None),
+        mlp_out=getattr(block, family.mlp_out),
+        mlp_norm=None if parallel else getattr(block, family.mlp_norm),
+        heads=getattr(attn, family.heads),
+    )
