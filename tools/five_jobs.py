@@ -85,7 +85,7 @@ def jobs(s: Sizes) -> list[Job]:
         ),
         Job(
             "Steer with a feature, at three strengths",
-            [f'saelab steer {mine} {s.features[0]} --prompt "I think that" --strength 0.2 0.4 0.8 --unit norm'],
+            [f'saelab steer {mine} {s.features[0]} --prompt "I think that" --strength 0.2 0.4 0.8'],
         ),
         Job(
             "What carries on from layer to layer",

@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from saelab.cli import VERBS, main
+from saelab.cli import VERBS, _app, main
 from saelab.cli.output import choose_level, fitted, note, show_table
 from saelab.cli.progress import Display, JsonLines, TaskLine, shown
 from saelab.core.seeds import numpy_generator
@@ -36,6 +37,28 @@ def test_every_verb_helps_with_an_example(verb: str, capsys: pytest.CaptureFixtu
     assert main([verb, "--help"]) == 0
     out = capsys.readouterr().out
     assert f"saelab {verb}" in out and "Example" in out
+
+
+def undescribed(verb: Any) -> list[str]:
+    """Names of the parameters that `--help` has no words for."""
+    return [a.name for a in verb.assemble_argument_collection(parse_docstring=True) if a.show and not a.parameter.help]
+
+
+def test_every_flag_of_every_verb_has_words() -> None:
+    app = _app()
+    assert {verb: undescribed(app[verb]) for verb in VERBS} == {verb: [] for verb in VERBS}
+
+    @app.command
+    def bare(*, a: int = 1, methods: int = 1) -> None:
+        """Nothing is said.
+
+        Parameters
+        ----------
+        a:
+            Said.
+        """
+
+    assert undescribed(app["bare"]) == ["--methods"], "control"
 
 
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,6 +204,8 @@ def test_a_table_splits_no_word_and_no_number(width: int, columns: int, monkeypa
 
 def test_lines_are_broken_between_words_on_a_terminal_only() -> None:
     text = "SAEs: the lift is +0.169 [+0.096, +0.243] and " * 4 + "/a/path/" + "long" * 20
+    tokens = fitted("  promotes    " + " ".join(repr(f" tok{i}") for i in range(20)), 60, indent="  ")
+    assert max(map(len, tokens.splitlines())) <= 60 and all(f"' tok{i}'" in tokens for i in range(20))
     broken = fitted(text, 60)
     assert broken.split() == text.split() and max(map(len, broken.splitlines()[:-1])) <= 60
     assert fitted(text, None) == text, "control"

@@ -41,7 +41,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
 
 def steer(capsys: pytest.CaptureFixture[str], reference: str, *more: object) -> Any:
     shared = ("--prompt", "The cat", "--max-new-tokens", 4)
-    return told(capsys, "steer", reference, 3, *shared, *more)
+    return told(capsys, "steer", reference, 3, *shared, "--unit", "raw", *more)
 
 
 def one(record: Any) -> Any:
@@ -55,9 +55,10 @@ def test_steered_beside_unsteered_and_where(sae: tuple[str, ReluSae], capsys: py
     record = steer(capsys, reference, "--strength", 40, "--positions", "last")
     assert record["unsteered"] != one(record)["text"] and "the last prompt token" in record["edited"]
     assert one(steer(capsys, reference, "--strength", 0))["text"] == record["unsteered"], "control: no strength"
-    share = one(steer(capsys, reference, "--strength", 0.5, "--unit", "norm"))
-    assert share["share"] == pytest.approx(0.5)
-    assert one(steer(capsys, reference, "--strength", 0.01, "--unit", "kl"))["strength"] != share["strength"]
+    shared = ("steer", reference, 3, "--prompt", "The cat", "--max-new-tokens", 4, "--strength")
+    share = one(told(capsys, *shared, 0.5))
+    assert share["share"] == pytest.approx(0.5), "shares of the norm where nothing is said"
+    assert one(told(capsys, *shared, 0.01, "--unit", "kl"))["strength"] != share["strength"]
     assert "clamp," in steer(capsys, reference, "--strength", 40, "--edit", "clamp")["edited"]
 
 
@@ -80,7 +81,10 @@ def test_several_features_and_strengths_are_each_what_they_are_alone(
     assert [r[0] for r in rows] == [a["feature"] for a in alone] and [r[2] for r in rows] == [a["text"] for a in alone]
     assert [r[1] for r in rows] == pytest.approx([a["strength"] for a in alone], rel=1e-4)
     assert len({r[2] for r in rows}) > 1, "control: they differ from each other"
-    assert main(["steer", sae[0], "3", "5", "--prompt", "The cat", "--strength", "20", "--lm", "tiny"]) == 0
+    assert (
+        main(["steer", sae[0], "3", "5", "--prompt", "The cat", "--strength", "20", "--unit", "raw", "--lm", "tiny"])
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "unsteered\n" in shown and "feature 3, strength 20" in shown and "feature 5, strength 20" in shown
 

@@ -20,10 +20,10 @@ from saelab.cli import main
 from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae, save_sae
-from saelab.saes.given import given_sae
+from saelab.saes.given import given_sae, sum_of
 from saelab.store.layout import RunFolder
 from saelab.study.adopt import standing
-from saelab.study.opening import opened, sum_of
+from saelab.study.opening import opened
 from saelab.study.plan import cells_of
 from saelab.study.run import run
 from saelab.study.spec import StudyConfig, saes_of

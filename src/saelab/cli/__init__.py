@@ -26,12 +26,12 @@ VERBS = {
     "run": (
         "run:run",
         "Run a study file, or go on with it after any interruption.",
-        "saelab run studies/reduced.yaml --scale small --out runs/small",
+        "saelab run study.yaml --out mine",
     ),
     "plan": (
         "plan:plan",
         "Say what a study file would do: cells, hours, disk. Nothing is run.",
-        "saelab plan studies/reduced.yaml --scale small",
+        "saelab plan study.yaml",
     ),
     "evaluate": (
         "evaluate:evaluate",
@@ -41,17 +41,17 @@ VERBS = {
     "train": (
         "train:train",
         "Train SAEs at a site of a model, on your own text or the embedded corpus, with or without a study file.",
-        "saelab train --lm smollm2-135m --site resid_post.15 --text path:notes.jsonl --arch topk,jumprelu --l0 32",
+        "saelab train --lm smollm2-135m --site resid_post.15 --text notes.jsonl --arch topk,jumprelu --l0 32",
     ),
     "new": (
         "new:new",
         "Write a commented study file.",
-        "saelab new study.yaml --lm smollm2-135m --site resid_post.15 --text path:notes.jsonl",
+        "saelab new study.yaml --lm smollm2-135m --site resid_post.15 --text notes.jsonl",
     ),
     "interp": (
         "interp:interp",
         "Score an SAE's fidelity and how interpretable its features are.",
-        "saelab interp studies/layers.yaml --out runs/mine",
+        "saelab interp study.yaml --out mine",
     ),
     "select": (
         "select:select",
@@ -66,7 +66,7 @@ VERBS = {
     "steer": (
         "steer:steer",
         "Steered beside unsteered text, for features at several strengths.",
-        'saelab steer path:demo/saes/topk.l0_32.resid_post.15 12 34 --prompt "I like" --strength 0.2 0.4 --unit norm',
+        'saelab steer path:demo/saes/topk.l0_32.resid_post.15 12 34 --prompt "I like" --strength 0.2 0.4',
     ),
     "instrument": (
         "instrument:instrument",

@@ -1,13 +1,18 @@
 """`saelab concepts`: AxBench's two tasks on AxBench's files. Directions detect written concepts and steer with them."""
 
 from pathlib import Path
+from typing import Annotated
 
 import polars as pl
+from cyclopts import Parameter
 
 from saelab.cli.models import model_for
 from saelab.cli.output import say, show_record, show_table
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
+
+# Not in the docstring, where "Methods" would head a section.
+METHODS = "Directions, separated by commas; by default all that need no more than what is given."
 
 
 def concepts(
@@ -18,7 +23,7 @@ def concepts(
     site: str | None = None,
     sae: str | None = None,
     features: Path | None = None,
-    methods: str | None = None,
+    methods: Annotated[str | None, Parameter(help=METHODS)] = None,
     n: int | None = None,
     judge: str | None = None,
     instructions: Path | None = None,
@@ -54,9 +59,6 @@ def concepts(
         Reference or folder of an SAE of that site: its features detect and steer too.
     features:
         The SAE's features.parquet (interp stage), for the feature by label.
-
-    Methods:
-        Directions, separated by commas; by default all that need no more than what is given.
     n:
         The first concepts only; by default all.
     judge:

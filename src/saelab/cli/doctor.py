@@ -13,7 +13,10 @@ from saelab.store.provenance import machine, versions
 def doctor(*, json: bool = False) -> int:
     """Say what is installed, how much disk and memory there is, and what to install for what is missing.
 
-    Example: `saelab doctor --json`
+    Parameters
+    ----------
+    json:
+        Print JSON.
     """
     record = versions() | {k: str(v) for k, v in machine().items()}
     cache = cache_folder()

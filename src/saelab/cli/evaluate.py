@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from saelab.cli.output import note
+from saelab.cli.references import text_at
 
 
 def evaluate(
@@ -57,7 +58,7 @@ def evaluate(
     from saelab.study.spec import saes_of
 
     asked = {"preset": preset, "only": only or "", "against": against, "force_lm": force_lm, "as_read": as_read}
-    study = evaluation([reference, *more], lm=lm, text=text, **asked)
+    study = evaluation([reference, *more], lm=lm, text=text_at(text), **asked)
     (model,) = study.models
     minutes = 60 * plan_table(study)["hours"].to_list()[-1]
     named = ", ".join(f"{s.name} ({s.d_sae} features at {s.site})" for s in saes_of(study))

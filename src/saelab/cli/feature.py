@@ -9,6 +9,7 @@ from saelab.cli.models import model_for
 from saelab.cli.output import say, show_record
 from saelab.cli.parameters import SEVERAL
 from saelab.cli.progress import shown
+from saelab.cli.references import text_at
 from saelab.core.errors import UserError
 
 PROMPT, DOSES = "I think that", (0.2, 0.5)
@@ -78,7 +79,7 @@ def feature(
         rows = _of_its_run(sae, model, found, index, contexts) if text is None else None
         source = "of its run"
         if rows is None:
-            text = text or _trained_on(found)
+            text = text_at(text) or _trained_on(found)
             sizes = {"read": read, "contexts": contexts, "progress": progress}
             rows, source = _read_here(model, found, index, text, **sizes), text or "embedded"
         record: dict[str, Any] = {"sae": sae, "lm": model.name, "site": place, "text": source, "features": rows}

@@ -8,6 +8,7 @@ from saelab.cli.declared import NOTHING, DeclaredFacts
 from saelab.cli.models import check_reading
 from saelab.cli.output import say, show_record, show_table
 from saelab.cli.progress import shown
+from saelab.cli.references import text_at
 from saelab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -164,11 +165,10 @@ def _described(sae: "Sae") -> dict[str, Any]:
 
 def _packed(lm: Any, text: str | None, contexts: int, context: int) -> Any:
     """Text of the corpus in contexts of tokens."""
-    from saelab.store.files import is_there
     from saelab.text.corpora import CorpusConfig, iter_documents
     from saelab.text.pack import pack_for
 
-    source = text if text is None or ":" in text or not is_there(text) else f"path:{text}"
+    source = text_at(text)
     documents = iter_documents(CorpusConfig(source=source or "embedded"))
     return pack_for(lm, documents, context=context, n_contexts=contexts)
 

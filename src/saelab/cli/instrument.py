@@ -9,6 +9,7 @@ import polars as pl
 from saelab.cli.output import say, show_record, show_table
 from saelab.cli.parameters import SEVERAL
 from saelab.cli.progress import shown
+from saelab.cli.references import text_at
 from saelab.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def instrument(
             out or Path(scratch),
             classes=known,
             sae=opened,
-            corpus=CorpusConfig(source=text) if text else None,
+            corpus=CorpusConfig(source=text_at(text) or "") if text else None,
             progress=progress,
         )
     if json:

@@ -1,10 +1,12 @@
 """`saelab new`: a commented study file from flags; the schema of all its keys."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
-from saelab.cli.output import say, show_record, size_said
+from saelab.cli.output import say, size_said
 from saelab.cli.parameters import SEVERAL
+from saelab.cli.references import text_at
 from saelab.core.errors import UserError
 
 
@@ -50,14 +52,14 @@ def new(
     if schema:
         from saelab.study.scales import file_schema
 
-        show_record(file_schema(), as_json=True)
+        say(json.dumps(file_schema(), indent=2, ensure_ascii=False))
         return 0
     if study is None:
         raise UserError("Name the file to write.", hint="saelab new study.yaml, or --schema.")
     if study.exists():
         raise UserError(f"{study} is there already.", hint="Name another, or delete it.")
     grid = split(site or [SITE]), split(arch or USUAL), split(l0 or LEVELS)
-    wanted = Wanted(lm, *grid, d_sae, text, None if tokens is None else count_of(tokens), study.stem)
+    wanted = Wanted(lm, *grid, d_sae, text_at(text), None if tokens is None else count_of(tokens), study.stem)
     written, config = made(wanted)
     study.write_text(written, encoding="utf-8")
     say(size_said(config, seconds_here(config)))

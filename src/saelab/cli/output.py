@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # What is told beside results: errors; also notes; also progress; also tracebacks and what libraries log.
 LEVELS = ("error", "warning", "info", "debug")
 _COMMAND = re.compile(r"\b(saelab|pip) [a-z]+ ")
+_QUOTED, _JOINED = re.compile(r"'[^' ]* [^' ]*'"), "\ue000"  # a token such as ' the'; what stands for its blank
 _CHOSEN = {"level": "info"}
 
 
@@ -137,8 +138,16 @@ def fitted(text: str, width: int | None, *, indent: str = "") -> str:
         width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, replace_whitespace=False,
         drop_whitespace=False,
     )  # fmt: skip
-    lines = [wrap.fill(line) if len(line) > width and not _COMMAND.search(line) else line for line in text.split("\n")]
-    return "\n".join(part.rstrip() for line in lines for part in line.split("\n"))
+    lines = [
+        wrap.fill(_QUOTED.sub(_whole, line)) if len(line) > width and not _COMMAND.search(line) else line
+        for line in text.split("\n")
+    ]
+    return "\n".join(part.rstrip().replace(_JOINED, " ") for line in lines for part in line.split("\n"))
+
+
+def _whole(quoted: "re.Match[str]") -> str:
+    """A quoted word with its blanks, which no line ends in."""
+    return quoted[0].replace(" ", _JOINED)
 
 
 def _width(stream: Any) -> int | None:

@@ -26,6 +26,12 @@ def split_site(reference: str) -> tuple[str, str | None]:
     return before, house_name(after)
 
 
+def text_at(text: str | None) -> str | None:
+    """A reference of a text, of which `path:` may be left out where something of that name lies here."""
+    bare = text is not None and not text.startswith(("path:", "hf:", "pypi:")) and is_there(text)
+    return f"path:{text}" if bare else text
+
+
 def opened(reference: str, site: str | None = None) -> "tuple[Sae | Directions, str | None]":
     """An SAE as it is, and the decoder rows of the named site of anything else.
 

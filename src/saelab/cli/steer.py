@@ -16,7 +16,7 @@ def steer(
     *,
     prompt: str,
     strength: Annotated[list[float], SEVERAL],
-    unit: Literal["raw", "norm", "kl"] = "raw",
+    unit: Literal["raw", "norm", "kl"] | None = None,
     lm: str | None = None,
     site: str | None = None,
     chat: bool = False,
@@ -44,7 +44,8 @@ def steer(
     strength:
         How far along a feature's unit direction, in --unit; several after one another.
     unit:
-        raw: activation units. norm: shares of the median activation's norm. kl: nats of KL on neutral prefixes.
+        norm: shares of the median activation's norm (by default where a direction is added). raw: activation units (by
+        default elsewhere). kl: nats of KL on neutral prefixes.
     lm:
         Language model: short name or reference; by default the one that the SAE names.
     site:
@@ -90,6 +91,7 @@ def steer(
     found, site = opened(sae, site)
     if site is None:
         raise UserError("This SAE does not say at which site it was trained.", hint=without_site(sae))
+    unit = unit or ("norm" if edit == "add" else "raw")
     directions = [strengths.raw(sae_feature(found, feature, 1.0)) for feature in index]
     model = model_for([found], lm)
     ids = model.chat(prompt) if chat else model.tokenize([prompt])[0]

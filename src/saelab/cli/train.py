@@ -1,11 +1,15 @@
 """`saelab train`: only the SAEs of a study: text, activations, training. Without a file, of a study made from flags."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from saelab.cli.output import note, say, size_said
 from saelab.cli.parameters import SEVERAL
 from saelab.cli.progress import shown
+from saelab.cli.references import text_at
 from saelab.cli.run import place_of
 from saelab.core.errors import UserError
 
@@ -18,11 +22,14 @@ def train(
     text: str | None = None,
     arch: Annotated[list[str] | None, SEVERAL] = None,
     l0: Annotated[list[str] | None, SEVERAL] = None,
-    d_sae: int = 4096,
+    d_sae: int | None = None,
     tokens: str | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
     out: Path | None = None,
 ) -> int:
     """Train the SAEs of a study file, or of flags. `saelab run FOLDER` goes on from there.
+
+    With --from a finished SAE is trained further, on its own language model, site and text, or on others.
 
     Parameters
     ----------
@@ -35,25 +42,33 @@ def train(
     text:
         Text of your own: path:notes.jsonl, or another reference; by default the embedded corpus.
     arch:
-        Architectures, such as topk,jumprelu; by default topk.
+        Architectures, such as topk,jumprelu; by default topk, or the one of --from.
     l0:
-        Target L0, one or several; by default 32.
+        Target L0, one or several; by default 32, or that of --from.
     d_sae:
-        Features per SAE.
+        Features per SAE; by default 4096.
     tokens:
         Tokens to train on, each about once: 500K, 2M; by default as many as take a quarter of an hour here.
+    from_:
+        A finished SAE (reference or folder) whose weights training begins with. Its optimiser's state is not kept, so
+        the learning rate warms up again.
     out:
         Run folder; by default runs/NAME.
     """
+    from saelab.study.checks import check
     from saelab.study.costs import seconds_here
-    from saelab.study.fresh import TRAINED
+    from saelab.study.fresh import FLAGS, TRAINED
     from saelab.study.run import run
     from saelab.study.scales import read_study
 
-    if study is not None and (lm is not None or site is not None or text is not None):
-        raise UserError("A study file says which model, site and text.", hint="Give the file, or the flags.")
-    config = read_study(study) if study is not None else _made(lm, site or [], text, (arch, l0), d_sae, tokens)
+    if study is not None and any(given is not None for given in (lm, site, text, arch, l0, d_sae, tokens, from_)):
+        raise UserError(
+            "A study file says which model, site, text and SAEs.", hint="Give the file, or the flags without it."
+        )
+    config = read_study(study) if study is not None else _made(lm, site, text, (arch, l0), (d_sae, tokens), from_)
     place = out or (Path("runs") / config.name if study is None else place_of(study))
+    if study is None:
+        check(config, TRAINED, names=FLAGS)
     note(size_said(config, seconds_here(config, TRAINED)))
     with shown() as progress:
         folder = run(config, place, stages=TRAINED, tell=note, progress=progress)
@@ -66,20 +81,27 @@ def train(
 
 def _made(
     lm: str | None,
-    site: list[str],
+    site: list[str] | None,
     text: str | None,
     kinds: tuple[list[str] | None, list[str] | None],
-    d_sae: int,
-    tokens: str | None,
+    sizes: tuple[int | None, str | None],
+    start: str | None,
 ) -> Any:
-    """The study of the flags. kinds: architectures and levels."""
+    """The study of the flags. kinds: architectures and levels; sizes: features and tokens."""
     from saelab.saes.catalogue import USUAL
-    from saelab.study.fresh import Wanted, count_of, made, split
+    from saelab.study.fresh import Wanted, count_of, further, made, split
 
+    (arch, l0), (d_sae, tokens) = kinds, sizes
+    count = None if tokens is None else count_of(tokens)
+    asked = Wanted(lm or "", split(site or []), split(arch or []), split(l0 or []), d_sae or 0, text_at(text), count)
+    if start is not None:
+        if d_sae is not None:
+            raise UserError("--from says how many features there are.", hint="Leave --d-sae out.")
+        return made(further(start, asked))[1]
     if lm is None or not site:
         raise UserError(
-            "Give a study file, or --lm and --site.", hint="saelab train --lm smollm2-135m --site resid_post.15"
+            "Give a study file, or --lm and --site, or --from.",
+            hint="saelab train --lm smollm2-135m --site resid_post.15",
         )
-    arch, l0 = kinds
-    count = None if tokens is None else count_of(tokens)
-    return made(Wanted(lm, split(site), split(arch or USUAL[:1]), split(l0 or ["32"]), d_sae, text, count))[1]
+    usual = {"architectures": asked.architectures or USUAL[:1], "levels": asked.levels or ["32"]}
+    return made(replace(asked, **usual, d_sae=d_sae or 4096))[1]

@@ -149,10 +149,16 @@ class Rule(ABC):
     target_l0: int = 0  # above 0 where a sparsity coefficient has to be found for it
     first_coefficient: float = 0.0  # where the search for it starts
     levels: tuple[int, ...] = ()  # widths of nested dictionaries; empty for one
+    finished: ClassVar[type[Sae] | None] = None  # what it makes, which training can then begin with
+    scaled: ClassVar[tuple[str, ...]] = ()  # those of its own vectors that are in units of the inputs
 
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
         """Add the architecture's own vectors and set biases; `sample` are scaled inputs."""
         del weights, sample
+
+    def resume(self, weights: Weights, own: dict[str, Tensor]) -> None:
+        """Take over the architecture's own vectors of a finished SAE [F], in units of the scaled inputs."""
+        weights.extra.update(own)
 
     @abstractmethod
     def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries | DenseEntries:

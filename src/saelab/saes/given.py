@@ -250,3 +250,16 @@ def _items(value: Any) -> list[tuple[Any, Any]]:
             *own.items(),
         ]
     return [(k, v) for k, v in getattr(value, "__dict__", {}).items() if not callable(v)]
+
+
+def sum_of(sae: Sae) -> str:
+    """sha256 of an SAE's weights and of how they are read: what it encodes with, its k, its settings."""
+    if isinstance(sae, GivenSae):
+        return sae.sha256
+    cfg = sae.cfg
+    reading = [type(sae).__name__, cfg.architecture, cfg.k, cfg.subtract_b_dec, sorted(cfg.settings.items())]
+    total = hashlib.sha256(repr(reading).encode())
+    for name, tensor in sorted(sae.weights().items()):
+        total.update(f"{name} {tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().numpy().data)
+    return total.hexdigest()

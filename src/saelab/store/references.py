@@ -56,6 +56,8 @@ def parse_reference(text: str) -> Reference:
         return _contained(Reference("hf", match["repo"], match["revision"], match["folder"] or ""), text)
     if kind == "pypi" and (match := _PYPI.fullmatch(rest)):
         return _contained(Reference("pypi", match["dist"], match["version"], match["file"] or "", match["sha"]), text)
+    if is_there(text):
+        raise UserError(f"{text!r} is not a reference.", hint=f"Write path:{text}.")
     raise UserError(
         f"{text!r} is not a reference.",
         hint="Write hf:org/name@revision[/folder], path:folder, or pypi:distribution==version!file-inside#sha256.",

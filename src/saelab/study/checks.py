@@ -6,7 +6,7 @@ rest. All that is wrong is said at once, each with its key. Reads configs and to
 
 import copy
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -28,19 +28,27 @@ from saelab.text.corpora import CorpusConfig
 from saelab.text.instructions import load_instructions
 from saelab.text.local import read_rows, text_files
 
+Names = Mapping[tuple[str, ...], str]  # of keys (without numbers of list items), where they were not given as such
+NO_NAMES: Names = {}
 
-def accepted(data: object, *, origin: str) -> StudyConfig:
-    """The study of a file's plain data. Where it is refused, what this machine lacks for the rest is said with it."""
+
+def accepted(data: object, *, origin: str, names: Names = NO_NAMES) -> StudyConfig:
+    """The study of a file's plain data. Where it is refused, what this machine lacks for the rest is said with it.
+
+    names: what the keys of faults are called instead.
+    """
     try:
         return StudyConfig.model_validate(data)
     except ValidationError:
-        raise refusal(f"{origin} is not a valid study", _all_of(data)) from None
+        raise refusal(f"{origin} is not a valid study", _all_of(data), names) from None
 
 
-def check(study: StudyConfig, stages: Collection[str] | None = None, *, download: bool = True) -> None:
+def check(
+    study: StudyConfig, stages: Collection[str] | None = None, *, download: bool = True, names: Names = NO_NAMES
+) -> None:
     """Raise `UserError` with all that keeps these stages of a study from running here. stages: None is all."""
     if found := faults_of(study, stages, download=download):
-        raise refusal(f"The study {study.name} cannot run here", found)
+        raise refusal(f"The study {study.name} cannot run here", found, names)
 
 
 def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, download: bool = True) -> list[Fault]:
@@ -61,11 +69,17 @@ def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, down
     return list(dict.fromkeys(found))
 
 
-def refusal(start: str, faults: Sequence[Fault]) -> UserError:
+def refusal(start: str, faults: Sequence[Fault], names: Names = NO_NAMES) -> UserError:
     """One fault behind the start, several each on a line of its own."""
-    if len(faults) == 1:
-        return UserError(f"{start}: {faults[0]}")
-    return UserError(f"{start}:" + "".join(f"\n  {fault}" for fault in faults))
+    said = [_named(fault, names) for fault in faults]
+    if len(said) == 1:
+        return UserError(f"{start}: {said[0]}")
+    return UserError(f"{start}:" + "".join(f"\n  {one}" for one in said))
+
+
+def _named(fault: Fault, names: Names) -> str:
+    called = names.get(tuple(key for key in fault.where if isinstance(key, str)))
+    return str(fault) if called is None else f"{called}: {fault.what}"
 
 
 def unknown_models(study: StudyConfig) -> list[str]:
@@ -225,8 +239,12 @@ def _all_of(data: object) -> list[Fault]:
         found += [f for f in moved if not any(w[: len(f.where)] == f.where for w in gone)]  # no complaint of a gap
         new = {f.where for f in moved if f.where} - gone
         if study is not None or not new:
-            return list(dict.fromkeys(found))
+            return [f for f in dict.fromkeys(found) if not any(_says_more(g, f) for g in found)]
         gone |= new
+
+
+def _says_more(fault: Fault, than: Fault) -> bool:
+    return fault.where == than.where and fault.what != than.what and than.what in fault.what
 
 
 def _remove(data: Any, where: tuple[str | int, ...]) -> None:

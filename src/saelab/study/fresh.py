@@ -2,20 +2,35 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import yaml
 
 from saelab.core.errors import UserError
+from saelab.saes.catalogue import ARCHITECTURES, level_key
 from saelab.study.checks import accepted
 from saelab.study.costs import seconds_here
+from saelab.study.grids import AdoptedConfig
+from saelab.study.opening import open_sae, opened_one
 from saelab.study.spec import StudyConfig
 
-CONTEXT, BATCH, HELD_OUT = 128, 2048, 64
+CONTEXT, BATCH = 128, 2048
+HELD_OUT, SHARE = (8, 64), 8  # least and most contexts held out; otherwise one in so many of those trained on
 SITE, LEVELS = "resid_post.15", ("16", "64")  # where nothing is said
 TRAINED = ("text", "harvest", "train")  # stages up to the SAEs
 SIZES, LONGEST = (10**7, 5 * 10**6, 2 * 10**6, 10**6, 5 * 10**5), 900  # tokens where none are asked for; seconds
+FLAGS = {  # what the keys of a study are called on the command line
+    ("models", "lm"): "--lm",
+    ("models", "grids", "sites"): "--site",
+    ("models", "grids", "architectures"): "--arch",
+    ("models", "grids", "levels"): "--l0",
+    ("models", "grids", "d_sae"): "--d-sae",
+    ("models", "grids", "start"): "--from",
+    ("text", "corpus", "source"): "--text",
+    ("training", "batch"): "--tokens",
+}
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 TEMPLATE = """\
 # A study of saelab. `saelab plan FILE` says what it takes and what it can see; `saelab run FILE` runs it, and goes on
@@ -29,7 +44,7 @@ models:
         architectures: [{architectures}]
         levels: [{levels}]            # L0: active features per token
         d_sae: {d_sae}
-text:
+{further}text:
 {corpus}  context: {context}
   train_contexts: {train}        # {tokens} tokens
   held_out_contexts: {held_out}
@@ -61,6 +76,58 @@ class Wanted:
     text: str | None = None
     tokens: int | None = None
     name: str | None = None
+    start: str | None = None
+    options: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+def further(reference: str, asked: Wanted) -> Wanted:
+    """`asked`, with what it leaves open as the SAE at `reference` says it: training goes on from that.
+
+    An empty lm, no sites, architectures or levels, and d_sae 0 are open. Raises `UserError` for what neither says,
+    and the errors of `load_sae`.
+    """
+    from saelab.training.start import trained_as
+
+    one = opened_one(AdoptedConfig(ref=reference))
+    sae = open_sae(one)
+    found, fits = one.found, trained_as(sae)
+    assert found is not None
+    lm, sites = asked.lm or found.lm, asked.sites or ([found.site] if found.site else [])
+    if not fits:
+        raise UserError(f"{reference} encodes as {sae.saelens_name}, which saelab does not train.")
+    either = f"Can: {', '.join(fits)}."
+    if others := [name for name in asked.architectures if name not in fits]:
+        raise UserError(f"{others[0]} cannot begin with {reference}, which encodes as {sae.saelens_name}.", hint=either)
+    levels = asked.levels or ([str(found.level)] if found.level else [])
+    for missing, flag in ((lm, "--lm"), (sites, "--site"), (levels, "--l0")):
+        if not missing:
+            raise UserError(f"{reference} does not say it: give {flag}.")
+    usual = next((name for name in fits if name in (found.architecture, sae.saelens_name)), fits[0])
+    said = sae.cfg.metadata.get("training")
+    kept = said if isinstance(said, dict) and not asked.architectures else {}
+    text = found.text if found.text and found.text.startswith(("path:", "hf:")) else None
+    return replace(
+        asked,
+        lm=str(lm),
+        sites=sites,
+        architectures=asked.architectures or [usual],
+        levels=levels,
+        d_sae=found.d_sae,
+        text=asked.text or text,
+        start=reference,
+        options=_own_options(usual, kept),
+    )
+
+
+def _own_options(architecture: str, training: Mapping[str, Any]) -> dict[str, float | int | str]:
+    """The settings of a finished training that are not those which it would have without a word."""
+    kind, own = ARCHITECTURES[architecture], {"architecture", "d_in", "d_sae", level_key(architecture)}
+    usual = {name: f.default for name, f in kind.model_fields.items() if name not in own}
+    return {
+        name: value
+        for name, value in training.items()
+        if name in usual and value != usual[name] and isinstance(value, float | int | str)
+    }
 
 
 def made(wanted: Wanted) -> tuple[str, StudyConfig]:
@@ -69,38 +136,53 @@ def made(wanted: Wanted) -> tuple[str, StudyConfig]:
     text = ""
     for tokens in sizes:
         text = study_text(replace(wanted, tokens=tokens))
-        if tokens == sizes[-1] or seconds_here(StudyConfig.parse(yaml.safe_load(text)), TRAINED) <= LONGEST:
-            break
-    return text, accepted(yaml.safe_load(text), origin="the command line")
+        study = accepted(yaml.safe_load(text), origin="What was asked for", names=FLAGS)
+        if tokens == sizes[-1] or seconds_here(study, TRAINED) <= LONGEST:
+            return text, study
+    raise AssertionError("a last size is always taken")
 
 
 def study_text(wanted: Wanted) -> str:
     """The study file, with a comment where a word needs one."""
     contexts = max(1, round((wanted.tokens or SIZES[-1]) / CONTEXT))
     steps = max(1, round(contexts * CONTEXT / BATCH))
-    lm, text = json.dumps(wanted.lm, ensure_ascii=False), wanted.text
-    corpus = "" if text is None else f"  corpus: {{source: {json.dumps(text, ensure_ascii=False)}}}\n"
+    corpus = "" if wanted.text is None else f"  corpus: {{source: {_quoted(wanted.text)}}}\n"
     return TEMPLATE.format(
         name=wanted.name or named(wanted),
-        lm=lm,
-        sites=", ".join(wanted.sites),
-        architectures=", ".join(wanted.architectures),
+        lm=_quoted(wanted.lm),
+        sites=_listed(wanted.sites),
+        architectures=_listed(wanted.architectures),
         levels=", ".join(wanted.levels),
         d_sae=wanted.d_sae,
+        further=_further_lines(wanted),
         corpus=corpus,
         context=CONTEXT,
         train=contexts,
         tokens=f"{contexts * CONTEXT:,}",
-        held_out=HELD_OUT,
+        held_out=min(HELD_OUT[1], max(HELD_OUT[0], contexts // SHARE)),
         steps=steps,
         batch=BATCH,
     )
 
 
+def _further_lines(wanted: Wanted) -> str:
+    lines = "" if wanted.start is None else f"        start: {_quoted(wanted.start)}   # training goes on from it\n"
+    return lines + (f"        options: {json.dumps(dict(wanted.options))}\n" if wanted.options else "")
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Words of a YAML list, in quotes where YAML would read something else."""
+    return ", ".join(word if re.fullmatch(r"[A-Za-z][\w.]*", word) else _quoted(word) for word in words)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
 def named(wanted: Wanted) -> str:
     """A study's name by its language model and first site."""
     last = re.sub(r"[^\w.-]+", "-", wanted.lm.rpartition("/")[2].rpartition(":")[2]).strip("-.")
-    return f"{last or 'study'}-{wanted.sites[0]}"
+    return f"{last or 'study'}-{wanted.sites[0]}{'-further' if wanted.start else ''}"
 
 
 def count_of(said: str) -> int:

@@ -59,6 +59,16 @@ class GridConfig(Config):
         default_factory=dict,
         description="Other settings of their training configs, such as lr, lr_decay or preset: paper.",
     )
+    start: str | None = Field(
+        default=None,
+        exclude_if=lambda start: start is None,
+        description="A finished SAE whose weights their training begins with: anything that load_sae opens.",
+    )
+    start_sha256: str | None = Field(
+        default=None,
+        exclude_if=lambda sha256: sha256 is None,
+        description="Of the weights of `start` and of how they are read. saelab fills it in; a study leaves it out.",
+    )
 
     @model_validator(mode="after")
     def _every_sae_can_be_trained(self) -> "GridConfig":

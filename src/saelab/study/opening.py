@@ -5,37 +5,40 @@ A study whose SAEs are opened is complete: its plan needs no file of theirs. Wha
 by the stage (adopt.py). All that cannot be opened is said at once, each with its key.
 """
 
-import hashlib
-
 from saelab.core.config import Fault
 from saelab.core.errors import ArtefactError, SaelabError, UserError
 from saelab.core.names import path_part
 from saelab.core.sites import find_site
 from saelab.saes.base import Sae
 from saelab.saes.formats import load_sae
-from saelab.saes.given import HELD, GivenSae
+from saelab.saes.given import HELD, sum_of
 from saelab.store.files import is_there
 from saelab.store.references import cached, parse_reference
 from saelab.study.checks import accepted, refusal
-from saelab.study.grids import AdoptedConfig, FoundConfig
+from saelab.study.grids import AdoptedConfig, FoundConfig, GridConfig
 from saelab.study.spec import SaeSpec, StudyConfig, is_open
+from saelab.study.starts import starts_of
 
 Place = tuple[int, int]  # of an SAE in a study: which model, which of its `saes`
 
 
 def opened(study: StudyConfig) -> StudyConfig:
-    """The study with every SAE opened; one that is opened already is left as it is.
+    """The study with every SAE opened, those that its training begins with too; what is opened already is left.
 
     Raises `UserError` with all that cannot be opened or does not fit.
     """
     if is_open(study):
         return study
     found, faults = _look(study)
+    starts, misfits = starts_of(study)
+    faults += misfits
     if faults:
-        raise refusal(f"The study {study.name} cannot adopt its SAEs", faults)
+        raise refusal(f"The study {study.name} cannot take the SAEs that it names", faults)
     data = study.model_dump(mode="json")
     for (i, j), one in found.items():
         data["models"][i]["saes"][j]["found"] = one.model_dump(mode="json")
+    for (i, j), total in starts.items():
+        data["models"][i]["grids"][j]["start_sha256"] = total
     return accepted(data, origin=f"The study {study.name}")
 
 
@@ -43,7 +46,12 @@ def opened_here(study: StudyConfig) -> tuple[StudyConfig, list[str]]:
     """What of a study can be planned without any download, and the SAEs that are left out of it for that."""
     away = {(i, j) for i, m in enumerate(study.models) for j, one in enumerate(m.saes) if not _is_here(one)}
     models = [
-        model.model_copy(update={"saes": tuple(one for j, one in enumerate(model.saes) if (i, j) not in away)})
+        model.model_copy(
+            update={
+                "saes": tuple(one for j, one in enumerate(model.saes) if (i, j) not in away),
+                "grids": tuple(g if _starts_here(g) else g.model_copy(update={"start": None}) for g in model.grids),
+            }
+        )
         for i, model in enumerate(study.models)
     ]
     kept = tuple(m.model_copy(update={"paths": ()}) if away else m for m in models if m.grids or m.saes)
@@ -64,19 +72,6 @@ def open_sae(one: AdoptedConfig) -> Sae:
     Raises the errors of `load_sae`.
     """
     return load_sae(one.ref, checked=False, **one.declared)
-
-
-def sum_of(sae: Sae) -> str:
-    """sha256 of an SAE's weights and of how they are read: what it encodes with, its k, its settings."""
-    if isinstance(sae, GivenSae):
-        return sae.sha256
-    cfg = sae.cfg
-    reading = [type(sae).__name__, cfg.architecture, cfg.k, cfg.subtract_b_dec, sorted(cfg.settings.items())]
-    total = hashlib.sha256(repr(reading).encode())
-    for name, tensor in sorted(sae.weights().items()):
-        total.update(f"{name} {tuple(tensor.shape)}".encode())
-        total.update(tensor.contiguous().numpy().data)
-    return total.hexdigest()
 
 
 def placed(sae: Sae, spec: SaeSpec) -> Sae:
@@ -157,7 +152,15 @@ def _text(sae: Sae) -> str | None:
 
 
 def _is_here(one: AdoptedConfig) -> bool:
+    return one.found is not None or _lies_here(one.ref)
+
+
+def _starts_here(grid: GridConfig) -> bool:
+    return grid.start is None or grid.start_sha256 is not None or _lies_here(grid.start)
+
+
+def _lies_here(reference: str) -> bool:
     """Whether it can be opened without a download. Of a hub it is not known."""
-    if one.found is not None or is_there(one.ref) or one.ref.startswith(HELD):
+    if is_there(reference) or reference.startswith(HELD):
         return True
-    return one.ref.startswith(("path:", "pypi:")) and cached(parse_reference(one.ref))
+    return reference.startswith(("path:", "pypi:")) and cached(parse_reference(reference))

@@ -6,7 +6,7 @@ interp for the others, match for every step of a path; the lexical judge is cali
 all. A judge that is a model answers its anchors first and last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from saelab.core.seeds import seed_of
@@ -98,14 +98,18 @@ def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harv
     settings = {
         # Its own seed for every site: SAEs that start from the same weights are matched by their start (see LOG.md).
         "seed": seed_of(study.seed, "training", model.key, site, *own),
-        "saes": {
-            s.name: {"architecture": s.architecture, "level": s.level, "d_sae": s.d_sae} | s.options for s in saes
-        },
+        "saes": {s.name: _trained_as(s) for s in saes},
         "training": study.training.model_dump(mode="json"),
     }
     work = study.training.steps * study.training.batch * size_of(model.lm).d_model * sum(s.d_sae for s in saes)
     name = ".".join([model.key, site, *(f"s{i}" for i in own)])
     return Cell("train", name, settings, (harvest,), SECONDS["train"] * work)
+
+
+def _trained_as(sae: SaeSpec) -> Mapping[str, object]:
+    """All that decides how an SAE of a grid is trained. Where its start lies is not part of it, its sum is."""
+    start = {} if sae.start is None else {"start": sae.start_sha256}
+    return {"architecture": sae.architecture, "level": sae.level, "d_sae": sae.d_sae} | sae.options | start
 
 
 def _gate(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], made: dict[str, Cell]) -> Cell | None:

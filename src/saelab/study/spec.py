@@ -172,6 +172,8 @@ class SaeSpec(Config):
     effects: bool = False
     options: dict[str, float | int | str] = Field(default_factory=dict)
     adopted: AdoptedConfig | None = None
+    start: str | None = None
+    start_sha256: str | None = None
 
     @property
     def known_level(self) -> int:
@@ -201,6 +203,8 @@ def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
             seed=seed,
             steer=grid.steer,
             options=grid.options,
+            start=grid.start,
+            start_sha256=grid.start_sha256,
         )
         for grid in model.grids
         for site in grid.sites
@@ -240,8 +244,9 @@ def name_of(study: StudyConfig, model: ModelConfig, one: AdoptedConfig) -> str:
 
 
 def is_open(study: StudyConfig) -> bool:
-    """Whether every SAE that is adopted has been opened, so that all are known."""
-    return all(one.found is not None for model in study.models for one in model.saes)
+    """Whether every SAE that is adopted or begun with has been opened, so that all are known."""
+    begun = all(g.start is None or g.start_sha256 is not None for model in study.models for g in model.grids)
+    return begun and all(one.found is not None for model in study.models for one in model.saes)
 
 
 def steers(study: StudyConfig) -> bool:

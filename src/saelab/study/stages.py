@@ -31,6 +31,7 @@ from saelab.store.files import write_json
 from saelab.store.references import fetch
 from saelab.study import adopt as adopt_stage
 from saelab.study.cells import Cell
+from saelab.study.starts import start_of
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
 from saelab.text.corpora import DocumentCounts, iter_documents
@@ -80,10 +81,12 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
         s.name: training_config(s.architecture, d_in=shards.d, d_sae=s.d_sae, level=s.known_level, **s.options)
         for s in specs
     }
+    starts = {s.name: start for s in specs if (start := start_of(s)) is not None}
     return training_stage.run(
         work.study.training,
         configs,
         shards,
+        starts=starts,
         saes=work.run.saes,
         folder=work.run.training(cell.name),
         seed=cell.settings["seed"],

@@ -26,8 +26,9 @@ import torch
 from saelab.core.config import digest_of
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
-from saelab.saes.base import TrainConfig
+from saelab.saes.base import Sae, TrainConfig
 from saelab.saes.formats import save_sae
+from saelab.saes.given import sum_of
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.store.layout import METRICS
 from saelab.store.tables import write_table
@@ -64,12 +65,14 @@ def run(
     lm: str | None = None,
     site: str | None = None,
     text: str | None = None,
+    starts: Mapping[str, Sae] | None = None,
     progress: Progress = SILENT,
     ranks: Ranks = ALONE,
 ) -> list[Path]:
     """Train the SAEs named by `configs` and write them to `<saes>/<name>`; returns the files written.
 
-    lm, site, text: what the activations are of, which the SAEs' files then say.
+    lm, site, text: what the activations are of, which the SAEs' files then say. starts: by name, finished SAEs whose
+    weights training begins with (training/start.py).
 
     With several `ranks` (training.distributed) every one makes the same call with the same folders, which all can read;
     the first writes.
@@ -78,8 +81,9 @@ def run(
     was written before stays and the same call goes on from it), `ArtefactError` for damaged activations.
     """
     check(list(configs.values()), config.steps)
-    key = run_key(config, configs, activations, seed)
-    session = _Session(config, dict(configs), activations, folder, seed, key, ranks)
+    begun = dict(starts or {})
+    key = run_key(config, configs, activations, seed, begun)
+    session = _Session(config, dict(configs), activations, folder, seed, key, ranks, begun)
     trainees, scaling, inputs = session.open()
     session.sink = tracker(name=f"{folder.name} {key[:8]}") if ranks.index == 0 else None
     with _stopping() as stop:
@@ -93,9 +97,15 @@ def run(
 
 
 def run_key(
-    config: TrainingConfig, configs: Mapping[str, TrainConfig], activations: ActivationSource, seed: int
+    config: TrainingConfig,
+    configs: Mapping[str, TrainConfig],
+    activations: ActivationSource,
+    seed: int,
+    starts: Mapping[str, Sae] | None = None,
 ) -> str:
-    """Names what determines the result: settings, data (its moments), seed, and the precision of this machine."""
+    """Names what determines the result: settings, data (its moments), seed, the precision of this machine, and the
+    weights that training begins with.
+    """
     moments = activations.moments
     data = {
         "saes": {name: c.model_dump(mode="json") for name, c in configs.items()},
@@ -106,7 +116,7 @@ def run_key(
         "seed": seed,
         "moments": [float(moments.mean_square), float(moments.mean.double().sum())],
     }
-    return digest_of(data)
+    return digest_of(data | ({"starts": {name: sum_of(sae) for name, sae in starts.items()}} if starts else {}))
 
 
 @dataclass
@@ -120,6 +130,7 @@ class _Session:
     seed: int
     key: str
     ranks: Ranks = ALONE
+    starts: dict[str, Sae] = field(default_factory=dict)
     sink: Sink | None = None
     done: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -155,9 +166,14 @@ class _Session:
             scaling=scaling,
             device=config.device,
         )
-        configs = list(self.configs.values())
         self.trainees = enrol(
-            configs, inputs, steps=steps, seed=self.seed, precision=config.precision, ranks=self.ranks
+            list(self.configs.values()),
+            inputs,
+            steps=steps,
+            seed=self.seed,
+            precision=config.precision,
+            ranks=self.ranks,
+            starts=[self.starts.get(name) for name in self.configs],
         )
         self.scaling = inputs.scaling
         if found is not None:
@@ -216,6 +232,8 @@ class _Session:
         for name, trainee in zip(self.configs, self.trainees, strict=True):
             about = {"seed": self.seed, "tokens_trained": config.steps * config.batch, "versions": _versions()}
             about |= {"dataset_path": text} if text else {}  # SAELens' name for it
+            if (start := self.starts.get(name)) is not None:
+                about |= {"started_from": {"sha256": sum_of(start)} | _trained_before(start)}
             about |= {"l0": last[name]["l0"], "precision": str(trainee.dtype)[6:]}
             save_sae(trainee.finish(scaling, site=site, lm=lm, **about), saes / name)
             written += sorted((saes / name).iterdir())
@@ -259,6 +277,11 @@ def _stopping() -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _trained_before(start: Sae) -> dict[str, Any]:
+    said = start.cfg.metadata.get("tokens_trained")
+    return {"tokens_trained": said} if isinstance(said, int) else {}
 
 
 def _versions() -> dict[str, str]:

@@ -39,7 +39,7 @@ class Figures:
 
 class Trainee:
     """One SAE being trained, the same on all ranks; `steps` is the length of the whole run, `sample` a whole batch,
-    on the device where it is trained.
+    on the device where it is trained, `start` weights to begin with instead of random ones.
     """
 
     def __init__(
@@ -51,11 +51,13 @@ class Trainee:
         seed: int,
         dtype: torch.dtype,
         ranks: Ranks = ALONE,
+        start: Weights | None = None,
     ):
         self.cfg, self.steps, self.dtype, self.ranks = cfg, steps, dtype, ranks
         self.rule = cfg.rule(dtype)
-        self.weights = initial_weights(cfg, seed).to(sample.device)
-        self._begin(sample)
+        self.weights = (start or initial_weights(cfg, seed)).to(sample.device)
+        if start is None:
+            self._begin(sample)
         trained = self.weights.trained()
         if cfg.frozen_decoder:
             del trained["decoder"]
@@ -64,8 +66,7 @@ class Trainee:
         self.silent = torch.zeros(cfg.d_sae, dtype=torch.int64, device=sample.device)
         self.dead_tokens = cfg.dead_tokens or min(DEAD_TOKENS, max(1, steps * sample.shape[0] // 20))
         target = self.rule.target_l0
-        start = log(self.rule.first_coefficient) if target else 0.0
-        self.controller = SparsityController(target, start) if target else None
+        self.controller = SparsityController(target, log(self.rule.first_coefficient)) if target else None
         self.l0: float | None = None
         self.done = 0
 

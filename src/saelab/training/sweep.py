@@ -19,6 +19,7 @@ from saelab.saes.base import Sae, TrainConfig
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.training.config import Precision
 from saelab.training.inputs import ActivationSource, Inputs, open_inputs
+from saelab.training.start import started
 from saelab.training.step import Figures, Trainee
 
 AHEAD = 8  # batches drawn ahead
@@ -35,6 +36,7 @@ def train(
     device: str = "cpu",
     progress: Progress = SILENT,
     ranks: Ranks = ALONE,
+    starts: Sequence[Sae | None] = (),
 ) -> list[Sae]:
     """Train SAEs on batches of activations [tokens, d_in]; returns them in the order of the configs, in raw units.
 
@@ -42,11 +44,12 @@ def train(
     stored activations (`batch` tokens at a time). `precision` is that of the encoder product and of dense products;
     "auto" takes bfloat16 where the processor multiplies it natively. Everything else is float32. `ranks`: the processes
     that share each batch (training.distributed); every one is given the same configs and batches. `device`: where the
-    weights and each batch are while they are trained; the SAEs come back on the CPU.
+    weights and each batch are while they are trained; the SAEs come back on the CPU. `starts`: for every config a
+    finished SAE that its training goes on from (training.start), or None.
     """
     check(configs, steps)
     inputs = open_inputs(batches, steps=steps, seed=seed, batch=batch, device=device)
-    trainees = enrol(configs, inputs, steps=steps, seed=seed, precision=precision, ranks=ranks)
+    trainees = enrol(configs, inputs, steps=steps, seed=seed, precision=precision, ranks=ranks, starts=starts)
     advance(trainees, inputs, progress=progress)
     return [t.finish(inputs.scaling, seed=seed) for t in trainees]
 
@@ -68,8 +71,9 @@ def enrol(
     seed: int,
     precision: Precision = "auto",
     ranks: Ranks = ALONE,
+    starts: Sequence[Sae | None] = (),
 ) -> list[Trainee]:
-    """Fresh trainees for the configs."""
+    """Trainees for the configs, fresh or with the weights of the SAEs that they go on from."""
     if len(inputs.first) % ranks.size:
         raise UserError(f"A batch of {len(inputs.first)} tokens cannot be split evenly over {ranks.size} processes.")
     if inputs.first.shape[1] != configs[0].d_in:
@@ -78,7 +82,12 @@ def enrol(
         )
     sample = inputs.scaling(inputs.first)
     dtype = resolve(precision, str(sample.device))
-    return [Trainee(c, sample, steps=steps, seed=seed, dtype=dtype, ranks=ranks) for c in configs]
+    own = [
+        None if sae is None else started(sae, c, inputs.scaling)
+        for c, sae in zip(configs, starts or [None] * len(configs), strict=True)
+    ]
+    some = {"steps": steps, "seed": seed, "dtype": dtype, "ranks": ranks}
+    return [Trainee(c, sample, start=start, **some) for c, start in zip(configs, own, strict=True)]
 
 
 def advance(

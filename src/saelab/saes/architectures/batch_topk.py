@@ -15,6 +15,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from saelab.core.errors import UserError
 from saelab.core.names import Look
 from saelab.saes.architectures.jump_relu import JumpReluSae
 from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, bound_for, folded
@@ -22,11 +23,15 @@ from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.sparse_ops import DenseEntries, SparseEntries, largest, listed_above
 
 UNTRACKED = -1.0
+ONE = 1e-2  # how far the thresholds of latents may be from one another and count as one
 MARGIN = 0.6  # of the smallest entry that the last step kept: what the next one lists
 
 
 class BatchTopKRule(Rule):
     """The B k largest of the batch, and the threshold that stands for them."""
+
+    finished = JumpReluSae
+    scaled = ("threshold",)
 
     def __init__(self, k: int, momentum: float):
         self.k = k
@@ -37,6 +42,16 @@ class BatchTopKRule(Rule):
         guess = bound_for(some @ weights.encoder.T, float(self.k))
         weights.tracked["threshold"] = torch.full((), UNTRACKED, device=sample.device)
         weights.tracked["smallest"] = torch.full((), guess, device=sample.device)
+
+    def resume(self, weights: Weights, own: dict[str, Tensor]) -> None:
+        theta = own["threshold"]
+        if float(theta.max()) > (1 + ONE) * float(theta.min()):
+            raise UserError(
+                "Its latents have thresholds of their own, and a BatchTopK SAE has one for all.",
+                hint="Go on as jumprelu (--arch jumprelu).",
+            )
+        weights.tracked["threshold"] = theta.mean()
+        weights.tracked["smallest"] = theta.mean()
 
     def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries:
         # A little below what the last step kept lie all entries that can be kept, and few others. (θ lags behind while

@@ -46,6 +46,9 @@ class GatedSae(Sae):
 class GatedRule(Rule):
     """π is the pre-activation of the entries; b_enc is b_gate."""
 
+    finished = GatedSae
+    scaled = ("b_mag",)
+
     first_coefficient = 0.1
 
     def __init__(self, target_l0: int, dtype: torch.dtype):
@@ -89,7 +92,7 @@ class GatedRule(Rule):
         weights.b_enc += amount
 
     def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:
-        return GatedSae(cfg, folded(weights, scale, mean, scaled=("b_mag",)))
+        return GatedSae(cfg, folded(weights, scale, mean, scaled=self.scaled))
 
 
 class GatedConfig(TrainConfig):

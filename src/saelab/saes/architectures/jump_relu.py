@@ -46,6 +46,9 @@ class JumpReluSae(Sae):
 class JumpReluRule(Rule):
     """Entries above θ are active; entries within ε/2 of θ move it."""
 
+    finished = JumpReluSae
+    scaled = ("threshold",)
+
     def __init__(self, target_l0: int, threshold: float | None, bandwidth: float, dtype: torch.dtype):
         self.target_l0 = target_l0
         self.first_coefficient = 0.1 / target_l0
@@ -88,7 +91,7 @@ class JumpReluRule(Rule):
 
     def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:
         weights.extra["threshold"].clamp_(min=0)
-        return JumpReluSae(cfg, folded(weights, scale, mean, scaled=("threshold",)))
+        return JumpReluSae(cfg, folded(weights, scale, mean, scaled=self.scaled))
 
 
 class JumpReluConfig(TrainConfig):

@@ -41,6 +41,8 @@ class ReluSae(Sae):
 class ReluRule(Rule):
     """All positive entries, each pushed down by λ."""
 
+    finished = ReluSae
+
     first_coefficient = 0.1
 
     def __init__(self, target_l0: int, dtype: torch.dtype):

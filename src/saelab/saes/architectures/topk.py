@@ -40,6 +40,8 @@ class TopKSae(Sae):
 class TopKRule(Rule):
     """The k largest per token."""
 
+    finished = TopKSae
+
     def __init__(self, k: int):
         self.k = k
 
