@@ -32,6 +32,7 @@ LAYERS = [
     {"steering", "interp", "matching"},
     {"instrument"},
     {"study", "report"},
+    {"explore"},
     {"publish", "workflow.py"},
     {"cli"},
     {"__main__.py"},

@@ -9,6 +9,7 @@ run/
   adopted/<sae>.json          of an SAE that was not trained here: whether it is scored, and what its reading was worth
   training/<lm>.<site>/       metrics.parquet of the SAEs that were trained together
   interp/<sae>/               fidelity.json  features.parquet  contexts.parquet  evaluations.parquet
+  interp/<sae>/material/      manifest.json  text.parquet  features-*.parquet: all that is shown of every feature
   readings/<lm>/<reading>/    activations that the evaluations share, <site>.safetensors
   saebench/<kind>/            results in SAEBench's layout, <sae>_custom_sae_eval_results.json
   selection/<sae>/            effects.parquet
@@ -52,6 +53,26 @@ def tensors_name(stem: str) -> str:
 
 
 @dataclass(frozen=True)
+class MaterialFolder:
+    """What is shown of every feature of one SAE."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Record:
+        return Record(self.root / MANIFEST)
+
+    @property
+    def text(self) -> Table:
+        """The tokens of the text that was read, in order."""
+        return Table(self.root / "text.parquet")
+
+    def part(self, number: int) -> Table:
+        """So many features, in order, a row each."""
+        return Table(self.root / f"features-{number:05d}.parquet")
+
+
+@dataclass(frozen=True)
 class InterpFolder:
     """What interpreting one SAE leaves."""
 
@@ -73,6 +94,10 @@ class InterpFolder:
     def evaluations(self) -> Table:
         """The SAE's results in the suite."""
         return Table(self.root / "evaluations.parquet")
+
+    @property
+    def material(self) -> MaterialFolder:
+        return MaterialFolder(self.root / "material")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from saelab.activations.site import read_site
 from saelab.core.errors import UserError
@@ -110,13 +112,35 @@ def known_features(sae: Sae, features: Sequence[int]) -> None:
         raise UserError(f"There is no feature {strange[0]}: the SAE has 0 to {len(sae.W_dec) - 1}.")
 
 
-@torch.inference_mode()
+Scored = tuple[tuple[str, float], ...]  # tokens with their logits, strongest first
+LOGITS = 1 << 24  # entries of a dense block
+
+
 def lens_tokens(
     lm: LanguageModel, sae: Sae, features: Sequence[int], count: int
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Tokens that each feature's direction promotes and suppresses most through the logit lens, strongest first."""
-    rows = sae.W_dec[torch.tensor(list(features))].to(lm.dtype)
-    logits = lm.unembed(rows).float()
-    parts = [logits.topk(count, largest=largest).indices.cpu().tolist() for largest in (True, False)]
-    up, down = ([tuple(lm.token_strings(row)) for row in part] for part in parts)
-    return list(zip(up, down, strict=True))
+    return [
+        (tuple(t for t, _ in up), tuple(t for t, _ in down)) for up, down in lens_scores(lm, sae.W_dec, features, count)
+    ]
+
+
+@torch.inference_mode()
+def lens_scores(
+    lm: LanguageModel, decoder: Float[Tensor, "F D"], features: Sequence[int], count: int
+) -> list[tuple[Scored, Scored]]:
+    """What each feature promotes and suppresses most, with the logit that a decoder row by itself gives each token."""
+    rows = decoder[torch.tensor(list(features))].to(lm.dtype)
+    found: list[tuple[Scored, Scored]] = []
+    for block in rows.split(max(1, LOGITS // lm.vocab_size)):
+        logits = lm.unembed(block).float()
+        ends = [logits.topk(count, largest=largest) for largest in (True, False)]
+        up, down = (
+            [
+                tuple(zip(lm.token_strings(ids), by, strict=True))
+                for ids, by in zip(end.indices.cpu().tolist(), end.values.cpu().tolist(), strict=True)
+            ]
+            for end in ends
+        )
+        found += zip(up, down, strict=True)
+    return found
