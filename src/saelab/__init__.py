@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saelab.adapters.saebench import to_saebench
     from saelab.adapters.saelens import to_saelens
+    from saelab.explore.opened import open_explored
     from saelab.lm.generate import Sampling
     from saelab.lm.model import LanguageModel
     from saelab.matching.match import match, verify
@@ -46,6 +47,7 @@ _WHERE = {
     "train": "saelab.training.sweep",
     "feature_effects": "saelab.selection.effects",
     "match": "saelab.matching.match",
+    "open_explored": "saelab.explore.opened",
     "verify": "saelab.matching.match",
     "agreement": "saelab.stats.agreement",
     "to_saebench": "saelab.adapters.saebench",
@@ -75,6 +77,7 @@ __all__ = [
     "load_sae",
     "load_transcoder",
     "match",
+    "open_explored",
     "run_study",
     "save_sae",
     "to_saebench",

@@ -13,19 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from saelab.activations.site import read_site
 from saelab.core.bytetext import has_parts, plain_text, whole_characters
 from saelab.core.errors import ArtefactError, UserError
-from saelab.core.progress import SILENT, Progress
-from saelab.interp.features.codes import Codes, encode_codes
-from saelab.interp.features.describe import DescribeConfig, DescribingText, describe
-from saelab.interp.features.material import BINS, COLUMNS, FORMAT, LENS, PART, Source, parts_of, write_material
-from saelab.interp.features.profile import Scored, fitting_site, lens_scores
-from saelab.interp.features.windows import DESCRIBE, Passages, WindowConfig, WindowFinder
-from saelab.lm.model import LanguageModel
-from saelab.saes.base import Sae
+from saelab.interp.features.material import BINS, COLUMNS, FORMAT, PART, parts_of
+from saelab.interp.features.profile import Scored
 from saelab.store.layout import MaterialFolder
-from saelab.text.pack import PackedText
 
 DENSE = 1 << 25  # entries of a block of codes before they are sparse
 MOST = 4e7  # codes above zero that are kept in memory
@@ -41,7 +33,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Context:
+class QuantileContext:
     """A window of text. quantile: which part of the feature's values its peak lies in. peak: index of that token."""
 
     quantile: str
@@ -64,7 +56,7 @@ class FeatureMaterial:
     max_activation: float
     description: str | None
     histogram: Histogram
-    contexts: tuple[Context, ...]
+    contexts: tuple[QuantileContext, ...]
     promotes: Scored
     suppresses: Scored
     neighbours: tuple[tuple[int, float], ...]
@@ -76,7 +68,7 @@ class FeatureMaterial:
         return "live" if self.max_activation else "dead"
 
 
-class Material:
+class SaeMaterial:
     """What is kept of every feature of one SAE. Raises `ArtefactError` where the folder holds no whole one."""
 
     def __init__(self, folder: Path):
@@ -141,77 +133,27 @@ class Material:
         scan = pl.scan_parquet(self.folder.part(index // PART).path, glob=False)
         return scan.select(list(COLUMNS)).slice(index % PART, 1).collect().row(0, named=True)
 
-    def _contexts(self, row: Mapping[str, Any]) -> Iterator[Context]:
+    def _contexts(self, row: Mapping[str, Any]) -> Iterator[QuantileContext]:
         token, document = self.text["token"], self.text["document"]
         at, bands = 0, self.manifest["bands"]
         for start, length, peak, band in zip(row["starts"], row["lengths"], row["peaks"], row["bands"], strict=True):
             shown = token.slice(start, length).to_list()
             values = row["activations"][at : at + length]
             at += length
-            yield _whole(Context(bands[band], tuple(shown), tuple(values), peak, int(document[start + peak])))
+            yield _whole(QuantileContext(bands[band], tuple(shown), tuple(values), peak, int(document[start + peak])))
 
 
-def _whole(context: Context) -> Context:
+def _whole(context: QuantileContext) -> QuantileContext:
     """A context with the parts of each character put together; parts cut off at its ends are left out."""
     tokens = context.tokens
     if not any(map(has_parts, tokens)):
         return context
     groups = [(g, plain_text([tokens[i] for i in g])) for g in whole_characters(tokens)]
     kept = [(g, text) for g, text in groups if text or context.peak in g]
-    return Context(
+    return QuantileContext(
         context.quantile,
         tuple(text for _, text in kept),
         tuple(max(context.activations[i] for i in g) for g, _ in kept),
         next(n for n, (g, _) in enumerate(kept) if context.peak in g),
         context.document,
     )
-
-
-def make_material(
-    lm: LanguageModel, sae: Sae, packed: PackedText, folder: Path, *, progress: Progress = SILENT
-) -> Material:
-    """Read a text with an SAE and keep what its features are in `folder`; one that is there and the same is left.
-
-    packed: text as the model's tokens. Raises `UserError` where SAE and model do not fit.
-    """
-    site = fitting_site(lm, sae, ())
-    with progress.task(f"reading {site}", total=2, unit="passes") as task:
-        reading = read_site(lm, packed, site)
-        task.advance()
-        read = reading.kept.reshape(-1).nonzero()[:, 0].numpy()
-        codes = _bounded(sae, reading.rows, read)
-        task.advance()
-    read = read[: codes.n_rows]
-    passages = Passages(packed.tokens.numpy(), packed.document_ids.numpy())
-    finder, strings = WindowFinder.over(passages, WindowConfig()), lm.token_texts(range(lm.vocab_size))
-    thresholds = np.array([finder.threshold(codes, k) for k in range(codes.n_features)])
-    seen = np.zeros(passages.tokens.size, bool)
-    seen[read] = True
-    text = DescribingText.over(passages, seen & (finder.sides == DESCRIBE), strings)
-
-    def described(features: Sequence[int]) -> dict[int, str]:
-        largest = thresholds[list(features)] / finder.config.active_fraction
-        found = describe(codes.only(features), text, largest, DescribeConfig())
-        return {features[k]: one.text for k, one in found.items()}
-
-    source = Source(
-        codes,
-        passages,
-        read,
-        strings,
-        decoder=sae.W_dec,
-        thresholds=thresholds,
-        described=described,
-        lens=lambda features: lens_scores(lm, sae.W_dec, features, LENS),
-    )
-    write_material(source, MaterialFolder(folder), progress=progress)
-    return Material(folder)
-
-
-def _bounded(sae: Sae, rows: Any, read: np.ndarray) -> Codes:
-    """The codes of as many rows as keep few enough of them: of a dense dictionary, fewer."""
-    block = max(1, DENSE // sae.cfg.d_sae)
-    first = encode_codes(sae.encode, rows[: 4 * block], read[: 4 * block], block=block)
-    each = max(1.0, len(first.places) / max(1, first.n_rows))
-    most = max(1, int(MOST / each))
-    return encode_codes(sae.encode, rows[:most], read[:most], block=block)

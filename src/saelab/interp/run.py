@@ -165,7 +165,7 @@ def prepare(
         spliced = reading.spread(config.spliced_contexts)
         baselines = baselines_of(lm, spliced, reading.rows.mean(0))
         task.advance(3)
-    rows, places = _rows_of(shards, config.window_rows, packed.context)
+    rows, places = harvested_rows(shards, config.window_rows, packed.context)
     contexts = int(places[-1]) // packed.context + 1
     passages = Passages(packed.tokens[:contexts].numpy(), packed.document_ids[:contexts].numpy())
     finder = WindowFinder.over(passages, config.windows)
@@ -326,7 +326,7 @@ def _features_table(
     return pl.DataFrame(rows, schema={k: v for k, v in FEATURES.items() if k != "embedding_auroc"})
 
 
-def _rows_of(shards: ActivationShards, count: int, context: int) -> tuple[Tensor, np.ndarray]:
+def harvested_rows(shards: ActivationShards, count: int, context: int) -> tuple[Tensor, np.ndarray]:
     """The first `count` rows of the shards, and their flattened positions in the text."""
     rows, places, found = [], [], 0
     for k in range(len(shards.manifest.shards)):

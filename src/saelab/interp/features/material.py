@@ -61,7 +61,7 @@ Lens = Callable[[Sequence[int]], Sequence[tuple[Scored, Scored]]]
 
 
 @dataclass(frozen=True)
-class Source:
+class MaterialSource:
     """What a material is made from.
 
     read: flattened places that were encoded, ascending. decoder: rows of the dictionary. thresholds: value of each
@@ -80,7 +80,7 @@ class Source:
     seed: int = 0
 
 
-def write_material(source: Source, folder: MaterialFolder, *, progress: Progress = SILENT) -> list[Path]:
+def write_material(source: MaterialSource, folder: MaterialFolder, *, progress: Progress = SILENT) -> list[Path]:
     """Write what is not there yet; returns all files, the manifest last."""
     n = source.codes.n_features
     kept = Resumable(folder.manifest, _asked(source))
@@ -110,7 +110,7 @@ def parts_of(manifest: Mapping[str, Any]) -> int:
     return -(-int(manifest["features"]) // PART)
 
 
-def _asked(source: Source) -> dict[str, Any]:
+def _asked(source: MaterialSource) -> dict[str, Any]:
     """What makes a material what it is, as plain data."""
     codes, passages = source.codes, source.passages
     inputs = hashlib.sha256()
@@ -131,7 +131,7 @@ def _asked(source: Source) -> dict[str, Any]:
     }
 
 
-def _text(source: Source) -> pl.DataFrame:
+def _text(source: MaterialSource) -> pl.DataFrame:
     """One row per place of the text: the token as `core.bytetext` has it, and its document."""
     tokens = source.passages.tokens.reshape(-1)
     return pl.DataFrame(
@@ -142,7 +142,7 @@ def _text(source: Source) -> pl.DataFrame:
     )
 
 
-def _part(source: Source, features: range, coactive: Coactivation) -> pl.DataFrame:
+def _part(source: MaterialSource, features: range, coactive: Coactivation) -> pl.DataFrame:
     codes = source.codes.only(features)
     described, lens = source.described(features), source.lens(features)
     neighbours, cosines = decoder_neighbours(source.decoder, features, BESIDE)
@@ -169,7 +169,7 @@ def _part(source: Source, features: range, coactive: Coactivation) -> pl.DataFra
     return pl.DataFrame(columns, schema_overrides=COLUMNS).select(list(COLUMNS))
 
 
-def _contexts(source: Source, codes: Codes, features: range) -> dict[str, list[list[Any]]]:
+def _contexts(source: MaterialSource, codes: Codes, features: range) -> dict[str, list[list[Any]]]:
     """Where each feature's contexts begin, how long they are, where they peak, and the activations on all of them."""
     passages = source.passages
     tokens, bounds = passages.tokens.reshape(-1), Bounds.over(passages)

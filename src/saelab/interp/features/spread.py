@@ -25,7 +25,7 @@ EDGES = (0.8, 0.6, 0.4, 0.2)
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenContexts:
     """The contexts of one feature: flattened places of their peaks, and the band of each (its number in `BANDS`)."""
 
     peaks: Int[np.ndarray, " C"]
@@ -44,9 +44,7 @@ class Bounds:
         """Of a packed text. A first token that belongs to no document is a BOS."""
         n, length = passages.tokens.shape
         begins = np.arange(n) * length
-        return cls(
-            np.repeat(begins + (passages.documents[:, 0] < 0), length), np.repeat(begins + length, length)
-        )
+        return cls(np.repeat(begins + (passages.documents[:, 0] < 0), length), np.repeat(begins + length, length))
 
     def windows(self, peaks: Int[np.ndarray, " C"], radius: int = RADIUS) -> tuple[np.ndarray, np.ndarray]:
         """First place and place after the last of the windows round these peaks."""
@@ -74,7 +72,7 @@ def local_peaks(codes: Codes, length: int, radius: int = RADIUS) -> Bool[np.ndar
 
 def choose(
     codes: Codes, tokens: Int[np.ndarray, " P"], length: int, names: Iterable[int], *, seed: int = 0
-) -> list[Chosen]:
+) -> list[ChosenContexts]:
     """The contexts of every feature of `codes`.
 
     tokens: flattened ids of the text. names: what the features are called, which their draws depend on.
@@ -95,7 +93,7 @@ def _of_one(
     peaks: Bool[np.ndarray, " N"],
     *,
     seed_name: tuple[int, int],
-) -> Chosen:
+) -> ChosenContexts:
     taken, bands, seen = list[int](), list[int](), set[bytes]()
     if len(places):
         edges = np.quantile(values, EDGES)
@@ -109,7 +107,7 @@ def _of_one(
             inside = drawn[band[drawn] == k][: TRIED * EACH]
             _take(tokens, places[inside], EACH, taken, seen)
             bands += [k + 1] * (len(taken) - len(bands))
-    return Chosen(np.array(taken, np.int64), np.array(bands, np.int64))
+    return ChosenContexts(np.array(taken, np.int64), np.array(bands, np.int64))
 
 
 def _take(

@@ -1,0 +1,288 @@
+"""What an explorer has before it: SAEs of runs and by themselves, with all that is known of their features.
+
+Opening reads settings and tables, never a language model; weights, the model and the material are read when first asked
+for. What is not there is named with the command that makes it. Must never know a page or a server.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from shlex import quote
+
+import numpy as np
+import polars as pl
+
+from saelab.core.errors import UserError
+from saelab.core.progress import SILENT, Progress
+from saelab.explore.index import FeatureIndex
+from saelab.explore.made import kept_there, made_by_run, made_here
+from saelab.explore.material import SaeMaterial
+from saelab.explore.opening import OpenedSae, open_saes
+from saelab.explore.partners import Partner, Partners, Place
+from saelab.lm.model import LanguageModel
+from saelab.lm.sources import the_one
+from saelab.store.layout import RunFolder
+from saelab.study.names import CONTROLS
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What is not there of an SAE, and the command that makes it."""
+
+    sae: str
+    what: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A number of one feature beside those of all features of its SAE that have one. share: how many are lower."""
+
+    value: float
+    share: float
+    quantiles: tuple[float, ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class SteeredText:
+    """What the model wrote with a feature. scores: how much the text is what the feature stands for, by outcome."""
+
+    arms: tuple[str, ...]
+    prompt: str
+    text: str
+    strength: float | None
+    dose: float | None
+    scores: Mapping[str, float | None]
+
+
+class Explored:
+    """SAEs that are open. Safe to ask from several threads."""
+
+    def __init__(self, saes: Sequence[OpenedSae], *, lm: str | None = None, progress: Progress = SILENT):
+        self.saes = {one.name: one for one in saes}
+        self.progress = progress
+        self._asked_lm = lm
+        self._lock = threading.RLock()
+        self._materials: dict[str, SaeMaterial] = {}
+        self._tables: dict[tuple[str, str], pl.DataFrame | None] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """What the SAEs are called here."""
+        return list(self.saes)
+
+    def opened(self, name: str) -> OpenedSae:
+        """One SAE. Raises `UserError` for a name that is not open."""
+        if name not in self.saes:
+            raise UserError(f"No SAE {name} is open.", hint=f"There are {', '.join(self.names)}.")
+        return self.saes[name]
+
+    @property
+    def lm_name(self) -> str:
+        """The language model that is asked for, or the one that the SAEs name."""
+        return self._asked_lm or the_one(list(dict.fromkeys(one.lm for one in self.saes.values() if one.lm)))
+
+    @cached_property
+    def _model(self) -> LanguageModel:
+        return LanguageModel.load(self.lm_name)
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The language model, read when first asked for."""
+        with self._lock:
+            return self._model
+
+    # --- what is kept of features ---
+
+    def has_material(self, name: str) -> bool:
+        """Whether the material of an SAE is there already."""
+        return kept_there(self.opened(name).material_folder)
+
+    def material(self, name: str) -> SaeMaterial:
+        """The material of an SAE, made where it is not there yet."""
+        with self._lock:
+            if name not in self._materials:
+                one = self.opened(name)
+                if not self.has_material(name):
+                    self._make(one)
+                    self.__dict__.pop("index", None)
+                self._materials[name] = SaeMaterial(one.material_folder.root)
+            return self._materials[name]
+
+    def _make(self, one: OpenedSae) -> None:
+        folder = one.material_folder
+        if one.run is not None and one.spec is not None:
+            made_by_run(self.lm, one.sae, one.run, one.spec, folder, progress=self.progress)
+        else:
+            made_here(self.lm, one.sae, one.text, folder, progress=self.progress)
+
+    @cached_property
+    def index(self) -> FeatureIndex:
+        """All features of all SAEs, as far as anything is known of them."""
+        found = [self._rows(one) for one in self.saes.values()]
+        held = {n: self.material(n) for n in self.names if self.has_material(n)}
+        about = {m.what: f"{m.command} makes it." for m in self.missing}
+        return FeatureIndex(pl.concat(found, how="diagonal_relaxed"), held, about)
+
+    def _rows(self, one: OpenedSae) -> pl.DataFrame:
+        rows = pl.DataFrame({"feature": np.arange(one.d_sae)})
+        columns = ["feature", "density", "max_activation", "description"]
+        features = self._table(one.name, "features")
+        if self.has_material(one.name):
+            rows = self.material(one.name).columns(columns)
+        elif features is not None:
+            rows = features.select(columns)
+        if "max_activation" in rows.columns:
+            state = pl.when(pl.col("max_activation") > 0).then(pl.lit("live")).otherwise(pl.lit("dead"))
+            rows = rows.with_columns(state.alias("state"))
+        if features is not None:
+            told = {"balanced_accuracy": "interpretability", "auroc": "auroc"}
+            rows = rows.join(features.select("feature", *told).rename(told), on="feature", how="left")
+        effects = self._table(one.name, "effects")
+        if effects is not None:
+            rows = rows.join(effects.select("feature", *_measures(effects)), on="feature", how="left")
+        if (lifts := self._lifts(one.name)) is not None:
+            rows = rows.join(lifts, on="feature", how="left")
+        partners = self.partners_of_run(one)
+        for extra in (partners.classes(one.name), partners.stability(one.name)) if partners else ():
+            if extra is not None:
+                rows = rows.join(extra, on="feature", how="left")
+        return rows.select(pl.lit(one.name).alias("sae"), pl.all())
+
+    def _lifts(self, name: str) -> pl.DataFrame | None:
+        """Of every steered feature its lift by each outcome, under `<outcome>_lift`."""
+        outcomes = self._table(name, "outcomes")
+        if outcomes is None:
+            return None
+        once = outcomes.unique(["feature", "outcome"], keep="first", maintain_order=True)
+        wide = once.pivot(on="outcome", index="feature", values="lift")
+        return wide.rename({c: f"{c}_lift" for c in wide.columns if c != "feature"})
+
+    def _table(self, name: str, of: str) -> pl.DataFrame | None:
+        if (name, of) not in self._tables:
+            self._tables[name, of] = self.opened(name).table(of)
+        return self._tables[name, of]
+
+    # --- one feature ---
+
+    def effects(self, name: str, feature: int) -> dict[str, Placed]:
+        """What the feature does to the model's predictions, beside the other features of its SAE that were measured."""
+        return self._placed(self._table(name, "effects"), feature)
+
+    def interpretability(self, name: str, feature: int) -> dict[str, Placed]:
+        """How well its description tells texts on which it fires, beside those of its SAE that were tested."""
+        features = self._table(name, "features")
+        wanted = ("balanced_accuracy", "auroc", "embedding_auroc")
+        return self._placed(None if features is None else features.select("feature", *wanted), feature)
+
+    def lifts(self, name: str, feature: int) -> dict[str, Placed]:
+        """By how much steering with it moved texts towards what it stands for, beside the other steered features."""
+        return self._placed(self._lifts(name), feature)
+
+    @staticmethod
+    def _placed(table: pl.DataFrame | None, feature: int) -> dict[str, Placed]:
+        found: dict[str, Placed] = {}
+        if table is None:
+            return found
+        for measure in _measures(table):
+            known = table.select("feature", measure).drop_nulls(measure)
+            own, all_ = known.filter(pl.col("feature") == feature)[measure], known[measure].to_numpy()
+            if len(own):
+                value = float(own[0])
+                spread = tuple(float(q) for q in np.quantile(all_, QUANTILES))
+                found[measure] = Placed(value, float((all_ < value).mean()), spread, len(all_))
+        return found
+
+    def steered(self, name: str, feature: int) -> list[SteeredText]:
+        """The texts that its run wrote with the feature; none where it was not steered."""
+        readings, outcomes = self._table(name, "readings"), self._table(name, "outcomes")
+        if readings is None or outcomes is None:
+            return []
+        own = outcomes.filter(pl.col("feature") == feature)
+        arms = tuple(own["arm"].unique(maintain_order=True).to_list())
+        dose = own["dose"][0] if own.height and "dose" in own.columns else None
+        ends = [c.removesuffix("_lift") for c in readings.columns if c.endswith("_lift")]
+        return [
+            SteeredText(arms, r["prompt"], r["text"], r["strength"], dose, {c: r[c] for c in ends})
+            for r in readings.filter(pl.col("feature") == feature).iter_rows(named=True)
+        ]
+
+    def partners_of_run(self, one: OpenedSae) -> Partners | None:
+        """The matchings of an SAE's run; None where it is of none."""
+        return self._partners.get(one.run.root) if one.run is not None else None
+
+    @cached_property
+    def _partners(self) -> dict[Path, Partners]:
+        runs: dict[Path, dict[str, OpenedSae]] = {}
+        for one in self.saes.values():
+            if one.run is not None and one.spec is not None:
+                runs.setdefault(one.run.root, {})[one.spec.name] = one
+        return {
+            root: Partners(
+                RunFolder(root),
+                {own: one.name for own, one in saes.items()},
+                {own: {"site": one.site, "seed": one.spec.seed if one.spec else None} for own, one in saes.items()},
+            )
+            for root, saes in runs.items()
+        }
+
+    def partners(self, name: str, feature: int) -> list[Partner]:
+        """What the feature corresponds to in other SAEs of its run, as far as they were matched."""
+        found = self.partners_of_run(self.opened(name))
+        return found.of(name, feature) if found else []
+
+    def path(self, name: str, feature: int) -> list[Place]:
+        """The feature followed through the sites of its run, itself included."""
+        found = self.partners_of_run(self.opened(name))
+        return found.path(name, feature) if found else [(name, feature)]
+
+    def neuronpedia(self, name: str, feature: int) -> str | None:
+        """The feature's page on Neuronpedia, where the SAE's files name it there."""
+        known = self.opened(name).sae.cfg.metadata.get("neuronpedia_id")
+        if not isinstance(known, str) or not known.replace("/", "").replace("-", "").replace(".", "").isalnum():
+            return None
+        return f"https://www.neuronpedia.org/{known}/{feature}"
+
+    # --- what is not there ---
+
+    @cached_property
+    def missing(self) -> list[Missing]:
+        """What there is nothing of, SAE by SAE, each with the command that makes it."""
+        return [m for one in self.saes.values() for m in self._lacking(one)]
+
+    def _lacking(self, one: OpenedSae) -> list[Missing]:
+        ref = quote(one.reference)
+        again = None if one.run is None else f"saelab run {quote(str(one.run.study))} --out {quote(str(one.run.root))}"
+        partners = self.partners_of_run(one)
+        matched = partners is not None and any(one.name in (partners.names[p] for p in pair) for pair in partners.pairs)
+        lacking = {
+            "material": (self.has_material(one.name), f"saelab explore {ref}"),
+            "interpretability": (self._table(one.name, "features") is not None, again or f"saelab interp {ref}"),
+            "effects": (self._table(one.name, "effects") is not None, again or f"saelab select {ref}"),
+            "steering": (self._table(one.name, "outcomes") is not None, again or f"saelab steer {ref} --feature N"),
+            "partners": (matched, again or f"saelab match {ref} OTHER"),
+        }
+        return [Missing(one.name, what, command) for what, (there, command) in lacking.items() if not there]
+
+
+def _measures(table: pl.DataFrame) -> list[str]:
+    """Its columns of numbers, without those of controls, which know nothing of a feature."""
+    kinds = zip(table.columns, table.dtypes, strict=True)
+    return [name for name, kind in kinds if kind.is_float() and name not in CONTROLS]
+
+
+def open_explored(
+    refs: Sequence[str | Path], *, lm: str | None = None, text: str | None = None, progress: Progress = SILENT
+) -> Explored:
+    """Open run folders, SAEs in them, and SAEs by themselves.
+
+    refs: run folders, or references or folders of SAEs. lm: language model, by default the one that the SAEs name.
+    text: for SAEs of no run, what their features are read from (path: or hf:), by default the embedded corpus.
+    Raises `UserError` for what is neither run nor SAE.
+    """
+    return Explored(open_saes(refs, text=text, progress=progress), lm=lm, progress=progress)
