@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from report_run import ARCHITECTURES, LEVELS, NAMES, build_run
 
-from saelab.report import record, tables
+from saelab.report import grid_tables, record, tables
 from saelab.report.cells import PageTable
 from saelab.report.material import Material, read_material
 from saelab.report.sections import frank
@@ -24,12 +24,17 @@ def texts(table: PageTable, kind: str = "row") -> list[list[str]]:
 
 def test_the_grid_has_every_sae_once_in_the_papers_order(material: Material) -> None:
     assert material.saes is not None
-    rows = texts(tables.grid(material.saes, NAMES))
+    rows = texts(grid_tables.measured(material.saes, NAMES))
     assert len(rows) == 17
     assert [r[0] for r in rows[1:4]] == ["ReLU\u00a016", "ReLU\u00a032", "ReLU\u00a064"]
     assert [r[0] for r in rows[1:16:3]] == [f"{n}\u00a016" for n in ("ReLU", "Gated", "TopK", "BatchTopK", "JumpReLU")]
-    assert rows[0][6] == "not steered", "an SAE that was never to be steered is not a failure"
-    assert rows[3][6] == "missing (8)"
+    worth = grid_tables.steered(material.saes, NAMES)
+    assert worth is not None
+    steered = texts(worth)
+    assert len(steered) == material.saes["n_steered"].drop_nulls().len() and steered[0][0] == rows[1][0], "an SAE that was never to be steered has no row there"
+    assert steered[2][1] == "missing (8)"
+    none = material.saes.with_columns(n_steered=pl.lit(None, pl.Int64))
+    assert grid_tables.steered(none, NAMES) is None
 
 
 def test_every_tau_and_psi_has_a_row(material: Material) -> None:

@@ -14,7 +14,6 @@ from saelab.report.parts import Part, Section
 
 FOLDED = 12  # pairs, above which the table is opened by a click
 OVERLAPS = {"same_source": "the source of this study's text", "another_source": "not this study's source"}
-LEVELS = {"declared": "as declared", "stated": "as its files say", "measured": "measured here"}
 
 
 def adopted_of(material: Material) -> list[dict[str, Any]]:
@@ -32,14 +31,10 @@ def adopted(material: Material) -> Section:
     """A row per SAE: its source, level, language model, and the verdict on its reading."""
     rows = adopted_of(material)
     columns = (
-        Column("SAE", kind="text"),
-        Column("Source", kind="text"),
-        Column("State", kind="text"),
-        Column("Level", "from", room=10),
-        Column("L0", "on held-out text", room=6),
+        Column("SAE", "source", kind="text"),
+        Column("L0", "level, and whence", room=14),
         Column("FVU", room=5),
-        Column("Language model", "in its files", kind="text"),
-        Column("Trained on", "in its files", kind="text"),
+        Column("Trained on", "language model and text, in its files", kind="text"),
         Column("Its reading", kind="text"),
     )
     table = PageTable("SAEs that were adopted", columns, tuple(TableRow(tuple(_cells(row))) for row in rows))
@@ -77,19 +72,16 @@ def pairs(compared: pl.DataFrame) -> PageTable:
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:
-    state = "scored" if row["state"] == "ok" else words.reason(row["state"])
-    own = row["lm"] or "not said"
-    forced = "another one, as asked (force_lm)" if row["forced_lm"] else ""
+    lost = "" if row["state"] == "ok" else f"{words.upper(words.reason(row['state']))}. "
+    level = "" if row["level"] is None else f"{row['level']} {row['level_from'] or ''}".strip()
+    forced = "another LM, as asked (force_lm)" if row["forced_lm"] else ""
+    source = ", ".join(filter(None, (row.get("text") or "text not said", OVERLAPS.get(row.get("overlap", ""), ""))))
     doubt = "scored as read all the same (as_read)" if row["doubted"] else ""
     said = ", ".join(f"{name} {value}" for name, value in row["declared"].items())
     return [
-        text(row["sae"]),
-        text(row["reference"], f"declared: {said}" if said else ""),
-        text(state),
-        figure(row["level"], 0, note=LEVELS.get(row["level_from"], "")),
-        figure(row["l0"], 1, why="not measured"),
+        text(row["sae"], row["reference"] + (f"; declared: {said}" if said else "")),
+        figure(row["l0"], 1, note=level, why="not measured"),
         figure(row["fvu"], 3, why="not measured"),
-        text(own, forced),
-        text(row.get("text") or "not said", OVERLAPS.get(row.get("overlap", ""), "")),
-        text(row["sentence"] or "not measured", doubt),
+        text(row["lm"] or "LM not said", "; ".join(filter(None, (source, forced)))),
+        text(lost + (row["sentence"] or "not measured"), doubt),
     ]

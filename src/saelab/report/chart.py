@@ -96,7 +96,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point; its spans are the ends of its intervals. A hollow one has no filling."""
+    """A point; its spans are the ends of its intervals. A hollow one has no filling. name: stands beside it."""
 
     x: Number
     y: Number
@@ -108,6 +108,7 @@ class Mark:
     y_span: tuple[Number, Number] | None = None
     title: str = ""
     link: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def draw(panel: Panel, *, width: int = WIDTH, height: int = HEIGHT, beside: Sequ
     for mark in panel.marks:
         paths += _mark(mark, x, y)
     labels = [Label(f"{left:.0f}", "14", panel.title, "start", "title")] if panel.title else []
-    labels += _tick_labels(x, y)
+    labels += [*_tick_labels(x, y), *(_beside(m, x, y) for m in panel.marks if m.name)]
     middle = (TOP + height - BOTTOM) / 2
     labels += [Label(f"{(left + width - RIGHT) / 2:.0f}", f"{height - 6}", panel.x.title, kind="axis")]
     labels += [Label("11", f"{middle:.0f}", panel.y.title, kind="side")] if panel.y.title else []
@@ -235,6 +236,15 @@ def _mark(mark: Mark, x: _Scale, y: _Scale) -> Iterable[Drawn]:
     fill, rim = ("var(--paper)", mark.colour) if mark.hollow else (mark.colour, "var(--paper)")
     yield Drawn(symbol(mark.shape, across, up, mark.size), fill, rim, "1.4" if mark.hollow else "0.8", "", mark.title,
                 mark.link)  # fmt: skip
+
+
+def _beside(mark: Mark, x: _Scale, y: _Scale) -> Label:
+    """A mark's name, on the side where there is room."""
+    across, far = x(mark.x), mark.size + 4
+    right = across + far + LETTER * len(mark.name) < x.end
+    return Label(
+        f"{across + (far if right else -far):.1f}", f"{y(mark.y) - 5:.1f}", mark.name, "start" if right else "end"
+    )
 
 
 def _frame(x: _Scale, y: _Scale, rule: Number | None) -> Iterable[Drawn]:

@@ -4,8 +4,8 @@ Points without a value are left out and counted in the caption; a point without 
 Every axis says its n. Reads nothing; the numbers of every figure are also in a table.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -16,12 +16,16 @@ from saelab.report.feature_card import CLEAR, FeatureCard
 from saelab.report.material import SaePair
 from saelab.report.names import OTHER, Names, anchors
 
+FEW = 8  # names that stand beside marks
 WIDE = (520, 380)
 MOST_POINTS, MOST_FEATURES = 200, 2000  # drawn of a line; of the features that have no card
 
 
-def scatter(saes: pl.DataFrame, names: Names, y: str = "utility") -> Figure:
-    """Interpretability against how SAEs steer (column `y`): a mark per SAE that leads to its row, a panel per LM."""
+def scatter(saes: pl.DataFrame, names: Names, y: str = "utility", named: Collection[str] = ()) -> Figure:
+    """Interpretability against how SAEs steer (column `y`): a mark per SAE that leads to its row, a panel per LM.
+
+    named: SAEs whose names stand beside their marks, where they are few.
+    """
     rows, ids = names.in_grid_order(saes), anchors(saes)
     drawn = rows.drop_nulls(["interpretability", y])
     shapes = _by_level(drawn)
@@ -30,6 +34,8 @@ def scatter(saes: pl.DataFrame, names: Names, y: str = "utility") -> Figure:
     for lm in lms:
         part = drawn.filter(pl.col("lm") == lm)
         marks = tuple(_sae(r, y, names, shapes, ids) for r in part.iter_rows(named=True))
+        if len(named) <= FEW:
+            marks = tuple(replace(m, name=s if s in named else "") for m, s in zip(marks, part["sae"], strict=True))
         n = f"n = {words.plural(part.height, 'SAE')}"
         panels.append(
             Panel(

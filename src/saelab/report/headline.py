@@ -53,6 +53,21 @@ def answer(material: Material) -> str:
     return said if measured is None or (said and question(material).startswith("Which")) else measured
 
 
+def answer_lines(material: Material) -> list[str]:
+    """The answer as paragraphs: one, or where SAEs are compared one for each aspect."""
+    said = answer(material)
+    if not all_adopted(material):
+        return [said] if said else []
+    clauses, depth = [""], 0
+    for char in said:
+        depth += (char in "([") - (char in ")]")
+        if char == ";" and depth == 0:
+            clauses.append("")
+        else:
+            clauses[-1] += char
+    return [words.upper(c.strip().rstrip(".")) + "." for c in clauses if c.strip()]
+
+
 def _steered(material: Material) -> bool:
     saes = material.saes
     return saes is not None and "n_steered" in saes.columns and saes["n_steered"].null_count() < saes.height

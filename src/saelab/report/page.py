@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from saelab.report import feature_card, flow, words
-from saelab.report.headline import answer, opening, picture, question, tiles
+from saelab.report.headline import answer_lines, opening, picture, question, tiles
 from saelab.report.material import Material, read_evidence, read_material
 from saelab.report.sections import sections
 from saelab.report.unchanged import signed
@@ -55,7 +55,7 @@ def render(material: Material, cards: list[feature_card.FeatureCard]) -> str:
             title=f"{name}: saelab report".lstrip(": "),
             kicker=f"Study {name}" if name else "A study that is not finished",
             question=question(material),
-            answer=answer(material),
+            answer=answer_lines(material),
             picture=shown,
             opening=opening(material),
             tiles=tiles(material),

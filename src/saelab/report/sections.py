@@ -16,6 +16,7 @@ from saelab.report import (
     feature_card,
     figures,
     flow,
+    grid_tables,
     matching_tables,
     statistics_sections,
     tables,
@@ -23,6 +24,7 @@ from saelab.report import (
 )
 from saelab.report.adopted import adopted, adopted_of, all_adopted
 from saelab.report.feature_card import FeatureCard
+from saelab.report.glossary import glossary
 from saelab.report.material import Material
 from saelab.report.names import coordinates
 from saelab.report.parts import Part, Section
@@ -45,7 +47,7 @@ def sections(material: Material, cards: Sequence[FeatureCard], shown: str = "") 
     absent = tuple(Part("text", s.absent) for s in every if s.absent)
     lead = "`saelab run` on this folder goes on from here; what a study does not ask for stays absent."
     rest = [Section("absent", "What this run does not hold", lead, absent)] if absent else []
-    return [*(s for s in every if not s.absent), *rest, what_was_run(material)]
+    return [*(s for s in every if not s.absent), *rest, *glossary(material), what_was_run(material)]
 
 
 def _without(section: Section, figure: str) -> Section:
@@ -67,9 +69,10 @@ def grid(material: Material, cards: Sequence[FeatureCard] = ()) -> Section:
     own = {r["sae"] for r in adopted_of(material)}
     parts = (
         Part("figure", figures.frontier(material.saes, material.names)),
-        Part("table", tables.grid(material.saes, material.names, own, first)),
+        Part("table", grid_tables.measured(material.saes, material.names, own, first)),
     )
-    return Section(name, title, lead, parts)
+    steered = grid_tables.steered(material.saes, material.names, own)
+    return Section(name, title, lead, parts if steered is None else (*parts, Part("table", steered)))
 
 
 def evaluations(material: Material) -> Section:
@@ -94,7 +97,7 @@ def scatter(material: Material) -> figures.Figure | None:
     saes, y = material.saes, steering_of(material)
     if saes is None or not saes.drop_nulls(["interpretability", y]).height:
         return None
-    return figures.scatter(saes, material.names, y)
+    return figures.scatter(saes, material.names, y, {r["sae"] for r in adopted_of(material)})
 
 
 def _drift(material: Material) -> str:

@@ -4,13 +4,11 @@ Pure functions from polars frames (the artefact tables) to `cells.Table`. Every 
 is also in one of these tables. Reads nothing, draws nothing.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
 
-from saelab.instrument.readers import OUTCOMES
 from saelab.report import words
 from saelab.report.cells import (
     BLANK,
@@ -27,118 +25,13 @@ from saelab.report.cells import (
     text,
     with_like,
 )
-from saelab.report.names import Names, anchors
+from saelab.report.names import Names
 
 AXES = {"architecture": "Architecture", "level": "Sparsity level", "lm": "Language model"}
 TITLES = {
     "reported": "as reported: one group per value of an axis, all else pooled",
     "matched": "matched: one axis varies within a group, the others are fixed",
 }
-
-
-def grid(
-    saes: pl.DataFrame, names: Names, adopted: Collection[str] = (), cards: Mapping[str, str] | None = None
-) -> PageTable:
-    """Every SAE: what it is, what it reached, what it was worth; a random dictionary of the same L0 beside it.
-
-    adopted: SAEs that go by a name of their own, which stands beside their architecture. cards: the id of an SAE's
-    first card, to which its row leads.
-    """
-    has, ids, cards = _Shown.of(saes), anchors(saes), cards or {}
-    columns = (
-        Column("SAE", kind="text"),
-        Column("L0", "against target", room=6),
-        Column("FVU", "random", room=5),
-        Column("CE recovered", "random", room=5),
-        Column("Dead", "of features"),
-        Column("Interpretability", "95 % interval", room=12),
-        *([Column("Random", "interpretability")] if has.untrained else []),
-        *([Column("By embedding", "AUROC, random", room=5)] if has.embedded else []),
-        *(Column(words.upper(o.replace("_", " ")), "percentile, chance 0.5", room=12) for o in has.outcomes),
-        *(Column(f"Lift, {o.replace('_', ' ')}", "less random dictionary", room=14) for o in has.outcomes[:1]),
-        *([Column("KL", "share of norm", room=6)] if has.outcomes else []),
-        *([Column("Utility", "ratings, 95 % interval", room=12)] if has.rated else []),
-        Column("Features", "scored / steered" if has.outcomes or has.rated else "scored", room=9),
-    )
-    rows, place = [], None
-    for row in names.in_grid_order(saes).iter_rows(named=True):
-        here = (row["lm"], row["site"], row.get("width"))
-        if here != place:
-            place = here
-            width = "" if row.get("width") is None else f"{words.number(row['width'], 0)} features"
-            rows.append(heading(", ".join(filter(None, here[:2])), width))
-        own = row["sae"] if row["sae"] in adopted else ""
-        first = replace(_named(row, names, own), link=cards.get(row["sae"], ""))
-        if row.get("state") in (None, "ok"):
-            rest = tuple(_grid_cells(row, has))
-        else:
-            rest = (text("not scored", words.reason(row["state"])), *[BLANK] * (len(columns) - 2))
-        rows.append(TableRow((first, *rest), id=ids[row["sae"]]))
-    about = ["fidelity", "interpretability", *(["steering"] if has.outcomes or has.rated else [])]
-    return PageTable(f"The grid: {words.listing(about)} of every SAE", columns, tuple(rows))
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """Which columns of the grid there is anything for."""
-
-    outcomes: tuple[str, ...]
-    untrained: bool
-    embedded: bool
-    rated: bool
-
-    @classmethod
-    def of(cls, saes: pl.DataFrame) -> "_Shown":
-        def known(column: str) -> bool:
-            return column in saes.columns and saes[column].null_count() < saes.height
-
-        outcomes = tuple(o for o in OUTCOMES if known(o))
-        return cls(outcomes, known("random_interpretability"), known("embedding_auroc"), known("utility"))
-
-
-def _named(row: dict[str, Any], names: Names, own: str) -> TableCell:
-    name, level = row["architecture"], row["level"]
-    shown = names.architecture(name) + ("" if level is None else f"\u00a0{level:g}")
-    return text(shown, own, swatch=names.swatch(name), title=row["sae"])
-
-
-def _grid_cells(row: dict[str, Any], has: _Shown) -> Iterable[TableCell]:
-    level, l0 = row["level"], words.finite(row["l0"])
-    off = "" if l0 is None or not level else words.percent(l0 / level - 1, signed=True)
-    yield figure(l0, 1, note=off, why="fidelity was not measured")
-    for measure in ("fvu", "ce_recovered"):
-        random = words.finite(row.get(f"random_{measure}"))
-        yield figure(
-            row[measure], 3, note="" if random is None else words.number(random), why="fidelity was not measured"
-        )
-    yield percentage(row.get("dead_share"), 1, why="not measured")
-    n_scored, n_steered, lost = (int(row.get(c) or 0) for c in ("n_scored", "n_steered", "n_missing"))
-    yield estimate(row, "interpretability", why="no feature was scored")
-    if has.untrained:
-        yield figure(row["random_interpretability"], why="no feature was scored")
-    if has.embedded:
-        beside = words.finite(row["random_embedding_auroc"])
-        yield figure(
-            row["embedding_auroc"], note="" if beside is None else words.number(beside), why="no feature was scored"
-        )
-    if row.get("n_steered") is None:
-        width = len(has.outcomes) + (2 if has.outcomes else 0) + has.rated
-        yield from [text("not steered"), *[BLANK] * (width - 1)] if width else []
-        yield TableCell(words.number(n_scored, 0))
-        return
-    few = "too few features could be read"
-    for outcome in has.outcomes:
-        yield estimate(row, outcome, why=few)
-    for outcome in has.outcomes[:1]:
-        less = words.finite(row[f"{outcome}_less"])
-        note = "" if less is None else words.number(less, signed=True)
-        yield figure(row[f"{outcome}_lift"], note=note, why=few)
-        share = words.finite(row["share"])
-        yield figure(row["kl_per_token"], note="" if share is None else words.number(share), why=few)
-    if has.rated:
-        yield estimate(row, "utility", why="no feature has a complete score", n=max(lost, 1))
-    note = f"missing ({words.number(lost, 0)})" if lost else ""
-    yield TableCell(f"{words.number(n_scored, 0)} / {words.number(n_steered, 0)}", note)
 
 
 def trained(metrics: pl.DataFrame, known: Mapping[str, tuple[str, float]], names: Names) -> PageTable:
