@@ -10,7 +10,7 @@ mates. This module knows nothing of SAEs.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,8 @@ from saelab.lm.taps import Taps, touches
 # New rows enter once this share of the slots is free; when nobody waits, the batch shrinks when this share still runs.
 # Both copy keys and values, which costs about as much as a token.
 REFILL, SHRINK = 1 / 8, 3 / 4
+
+Watch = Callable[[Sequence[Sequence[int]]], None]  # called with what all texts hold, after each token
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,9 @@ def generate_ids(
     edits: Sequence[Edit],
     batch_size: int,
     progress: Progress,
+    watch: Watch | None = None,
 ) -> list[list[int]]:
-    """New token ids of each prompt, in the prompts' order. stop_ids: end a text, unseen.
+    """New token ids of each prompt, in the prompts' order. stop_ids: end a text, unseen. watch: what it raises ends all.
 
     Raises `UserError` on an empty prompt.
     """
@@ -138,7 +141,7 @@ def generate_ids(
     if sampling.max_new_tokens < 1:
         return results
     waiting = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), list(prompts[i])), reverse=True))
-    work = _Work(decoder, prompts, sampling, seeds, stops, edits, waiting, results)
+    work = _Work(decoder, prompts, sampling, seeds, stops, edits, waiting, results, watch)
     with progress.task("generating", total=len(prompts), unit="texts") as task:
         while waiting:
             work.run(batch_size, task)
@@ -166,6 +169,7 @@ class _Work:
     edits: Sequence[Edit]
     waiting: deque[int]
     results: list[list[int]]
+    watch: Watch | None
 
     def run(self, batch_size: int, task: Task) -> None:
         """One batch, until none of its rows runs; who waits enters as slots become free."""
@@ -174,6 +178,8 @@ class _Work:
         entered = len(rows.numbers)
         while True:
             chosen = rows.choose(logits, self.sampling, self.stops, self.results)
+            if self.watch is not None:
+                self.watch(self.results)
             alive = rows.alive.nonzero().squeeze(1)
             if (now := entered - len(alive)) > ended:
                 rate = (sum(map(len, self.results)) - tokens) / (time.perf_counter() - began)

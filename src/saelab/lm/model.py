@@ -20,7 +20,7 @@ from saelab.core.sites import Site
 from saelab.lm import capture, generate, passes, score
 from saelab.lm.blocks import Decoder
 from saelab.lm.edit import Edit
-from saelab.lm.generate import Sampling
+from saelab.lm.generate import Sampling, Watch
 from saelab.lm.loading import dtype_of, open_model
 from saelab.lm.passes import Prefix
 from saelab.lm.sources import locate
@@ -204,11 +204,13 @@ class LanguageModel:
         edits: Sequence[Edit] = (),
         batch_size: int = 64,
         progress: Progress = SILENT,
+        watch: Watch | None = None,
     ) -> list[list[int]]:
         """New token ids of each prompt, in order, without the token that ended it.
 
         Texts get a BOS; token ids are taken as they are (see `chat`). Row i of a per-row edit belongs to prompt i.
         sampling: how many tokens, at which temperature, from which seeds; greedy and 64 by default.
+        watch: called after each token with what all prompts have so far; what it raises ends the generation.
         """
         return generate.generate_ids(
             self._decoder,
@@ -218,6 +220,7 @@ class LanguageModel:
             edits=edits,
             batch_size=batch_size,
             progress=progress,
+            watch=watch,
         )
 
     @property

@@ -60,11 +60,15 @@ def render(material: Material, cards: list[feature_card.FeatureCard]) -> str:
             opening=opening(material),
             tiles=tiles(material),
             sections=sections(material, cards, shown.name if shown else ""),
-            style=Markup((TEMPLATES / "style.css").read_text("utf-8")) + material.names.style(),
+            style=_style() + material.names.style(),
             hashes=_hash(script),
             script=script,
         )
     )
+
+
+def _style() -> Markup:
+    return Markup("".join((TEMPLATES / name).read_text("utf-8") for name in ("colours.css", "style.css")))
 
 
 def environment() -> jinja2.Environment:

@@ -1,0 +1,72 @@
+"""What the columns of the feature index are called, and what each means, from the catalogues that measured them.
+
+Must never know a page.
+"""
+
+from dataclasses import dataclass
+
+from saelab.explore.index import KEYS, FeatureIndex
+from saelab.instrument.readers import MEASURES
+from saelab.report.words import label
+from saelab.selection.criteria.catalogue import CRITERIA
+
+LIFT = "_lift"
+FIRST = ("density", "max_activation", "interpretability", "class")
+PLAIN = {
+    "density": ("density", "share of tokens on which the feature is active"),
+    "max_activation": ("largest value", "in activation units"),
+    "interpretability": ("interpretability", "balanced accuracy of the description on unseen windows; 0.5 says nothing"),
+    "auroc": ("interpretability (AUROC)", "of the description on unseen windows; 0.5 says nothing"),
+    "class": ("class", "what becomes of the feature at the next site"),
+    "distance": ("distance", "to its match at the next site"),
+    "stability": ("stability", "cosine with its match in SAEs of other seeds"),
+    "state": ("state", "live, or dead on the text that was read"),
+}
+TEXTS = ("description",)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its key, label and meaning; whether it is a number; which names it has, if few; whether shown at first."""
+
+    name: str
+    label: str
+    about: str
+    numeric: bool = False
+    names: tuple[str, ...] = ()
+    shown: bool = False
+
+    @property
+    def sortable(self) -> bool:
+        """Whether rows can be put in its order."""
+        return self.numeric
+
+
+def labelled(name: str) -> tuple[str, str]:
+    """Label and meaning of a column."""
+    measures = {m.name: m for m in (*CRITERIA.values(), *MEASURES)}
+    if name in PLAIN:
+        return PLAIN[name]
+    base = name.removesuffix(LIFT)
+    if base in measures:
+        unit = f"in {measures[base].unit}" if measures[base].unit else ""
+        lift = base != name
+        said = "lift of steered texts over texts without the feature" if lift else unit
+        return (f"{measures[base].label}, lift" if lift else measures[base].label), said
+    return label(name), ""
+
+
+def columns_of(index: FeatureIndex) -> list[Column]:
+    """All columns but the keys and texts; those that say most are shown at first."""
+    first = [n for n in FIRST if n in index.columns]
+    first += [n for n in index.measures if n in CRITERIA or n.endswith(LIFT)][:2]
+    found = []
+    for name in index.columns:
+        if name in (*KEYS, *TEXTS):
+            continue
+        said, about = labelled(name)
+        numeric = name in index.measures
+        names = () if numeric else tuple(map(str, index.table[name].drop_nulls().unique().sort().to_list()))
+        if numeric or 0 < len(names) <= 20:
+            found.append(Column(name, said, about, numeric, names, name in first))
+    return found

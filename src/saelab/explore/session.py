@@ -1,0 +1,141 @@
+"""What a running explorer holds: SAEs that are open, the language model behind them, and the material as it is made.
+
+No request waits for a model or for a making: pages say what is under way. Must never know HTML.
+"""
+
+import threading
+from functools import lru_cache
+
+import polars as pl
+
+from saelab.core.errors import SaelabError, UserError
+from saelab.explore.index import FeatureIndex
+from saelab.explore.live import LiveModel
+from saelab.explore.material import Material
+from saelab.explore.opened import Explored
+from saelab.explore.partners import Partners
+from saelab.saes.base import Sae
+
+MISSING = {
+    "effects": "record of effects",
+    "steering": "record of steering",
+    "partners": "matching",
+    "interpretability": "record of interpretability",
+}
+
+
+class Session:
+    """One explorer. with_model: whether the language model is read at all."""
+
+    def __init__(self, explored: Explored, *, with_model: bool = True):
+        self.explored = explored
+        self.model = _model(explored, with_model=with_model)
+        self._lock = threading.Lock()
+        self._index: FeatureIndex | None = None
+        self._held = lru_cache(maxsize=None)(self._material)
+        self._said: dict[str, tuple[FeatureIndex, dict[int, str]]] = {}
+        self.making: dict[str, str] = {}  # by SAE, what is said of its material while there is none
+
+    def begin(self) -> None:
+        """Start what goes on behind the pages: the model, then the search."""
+        self.model.begin()
+        threading.Thread(target=self._warm, name="search", daemon=True).start()
+
+    def _warm(self) -> None:
+        self.index.warm()
+
+    @property
+    def names(self) -> list[str]:
+        """What the SAEs are called."""
+        return self.explored.names
+
+    def sae(self, name: str) -> Sae:
+        """An SAE. Raises `UserError` for a name that is not open."""
+        return self.explored.opened(name).sae
+
+    @property
+    def index(self) -> FeatureIndex:
+        """All features, as far as anything is known of them now."""
+        with self._lock:
+            if self._index is None:
+                self.explored.__dict__.pop("index", None)
+                self._index = self.explored.index
+            return self._index
+
+    def material(self, name: str) -> Material | None:
+        """The material of an SAE, or None where there is none yet: then its making begins as soon as the model is there."""
+        self.explored.opened(name)
+        if self.explored.has_material(name):
+            return self._held(name)
+        self._make(name)
+        return None
+
+    def _material(self, name: str) -> Material:
+        return Material(self.explored.opened(name).material_folder.root)
+
+    def _make(self, name: str) -> None:
+        state = self.model.state
+        with self._lock:
+            if name in self.making and self.making[name].startswith("Reading"):
+                return
+            if state["state"] != "ready":
+                self.making[name] = f"{state['said'].rstrip('.')}."
+                return
+            self.making[name] = "Reading the text with this SAE; a minute or two, once."
+        threading.Thread(target=self._made, args=(name,), name="material", daemon=True).start()
+
+    def _made(self, name: str) -> None:
+        try:
+            self.explored.material(name)
+        except (SaelabError, OSError, RuntimeError) as error:
+            self.making[name] = str(error)
+            return
+        with self._lock:
+            self.making.pop(name, None)
+            self._index = None
+
+    def described(self, name: str, feature: int) -> str | None:
+        """A feature's description, as far as one is known without waiting."""
+        return self._descriptions(name).get(feature)
+
+    def _descriptions(self, name: str) -> dict[int, str]:
+        index = self.index
+        with self._lock:
+            known = self._said.get(name)
+            if known is None or known[0] is not index:
+                own = index.table.filter(pl.col("sae") == name)
+                words = own["description"] if "description" in own.columns else pl.Series([None] * own.height)
+                pairs = zip(own["feature"].to_list(), words.to_list(), strict=True)
+                known = self._said[name] = (index, {f: text for f, text in pairs if text})
+            return known[1]
+
+    def absent(self, name: str, *what: str) -> list[dict[str, str]]:
+        """What there is nothing of, as a sentence and the command that makes it."""
+        found = [m for m in self.explored.missing if m.sae == name and m.what in what]
+        return [{"said": f"There is no {MISSING.get(m.what, m.what)} of this SAE. Made by", "command": m.command} for m in found]
+
+    @property
+    def matchings(self) -> list[Partners]:
+        """The matchings of all runs that are open."""
+        found = [self.explored.partners_of_run(one) for one in self.explored.saes.values()]
+        return list(dict.fromkeys(p for p in found if p is not None))
+
+    def tried_dose(self, site: str) -> float | None:
+        """The largest dose that the instrument of a run that is open has tried at a site, in nats; None: there is none."""
+        found = []
+        for one in self.explored.saes.values():
+            if one.site == site and one.run is not None and one.spec is not None:
+                gate = one.run.instrument(one.spec.model.key, site).gate
+                if gate.exists:
+                    found += [row["dose"] for row in gate.read().get("dose_response", []) if row.get("dose")]
+        return max(found, default=None)
+
+
+def _model(explored: Explored, *, with_model: bool) -> LiveModel:
+    try:
+        name = explored.lm_name
+    except UserError as error:
+        return LiveModel(None, why=str(error))
+    if not with_model:
+        return LiveModel(None, name, "No language model was opened (--no-lm).")
+    return LiveModel(lambda: explored.lm, name)
