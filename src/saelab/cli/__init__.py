@@ -63,6 +63,11 @@ VERBS = {
         "What single features fire on, promote and suppress, and what the model writes with them.",
         "saelab feature path:demo/saes/topk.l0_32.resid_post.15 12 34",
     ),
+    "explore": (
+        "explore:explore",
+        "Look at features in a browser: search, try a text, steer, compare. Served on this machine alone.",
+        "saelab explore demo",
+    ),
     "steer": (
         "steer:steer",
         "Steered beside unsteered text, for features at several strengths.",

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -26,13 +26,14 @@ from saelab.explore.browse import browse_page, rows_of
 from saelab.explore.compare_page import compare_page
 from saelab.explore.copies import TYPES, copy_of
 from saelab.explore.feature_page import feature_page
-from saelab.explore.pages import LINKS, STATIC, Pages, script_data
+from saelab.explore.pages import COLOURS, LINKS, STATIC, Pages, script_data
 from saelab.explore.path_page import path_page
 from saelab.explore.recipes import recipe
 from saelab.explore.session import Session
 from saelab.explore.try_text import try_text
 from saelab.report.words import visible
 from saelab.steering.export import save_directions
+
 
 def make_app(session: Session) -> Starlette:
     """The application, without the checks of who may ask (`security.Guard`)."""
@@ -43,7 +44,9 @@ def make_app(session: Session) -> Starlette:
         Route("/path/{sae:path}/{feature:int}", _page(session, "path.html", _path)),
         Route("/text", _page(session, "text.html", _text, "text")),
         Route("/steer", _page(session, "steer.html", _steer, "steer")),
-        Route("/compare", _page(session, "compare.html", lambda s, r: compare_page(s, r.query_params, LINKS), "compare")),
+        Route(
+            "/compare", _page(session, "compare.html", lambda s, r: compare_page(s, r.query_params, LINKS), "compare")
+        ),
         Route("/api/features", _answer(session, lambda s, r: JSONResponse(rows_of(s, r.query_params, LINKS)))),
         Route("/api/state", _answer(session, lambda s, r: JSONResponse(s.model.state | {"making": len(s.making)}))),
         Route("/api/text", _asked(session, _read), methods=["POST"]),
@@ -51,6 +54,7 @@ def make_app(session: Session) -> Starlette:
         Route("/api/recipe", _asked(session, _recipe), methods=["POST"]),
         Route("/api/directions", _asked(session, _directions), methods=["POST"]),
         Route("/api/steer", _streamed(session), methods=["POST"]),
+        Route("/static/colours.css", lambda r: FileResponse(COLOURS)),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     pages = Pages(session.model)

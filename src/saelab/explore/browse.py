@@ -33,7 +33,7 @@ def browse_page(session: Session, links: Links) -> Shown:
 
 
 def rows_of(session: Session, asked: Mapping[str, str], links: Links) -> dict[str, Any]:
-    """Rows from `offset`: as many as `limit` says. asked: q, sae, sort, desc, and for a column c: c.low, c.high, c.is."""
+    """Rows from `offset`, as many as `limit`. asked: q, sae, sort, desc, and of a column c: c.low, c.high, c.is."""
     index = session.index
     page = index.search(
         asked.get("q", "")[:200],

@@ -15,7 +15,10 @@ FIRST = ("density", "max_activation", "interpretability", "class")
 PLAIN = {
     "density": ("density", "share of tokens on which the feature is active"),
     "max_activation": ("largest value", "in activation units"),
-    "interpretability": ("interpretability", "balanced accuracy of the description on unseen windows; 0.5 says nothing"),
+    "interpretability": (
+        "interpretability",
+        "balanced accuracy of the description on unseen windows; 0.5 says nothing",
+    ),
     "auroc": ("interpretability (AUROC)", "of the description on unseen windows; 0.5 says nothing"),
     "class": ("class", "what becomes of the feature at the next site"),
     "distance": ("distance", "to its match at the next site"),
@@ -27,7 +30,7 @@ TEXTS = ("description",)
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its key, label and meaning; whether it is a number; which names it has, if few; whether shown at first."""
+    """A column: its key, label and meaning; whether it is a number; its names, if few; whether it is shown at first."""
 
     name: str
     label: str

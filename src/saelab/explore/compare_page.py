@@ -56,10 +56,11 @@ def _plot(session: Session, x: str, y: str, saes: tuple[str, ...], links: Links)
         return {"plot": None, "plot_missing": absent | {"said": f"No feature has both: {label}."}}
     drawn = plotted(points.x, points.y)
     series = {name: i % COLOURS for i, name in enumerate(saes)}
+    places = drawn.pop("places")
     marks = [
         {"x": px, "y": py, "href": links.feature(sae, f), "series": series[sae],
          "title": f"{sae} {f}: {shown(a)}, {shown(b)}"}
-        for (px, py), sae, f, a, b in zip(drawn.pop("places"), points.sae, points.feature, points.x, points.y, strict=True)
+        for (px, py), sae, f, a, b in zip(places, points.sae, points.feature, points.x, points.y, strict=True)
     ]  # fmt: skip
     note = f"{label}; {len(marks):,} of {points.total:,} features that have both. A point opens its feature."
     keys = [{"name": name, "series": n} for name, n in series.items()]
@@ -73,7 +74,12 @@ def _pairs(session: Session, first: str, second: str, start: int, links: Links, 
             raise UserError(f"{first} belongs to no run.", hint=f"saelab match {first} {second}")
         table = side_by_side(session.index, found, first, second)
     except UserError as error:
-        return {"pairs": [], "pairs_note": "", "more": [], "pairs_missing": {"said": error.message, "command": error.hint or ""}}
+        return {
+            "pairs": [],
+            "pairs_note": "",
+            "more": [],
+            "pairs_missing": {"said": error.message, "command": error.hint or ""},
+        }
     if "distance" in table.columns:
         table = table.sort("distance", nulls_last=True)
     rows = []

@@ -6,8 +6,8 @@ Must never know a page.
 import json
 from dataclasses import asdict
 
-from saelab.explore.opened import Explored
 from saelab.explore.material import FeatureMaterial
+from saelab.explore.opened import Explored
 from saelab.report.words import adaptive, percent, visible
 
 TYPES = {"md": "text/markdown", "json": "application/json", "py": "text/x-python"}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from saelab.explore.material import Context, Histogram
+from saelab.explore.material import Histogram, QuantileContext
 from saelab.report.words import adaptive, finite, percent, plural
 
 LEVELS = 9  # of heat; explore.css has a class for each
@@ -28,7 +28,7 @@ def shown(value: object) -> str:
     return "–" if known is None else adaptive(known)
 
 
-def coloured(context: Context, largest: float) -> Shown:
+def coloured(context: QuantileContext, largest: float) -> Shown:
     """A context, its tokens coloured against the feature's largest value."""
     pairs = enumerate(zip(context.tokens, context.activations, strict=True))
     return {

@@ -13,7 +13,7 @@ from saelab.core.errors import UserError
 from saelab.explore.columns import labelled
 from saelab.explore.drawing import Shown, coloured, drawn_histogram, shown, strip
 from saelab.explore.links import Links
-from saelab.explore.material import FeatureMaterial, Material
+from saelab.explore.material import FeatureMaterial, SaeMaterial
 from saelab.explore.opened import Placed
 from saelab.explore.session import Session
 from saelab.report.words import listing, percent, plural
@@ -35,7 +35,12 @@ def feature_page(session: Session, sae: str, feature: int, links: Links) -> Show
         "tiles": _tiles(session, sae, feature, known),
     }  # fmt: skip
     page |= _turns(material, sae, feature, links) | _of_material(session, sae, known, links)
-    return page | _effects(session, sae, feature) | _steered(session, sae, feature) | _partners(session, sae, feature, links)
+    return (
+        page
+        | _effects(session, sae, feature)
+        | _steered(session, sae, feature)
+        | _partners(session, sae, feature, links)
+    )
 
 
 def description_of(session: Session, sae: str, feature: int, known: FeatureMaterial | None = None) -> str:
@@ -51,12 +56,12 @@ def _actions(session: Session, sae: str, feature: int, links: Links) -> list[Sho
     if links.live:
         found.append({"label": "Steer with it", "href": links.page("steer", f=f"{sae}:{feature}:0.3")})
     found += [
-        {"label": f"Copy {said}" if links.live else said, "href": links.feature(sae, feature, kind), "copy": said}
+        {"label": f"Copy {said}" if links.live else said, "href": links.feature(sae, feature, kind), "copies": said}
         for said, kind in copies
     ]
     if away := session.explored.neuronpedia(sae, feature):
         found.append({"label": "Neuronpedia", "href": away, "away": True})
-    return [{"copy": "", "away": False} | a for a in found]
+    return [{"copies": "", "away": False} | a for a in found]
 
 
 def _tiles(session: Session, sae: str, feature: int, known: FeatureMaterial | None) -> list[Shown]:
@@ -71,7 +76,7 @@ def _tiles(session: Session, sae: str, feature: int, known: FeatureMaterial | No
     return tiles[:4]
 
 
-def _turns(material: Material | None, sae: str, feature: int, links: Links) -> Shown:
+def _turns(material: SaeMaterial | None, sae: str, feature: int, links: Links) -> Shown:
     """The live features before and after; in an exported folder those that have a page."""
     if material is None:
         return {"previous": links.feature(sae, feature - 1) if feature else "", "next": links.feature(sae, feature + 1)}
@@ -128,7 +133,9 @@ def _effects(session: Session, sae: str, feature: int) -> Shown:
     rows += [_placed(f"{name}", p) for name, p in explored.lifts(sae, feature).items()]
     missing = session.absent(sae, "effects", "steering")
     if not rows and not missing:
-        missing = [{"said": "Effects were measured for a sample of features; this one is not among them.", "command": ""}]
+        missing = [
+            {"said": "Effects were measured for a sample of features; this one is not among them.", "command": ""}
+        ]
     return {"effects": rows, "effects_missing": missing}
 
 
@@ -156,7 +163,13 @@ def _steered(session: Session, sae: str, feature: int) -> Shown:
 def _partners(session: Session, sae: str, feature: int, links: Links) -> Shown:
     rows = []
     for p in session.explored.partners(sae, feature):
-        row = {"sae": p.sae, "feature": p.feature, "relation": p.relation, "kind": p.kind, "distance": shown(p.distance)}
+        row = {
+            "sae": p.sae,
+            "feature": p.feature,
+            "relation": p.relation,
+            "kind": p.kind,
+            "distance": shown(p.distance),
+        }
         rows.append(row | {"href": links.feature(p.sae, p.feature), "said": session.described(p.sae, p.feature) or ""})
     absent = session.absent(sae, "partners")
     none = {"said": "No matching gives this feature a partner.", "command": ""}

@@ -13,10 +13,12 @@ from markupsafe import Markup
 
 from saelab.explore.links import Links, ServedLinks
 from saelab.explore.live import LiveModel
+from saelab.report.page import TEMPLATES
 from saelab.report.words import visible
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+COLOURS = TEMPLATES / "colours.css"  # the same as of the report
 MENU = (("Features", ""), ("Try a text", "text"), ("Steer", "steer"), ("Compare", "compare"))
 LINKS = ServedLinks()
 

@@ -80,7 +80,7 @@ class Guard:
         return None
 
     def _knows(self, headers: Headers) -> bool:
-        jar = SimpleCookie[str]()
+        jar = SimpleCookie()
         try:
             jar.load(headers.get("cookie", ""))
         except CookieError:
@@ -106,9 +106,11 @@ class Guard:
 
 def _visits(scope: Scope, headers: Headers) -> bool:
     """Whether somebody follows a link to a page, which shows nothing to the page that it was on."""
-    return scope["method"] in SAFE and headers.get("sec-fetch-mode") == "navigate" and headers.get(
-        "sec-fetch-dest", "document"
-    ) == "document"
+    return (
+        scope["method"] in SAFE
+        and headers.get("sec-fetch-mode") == "navigate"
+        and headers.get("sec-fetch-dest", "document") == "document"
+    )
 
 
 def _with_headers(send: Send) -> Send:

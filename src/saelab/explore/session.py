@@ -11,7 +11,7 @@ import polars as pl
 from saelab.core.errors import SaelabError, UserError
 from saelab.explore.index import FeatureIndex
 from saelab.explore.live import LiveModel
-from saelab.explore.material import Material
+from saelab.explore.material import SaeMaterial
 from saelab.explore.opened import Explored
 from saelab.explore.partners import Partners
 from saelab.saes.base import Sae
@@ -62,16 +62,16 @@ class Session:
                 self._index = self.explored.index
             return self._index
 
-    def material(self, name: str) -> Material | None:
-        """The material of an SAE, or None where there is none yet: then its making begins as soon as the model is there."""
+    def material(self, name: str) -> SaeMaterial | None:
+        """The material of an SAE; None where there is none yet: its making then begins once the model is there."""
         self.explored.opened(name)
         if self.explored.has_material(name):
             return self._held(name)
         self._make(name)
         return None
 
-    def _material(self, name: str) -> Material:
-        return Material(self.explored.opened(name).material_folder.root)
+    def _material(self, name: str) -> SaeMaterial:
+        return SaeMaterial(self.explored.opened(name).material_folder.root)
 
     def _make(self, name: str) -> None:
         state = self.model.state
@@ -112,7 +112,10 @@ class Session:
     def absent(self, name: str, *what: str) -> list[dict[str, str]]:
         """What there is nothing of, as a sentence and the command that makes it."""
         found = [m for m in self.explored.missing if m.sae == name and m.what in what]
-        return [{"said": f"There is no {MISSING.get(m.what, m.what)} of this SAE. Made by", "command": m.command} for m in found]
+        return [
+            {"said": f"There is no {MISSING.get(m.what, m.what)} of this SAE. Made by", "command": m.command}
+            for m in found
+        ]
 
     @property
     def matchings(self) -> list[Partners]:
@@ -121,7 +124,7 @@ class Session:
         return list(dict.fromkeys(p for p in found if p is not None))
 
     def tried_dose(self, site: str) -> float | None:
-        """The largest dose that the instrument of a run that is open has tried at a site, in nats; None: there is none."""
+        """The largest dose, in nats, that the instrument of an open run has tried at a site; None: there is none."""
         found = []
         for one in self.explored.saes.values():
             if one.site == site and one.run is not None and one.spec is not None:

@@ -101,9 +101,7 @@ def directions(lm: LanguageModel, saes: Mapping[str, Sae], what: Asked) -> list[
     sites = list(dict.fromkeys(d.site for d in found))
     acts = lm.capture(ids, sites)
     norms = {s: float(acts[str(parse_site(s))].norm(dim=-1).median()) for s in sites}
-    return [
-        by_norm_share(d, norms[d.site] * (abs(t.share) or 1.0)) for d, t in zip(found, what.turns, strict=True)
-    ]
+    return [by_norm_share(d, norms[d.site] * (abs(t.share) or 1.0)) for d, t in zip(found, what.turns, strict=True)]
 
 
 def prompt_ids(lm: LanguageModel, what: Asked) -> list[int]:

@@ -122,9 +122,9 @@ def generate_ids(
     progress: Progress,
     watch: Watch | None = None,
 ) -> list[list[int]]:
-    """New token ids of each prompt, in the prompts' order. stop_ids: end a text, unseen. watch: what it raises ends all.
+    """New token ids of each prompt, in the prompts' order.
 
-    Raises `UserError` on an empty prompt.
+    stop_ids: end a text, unseen. watch: called after each token. Raises `UserError` on an empty prompt.
     """
     for i, prompt in enumerate(prompts):
         if not prompt:

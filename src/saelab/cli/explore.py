@@ -1,0 +1,72 @@
+"""`saelab explore`: a window onto every feature, served on this machine alone."""
+
+from pathlib import Path
+
+from saelab.cli.output import note, say
+from saelab.cli.progress import shown
+from saelab.core.errors import UserError
+
+
+def explore(
+    refs: list[str],
+    *,
+    lm: str | None = None,
+    text: str | None = None,
+    use_lm: bool = True,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    browser: bool = True,
+    export: Path | None = None,
+    features: int = 200,
+) -> int:
+    """Look at features: browse, search, try a text, steer, compare; served on this machine until Ctrl-C.
+
+    Parameters
+    ----------
+    refs:
+        Run folders, or references or folders of SAEs; several are opened together.
+    lm:
+        Language model: short name or reference; by default the one that the SAEs name. It is read behind the pages.
+    text:
+        Text that features of SAEs of no run are read from (path: or hf: reference); by default the embedded corpus.
+    use_lm:
+        Read the language model; without it a run can be looked at, and nothing be tried or steered.
+    host:
+        Address that is listened at. Only this machine's own is local; with any other, who has the printed address sees
+        all that is open.
+    port:
+        Port; 0 takes one that is free.
+    browser:
+        Open the page in a browser.
+    export:
+        Write the pages to this folder as files instead, and serve nothing.
+    features:
+        Most features of each SAE that get a page of their own in --export.
+    """
+    from saelab.explore.opened import open_explored
+    from saelab.explore.session import Session
+
+    if features < 1:
+        raise UserError("--features is at least 1.")
+    if export is not None:
+        from saelab.explore.export import write_pages
+
+        with shown() as progress:
+            session = Session(open_explored(refs, lm=lm, text=text, progress=progress), with_model=use_lm)
+            written = write_pages(session, export, most=features, progress=progress)
+        say(f"Pages: {written}")
+        return 0
+    from saelab.explore.app import make_app
+    from saelab.explore.server import Served, bound, is_local
+
+    socket = bound(host, port)  # before anything is read: a port that is taken is said at once
+    with socket:
+        session = Session(open_explored(refs, lm=lm, text=text), with_model=use_lm)
+        if not is_local(host):
+            note(f"saelab: {host} is not this machine alone; whoever has the address below sees all that is open.")
+        served = Served(
+            make_app(session), socket, host, told=lambda address: say(f"Explorer: {address}\nCtrl-C ends it.")
+        )
+        session.begin()
+        served.run(browser=browser)
+    return 0
