@@ -336,7 +336,8 @@ unreached = runpy.run_path(str(SRC.parents[1] / "tools" / "unreached.py"))["unre
 # What no verb and no name of the public face reaches, each with who does.
 REACHED_OTHERWISE = {
     "adapters/saebench.py to_dict": "SAEBench",
-    "explore/opened.py neuronpedia": "the page of a feature",
+    "explore/server.py handle_exit": "uvicorn",
+    "explore/server.py startup": "uvicorn",
     "lm/edit.py Ablate": "docs/lm.md: users of LanguageModel",
     "lm/edit.py Replace": "docs/lm.md: users of LanguageModel",
     "lm/edit.py Splice": "docs/lm.md: users of LanguageModel",

@@ -33,6 +33,7 @@ from saelab.explore.session import Session
 from saelab.explore.try_text import try_text
 from saelab.report.words import visible
 from saelab.steering.export import save_directions
+from saelab.store.layout import tensors_name
 
 
 def make_app(session: Session) -> Starlette:
@@ -188,7 +189,7 @@ def _directions(session: Session, data: Any) -> Response:
         found = steer_live.directions(lm, saes, what)
     named = {f"{t.sae}.feature_{t.feature}": d for t, d in zip(what.turns, found, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "directions.safetensors"
+        path = Path(folder) / tensors_name("directions")
         save_directions(path, named)
         return Response(path.read_bytes(), media_type="application/octet-stream")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from saelab.core.errors import UserError
-from saelab.explore.columns import Column, columns_of
+from saelab.explore.columns import IndexColumn, columns_of
 from saelab.explore.drawing import Shown, shown
 from saelab.explore.index import Filter
 from saelab.explore.links import Links
@@ -61,7 +61,7 @@ def _cell(name: str, value: Any) -> str:
     return shown(value)
 
 
-def filters_of(asked: Mapping[str, str], columns: list[Column]) -> dict[str, Filter]:
+def filters_of(asked: Mapping[str, str], columns: list[IndexColumn]) -> dict[str, Filter]:
     """The filters of an address."""
     found: dict[str, Filter] = {"sae": (asked["sae"],)} if asked.get("sae") else {}
     for c in columns:

@@ -29,7 +29,7 @@ TEXTS = ("description",)
 
 
 @dataclass(frozen=True)
-class Column:
+class IndexColumn:
     """A column: its key, label and meaning; whether it is a number; its names, if few; whether it is shown at first."""
 
     name: str
@@ -38,11 +38,6 @@ class Column:
     numeric: bool = False
     names: tuple[str, ...] = ()
     shown: bool = False
-
-    @property
-    def sortable(self) -> bool:
-        """Whether rows can be put in its order."""
-        return self.numeric
 
 
 def labelled(name: str) -> tuple[str, str]:
@@ -59,7 +54,7 @@ def labelled(name: str) -> tuple[str, str]:
     return label(name), ""
 
 
-def columns_of(index: FeatureIndex) -> list[Column]:
+def columns_of(index: FeatureIndex) -> list[IndexColumn]:
     """All columns but the keys and texts; those that say most are shown at first."""
     first = [n for n in FIRST if n in index.columns]
     first += [n for n in index.measures if n in CRITERIA or n.endswith(LIFT)][:2]
@@ -71,5 +66,5 @@ def columns_of(index: FeatureIndex) -> list[Column]:
         numeric = name in index.measures
         names = () if numeric else tuple(map(str, index.table[name].drop_nulls().unique().sort().to_list()))
         if numeric or 0 < len(names) <= 20:
-            found.append(Column(name, said, about, numeric, names, name in first))
+            found.append(IndexColumn(name, said, about, numeric, names, name in first))
     return found

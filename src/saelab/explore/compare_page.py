@@ -64,7 +64,7 @@ def _plot(session: Session, x: str, y: str, saes: tuple[str, ...], links: Links)
     ]  # fmt: skip
     note = f"{label}; {len(marks):,} of {points.total:,} features that have both. A point opens its feature."
     keys = [{"name": name, "series": n} for name, n in series.items()]
-    return {"plot": drawn | {"points": marks, "label": label, "note": note, "keys": keys}, "plot_missing": None}
+    return {"plot": drawn | {"points": marks, "label": label, "note": note, "legend": keys}, "plot_missing": None}
 
 
 def _pairs(session: Session, first: str, second: str, start: int, links: Links, asked: dict[str, str]) -> Shown:

@@ -79,14 +79,14 @@ def _tiles(session: Session, sae: str, feature: int, known: FeatureMaterial | No
 def _turns(material: SaeMaterial | None, sae: str, feature: int, links: Links) -> Shown:
     """The live features before and after; in an exported folder those that have a page."""
     if material is None:
-        return {"previous": links.feature(sae, feature - 1) if feature else "", "next": links.feature(sae, feature + 1)}
+        return {"before": links.feature(sae, feature - 1) if feature else "", "after": links.feature(sae, feature + 1)}
     live = material.live
     if not links.live:
         live = np.array([f for f in live.tolist() if links.feature(sae, f)], np.int64)
-    at, after = np.searchsorted(live, feature), np.searchsorted(live, feature, side="right")
+    first, last = np.searchsorted(live, feature), np.searchsorted(live, feature, side="right")
     return {
-        "previous": links.feature(sae, int(live[at - 1])) if at else "",
-        "next": links.feature(sae, int(live[after])) if after < len(live) else "",
+        "before": links.feature(sae, int(live[first - 1])) if first else "",
+        "after": links.feature(sae, int(live[last])) if last < len(live) else "",
     }
 
 

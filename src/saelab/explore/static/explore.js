@@ -65,7 +65,7 @@ document.addEventListener("keydown", (event) => {
   const inside = event.target.closest("input, textarea, select");
   if (event.key === "Escape") {
     if (inside) inside.blur();
-    else if (document.body.dataset.next !== undefined) location.assign(document.querySelector(".brand").href);
+    else if (document.body.dataset.after !== undefined) location.assign(document.querySelector(".brand").href);
     return;
   }
   if (inside) return;
@@ -74,7 +74,7 @@ document.addEventListener("keydown", (event) => {
     const query = document.getElementById("query");
     if (query) { query.focus(); query.select(); } else location.assign(`${document.querySelector(".brand").href}#search`);
   }
-  const way = { ArrowLeft: "previous", ArrowRight: "next" }[event.key];
+  const way = { ArrowLeft: "before", ArrowRight: "after" }[event.key];
   const target = way && document.body.dataset[way];
   if (target && !event.target.closest(".scroll, .table")) location.assign(target);
 });
