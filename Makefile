@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(RIGHT_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lm,judge,ray,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lm,judge,ray,explore,dev]'
 	touch $@
 
 install: $(INSTALLED)

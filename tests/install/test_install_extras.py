@@ -30,6 +30,7 @@ ASKED = {
     "interp": "no.yaml",
     "select": "path:sae --lm gpt2",
     "feature": "path:sae 1",
+    "explore": "path:sae",
     "steer": "path:sae 1 --prompt I --strength 4",
     "instrument": "--lm gpt2 --site resid_post.1 --out gate",
     "concepts": "folder --out axbench --site resid_post.1",
