@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saelab.core.errors import UserError
+from saelab.core.errors import UserError, refuse_name
 from saelab.core.sites import hook_name
 from saelab.saes.base import Sae
 
@@ -85,6 +85,7 @@ def to_saebench(sae: Sae, *, model_name: str | None = None, site: str | None = N
     model_name: TransformerLens' name of the language model, by default the SAE's `lm`. site: where it reads, by default
     its own. Raises `UserError` where either is unknown.
     """
+    refuse_name(sae, "saelab.load_sae(reference)")
     name, place = model_name or sae.cfg.lm, site or sae.cfg.site
     layer = re.search(r"\d+", place or "")
     if name is None or place is None or layer is None:

@@ -61,7 +61,7 @@ VERBS = {
     "feature": (
         "feature:feature",
         "What single features fire on, promote and suppress, and what the model writes with them.",
-        "saelab feature path:demo/saes/topk.l0_32.resid_post.15 12 34",
+        "saelab feature path:demo/saes/topk.l0_32.resid_post.15 22 93",
     ),
     "explore": (
         "explore:explore",
@@ -71,7 +71,7 @@ VERBS = {
     "steer": (
         "steer:steer",
         "Steered beside unsteered text, for features at several strengths.",
-        'saelab steer path:demo/saes/topk.l0_32.resid_post.15 12 34 --prompt "I like" --strength 0.2 0.4',
+        'saelab steer path:demo/saes/topk.l0_32.resid_post.15 22 93 --prompt "I like" --strength 0.2 0.4',
     ),
     "instrument": (
         "instrument:instrument",

@@ -182,7 +182,7 @@ def _verdict(readings: list[Variant], claims: dict[str, float]) -> tuple[bool, s
         return False, f"It explains no more than the mean does ({here}): another model, site or file."
     if said and not _near(declared.l0, said):
         return False, f"It explains the activations, but L0 is not the claimed {said:g} ({here})."
-    return True, f"Does what it says: {here}; no other reading of as few latents fits better."
+    return True, f"Does what it says: {here}; no other reading of as few latents fits clearly better."
 
 
 def _shown(reading: Variant) -> str:

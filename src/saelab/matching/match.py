@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.core.errors import UserError
+from saelab.core.errors import UserError, refuse_name
 from saelab.core.progress import SILENT, Progress
 from saelab.matching.assignment import assign
 from saelab.matching.certificate import price
@@ -94,6 +94,8 @@ def match(
     measured. A full matching of SAEs with different numbers of features leaves none of the smaller one's unmatched.
     Raises `UserError` for SAEs of different input widths.
     """
+    for one in (sae_a, sae_b):
+        refuse_name(one, "saelab.load_sae(reference)")
     if sae_a.W_dec.shape[1] != sae_b.W_dec.shape[1]:
         raise UserError(f"SAEs of width {sae_a.W_dec.shape[1]} and {sae_b.W_dec.shape[1]} cannot be matched.")
     if parts != "decoder" and any(isinstance(s, Directions) for s in (sae_a, sae_b)):
@@ -133,6 +135,8 @@ def verify(
     activations: those that it was matched with, for the folds that are measured. Raises `UserError` for a partial
     matching, and for pairs that are not one to one.
     """
+    for one in (sae_a, sae_b):
+        refuse_name(one, "saelab.load_sae(reference)")
     if matching.prices is None:
         raise UserError("A partial matching has no prices.", hint="Its components are solved exactly, one by one.")
     _, _, costs, unit = _compared(sae_a, sae_b, matching.asked, activations)

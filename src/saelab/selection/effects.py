@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.core.errors import UserError
+from saelab.core.errors import UserError, refuse_name
 from saelab.core.progress import SILENT, Progress
 from saelab.core.sites import Site
 from saelab.lm.model import LanguageModel
@@ -73,6 +73,8 @@ def feature_effects(
     direction promotes through the lens, best first). Raises `UserError` for a site, width, edit or criterion that does
     not fit.
     """
+    refuse_name(lm, "saelab.LanguageModel.load(name)")
+    refuse_name(sae, "saelab.load_sae(reference)")
     place = _place(lm, sae, site)
     check_edit(edit)
     if not math.isfinite(alpha):

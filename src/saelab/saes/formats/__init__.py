@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saelab.core.errors import UserError, nearest
+from saelab.core.errors import UserError, nearest, refuse_name
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae
 from saelab.saes.catalogue import ARCHITECTURES
@@ -165,6 +165,7 @@ def save_sae(sae: Sae | Transcoder, folder: str | Path, format: str = "saelens")
     """Write an SAE (a transcoder: as SAELens or sparsify) to a folder in a format; one that it cannot express is a
     `UserError`.
     """
+    refuse_name(sae, "saelab.load_sae(reference)")
     kind, write = _writer(format)
     if not isinstance(sae, Sae) and kind not in (saelens.FORMAT, sparsify.FORMAT):
         raise UserError(f"{format} is written of SAEs; this is a transcoder.", hint="Write it as saelens or sparsify.")
