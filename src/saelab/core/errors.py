@@ -4,9 +4,9 @@ An error is one sentence and a hint; the command line prints both and exits with
 knows about tensors, files or models, and no error is ever turned into a value.
 """
 
-import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import PurePath
 
 
 class SaelabError(Exception):
@@ -73,7 +73,7 @@ def nearest(name: str, options: Iterable[str], *, most: int = 8) -> str:
 
 def refuse_name(thing: object, opened_by: str) -> None:
     """A `UserError` for a name or path where the object was to be given; opened_by: the call that opens it."""
-    if isinstance(thing, str | os.PathLike):
+    if isinstance(thing, str | PurePath):
         raise UserError(
             f"{str(thing)!r} is a name, and the object itself is taken here.", hint=f"Open it: {opened_by}."
         )
