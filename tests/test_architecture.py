@@ -339,7 +339,6 @@ REACHED_OTHERWISE = {
     "explore/server.py handle_exit": "uvicorn",
     "explore/server.py startup": "uvicorn",
     "lm/edit.py Ablate": "docs/lm.md: users of LanguageModel",
-    "lm/edit.py Replace": "docs/lm.md: users of LanguageModel",
     "lm/edit.py Splice": "docs/lm.md: users of LanguageModel",
     "lm/tiny.py tiny_lm": "tests, examples and benchmarks: a model without files",
     "lm/tiny.py _draw": "tiny_lm",

@@ -25,7 +25,14 @@ def test_spellings_of_a_block_output(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("model.layers.3.mlp", "mlp_out"), ("model.layers.3.self_attn", "attn_out"), ("transformer.h.3.attn", "attn_out")],
+    [
+        ("model.layers.3.mlp", "mlp_out"),
+        ("model.layers.3.pre_feedforward_layernorm", "mlp_in"),
+        ("blocks.3.attn.hook_z", "z"),
+        ("blocks.3.mlp.hook_in", "mlp_in"),
+        ("model.layers.3.self_attn", "attn_out"),
+        ("transformer.h.3.attn", "attn_out"),
+    ],
 )
 def test_spellings_of_parts(name: str, kind: str) -> None:
     assert str(parse_site(name)) == f"{kind}.3"
@@ -35,12 +42,21 @@ def test_spellings_of_parts(name: str, kind: str) -> None:
 def test_printing_and_parsing_are_inverse(kind: str) -> None:
     site = parse_site(f"{kind}.7")
     assert parse_site(str(site)) == site == parse_site(site.hook_name()) == parse_site(site)
-    assert site.hook_name() == f"blocks.7.hook_{kind}"
+    assert site.hook_name() == f"blocks.7.{ {'z': 'attn.hook_z', 'mlp_in': 'mlp.hook_in'}.get(kind, f'hook_{kind}') }"
 
 
-@pytest.mark.parametrize("name", ["resid_pots.4", "blocks.4.hook_z", "layers", "resid_post.-1", "layers.4.norm", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["resid_pots.4", "blocks.4.hook_z", "layers", "blocks.4.mlp.hook_mlp_out", "resid_post.-1", "layers.4.norm", ""],
+)
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="Valid: resid_post"):
+        parse_site(name)
+
+
+@pytest.mark.parametrize("name", ["blocks.4.hook_mlp_in", "blocks.4.ln2.hook_normalized"])
+def test_a_spelling_that_means_two_things_is_refused_with_both(name: str) -> None:
+    with pytest.raises(UserError, match=r"resid_mid\.4.*mlp_in\.4"):
         parse_site(name)
 
 

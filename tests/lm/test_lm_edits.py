@@ -9,7 +9,7 @@ from saelab.lm.edit import Ablate, Add, Clamp, Edit, Replace, Splice
 from saelab.lm.model import LanguageModel
 
 TEXT = "The ship came home."
-SITES = ["resid_post.1", "resid_pre.2", "mlp_out.1", "attn_out.2"]
+SITES = ["resid_post.1", "resid_pre.2", "mlp_out.1", "attn_out.2", "mlp_in.1"]
 
 
 def ids(lm: LanguageModel, rows: int = 1) -> Tensor:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.sites import Site, parse_site
 from saelab.lm.score import following_nll
 from saelab.text.pack import PackedText
 
@@ -29,12 +30,17 @@ class Restartable(Protocol):
 
     def run_to(self, tokens: Int[Tensor, "B T"], sites: Sequence[str]) -> Mapping[str, Float[Tensor, "B T D"]]: ...
 
-    def run_from(self, hidden: Float[Tensor, "B T D"], site: str) -> Float[Tensor, "B T V"]: ...
+    def run_from(
+        self, hidden: Float[Tensor, "B T D"], site: str, *, stream: Float[Tensor, "B T E"] | None = None
+    ) -> Float[Tensor, "B T V"]: ...
 
 
 @dataclass(frozen=True)
 class SiteReading:
-    """One site's clean pass over a text. kept, scored: see the head of this file."""
+    """One site's clean pass over a text. kept, scored: see the head of this file.
+
+    stream: of a site inside a block, the stream before that block, with which a pass starts again.
+    """
 
     site: str
     tokens: Int[Tensor, "N T"]
@@ -42,6 +48,7 @@ class SiteReading:
     kept: Bool[Tensor, "N T"]
     scored: Bool[Tensor, "N T"]
     batch_size: int = 8
+    stream: Float[Tensor, "N T E"] | None = None
 
     @property
     def rows(self) -> Float[Tensor, "M D"]:
@@ -51,7 +58,15 @@ class SiteReading:
     def take(self, contexts: slice | Int[Tensor, " K"]) -> "SiteReading":
         """Some of its contexts."""
         parts = (x[contexts] for x in (self.tokens, self.hidden, self.kept, self.scored))
-        return SiteReading(self.site, *parts, batch_size=self.batch_size)
+        stream = None if self.stream is None else self.stream[contexts]
+        return SiteReading(self.site, *parts, batch_size=self.batch_size, stream=stream)
+
+    def logits(
+        self, lm: Restartable, contexts: slice, hidden: Float[Tensor, "B T D"] | None = None
+    ) -> Float[Tensor, "B T V"]:
+        """The LM run on from some contexts, with other activations at the site where they are given."""
+        hidden = self.hidden[contexts] if hidden is None else hidden
+        return resumed(lm, hidden, self.site, None if self.stream is None else self.stream[contexts])
 
     def spread(self, contexts: int) -> "SiteReading":
         """So many of its contexts, evenly spread over them."""
@@ -62,6 +77,19 @@ class SiteReading:
         hidden = self.hidden.clone()
         hidden[self.kept] = rows.to(hidden.dtype)
         return replace(self, hidden=hidden)
+
+
+def stream_site(site: str) -> str | None:
+    """Where the stream is read that a pass from a site inside a block starts with; None of sites of the stream."""
+    place = parse_site(site)
+    return None if place.of_stream else str(Site("resid_pre", place.layer))
+
+
+def resumed(
+    lm: Restartable, hidden: Float[Tensor, "B T D"], site: str, stream: Float[Tensor, "B T E"] | None
+) -> Float[Tensor, "B T V"]:
+    """Logits when the site has these activations."""
+    return lm.run_from(hidden, site) if stream is None else lm.run_from(hidden, site, stream=stream)
 
 
 def sink_bound(norms: Float[Tensor, " N"], ratio: float = SINK_RATIO) -> float:
@@ -86,7 +114,9 @@ def read_site(lm: Restartable, packed: PackedText, site: str, *, batch_size: int
     counts = packed.counts
     if not bool(counts.any()):
         raise UserError("The text holds special tokens only; nothing can be scored.", hint="Give some text.")
-    hidden = read_states(lm, packed.tokens, [site], batch_size=batch_size)[site]
+    before = stream_site(site)
+    states = read_states(lm, packed.tokens, [site, *([before] if before else [])], batch_size=batch_size)
+    hidden, stream = states[site], states[before] if before else None
     norms = hidden.norm(dim=-1)
     kept = counts & (norms <= sink_bound(norms[counts]))
     same = packed.document_ids[:, 1:] == packed.document_ids[:, :-1]
@@ -94,7 +124,7 @@ def read_site(lm: Restartable, packed: PackedText, site: str, *, batch_size: int
     scored[:, :-1] = kept[:, :-1] & counts[:, 1:] & same
     if not bool(scored.any()):
         raise UserError("No token of the text has a successor in its document; nothing can be scored.")
-    return SiteReading(site, packed.tokens.long(), hidden, kept, scored, batch_size)
+    return SiteReading(site, packed.tokens.long(), hidden, kept, scored, batch_size, stream)
 
 
 def spliced(lm: Restartable, reading: SiteReading, recode: Recode | None) -> Iterator[tuple[slice, Tensor]]:
@@ -108,7 +138,7 @@ def spliced(lm: Restartable, reading: SiteReading, recode: Recode | None) -> Ite
         if recode is not None:
             hidden = hidden.clone()
             hidden[kept] = recode(hidden[kept]).to(hidden.dtype)
-        yield contexts, lm.run_from(hidden, reading.site)
+        yield contexts, reading.logits(lm, contexts, hidden)
 
 
 def spliced_nll(lm: Restartable, reading: SiteReading, recode: Recode | None) -> Float[Tensor, " M"]:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from saelab.saes.base import Sae
     from saelab.saes.directions import Directions
 
-RESIDUAL = ("resid_pre", "resid_post")
-
 
 @dataclass(frozen=True)
 class _Named:
@@ -66,7 +64,7 @@ def _check_fit(saes: list[_Named], lm: str) -> None:
         site = find_site(sae.site or "")
         if site is not None and site.layer >= depth:
             raise UserError(f"The SAE reads {site}, and {lm} has blocks 0 to {depth - 1}.", hint=_hint(sae))
-        if sae.width != width and (site is None or site.kind in RESIDUAL):
+        if sae.width != width and (site is None or site.kind != "z"):
             raise UserError(f"The SAE reads width {sae.width}, and {lm} has width {width}.", hint=_hint(sae))
 
 

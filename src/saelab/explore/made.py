@@ -147,7 +147,7 @@ def keep_material(
         decoder=sae.W_dec,
         thresholds=thresholds,
         described=described,
-        lens=lambda features: lens_scores(lm, sae.W_dec, features, LENS),
+        lens=lambda features: lens_scores(lm, sae.W_dec, features, LENS, sae.cfg.site),
     )
     write_material(source, folder, progress=progress)
     return SaeMaterial(folder.root)

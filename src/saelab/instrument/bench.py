@@ -77,7 +77,7 @@ class Bench:
     def __init__(self, sizes: Sizes, desk: Desk, probe: Probe, keep: Keep, progress: Progress = SILENT):
         self.sizes, self.desk, self.probe, self.keep, self.progress = sizes, desk, probe, keep, progress
         jobs = desk.jobs([UNSTEERED], 0.0, 0.0, range(sizes.unsteered_copies))
-        nowhere = np.zeros((1, desk.lm.d_model))
+        nowhere = np.zeros((1, desk.lm.width(desk.site)))
         self.unsteered = keep("unsteered", lambda: desk.write("unsteered", jobs, nowhere, progress))
         self._curves: dict[str, Curve] = {}
 

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saelab.activations.site import resumed, stream_site
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
@@ -39,6 +40,7 @@ class Probe:
     hidden: Float[Tensor, "B T D"]
     base: NextToken
     norm: float
+    stream: Float[Tensor, "B T E"] | None = None
 
     @classmethod
     @torch.inference_mode()
@@ -46,16 +48,18 @@ class Probe:
         """tokens: a handful of contexts, each longer than the skipped positions."""
         if tokens.shape[1] <= SKIPPED + 1:
             raise UserError(f"KL is measured on contexts of more than {SKIPPED + 1} tokens, not {tokens.shape[1]}.")
-        hidden = lm.run_to(tokens.long().to(lm.device), [site])[site]
+        before = stream_site(site)
+        states = lm.run_to(tokens.long().to(lm.device), [site, *([before] if before else [])])
+        hidden, stream = states[site], states[before] if before else None
         norm = float(hidden[:, 1:].float().norm(dim=-1).median())
-        return cls(lm, site, hidden, NextToken(_counted(lm.run_from(hidden, site))), norm)
+        return cls(lm, site, hidden, NextToken(_counted(resumed(lm, hidden, site, stream))), norm, stream)
 
     @torch.inference_mode()
     def kl(self, direction: Float[np.ndarray, " D"], distance: float) -> float:
         """Mean KL per token in nats of moving every position by `distance` along a unit direction."""
         push = torch.from_numpy(np.asarray(direction * distance, np.float32)).to(self.hidden.device)
         moved = (self.hidden.float() + push).to(self.hidden.dtype)
-        steered = NextToken(_counted(self.lm.run_from(moved, self.site)))
+        steered = NextToken(_counted(resumed(self.lm, moved, self.site, self.stream)))
         log_ratio = (self.base.logits - self.base.log_norm[:, None]) - (steered.logits - steered.log_norm[:, None])
         return max(0.0, float((self.base.probs * log_ratio).sum(-1).mean()))
 
@@ -63,7 +67,8 @@ class Probe:
         """The same on the first few contexts: for a figure that is shown beside a score and decides nothing."""
         kept = self.hidden[:FEW]
         counted = kept.shape[0] * (kept.shape[1] - SKIPPED)
-        return Probe(self.lm, self.site, kept, NextToken(self.base.logits[:counted]), self.norm)
+        stream = None if self.stream is None else self.stream[:FEW]
+        return Probe(self.lm, self.site, kept, NextToken(self.base.logits[:counted]), self.norm, stream)
 
 
 @dataclass(frozen=True, eq=False)

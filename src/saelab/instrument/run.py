@@ -54,8 +54,8 @@ def run(
     the text cannot be had.
     """
     place, kept = str(lm.site(site)), InstrumentFolder(folder)
-    if sae is not None and sae.W_dec.shape[1] != lm.d_model:
-        raise UserError(f"The SAE reads width {sae.W_dec.shape[1]}; {lm.name} is {lm.d_model} wide at {place}.")
+    if sae is not None and sae.W_dec.shape[1] != lm.width(place):
+        raise UserError(f"The SAE reads width {sae.W_dec.shape[1]}; {lm.name} is {lm.width(place)} wide at {place}.")
     corpus = corpus or CorpusConfig()
     try:
         known = embedded_classes(taken=config.class_texts) if classes is None else classes

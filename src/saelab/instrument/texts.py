@@ -82,7 +82,7 @@ class Desk:
         self, name: str, jobs: Sequence[Job], directions: Float[np.ndarray, "K D"], progress: Progress = SILENT
     ) -> pl.DataFrame:
         """The table of the jobs' texts, in their order. `name` is the set's: it names the texts' random streams."""
-        vectors = torch.zeros(len(jobs), self.lm.d_model)
+        vectors = torch.zeros(len(jobs), self.lm.width(self.site))
         for i, job in enumerate(jobs):
             if job.owner != UNSTEERED:
                 vectors[i] = torch.from_numpy(directions[job.owner].astype(np.float32))

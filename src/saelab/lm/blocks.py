@@ -210,13 +210,32 @@ class Decoder:
         """The modules of a block that sites are read and changed at."""
         return parts_of(self.family, self.blocks[layer])
 
-    def part(self, kind: Kind, layer: int) -> nn.Module:
-        """The module whose output is `attn_out` or `mlp_out` of a block."""
+    def part(self, kind: Kind, layer: int) -> nn.Module | None:
+        """The module at which a site inside a block is: `attn_out` and `mlp_out` are its output, the others its input.
+
+        None where the block has no such place.
+        """
         parts = self.parts(layer)
-        found = parts.attn_out if kind == "attn_out" else parts.mlp_out
-        if found is None:
-            raise UserError(f"Block {layer} of this {self.family.name} model has no {kind}.")
-        return found
+        found = {
+            "attn_out": parts.attn_out,
+            "mlp_out": parts.mlp_out,
+            "resid_mid": parts.mlp_norm,
+            "mlp_in": parts.mlp,
+            "z": parts.heads,
+        }
+        return found[kind]
+
+    def width(self, kind: Kind, layer: int) -> int:
+        """How wide the activations of a site are: `d_model`, but for the heads' outputs."""
+        if kind != "z" or (part := self.part(kind, layer)) is None:
+            return self.config.hidden_size
+        weight: Any = part.weight
+        return weight.shape[0 if type(part).__name__ == "Conv1D" else 1]  # GPT-2 keeps its matrices turned
+
+    def mixed(self, z: Float[Tensor, "... H"], layer: int) -> Float[Tensor, "... D"]:
+        """What a block's attention makes of heads' outputs before the norm that may follow it, without its bias."""
+        project: Any = self.part("z", layer)
+        return project(z) - project(torch.zeros_like(z))
 
     def _block(self, i: int, hidden: Tensor, frame: Frame, cache: Any) -> Tensor:
         layer_type = self._types[i]

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from saelab.core.errors import ArtefactError, FetchError, UserError
-from saelab.lm.families import FAMILIES
+from saelab.core.sites import Site
+from saelab.lm.families import FAMILIES, is_parallel
 from saelab.lm.sources import SHORT_NAMES, Located, locate, named
 from saelab.store.files import read_json
 from saelab.store.references import cached
@@ -26,7 +27,8 @@ GGUF_FAMILIES = {"gemma3": "gemma3_text", "gptneox": "gpt_neox"}
 @dataclass(frozen=True)
 class ModelFacts:
     """family: transformers' model type; positions: how many it has learned, None where they are computed; template:
-    whether its tokenizer says how it is asked.
+    whether its tokenizer says how it is asked; heads: how wide its heads' outputs are side by side; parallel: whether
+    attention and MLP read the same stream.
     """
 
     family: str
@@ -35,6 +37,16 @@ class ModelFacts:
     vocab_size: int
     positions: int | None
     template: bool
+    heads: int
+    parallel: bool = False
+
+    def width(self, site: Site) -> int:
+        """How wide the activations of a site are."""
+        return self.heads if site.kind == "z" else self.d_model
+
+    def has(self, site: Site) -> bool:
+        """Whether the blocks have a site, as far as a config says it."""
+        return site.kind != "resid_mid" or not self.parallel
 
 
 def facts_of(ref: str, *, fetch: bool = True) -> ModelFacts | None:
@@ -71,13 +83,16 @@ def _of_folder(located: Located) -> ModelFacts:
         raise ArtefactError(f"{located.path / 'config.json'} does not hold a JSON object.")
     family = str(config.get("model_type"))
     learned = family in FAMILIES and FAMILIES[family].positions == "learned"
+    width = _number(config, located, "hidden_size", "n_embd")
     return ModelFacts(
         family=family,
         n_layers=_number(config, located, "num_hidden_layers", "n_layer"),
-        d_model=_number(config, located, "hidden_size", "n_embd"),
+        d_model=width,
         vocab_size=_number(config, located, "vocab_size"),
         positions=_number(config, located, "n_positions", "max_position_embeddings") if learned else None,
         template=_has_template(located.path),
+        heads=_heads(width, config.get("num_attention_heads", config.get("n_head")), config.get("head_dim")),
+        parallel=is_parallel(config),
     )
 
 
@@ -86,6 +101,11 @@ def _number(config: Mapping[str, Any], located: Located, *names: str) -> int:
     if not isinstance(found, int) or found < 1:
         raise ArtefactError(f"The config of {located.reference} says no {names[0]}.")
     return found
+
+
+def _heads(width: int, heads: Any, each: Any) -> int:
+    """Width of the heads' outputs side by side: that of the stream where no width of a head is said."""
+    return heads * each if isinstance(heads, int) and isinstance(each, int) else width
 
 
 def _has_template(folder: Path) -> bool:
@@ -110,11 +130,14 @@ def _of_gguf(located: Located) -> ModelFacts:
     family = GGUF_FAMILIES.get(kind, kind)
     learned = family in FAMILIES and FAMILIES[family].positions == "learned"
     sizes = values | {f"{kind}.vocab_size": len(tokens.data) if tokens is not None else 0}
+    width = _number(sizes, located, f"{kind}.embedding_length")
     return ModelFacts(
         family=family,
         n_layers=_number(sizes, located, f"{kind}.block_count"),
-        d_model=_number(sizes, located, f"{kind}.embedding_length"),
+        d_model=width,
         vocab_size=_number(sizes, located, f"{kind}.vocab_size"),
         positions=_number(sizes, located, f"{kind}.context_length") if learned else None,
         template=bool(values.get("tokenizer.chat_template")),
+        heads=_heads(width, sizes.get(f"{kind}.attention.head_count"), sizes.get(f"{kind}.attention.value_length")),
+        parallel=is_parallel({"model_type": family}) and bool(sizes.get(f"{kind}.use_parallel_residual", True)),
     )

@@ -4,8 +4,9 @@ A family is data: attribute names inside the transformers model, and how positio
 transformers. A model whose layout is not in the table is refused with what was looked for; nothing is guessed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -95,6 +96,11 @@ FAMILIES: dict[str, Family] = {
         heads="dense",
     ),
 }
+
+
+def is_parallel(config: Mapping[str, Any]) -> bool:
+    """Whether attention and MLP of a block read the same stream, as far as a model's config says it."""
+    return config.get("model_type") == "gpt_neox" and config.get("use_parallel_residual", True) is not False
 
 
 def family_of(model: nn.Module) -> Family:

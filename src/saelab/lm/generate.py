@@ -23,8 +23,8 @@ from saelab.core.seeds import seed_of
 from saelab.core.sites import parse_site
 from saelab.lm.batching import pad_left, position_ids
 from saelab.lm.blocks import Decoder, KVCache
-from saelab.lm.edit import Edit, check_edit
-from saelab.lm.passes import check_site
+from saelab.lm.edit import Edit
+from saelab.lm.passes import check_edits
 from saelab.lm.taps import Taps, touches
 
 # New rows enter once this share of the slots is free; when nobody waits, the batch shrinks when this share still runs.
@@ -133,9 +133,7 @@ def generate_ids(
         raise UserError(f"The temperature is 0 (greedy) or more, not {sampling.temperature}.")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}.")
-    width = decoder.config.hidden_size
-    for edit in edits:
-        check_site(check_edit(edit, rows=len(prompts), width=width), len(decoder.blocks))
+    check_edits(decoder, edits, len(prompts))
     results: list[list[int]] = [[] for _ in prompts]
     seeds, stops = sampling.seeds(len(prompts)), torch.tensor(sorted(stop_ids), device=decoder.device)
     if sampling.max_new_tokens < 1:

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
-from saelab.core.sites import Site
+from saelab.core.sites import Site, in_stream
 from saelab.lm import capture, generate, passes, score
 from saelab.lm.blocks import Decoder
 from saelab.lm.edit import Edit
@@ -119,8 +120,13 @@ class LanguageModel:
         return self._tokens.chat(instruction)
 
     def site(self, name: str | Site) -> Site:
-        """Parse a site and check that this model has it; a `UserError` gives the valid range."""
-        return passes.check_site(name, self.n_layers)
+        """Parse a site and check that this model has it; a `UserError` says what it has instead."""
+        return passes.check_site(name, self._decoder)
+
+    def width(self, name: str | Site) -> int:
+        """How wide the activations of a site are: `d_model`, but for the heads' outputs (z)."""
+        site = self.site(name)
+        return self._decoder.width(site.kind, site.layer)
 
     def capture(
         self, texts: TextsOrIds, sites: Sequence[str | Site], *, batch_size: int = 32
@@ -162,17 +168,19 @@ class LanguageModel:
         hidden: Float[Tensor, "B T D"],
         site: str | Site,
         *,
+        stream: Float[Tensor, "B T E"] | None = None,
         mask: Bool[Tensor, "B T"] | None = None,
         last: bool = False,
     ) -> Float[Tensor, "B _ V"]:
-        """Logits when a residual site has these activations at all positions; blocks below it do not run.
+        """Logits when a site has these activations at all positions; blocks below it do not run.
 
+        stream: of a site inside a block, the stream before that block (`resid_pre`), one for all rows or one per row.
         last: the head runs at the last position only, `[B, 1, V]`: the head is a third of a small model's work.
         """
-        return passes.run_from(self._decoder, hidden, self.site(site), mask=mask, last=last)
+        return passes.run_from(self._decoder, hidden, self.site(site), stream=stream, mask=mask, last=last)
 
     def prefill(self, tokens: Sequence[int], site: str | Site) -> Prefix:
-        """Run one prompt, keeping the residual site's activation at its last token and the caches above it."""
+        """Run one prompt, keeping the site's activation at its last token and the caches above it."""
         return passes.prefill(self._decoder, tokens, self.site(site))
 
     def continue_from(self, prefix: Prefix, hidden: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
@@ -182,6 +190,18 @@ class LanguageModel:
     def unembed(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """Final norm and head (logit lens): logits in float32."""
         return self._decoder.unembed(hidden.to(self.device, self.dtype))
+
+    def lens(self, vectors: Float[Tensor, "... D"], site: str | Site | None = None) -> Float[Tensor, "... V"]:
+        """Logits (float32) of directions at a site as the head reads them, added to the stream (logit lens).
+
+        Heads' outputs (z) go through the projection of their block. A `UserError` for mlp_in, whose directions are
+        none of the stream.
+        """
+        place = None if site is None else self.site(site)
+        if place is not None and not in_stream(place):
+            raise UserError(f"A direction at {place} is none of the stream, so the head cannot read it.")
+        vectors = vectors.to(self.device, self.dtype)
+        return self.unembed(self._decoder.mixed(vectors, place.layer) if place and place.kind == "z" else vectors)
 
     def generate(
         self,

@@ -1,7 +1,9 @@
 """Taps: the edits and captures of one forward pass, applied between blocks.
 
 At a site the edits come first, in the order given, then the capture: what is captured is what the next block sees.
-Residual sites are visited by the block loop; `attn_out` and `mlp_out` by hooks that live only as long as the pass.
+The stream between blocks is visited by the block loop, the sites inside a block by hooks that live only as long as the
+pass. An edit at `resid_mid` changes what the MLP's norm reads; its difference is added to the block's output, which the
+unedited stream is part of.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +34,7 @@ class Taps:
         self.captured: dict[Site, Tensor] = {}
         self._sites = frozenset(sites)
         self._edits: dict[Site, list[Edit]] = {}
+        self._moved: dict[int, Tensor] = {}
         for edit in edits:
             if touches(edit, phase):
                 self._edits.setdefault(parse_site(edit.site), []).append(edit)
@@ -39,6 +42,8 @@ class Taps:
     def visit(self, kind: Kind, layer: int, hidden: Tensor) -> Tensor:
         """Edit, then capture, the activation `[B, T, D]` of a site."""
         site = Site(kind, layer)
+        if kind == "resid_post" and (moved := self._moved.pop(layer, None)) is not None:
+            hidden = hidden + moved
         for edit in self._edits.get(site, ()):
             hidden = self._edited(edit, hidden)
         if site in self._sites:
@@ -47,16 +52,21 @@ class Taps:
 
     @contextmanager
     def hooked(self, decoder: Decoder) -> Iterator[None]:
-        """Hook the parts of blocks (`attn_out`, `mlp_out`) that are edited or captured."""
-        inner = [s for s in self._sites | self._edits.keys() if s.kind in ("attn_out", "mlp_out")]
-        handles = [decoder.part(s.kind, s.layer).register_forward_hook(self._hook(s)) for s in inner]
+        """Hook the parts of blocks that are edited or captured."""
+        handles = []
+        for site in self._sites | self._edits.keys():
+            part = None if site.of_stream else decoder.part(site.kind, site.layer)
+            if part is not None and site.kind in ("attn_out", "mlp_out"):
+                handles.append(part.register_forward_hook(self._after(site)))
+            elif part is not None:
+                handles.append(part.register_forward_pre_hook(self._before(site)))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, site: Site) -> Callable[..., Tensor | tuple]:
+    def _after(self, site: Site) -> Callable[..., Tensor | tuple]:
         owner = get_ident()
 
         def hook(module: nn.Module, inputs: object, output: Tensor | tuple) -> Tensor | tuple:
@@ -66,6 +76,20 @@ class Taps:
             if isinstance(output, tuple):
                 return (self.visit(site.kind, site.layer, output[0]), *output[1:])
             return self.visit(site.kind, site.layer, output)
+
+        return hook
+
+    def _before(self, site: Site) -> Callable[..., tuple | None]:
+        owner = get_ident()
+
+        def hook(module: nn.Module, inputs: tuple) -> tuple | None:
+            del module
+            if get_ident() != owner:
+                return None
+            hidden = self.visit(site.kind, site.layer, inputs[0])
+            if site.kind == "resid_mid" and hidden is not inputs[0]:
+                self._moved[site.layer] = hidden - inputs[0]
+            return (hidden, *inputs[1:])
 
         return hook
 

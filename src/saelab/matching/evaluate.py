@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from saelab.activations.site import SiteReading, read_states, sink_bound, spliced_nll
+from saelab.activations.site import SiteReading, read_states, sink_bound, spliced_nll, stream_site
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
 from saelab.matching.baselines import BASELINES, MATCHED
@@ -38,18 +38,21 @@ class TwoSites:
     first: Float[Tensor, "N T D"]
     second: Float[Tensor, "N T D"]
     kept: Bool[Tensor, "N T"]
+    stream: Float[Tensor, "N T E"] | None = None  # with which a pass from the second starts, where it is inside a block
 
 
 def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], contexts: int) -> TwoSites:
     """One LM pass over the first contexts."""
     tokens, counts = text.tokens[:contexts].long(), text.counts[:contexts]
-    states = read_states(lm, tokens, sites, batch_size=BATCH)
+    before = stream_site(sites[1])
+    states = read_states(lm, tokens, [*dict.fromkeys([*sites, *([before] if before else [])])], batch_size=BATCH)
     kept = counts.clone()
-    for x in states.values():
+    for x in (states[site] for site in sites):
         norms = x.norm(dim=-1)
         kept &= norms <= sink_bound(norms[counts])
     documents = text.document_ids[:contexts].long()
-    return TwoSites(tokens, documents, states[sites[0]], states[sites[1]], kept)
+    stream = states[before] if before else None
+    return TwoSites(tokens, documents, states[sites[0]], states[sites[1]], kept, stream)
 
 
 def by_document(values: Shaped[Tensor, " M"], documents: Int[Tensor, " M"]) -> Float[np.ndarray, " K"]:
@@ -216,7 +219,7 @@ def skips(
 
 
 def _second(reading: TwoSites, site: str) -> SiteReading:
-    return SiteReading(site, reading.tokens, reading.second, reading.kept, reading.kept, BATCH)
+    return SiteReading(site, reading.tokens, reading.second, reading.kept, reading.kept, BATCH, reading.stream)
 
 
 def clean_nll(lm: LanguageModel, reading: TwoSites, site: str) -> Float[Tensor, " M"]:

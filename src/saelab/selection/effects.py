@@ -93,7 +93,7 @@ def feature_effects(
         for first in range(0, len(wanted), batch_size):
             part = slice(first, first + batch_size)
             rows = torch.tensor(wanted[part], device=sae.W_dec.device)
-            lens = lm.unembed(sae.W_dec[rows].to(lm.dtype)).float()
+            lens = lm.lens(sae.W_dec[rows].to(lm.dtype), place).float()
             top = torch.topk(lens, lens_tokens, dim=-1).indices
             own = None if concept is None else concept.rows(first, first + len(rows))
             found = walk.scores(rows, top, own)
@@ -126,10 +126,12 @@ def _start(lm: LanguageModel, site: Site, text: str, positions: str) -> _Start:
         def next_logits(hidden: Tensor) -> Tensor:
             return lm.continue_from(prefix, hidden[:, 0])
     elif positions == "all":
-        x = lm.run_to(torch.tensor([tokens], device=lm.device), [site])[str(site)][0]
+        before = [] if site.of_stream else [Site("resid_pre", site.layer)]
+        states = lm.run_to(torch.tensor([tokens], device=lm.device), [site, *before])
+        x, stream = states[str(site)][0], states[str(before[0])] if before else None
 
         def next_logits(hidden: Tensor) -> Tensor:
-            return lm.run_from(hidden, site, last=True)[:, 0]
+            return lm.run_from(hidden, site, stream=stream, last=True)[:, 0]
     else:
         raise UserError(f"positions must be 'all' or 'last', not {positions!r}.")
     return _Start(x, next_logits, NextToken(next_logits(x[None])))
@@ -184,9 +186,9 @@ def _place(lm: LanguageModel, sae: Sae, site: str | None) -> Site:
         raise UserError("This SAE does not say at which site it reads.", hint="Give site='resid_post.12' or the like.")
     place = lm.site(name)
     width = sae.W_dec.shape[1]
-    if width != lm.d_model:
+    if width != lm.width(place):
         raise UserError(
-            f"The SAE reads activations of width {width}, but {lm.name} has width {lm.d_model} at {place}.",
+            f"The SAE reads activations of width {width}, but {lm.name} has width {lm.width(place)} at {place}.",
             hint="Use the language model that the SAE was trained on.",
         )
     return place

@@ -75,7 +75,7 @@ def _edits(
         return []
     if len(sites) > 1:
         raise UserError(f"One batch steers at one site, not at {', '.join(sites)}.", hint="Write them in turn.")
-    vectors, strengths = torch.zeros(len(jobs), lm.d_model), torch.zeros(len(jobs))
+    vectors, strengths = torch.zeros(len(jobs), lm.width(sites[0])), torch.zeros(len(jobs))
     features = torch.full((len(jobs),), -1)
     for i, job in enumerate(jobs):
         if job.direction is not None:

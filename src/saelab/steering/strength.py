@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saelab.activations.site import stream_site
 from saelab.core.errors import UserError
 from saelab.lm.model import LanguageModel
 from saelab.selection.criteria.divergence import kl
@@ -79,14 +80,21 @@ class _Effect:
     def __init__(self, lm: LanguageModel, site: str, vectors: Float[Tensor, "B D"], prefixes: Sequence[str]):
         self.lm, self.site, self.vectors = lm, site, vectors.to(lm.device)
         rows = lm.tokenize(list(prefixes))
-        self.hidden = [lm.run_to(torch.tensor([r], device=lm.device), [site])[site] for r in rows]
-        self.base = [NextToken(lm.run_from(x, site, last=True)[:, 0]) for x in self.hidden]
+        before = stream_site(site)
+        asked = [site, *([before] if before else [])]
+        states = [lm.run_to(torch.tensor([r], device=lm.device), asked) for r in rows]
+        self.hidden = [found[site] for found in states]
+        self.streams = [found[before] if before else None for found in states]
+        self.base = [self._next(x, stream) for x, stream in zip(self.hidden, self.streams, strict=True)]
+
+    def _next(self, x: Float[Tensor, "B T D"], stream: Float[Tensor, "B T E"] | None) -> NextToken:
+        return NextToken(self.lm.run_from(x, self.site, stream=stream, last=True)[:, 0])
 
     def __call__(self, distance: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         push = (distance.to(self.vectors.device)[:, None] * self.vectors)[:, None]
         total = torch.zeros(len(self.vectors))
-        for x, base in zip(self.hidden, self.base, strict=True):
-            steered = NextToken(self.lm.run_from(x + push.to(x.dtype), self.site, last=True)[:, 0])
+        for x, stream, base in zip(self.hidden, self.streams, self.base, strict=True):
+            steered = self._next(x + push.to(x.dtype), stream)
             none = torch.zeros(len(self.vectors), 1, dtype=torch.long, device=x.device)
             total += kl(Observation(base, steered, none)).cpu()
         return total / len(self.hidden)

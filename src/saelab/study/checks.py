@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from saelab.core.config import Fault, faults_in
 from saelab.core.errors import SaelabError, UserError
 from saelab.core.hardware import device_of
-from saelab.core.sites import parse_site
+from saelab.core.sites import in_stream, missing, parse_site
 from saelab.interp.suite.published import result_files
 from saelab.judges.catalogue import JudgeConfig
 from saelab.judges.steering_lexical import FEWEST
@@ -98,9 +98,11 @@ def _of_model(
         return
     for j, grid in enumerate(model.grids):
         for k, name in enumerate(grid.sites):
-            yield from _of_site(name, (*where, "grids", j, "sites", k), facts, wanted)
+            yield from _of_site(name, (*where, "grids", j, "sites", k), facts, wanted, suite=study.suite is not None)
+            if grid.steer:
+                yield from _of_steering(name, (*where, "grids", j), wanted)
     for j, one in enumerate(model.saes):
-        yield from _of_adopted(one, model, (*where, "saes", j), facts, wanted)
+        yield from _of_adopted(one, model, (*where, "saes", j), facts, wanted, suite=study.suite is not None)
     if facts.positions is not None and study.text.context > facts.positions:
         yield Fault(
             ("text", "context"), f"{study.text.context} tokens, but {model.key} has {facts.positions} positions"
@@ -119,27 +121,45 @@ def _of_model(
             yield Fault(key, f"answers of {tokens} tokens, but {model.key} has {facts.positions} positions")
 
 
-def _of_site(name: str, key: tuple[str | int, ...], facts: ModelFacts, wanted: Callable[..., bool]) -> Iterator[Fault]:
+def _of_site(
+    name: str, key: tuple[str | int, ...], facts: ModelFacts, wanted: Callable[..., bool], *, suite: bool
+) -> Iterator[Fault]:
     site = parse_site(name)
     if site.layer >= facts.n_layers:
         last = f"{site.kind}.{facts.n_layers - 1}"
         yield Fault(key, f"{name} is beyond the last block: the model has {facts.n_layers}. Nearest: {last}.")
-    elif wanted("interp", "select", "steer", "match") and not site.kind.startswith("resid_"):
-        near = f"resid_post.{site.layer}"
-        yield Fault(key, f"{name} can be trained at, not scored: no pass starts there. Nearest: {near}.")
+    elif not facts.has(site):
+        yield Fault(key, f"{missing(site, facts.family)} Nearest: resid_post.{site.layer}.")
+    elif suite and not site.of_stream and wanted("read", "evaluate"):
+        yield Fault(key, f"{name} is no site of SAEBench's evaluations. Nearest: resid_post.{site.layer}.")
+
+
+def _of_steering(site: str, key: tuple[str | int, ...], wanted: Callable[..., bool]) -> Iterator[Fault]:
+    if wanted("select", "gate", "steer", "rate") and not in_stream(parse_site(site)):
+        what = f"features of {site} are not selected or steered with: a direction there is none of the stream"
+        yield Fault((*key, "steer"), f"{what}. Say: false")
 
 
 def _of_adopted(
-    one: AdoptedConfig, model: ModelConfig, where: tuple[str | int, ...], facts: ModelFacts, wanted: Callable[..., bool]
+    one: AdoptedConfig,
+    model: ModelConfig,
+    where: tuple[str | int, ...],
+    facts: ModelFacts,
+    wanted: Callable[..., bool],
+    *,
+    suite: bool,
 ) -> Iterator[Fault]:
     """An SAE that was opened against its language model: the site, the width, and whether it is its own."""
     found = one.found
     if found is None:
         return
     if (site := one.site or found.site) is not None:
-        yield from _of_site(site, (*where, "site"), facts, wanted)
-    if found.d_in != facts.d_model:
-        yield Fault((*where, "ref"), f"reads width {found.d_in}, and {model.key} has width {facts.d_model}")
+        yield from _of_site(site, (*where, "site"), facts, wanted, suite=suite)
+        if one.steer or one.effects:
+            yield from _of_steering(site, where, wanted)
+    width = facts.d_model if site is None else facts.width(parse_site(site))
+    if found.d_in != width:
+        yield Fault((*where, "ref"), f"reads width {found.d_in}, and {model.key} has width {width}")
     elif found.lm is not None and not one.force_lm and not same_model(found.lm, model.lm):
         what = f"its files name the language model {found.lm}, not {model.lm}. To score it all the same: true"
         yield Fault((*where, "force_lm"), what)

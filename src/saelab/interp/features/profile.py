@@ -16,6 +16,7 @@ from torch import Tensor
 from saelab.activations.site import read_site
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
+from saelab.core.sites import in_stream, parse_site
 from saelab.interp.features.codes import encode_codes
 from saelab.interp.features.contexts import contexts_table
 from saelab.interp.features.describe import DescribeConfig, DescribingText, describe
@@ -99,11 +100,11 @@ def fitting_site(lm: LanguageModel, sae: Sae, features: Sequence[int]) -> str:
     """The SAE's site, where it, its width and these features fit the model; else a `UserError`."""
     if sae.cfg.site is None:
         raise UserError("This SAE does not say at which site it was trained.")
-    width = sae.W_dec.shape[1]
-    if width != lm.d_model:
-        raise UserError(f"The SAE reads width {width}; {lm.name} is {lm.d_model} wide.")
+    site, width = str(lm.site(sae.cfg.site)), sae.W_dec.shape[1]
+    if width != lm.width(site):
+        raise UserError(f"The SAE reads width {width}; {lm.name} is {lm.width(site)} wide at {site}.")
     known_features(sae, features)
-    return str(lm.site(sae.cfg.site))
+    return site
 
 
 def known_features(sae: Sae, features: Sequence[int]) -> None:
@@ -119,21 +120,28 @@ LOGITS = 1 << 24  # entries of a dense block
 def lens_tokens(
     lm: LanguageModel, sae: Sae, features: Sequence[int], count: int
 ) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Tokens that each feature's direction promotes and suppresses most through the logit lens, strongest first."""
-    return [
-        (tuple(t for t, _ in up), tuple(t for t, _ in down)) for up, down in lens_scores(lm, sae.W_dec, features, count)
-    ]
+    """Tokens that each feature's direction promotes and suppresses most through the logit lens, strongest first.
+
+    None of a site whose directions are none of the stream (mlp_in).
+    """
+    found = lens_scores(lm, sae.W_dec, features, count, sae.cfg.site)
+    return [(tuple(t for t, _ in up), tuple(t for t, _ in down)) for up, down in found]
 
 
 @torch.inference_mode()
 def lens_scores(
-    lm: LanguageModel, decoder: Float[Tensor, "F D"], features: Sequence[int], count: int
+    lm: LanguageModel, decoder: Float[Tensor, "F D"], features: Sequence[int], count: int, site: str | None = None
 ) -> list[tuple[Scored, Scored]]:
-    """What each feature promotes and suppresses most, with the logit that a decoder row by itself gives each token."""
+    """What each feature promotes and suppresses most, with the logit that a decoder row by itself gives each token.
+
+    site: where the rows act; at mlp_in they are none of the stream, and there is nothing to read.
+    """
+    if site is not None and not in_stream(parse_site(site)):
+        return [((), ())] * len(features)
     rows = decoder[torch.tensor(list(features))].to(lm.dtype)
     found: list[tuple[Scored, Scored]] = []
     for block in rows.split(max(1, LOGITS // lm.vocab_size)):
-        logits = lm.unembed(block).float()
+        logits = lm.lens(block, site).float()
         ends = [logits.topk(count, largest=largest) for largest in (True, False)]
         up, down = (
             [

@@ -81,7 +81,7 @@ def substituted(lm: Restartable, reading: SiteReading, recode: Recode) -> tuple[
         for contexts, after in spliced(lm, reading, recode):
             counted = reading.scored[contexts]
             nll.append(following_nll(after, reading.tokens[contexts], counted))
-            before = lm.run_from(reading.hidden[contexts], reading.site)
+            before = reading.logits(lm, contexts)
             for i, use in enumerate(counted):
                 p, q = (logits[i].float().log_softmax(-1).cpu() for logits in (before, after))
                 kl.append((p.exp() * (p - q)).sum(-1)[use])

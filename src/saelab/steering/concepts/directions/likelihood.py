@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saelab.activations.site import resumed, stream_site
 from saelab.core.seeds import numpy_generator
 from saelab.steering.concepts.examples import Examples, prefix_length, templated
 
@@ -54,9 +55,11 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = fit.lr * (1 - step / steps)
         with torch.no_grad():
-            hidden = examples.lm.run_to(batch.tokens, [examples.site])[examples.site]
+            before = stream_site(examples.site)
+            states = examples.lm.run_to(batch.tokens, [examples.site, *([before] if before else [])])
+            hidden, stream = states[examples.site], states[before] if before else None
         edited, penalty = change(hidden, batch.editable, step / steps)
-        loss = _answer_nll(examples, edited, batch) + penalty
+        loss = _answer_nll(examples, edited, stream, batch) + penalty
         optimiser.zero_grad()
         loss.backward()
         if fit.clip is not None:
@@ -65,9 +68,11 @@ def train(
     return vector.detach()
 
 
-def _answer_nll(examples: Examples, hidden: Float[Tensor, "B T D"], batch: Batch) -> Float[Tensor, ""]:
+def _answer_nll(
+    examples: Examples, hidden: Float[Tensor, "B T D"], stream: Float[Tensor, "B T E"] | None, batch: Batch
+) -> Float[Tensor, ""]:
     """Mean NLL of the answers' tokens, each predicted from the position before it."""
-    logits = examples.lm.run_from(hidden, examples.site)[:, :-1]
+    logits = resumed(examples.lm, hidden, examples.site, stream)[:, :-1]
     scored = batch.answer[:, 1:]
     return torch.nn.functional.cross_entropy(logits[scored], batch.tokens[:, 1:][scored])
 

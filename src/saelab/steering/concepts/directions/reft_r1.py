@@ -26,7 +26,7 @@ def reft_r1(examples: Examples, using: Fitting) -> Direction:
     generator = torch.Generator().manual_seed(
         seed_of(using.seed, "steering", "reft_r1", examples.site, examples.concept)
     )
-    vector = torch.randn(examples.lm.d_model, generator=generator).to(examples.lm.device)
+    vector = torch.randn(examples.lm.width(examples.site), generator=generator).to(examples.lm.device)
     vector = vector / vector.norm()
 
     def change(hidden: Tensor, editable: Tensor, done: float) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from saelab.steering.direction import Direction
 def ssv(examples: Examples, using: Fitting) -> Direction:
     """The trained vector's direction; strength by its largest training score, as for every fitted direction."""
     generator = torch.Generator().manual_seed(seed_of(using.seed, "steering", "ssv", examples.site, examples.concept))
-    vector = 0.01 * torch.randn(examples.lm.d_model, generator=generator).to(examples.lm.device)
+    vector = 0.01 * torch.randn(examples.lm.width(examples.site), generator=generator).to(examples.lm.device)
 
     def change(hidden: Tensor, editable: Tensor, done: float) -> tuple[Tensor, Tensor]:
         del done
