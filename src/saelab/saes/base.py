@@ -109,21 +109,23 @@ class Sae(nn.Module, ABC):
 class Weights:
     """The weights of an SAE while it is trained: rows are latents, inputs are centred and scaled (x' = (x - m) / s).
 
-    `extra` holds the architecture's own trained vectors [F]; `tracked` what it follows without a gradient.
+    `extra` holds the architecture's own trained vectors [F]; `tracked` what it follows without a gradient. `across`:
+    the decoder writes to another site than the encoder reads (a transcoder), so b_dec is no part of what is read.
     """
 
     encoder: Float[Tensor, "F D"]
-    decoder: Float[Tensor, "F D"]
+    decoder: Float[Tensor, "F E"]
     b_enc: Float[Tensor, " F"]
-    b_dec: Float[Tensor, " D"]
+    b_dec: Float[Tensor, " E"]
     extra: dict[str, Tensor] = field(default_factory=dict)
     tracked: dict[str, Tensor] = field(default_factory=dict)
+    across: bool = False
 
     def to(self, device: torch.device) -> "Weights":
         """The same weights on a device."""
         extra, tracked = ({n: t.to(device) for n, t in own.items()} for own in (self.extra, self.tracked))
         main = (t.to(device) for t in (self.encoder, self.decoder, self.b_enc, self.b_dec))
-        return Weights(*main, extra=extra, tracked=tracked)
+        return Weights(*main, extra=extra, tracked=tracked, across=self.across)
 
     def trained(self) -> dict[str, Tensor]:
         """The trained tensors by name."""
@@ -204,7 +206,8 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a rule may need beside the entries: the scaled inputs, the number of tokens of the batch (on all ranks), the
+    """What a rule may need beside the entries: what is rebuilt, in scaled units (the inputs, or a transcoder's other
+    site), the number of tokens of the batch (on all ranks), the
     sparsity coefficient, what these inputs add to the batch's L0, and the share of the run that is done, in [0, 1).
     """
 
@@ -256,6 +259,12 @@ class TrainConfig(Config):
     architecture: Any  # a Literal with its default in every subclass
     d_in: int = Field(ge=1, description="Width of what it reads.")
     d_sae: int = Field(ge=1, description="Latents.")
+    d_out: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda width: width is None,
+        description="Width of what it rebuilds, where that is another site (a transcoder).",
+    )
     preset: Literal["saelab", "paper"] = Field(default="saelab", description="paper: the settings of its paper.")
     lr: float = Field(default=3e-3, gt=0, description="Learning rate of Adam.")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="First moment of Adam.")

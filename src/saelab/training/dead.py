@@ -2,9 +2,9 @@
 
     r = x - x̂ (a constant),  r̂ = relu(pre)_{top k_aux of the dead} W_dec,  loss = α ||r - r̂||² / ||r - mean r||²
 
-As in the paper: normalised by the residual's variance, no bias in r̂, ReLU on the codes, k_aux = d_in / 2. The gradient
-reaches the dead rows of encoder, b_enc and decoder, and nothing else: b_dec inside pre counts as a constant. A latent
-is dead when it has been silent for a number of tokens (not steps, so batch sizes compare).
+As in the paper: normalised by the residual's variance, no bias in r̂, ReLU on the codes, k_aux = d / 2 (d of the
+residual). The gradient reaches the dead rows of encoder, b_enc and decoder, and nothing else: b_dec inside pre counts
+as a constant. A latent is dead when it has been silent for a number of tokens (not steps, so batch sizes compare).
 """
 
 import torch
@@ -26,14 +26,14 @@ def add_aux_gradient(
     weights: Weights,
     pre: Float[Tensor, "B M"],
     x: Float[Tensor, "B D"],
-    residual: Float[Tensor, "B D"],
+    residual: Float[Tensor, "B E"],
     *,
     dead: Int[Tensor, " M"],
     coefficient: float,
     ranks: Ranks = ALONE,
 ) -> float:
     """Add the gradient of AuxK to `grads` in place; returns the loss. `pre`: pre-activations of the dead latents."""
-    k_aux = max(1, x.shape[1] // 2)
+    k_aux = max(1, residual.shape[1] // 2)
     codes = pre.clamp(min=0)
     if dead.numel() > k_aux:
         values, columns = row_top_k(codes, k_aux)
@@ -46,6 +46,7 @@ def add_aux_gradient(
     d_codes = (g @ decoder.T) * (codes > 0)
     bias = d_codes.sum(0)
     grads["decoder"].index_add_(0, dead, codes.T @ g)
-    grads["encoder"].index_add_(0, dead, (d_codes.T @ x).addr_(bias, weights.b_dec, alpha=-1.0))
+    read = d_codes.T @ x
+    grads["encoder"].index_add_(0, dead, read if weights.across else read.addr_(bias, weights.b_dec, alpha=-1.0))
     grads["b_enc"].index_add_(0, dead, bias)
     return strength * float(error.square().sum())

@@ -6,10 +6,10 @@ finite.
 so that the reconstruction loss is the fraction of variance unexplained and no setting depends on the LM's activation
 scale (dictionary_learning scales to E ||x||² = 1, SAELens to mean norm √d: there a large mean eats the scale). m and s
 come from the source where it knows them, otherwise from its first batches. They are folded into the weights at the end
-(saes/base.py).
+(saes/base.py). A transcoder's batches hold both sites side by side, [x, y], each scaled by its own m and s.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
@@ -21,23 +21,41 @@ from torch import Tensor
 from saelab.core.errors import UserError
 from saelab.core.hardware import device_of
 
+Batch = Tensor | tuple[Tensor, Tensor]  # what is read, and of transcoders what is rebuilt
 SAMPLE_BATCHES = 8  # batches that m and s are estimated from when the source does not know them
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """The mean and the root mean squared deviation of the inputs."""
+    """The mean and the root mean squared deviation of the inputs. out: those of what is rebuilt, where that is another
+    site, whose columns then follow those of the inputs.
+    """
 
     mean: Float[Tensor, " D"]
     scale: float
+    out: "Scaling | None" = None
 
     def __call__(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """x' = (x - m) / s in float32, on the device of the mean."""
+        if self.out is not None:
+            d = len(self.mean)
+            return torch.cat([Scaling(self.mean, self.scale)(x[:, :d]), self.out(x[:, d:])], 1)
         return (x.to(self.mean.device, torch.float32) - self.mean) / self.scale
 
     def to(self, device: torch.device) -> "Scaling":
         """The same scaling, of inputs that then lie on a device."""
-        return Scaling(self.mean.to(device), self.scale)
+        return Scaling(self.mean.to(device), self.scale, self.out and self.out.to(device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As tensors, for a checkpoint."""
+        found = {"mean": self.mean, "scale": torch.tensor(self.scale, dtype=torch.float64)}
+        return found | ({f"out.{name}": t for name, t in self.out.tensors().items()} if self.out else {})
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Scaling":
+        """What `tensors` gave."""
+        out = {name.removeprefix("out."): t for name, t in tensors.items() if name.startswith("out.")}
+        return cls(tensors["mean"], float(tensors["scale"]), cls.of(out) if out else None)
 
 
 @runtime_checkable
@@ -54,11 +72,27 @@ class ActivationSource(Protocol):
         ...
 
 
-def scaling_of(batches: Iterable[Tensor]) -> Scaling:
-    """Mean and root mean squared deviation of the rows of some batches."""
+def scaling_of(batches: Iterable[Tensor], d_in: int | None = None) -> Scaling:
+    """Mean and root mean squared deviation of the rows of some batches. d_in: where the columns of what is read end."""
     rows = torch.cat([b.to(torch.float32) for b in batches])
+    if d_in is not None:
+        if rows.shape[1] <= d_in:
+            raise UserError(
+                f"The batches are {rows.shape[1]} wide, and a transcoder that reads {d_in} has nothing to rebuild.",
+                hint="Give pairs of both sites.",
+            )
+        read, out = scaling_of([rows[:, :d_in]]), scaling_of([rows[:, d_in:]])
+        return Scaling(read.mean, read.scale, out)
     mean = rows.mean(0)
     return _scaling(mean, float((rows - mean).square().sum(1).mean()))
+
+
+def _scaling_by(moments: Any, d_in: int | None) -> Scaling:
+    """From the moments that a source knows: of one site, or of both (`parts`)."""
+    if d_in is not None:
+        read, out = (_scaling_by(part, None) for part in moments.parts)
+        return Scaling(read.mean, read.scale, out)
+    return _scaling(moments.mean, moments.mean_square - float(moments.mean.double().square().sum()))
 
 
 def _scaling(mean: Float[Tensor, " D"], variance: float) -> Scaling:
@@ -77,7 +111,7 @@ class Inputs:
 
 
 def open_inputs(
-    source: Iterable[Tensor] | ActivationSource,
+    source: Iterable[Batch] | ActivationSource,
     *,
     steps: int,
     seed: int,
@@ -85,22 +119,23 @@ def open_inputs(
     start: int = 0,
     scaling: Scaling | None = None,
     device: str = "cpu",
+    d_in: int | None = None,
 ) -> Inputs:
     """Open a source at step `start`. A list or DataLoader shorter than `steps` is gone through again and again.
 
-    Scaled batches lie on `device`; a `UserError` where this machine has no such device.
+    d_in: of transcoders, the width of what is read; batches hold both sites, as pairs or side by side. Scaled batches
+    lie on `device`; a `UserError` where this machine has no such device.
     """
     place = device_of(device)
     if isinstance(source, ActivationSource):
-        moments = source.moments
         if scaling is None:
-            scaling = _scaling(moments.mean, moments.mean_square - float(moments.mean.double().square().sum()))
+            scaling = _scaling_by(source.moments, d_in)
         stream = _checked(source.batches(batch, seed=seed, steps=steps, start=start), start)
     else:
         stream = islice(_checked(_repeated(source), 0), steps)
         sample = list(islice(stream, SAMPLE_BATCHES))
         if scaling is None and sample:
-            scaling = scaling_of(sample)
+            scaling = scaling_of(sample, d_in)
         stream = islice(chain(sample, stream), start, None)
     first = next(stream, None)
     if scaling is None or first is None:
@@ -108,12 +143,12 @@ def open_inputs(
     return Inputs(scaling.to(place), first, chain([first], stream))
 
 
-def _repeated(source: Iterable[Tensor]) -> Iterator[Tensor]:
+def _repeated(source: Iterable[Batch]) -> Iterator[Tensor]:
     while True:
         empty = True
         for item in source:
             empty = False
-            yield item
+            yield torch.cat(list(item), 1) if isinstance(item, tuple) else item
         if empty or isinstance(source, Iterator):
             return
 

@@ -1,11 +1,11 @@
 """One batch's loss and its gradients, written out over the active entries (no autograd).
 
-    loss = (1/B) Σ ||x - x̂||² + the rule's own terms + AuxK
+    loss = (1/B) Σ ||y - x̂||² + the rule's own terms + AuxK,   y = x, or a transcoder's other site
 
-On inputs scaled to unit mean squared deviation the first term is the fraction of variance unexplained (FVU) of the
-batch. With g = dL/dx̂ = 2 (x̂ - x) / B and the rule's dL/dlinear on the entries:
+On y scaled to unit mean squared deviation the first term is the fraction of variance unexplained (FVU) of the
+batch. With g = dL/dx̂ = 2 (x̂ - y) / B and the rule's dL/dlinear on the entries:
     dW_dec = zᵀ g,   dz = g W_decᵀ on the entries,   dW_enc = (x - b_dec)ᵀ dlinear,   db_enc = Σ dlinear
-    db_dec = Σ g - W_enc Σ dlinear
+    db_dec = Σ g - W_enc Σ dlinear                (a transcoder reads x itself: b_dec is left out of both)
 Nested dictionaries (levels): x̂_i are cumulative sums of the blocks' parts, and a block's g is the sum over the levels
 that contain it. Pre-activations are taken a few rows at a time and only the entries are kept, so no [B, F] matrix is
 held where a step is sparse. With several processes (ranks) B counts all rows, every term is a sum over the ranks, and
@@ -48,11 +48,14 @@ def gradients(
     dead: Int[Tensor, " M"] | None = None,
     aux_coefficient: float = 0.0,
     progress: float = 0.0,
+    target: Float[Tensor, "B E"] | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Tensor], BatchResult]:
     """Gradients by weight name, and the figures. `x`: scaled inputs of this rank; `dtype`: precision of dense
-    products; `progress`: the share of the run that is done, for rules whose loss changes with it.
+    products; `progress`: the share of the run that is done, for rules whose loss changes with it; `target`: what is
+    rebuilt, where it is not x.
     """
+    y = x if target is None else target
     n = x.shape[0] * ranks.size
     if dead is not None and (not dead.numel() or aux_coefficient <= 0):
         dead = None
@@ -69,16 +72,17 @@ def gradients(
     fired = entries.per_latent(active.to(codes.dtype))
     l0 = float(fired.sum()) / n
 
-    error = reconstruct(entries, codes, weights, rule) - x
+    error = reconstruct(entries, codes, weights, rule) - y
     g = _block_gradients(error, rule, n)
-    step = StepContext(x, n, coefficient, l0, progress)
+    step = StepContext(y, n, coefficient, l0, progress)
     own = rule.gradient(entries, weights, entries.project(g, weights.decoder), step)
     bias = entries.per_latent(own.linear)
+    read, written = entries.outer(own.linear, x), g[: x.shape[0]].sum(0)
     grads = {
-        "encoder": entries.outer(own.linear, x).addr_(bias, weights.b_dec, alpha=-1.0),
+        "encoder": read if weights.across else read.addr_(bias, weights.b_dec, alpha=-1.0),
         "decoder": entries.outer(codes, g),
         "b_enc": bias,
-        "b_dec": g[: x.shape[0]].sum(0) - bias @ weights.encoder,
+        "b_dec": written if weights.across else written - bias @ weights.encoder,
     } | own.own
     final = error[-1] if error.ndim == 3 else error
     fvu = float(final.square().sum()) / n
@@ -137,14 +141,16 @@ def select(
         reach = reach / 2 if reach > 1e-3 else 0.0
 
 
-def fitted_length(weights: Weights, rule: Rule, x: Float[Tensor, "B D"], dtype: torch.dtype) -> float:
-    """The multiple of the codes that reconstructs x best (least squares); below 1 where x̂ overshoots. b_dec counts
-    as zero.
+def fitted_length(
+    weights: Weights, rule: Rule, x: Float[Tensor, "B D"], dtype: torch.dtype, target: Tensor | None = None
+) -> float:
+    """The multiple of the codes that rebuilds x, or the target, best (least squares); below 1 where x̂ overshoots. b_dec
+    counts as zero.
     """
     entries, _ = select(weights, rule, x, dtype)
     x_hat = entries.decode(rule.codes(entries, weights), weights.decoder)
     square = float(x_hat.square().sum())
-    return float((x_hat * x).sum()) / square if square > 0 else 1.0
+    return float((x_hat * (x if target is None else target)).sum()) / square if square > 0 else 1.0
 
 
 def _pre_activations(
@@ -157,7 +163,7 @@ def _pre_activations(
 
 
 def _linear_bias(weights: Weights) -> Float[Tensor, " F"]:
-    return weights.b_enc - weights.encoder @ weights.b_dec
+    return weights.b_enc if weights.across else weights.b_enc - weights.encoder @ weights.b_dec
 
 
 def reconstruct(

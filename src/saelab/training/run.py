@@ -27,7 +27,7 @@ from saelab.core.config import digest_of
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import Sae, TrainConfig
-from saelab.saes.formats import save_sae
+from saelab.saes.formats import save_native
 from saelab.saes.given import sum_of
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.store.layout import METRICS
@@ -37,7 +37,7 @@ from saelab.training.config import TrainingConfig
 from saelab.training.inputs import ActivationSource, Scaling, open_inputs
 from saelab.training.sinks import Sink, tracker
 from saelab.training.step import Figures, Trainee
-from saelab.training.sweep import advance, check, enrol, resolve
+from saelab.training.sweep import advance, check, enrol, read_width, resolve
 
 COLUMNS = {
     "sae": pl.String,
@@ -64,6 +64,7 @@ def run(
     seed: int = 0,
     lm: str | None = None,
     site: str | None = None,
+    site_out: str | None = None,
     text: str | None = None,
     starts: Mapping[str, Sae] | None = None,
     progress: Progress = SILENT,
@@ -71,7 +72,8 @@ def run(
 ) -> list[Path]:
     """Train the SAEs named by `configs` and write them to `<saes>/<name>`; returns the files written.
 
-    lm, site, text: what the activations are of, which the SAEs' files then say. starts: by name, finished SAEs whose
+    lm, site, text: what the activations are of, which the SAEs' files then say. site_out: what transcoders rebuild; the
+    activations are then those of both sites (activations/pairs.py). starts: by name, finished SAEs whose
     weights training begins with (training/start.py).
 
     With several `ranks` (training.distributed) every one makes the same call with the same folders, which all can read;
@@ -91,7 +93,8 @@ def run(
             advance(trainees, inputs, progress=progress, observe=lambda f, n: session.observe(f, n, stop))
     if session.sink is not None:
         session.sink.close()
-    written = session.finish(saes, scaling, lm=lm, site=site, text=text) if ranks.index == 0 else []
+    said = {"lm": lm, "site": site, "site_out": site_out}
+    written = session.finish(saes, scaling, text, said) if ranks.index == 0 else []
     ranks.total(torch.zeros(1))  # all leave together: a rank may read what the first has written
     return written
 
@@ -153,7 +156,7 @@ class _Session:
         scaling = None
         if found is not None:
             stored = found.tensors["scaling"]
-            scaling = Scaling(stored["mean"], float(stored["scale"]))
+            scaling = Scaling.of(stored)
             self.done, self.rows = found.step, found.metrics.to_dicts()
         # A finished run that was killed before its SAEs were written has no batch left; it still needs one for shapes.
         start = min(self.done, steps - 1)
@@ -165,6 +168,7 @@ class _Session:
             start=start,
             scaling=scaling,
             device=config.device,
+            d_in=read_width(list(self.configs.values())),
         )
         self.trainees = enrol(
             list(self.configs.values()),
@@ -218,13 +222,12 @@ class _Session:
         assert self.scaling is not None
         if self.ranks.index:
             return
-        scaling = {"mean": self.scaling.mean, "scale": torch.tensor(self.scaling.scale, dtype=torch.float64)}
-        tensors, numbers = {"scaling": scaling}, {}
+        tensors, numbers = {"scaling": self.scaling.tensors()}, {}
         for name, trainee in zip(self.configs, self.trainees, strict=True):
             tensors[name], numbers[name] = trainee.state()
         Checkpoint(self.key, self.done, tensors, numbers, self.table()).write(self.folder / "checkpoints")
 
-    def finish(self, saes: Path, scaling: Scaling, *, lm: str | None, site: str | None, text: str | None) -> list[Path]:
+    def finish(self, saes: Path, scaling: Scaling, text: str | None, said: dict[str, Any]) -> list[Path]:
         """Write the SAEs and the metrics, and drop the checkpoints; returns the files."""
         config = self.config
         last = {row["sae"]: row for row in self.rows[-len(self.configs) :]}
@@ -235,7 +238,7 @@ class _Session:
             if (start := self.starts.get(name)) is not None:
                 about |= {"started_from": {"sha256": sum_of(start)} | _trained_before(start)}
             about |= {"l0": last[name]["l0"], "precision": str(trainee.dtype)[6:]}
-            save_sae(trainee.finish(scaling, site=site, lm=lm, **about), saes / name)
+            save_native(trainee.finish(scaling, **said, **about), saes / name)
             written += sorted((saes / name).iterdir())
         metrics = self.folder / METRICS
         write_table(metrics, self.table())

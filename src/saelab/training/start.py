@@ -24,6 +24,8 @@ def trained_as(sae: Sae) -> list[str]:
 
 def start_misfit(sae: Sae, cfg: TrainConfig) -> str | None:
     """Why an SAE of this config cannot begin with the weights of `sae`; None where it can."""
+    if cfg.d_out is not None:
+        return "a transcoder begins with weights of its own"
     fits = trained_as(sae)
     if cfg.architecture not in fits:
         others = f" ({' and '.join(fits)} can)" if fits else ""

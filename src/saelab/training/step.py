@@ -13,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saelab.core.seeds import seed_of
+from saelab.saes.across import transcoder_from
 from saelab.saes.base import Sae, SaeConfig, TrainConfig, Weights
 from saelab.saes.ranks import ALONE, Ranks
+from saelab.saes.transcoder import Transcoder
 from saelab.training.dead import silence
 from saelab.training.inputs import Scaling
 from saelab.training.objective import BatchResult, fitted_length, gradients
@@ -57,7 +59,7 @@ class Trainee:
         self.rule = cfg.rule(dtype)
         self.weights = (start or initial_weights(cfg, seed)).to(sample.device)
         if start is None:
-            self._begin(sample)
+            self._begin(*self._parts(sample))
         trained = self.weights.trained()
         if cfg.frozen_decoder:
             del trained["decoder"]
@@ -71,14 +73,26 @@ class Trainee:
         self.done = 0
 
     @torch.no_grad()
-    def _begin(self, sample: Float[Tensor, "B D"]) -> None:
-        """Set biases and thresholds; where it is asked for, with a shorter encoder if the first x̂ overshoots."""
+    def _begin(self, sample: Float[Tensor, "B D"], target: Float[Tensor, "B E"] | None) -> None:
+        """Set biases and thresholds; where it is asked for, with a shorter encoder if the first x̂ overshoots.
+
+        A transcoder's decoder rows begin as what goes along with their latents' pre-activations on the sample.
+        """
+        if target is not None and not self.cfg.frozen_decoder:
+            rows = self.weights.encoder @ (sample.T @ target)
+            self.weights.decoder = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-8)
         self.rule.initial(self.weights, sample)
-        length = fitted_length(self.weights, self.rule, sample, self.dtype) if self.cfg.fitted_start else 1.0
+        wanted = self.cfg.fitted_start
+        length = fitted_length(self.weights, self.rule, sample, self.dtype, target) if wanted else 1.0
         if length < 1:
             self.weights.encoder *= length
             self.weights.b_enc.zero_()
             self.rule.initial(self.weights, sample)
+
+    def _parts(self, x: Float[Tensor, "B D"]) -> tuple[Tensor, Tensor | None]:
+        """What is read and, of a transcoder, what is rebuilt."""
+        d = self.cfg.d_in
+        return (x, None) if self.cfg.d_out is None else (x[:, :d].contiguous(), x[:, d:].contiguous())
 
     @torch.no_grad()
     def step(self, x: Float[Tensor, "B D"]) -> Figures:
@@ -88,6 +102,7 @@ class Trainee:
         lr = learning_rate(cfg.lr, self.done, self.steps, warmup=cfg.lr_warmup, decay=cfg.lr_decay)
         coefficient = self._coefficient(lr)
         dead = self.dead()
+        x, target = self._parts(x)
         grads, outcome = gradients(
             self.weights,
             self.rule,
@@ -97,6 +112,7 @@ class Trainee:
             dead=dead,
             aux_coefficient=cfg.aux_coefficient,
             progress=self.done / self.steps,
+            target=target,
             ranks=self.ranks,
         )
         self._apply(grads, lr)
@@ -165,8 +181,10 @@ class Trainee:
         if self.controller is not None and numbers["log_c"] is not None:
             self.controller.log_c = float(numbers["log_c"])
 
-    def finish(self, scaling: Scaling, **about: object) -> Sae:
-        """The finished SAE in raw units, on the CPU; `about` goes to its metadata, `site` and `lm` to its config."""
+    def finish(self, scaling: Scaling, *, site_out: str | None = None, **about: object) -> Sae | Transcoder:
+        """The finished SAE or transcoder in raw units, on the CPU; `about` goes to its metadata, `site`, `site_out` and
+        `lm` to its config.
+        """
         cfg = self.cfg
         about = {"training": cfg.model_dump(mode="json"), "steps": self.done, **about}
         site, lm = about.pop("site", None), about.pop("lm", None)
@@ -181,7 +199,10 @@ class Trainee:
                 "metadata": about,
             }
         )
-        return self.rule.module(self.weights, scaling.scale, scaling.mean, final).cpu()
+        if (out := scaling.out) is None:
+            return self.rule.module(self.weights, scaling.scale, scaling.mean, final).cpu()
+        ends = {"read": (scaling.mean, scaling.scale), "written": (out.mean, out.scale)}
+        return transcoder_from(self.rule, self.weights, **ends, about=final, site_out=site_out).cpu()
 
 
 def remove_along(grad: Float[Tensor, "F D"], directions: Float[Tensor, "F D"]) -> None:
@@ -192,8 +213,14 @@ def remove_along(grad: Float[Tensor, "F D"], directions: Float[Tensor, "F D"]) -
 
 
 def initial_weights(cfg: TrainConfig, seed: int) -> Weights:
-    """Unit decoder rows in random directions, the encoder their copy, biases zero (b_dec zero is the data's mean)."""
+    """Unit decoder rows in random directions, the encoder their copy (a transcoder's: directions of its own), biases
+    zero (b_dec zero is the data's mean).
+    """
     generator = torch.Generator().manual_seed(seed_of(seed, "initial weights", cfg.digest()))
     decoder = torch.randn(cfg.d_sae, cfg.d_in, generator=generator)
     decoder /= decoder.norm(dim=1, keepdim=True)
-    return Weights(decoder.clone(), decoder, torch.zeros(cfg.d_sae), torch.zeros(cfg.d_in))
+    if cfg.d_out is None:
+        return Weights(decoder.clone(), decoder, torch.zeros(cfg.d_sae), torch.zeros(cfg.d_in))
+    rows = torch.randn(cfg.d_sae, cfg.d_out, generator=generator)
+    rows /= rows.norm(dim=1, keepdim=True)
+    return Weights(decoder, rows, torch.zeros(cfg.d_sae), torch.zeros(cfg.d_out), across=True)

@@ -17,8 +17,9 @@ from saelab.core.hardware import multiplies_bfloat16, side_by_side
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import Sae, TrainConfig
 from saelab.saes.ranks import ALONE, Ranks
+from saelab.saes.transcoder import Transcoder
 from saelab.training.config import Precision
-from saelab.training.inputs import ActivationSource, Inputs, open_inputs
+from saelab.training.inputs import ActivationSource, Batch, Inputs, open_inputs
 from saelab.training.start import started
 from saelab.training.step import Figures, Trainee
 
@@ -47,11 +48,61 @@ def train(
     weights and each batch are while they are trained; the SAEs come back on the CPU. `starts`: for every config a
     finished SAE that its training goes on from (training.start), or None.
     """
+    settings = {"steps": steps, "seed": seed, "batch": batch, "precision": precision, "device": device}
+    found = _trained(configs, batches, **settings, progress=progress, ranks=ranks, starts=starts)
+    if not all(isinstance(one, Sae) for one in found):
+        raise UserError("These configs have d_out, so they are transcoders.", hint="Use train_transcoders.")
+    return [one for one in found if isinstance(one, Sae)]
+
+
+def train_transcoders(
+    configs: Sequence[TrainConfig],
+    batches: Iterable[Batch] | ActivationSource,
+    *,
+    steps: int,
+    seed: int = 0,
+    batch: int = 2048,
+    precision: Precision = "auto",
+    device: str = "cpu",
+    progress: Progress = SILENT,
+    ranks: Ranks = ALONE,
+) -> list[Transcoder]:
+    """Train transcoders, whose configs say `d_out`, as `train` trains SAEs.
+
+    `batches`: pairs of tensors [tokens, d_in] and [tokens, d_out], or stored ones (activations/pairs.py). Both ends are
+    centred and scaled; FVU is that of the second. Codes come out in its units, decoder rows with norm 1.
+    """
+    settings = {"steps": steps, "seed": seed, "batch": batch, "precision": precision, "device": device}
+    found = _trained(configs, batches, **settings, progress=progress, ranks=ranks)
+    if not all(isinstance(one, Transcoder) for one in found):
+        raise UserError("A transcoder's config says the width of what it rebuilds: d_out.", hint="Use train for SAEs.")
+    return [one for one in found if isinstance(one, Transcoder)]
+
+
+def _trained(
+    configs: Sequence[TrainConfig],
+    batches: Iterable[Batch] | ActivationSource,
+    *,
+    steps: int,
+    seed: int,
+    batch: int,
+    precision: Precision,
+    device: str,
+    progress: Progress,
+    ranks: Ranks,
+    starts: Sequence[Sae | None] = (),
+) -> list[Sae | Transcoder]:
     check(configs, steps)
-    inputs = open_inputs(batches, steps=steps, seed=seed, batch=batch, device=device)
+    asked = {"steps": steps, "seed": seed, "batch": batch, "device": device}
+    inputs = open_inputs(batches, **asked, d_in=read_width(configs))
     trainees = enrol(configs, inputs, steps=steps, seed=seed, precision=precision, ranks=ranks, starts=starts)
     advance(trainees, inputs, progress=progress)
     return [t.finish(inputs.scaling, seed=seed) for t in trainees]
+
+
+def read_width(configs: Sequence[TrainConfig]) -> int | None:
+    """Of transcoders, how many columns of a batch are what is read; None of SAEs, which read all."""
+    return None if configs[0].d_out is None else configs[0].d_in
 
 
 def check(configs: Sequence[TrainConfig], steps: int) -> None:
@@ -61,6 +112,8 @@ def check(configs: Sequence[TrainConfig], steps: int) -> None:
     widths = sorted({c.d_in for c in configs})
     if len(widths) > 1:
         raise UserError(f"SAEs of one stream must read one width, but the configs say d_in = {widths}.")
+    if len({c.d_out for c in configs}) > 1:
+        raise UserError("SAEs of one stream must rebuild one site, but their configs say several d_out.")
 
 
 def enrol(
@@ -76,10 +129,10 @@ def enrol(
     """Trainees for the configs, fresh or with the weights of the SAEs that they go on from."""
     if len(inputs.first) % ranks.size:
         raise UserError(f"A batch of {len(inputs.first)} tokens cannot be split evenly over {ranks.size} processes.")
-    if inputs.first.shape[1] != configs[0].d_in:
-        raise UserError(
-            f"The activations have width {inputs.first.shape[1]}, but the configs say d_in = {configs[0].d_in}."
-        )
+    cfg, width = configs[0], inputs.first.shape[1]
+    if width != cfg.d_in + (cfg.d_out or 0):
+        said = f"d_in = {cfg.d_in}" + (f" and d_out = {cfg.d_out}" if cfg.d_out else "")
+        raise UserError(f"The activations have width {width}, but the configs say {said}.")
     sample = inputs.scaling(inputs.first)
     dtype = resolve(precision, str(sample.device))
     own = [

@@ -178,6 +178,11 @@ def save_sae(sae: Sae | Transcoder, folder: str | Path, format: str = "saelens")
     write(sae, Path(folder))
 
 
+def save_native(sae: Sae | Transcoder, folder: Path) -> None:
+    """Write an SAE or a transcoder as a run keeps its own; every gate has a form here."""
+    saelens.write_own(sae, folder)
+
+
 def convert_sae(
     reference: str | Path,
     folder: str | Path,

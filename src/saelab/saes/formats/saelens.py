@@ -55,6 +55,8 @@ TRANSCODERS = {
     "skip_transcoder": "relu",
     "jumprelu_transcoder": "jumprelu",
     "jumprelu_skip_transcoder": "jumprelu",
+    "topk_transcoder": "topk",  # saelab's own
+    "topk_skip_transcoder": "topk",
 }
 FACTORS = ("scaling_factor", "finetuning_scaling_factor")  # before 3, and from 3 to 5
 SCALER = "activation_scaler.json"  # the training scale, beside the weights of an unfinished training
@@ -64,6 +66,13 @@ WHITENING = "activation_whitening.safetensors"  # and its whitening
 
 def _recognises(source: Source) -> bool:
     return source.has(CONFIG, WEIGHTS)
+
+
+def write_own(sae: Sae | Transcoder, folder: Path) -> None:
+    """As a run keeps its own: SAELens' layout, and TopK transcoders in it too, which SAELens has none of."""
+    if isinstance(sae, Transcoder):
+        return write_transcoder(sae, folder, LAYOUT_VERSION, own=True)
+    return _write(sae, folder)
 
 
 def _write(sae: Sae | Transcoder, folder: Path) -> None:
@@ -149,6 +158,7 @@ def _transcoder(config: SAELensConfig, source: Source) -> Transcoder:
     return transcoder(
         weights,
         gate=TRANSCODERS[name],
+        k=None if config.k is None else int(config.k),
         site=source.declared.site or house_name(about.hook_name),
         site_out=house_name(about.hook_name_out),
         lm=source.declared.lm or about.model_name,

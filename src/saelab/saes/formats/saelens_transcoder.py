@@ -1,7 +1,8 @@
 """Transcoders as SAELens has them, written: `cfg.json`, `sae_weights.safetensors`, for its four transcoder classes.
 
 W_enc [D_in, F], W_dec [F, D_out], b_enc, b_dec; threshold [F] (jumprelu) and W_skip [D_out, D_in] by architecture.
-SAELens has no transcoder with a TopK. saelens.py reads them.
+SAELens has no transcoder with a TopK: one is written in the same layout for saelab alone, as `topk_transcoder`, where
+a run keeps its own. saelens.py reads them.
 """
 
 from pathlib import Path
@@ -16,10 +17,10 @@ CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _PREFIXES = {"relu": "", "jumprelu": "jumprelu_"}
 
 
-def write_transcoder(found: Transcoder, folder: Path, version: str) -> None:
-    """Write one; version: the SAELens version whose layout it is. A TopK is a `UserError`."""
+def write_transcoder(found: Transcoder, folder: Path, version: str, *, own: bool = False) -> None:
+    """Write one; version: the SAELens version whose layout it is. A TopK is a `UserError` unless `own`."""
     cfg, weights = found.cfg, found.weights()
-    if cfg.gate not in _PREFIXES:
+    if cfg.gate not in _PREFIXES and not own:
         raise UserError(
             f"SAELens holds transcoders with a ReLU or JumpReLU; this one has a {cfg.gate}.",
             hint="Write it with --to sparsify, which holds TopK.",
@@ -32,7 +33,7 @@ def write_transcoder(found: Transcoder, folder: Path, version: str) -> None:
         "hook_name_out": hook_name(cfg.site_out),
     }
     data = {
-        "architecture": f"{_PREFIXES[cfg.gate]}{'skip_' if 'W_skip' in weights else ''}transcoder",
+        "architecture": f"{_PREFIXES.get(cfg.gate, f'{cfg.gate}_')}{'skip_' if 'W_skip' in weights else ''}transcoder",
         "d_in": cfg.d_in,
         "d_out": cfg.d_out,
         "d_sae": cfg.d_sae,
@@ -42,4 +43,5 @@ def write_transcoder(found: Transcoder, folder: Path, version: str) -> None:
         "normalize_activations": "none",
         "reshape_activations": "none",
     }
+    data |= {"k": cfg.k} if cfg.k is not None else {}
     write_json(folder / CONFIG, data | {"metadata": metadata})
