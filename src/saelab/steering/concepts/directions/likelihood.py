@@ -59,7 +59,7 @@ def train(
             states = examples.lm.run_to(batch.tokens, [examples.site, *([before] if before else [])])
             hidden, stream = states[examples.site], states[before] if before else None
         edited, penalty = change(hidden, batch.editable, step / steps)
-        loss = _answer_nll(examples, edited, stream, batch) + penalty
+        loss = _answer_nll(examples, edited, batch, stream) + penalty
         optimiser.zero_grad()
         loss.backward()
         if fit.clip is not None:
@@ -69,7 +69,7 @@ def train(
 
 
 def _answer_nll(
-    examples: Examples, hidden: Float[Tensor, "B T D"], stream: Float[Tensor, "B T E"] | None, batch: Batch
+    examples: Examples, hidden: Float[Tensor, "B T D"], batch: Batch, stream: Float[Tensor, "B T E"] | None = None
 ) -> Float[Tensor, ""]:
     """Mean NLL of the answers' tokens, each predicted from the position before it."""
     logits = resumed(examples.lm, hidden, examples.site, stream)[:, :-1]
