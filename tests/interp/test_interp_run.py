@@ -1,6 +1,7 @@
-"""The stage on a tiny LM: three files with the promised columns, same bytes twice, errors as sentences."""
+"""The stage on a tiny LM: its files with the promised columns, same bytes twice, errors as sentences."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +17,7 @@ from saelab.judges.scripted import always
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
+from saelab.store.layout import InterpFolder
 from saelab.text.corpora import Document
 from saelab.text.pack import PackedText, pack
 
@@ -72,9 +74,11 @@ def site_text(tmp_path_factory: pytest.TempPathFactory) -> InterpSite:
     return prepare(CONFIG, lm, site=SITE, held_out=held_out, packed=train, shards=shards[SITE])
 
 
-def test_the_stage_writes_its_three_tables(site_text: InterpSite, tmp_path: Path) -> None:
+def test_the_stage_writes_its_tables(site_text: InterpSite, tmp_path: Path) -> None:
     paths = run(site_text, random_sae(), tmp_path, judge=LexicalJudge(), also=[5])
-    assert [p.name for p in paths] == ["fidelity.json", "features.parquet", "contexts.parquet"]
+    tables, material = ["fidelity.json", "features.parquet", "contexts.parquet"], InterpFolder(tmp_path).material
+    kept = [material.text.path, material.part(0).path, material.manifest.path]
+    assert [p.name for p in paths[:3]] == tables and paths[3:] == kept
     fidelity = json.loads(paths[0].read_text())
     assert fidelity["l0"] == pytest.approx(4, abs=0.1)
     assert fidelity["dead_share"] >= 2 / FEATURES_N
@@ -89,6 +93,8 @@ def test_the_stage_writes_its_three_tables(site_text: InterpSite, tmp_path: Path
     assert features.row(5, named=True)["state"] in ("ok", "too_few", "dead")
     untested = features.filter(pl.col("state") == "untested")
     assert untested["auroc"].null_count() == untested.height
+    told = pl.read_parquet(kept[1])
+    assert told.height == FEATURES_N and told["description"].equals(features["description"])
     contexts = pl.read_parquet(paths[2])
     assert contexts["rank"].max() == 2
     first = contexts.row(0, named=True)
@@ -159,3 +165,10 @@ def test_a_width_or_site_that_does_not_fit_is_a_sentence(site_text: InterpSite, 
     narrow = TopKSae(SaeConfig(architecture="topk", d_in=8, d_sae=4, k=1), weights)
     with pytest.raises(UserError, match="width 8"):
         run(site_text, narrow, tmp_path, judge=LexicalJudge())
+
+
+def test_the_material_can_be_left_out_and_changes_nothing_else(site_text: InterpSite, tmp_path: Path) -> None:
+    kept = run(site_text, random_sae(), tmp_path / "kept", judge=LexicalJudge())
+    bare = replace(site_text, config=CONFIG.model_copy(update={"material": False}))
+    paths = run(bare, random_sae(), tmp_path / "bare", judge=LexicalJudge())
+    assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in kept[:3]] and len(kept) > 3

@@ -3,7 +3,7 @@
 A run that interprets makes the same by itself. Nothing is made twice: what is there and the same is left.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from saelab.study.spec import SaeSpec, StudyConfig
 from saelab.text.corpora import CorpusConfig, iter_documents
 from saelab.text.pack import PackedText, pack_for
 
-DENSE = 1 << 25  # entries of a block of codes before they are sparse
+DENSE = 1 << 24  # entries of a block of codes before they are sparse
 MOST = 4e7  # codes above zero that are kept in memory
 READ, LENGTH, CHARACTERS = 256, 128, 5  # contexts read of a text, their tokens, characters of a token, about
 TRAIN = "train"  # the part of a run's text that is harvested
@@ -56,14 +56,17 @@ def made_by_run(
     """Make it from the text of the SAE's run; activations are those that were harvested, where they are still there."""
     config, key = StudyConfig.from_yaml(run.study).interp, spec.model.key
     packed = PackedText.load(run.tokens(key) / TRAIN)
-    place = run.activations(key) / spec.site
+    place, features = run.activations(key) / spec.site, run.interp(spec.name).features
+    told = None
+    if features.exists:  # one description of a feature, not two
+        told = dict(features.read().select("feature", "description").drop_nulls().iter_rows())
     if place.exists():
         rows, read = harvested_rows(ActivationShards(place), config.window_rows, packed.context)
         part = packed.first(int(read[-1]) // packed.context + 1)
-        keep_material(lm, sae, (rows, read), part, folder, config=config, progress=progress)
+        keep_material(lm, sae, (rows, read), part, folder, config=config, told=told, progress=progress)
     else:
         part = packed.first(-(-config.window_rows // packed.context))
-        make_material(lm, sae, part, folder.root, config=config, progress=progress)
+        make_material(lm, sae, part, folder.root, config=config, told=told, progress=progress)
 
 
 def made_here(
@@ -97,11 +100,13 @@ def make_material(
     folder: Path,
     *,
     config: InterpConfig | None = None,
+    told: Mapping[int, str] | None = None,
     progress: Progress = SILENT,
 ) -> SaeMaterial:
     """Read a text with an SAE and keep what its features are in `folder`.
 
-    packed: text as the model's tokens. Raises `UserError` where SAE and model do not fit.
+    packed: text as the model's tokens. told: descriptions that are known. Raises `UserError` where SAE and model do
+    not fit.
     """
     site = fitting_site(lm, sae, ())
     with progress.task(f"reading {site}", total=1, unit="passes") as task:
@@ -109,7 +114,7 @@ def make_material(
         task.advance()
     read = reading.kept.reshape(-1).nonzero()[:, 0].numpy()
     return keep_material(
-        lm, sae, (reading.rows, read), packed, MaterialFolder(folder), config=config, progress=progress
+        lm, sae, (reading.rows, read), packed, MaterialFolder(folder), config=config, told=told, progress=progress
     )
 
 
@@ -121,6 +126,7 @@ def keep_material(
     folder: MaterialFolder,
     *,
     config: InterpConfig | None = None,
+    told: Mapping[int, str] | None = None,
     progress: Progress = SILENT,
 ) -> SaeMaterial:
     """Keep what features are on activations that were read. rows: activations at the SAE's site, and their places."""
@@ -129,12 +135,14 @@ def keep_material(
     read = rows[1][: codes.n_rows]
     passages = Passages(packed.tokens.numpy(), packed.document_ids.numpy())
     finder, strings = WindowFinder.over(passages, config.windows), lm.token_texts(range(lm.vocab_size))
-    thresholds = np.array([finder.threshold(codes, k) for k in range(codes.n_features)])
+    thresholds = finder.thresholds(codes)
     seen = np.zeros(passages.tokens.size, bool)
     seen[read] = True
     text = DescribingText.over(passages, seen & (finder.sides == DESCRIBE), strings)
 
     def described(features: Sequence[int]) -> dict[int, str]:
+        if told is not None:
+            return {f: told[f] for f in features if f in told}
         largest = thresholds[list(features)] / config.windows.active_fraction
         found = describe(codes.only(features), text, largest, config.describe)
         return {features[k]: one.text for k, one in found.items()}
@@ -156,7 +164,9 @@ def keep_material(
 def bounded_codes(sae: Sae, rows: Float[Tensor, "N D"], read: Int[np.ndarray, " N"]) -> Codes:
     """The codes of as many rows as keep few enough of them: of a dense dictionary, of fewer."""
     block = max(1, DENSE // sae.cfg.d_sae)
-    first = encode_codes(sae.encode, rows[: 4 * block], read[: 4 * block], block=block)
+    first = encode_codes(sae.encode, rows[:block], read[:block], block=block)
+    if first.n_rows == len(rows):
+        return first
     each = max(1.0, len(first.places) / max(1, first.n_rows))
     most = max(1, int(MOST / each))
     return encode_codes(sae.encode, rows[:most], read[:most], block=block)

@@ -104,11 +104,7 @@ class SaeMaterial:
 
     def columns(self, names: Sequence[str]) -> pl.DataFrame:
         """Some columns of all features, as `interp.features.material` names them."""
-        parts = [
-            pl.read_parquet(self.folder.part(k).path, columns=list(names), glob=False)
-            for k in range(parts_of(self.manifest))
-        ]
-        return pl.concat(parts)
+        return pl.concat([self._of_part(k, names) for k in range(parts_of(self.manifest))])
 
     def feature(self, index: int) -> FeatureMaterial:
         """One feature. Raises `UserError` where there is none of that number."""
@@ -130,8 +126,17 @@ class SaeMaterial:
         )
 
     def _read_row(self, index: int) -> dict[str, Any]:
-        scan = pl.scan_parquet(self.folder.part(index // PART).path, glob=False)
-        return scan.select(list(COLUMNS)).slice(index % PART, 1).collect().row(0, named=True)
+        return self._of_part(index // PART, list(COLUMNS), slice(index % PART, index % PART + 1)).row(0, named=True)
+
+    def _of_part(self, number: int, names: Sequence[str], rows: slice | None = None) -> pl.DataFrame:
+        path = self.folder.part(number).path
+        try:
+            scan = pl.scan_parquet(path, glob=False).select(names)
+            return (scan if rows is None else scan.slice(rows.start, rows.stop - rows.start)).collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise ArtefactError(
+                f"{path} is not as it was written: {error}.", hint="Remove it; it is made again."
+            ) from None
 
     def _contexts(self, row: Mapping[str, Any]) -> Iterator[QuantileContext]:
         token, document = self.text["token"], self.text["document"]

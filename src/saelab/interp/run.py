@@ -1,4 +1,4 @@
-"""The interpretability stage: one SAE in, `fidelity.json`, `features.parquet` and `contexts.parquet` out.
+"""The interpretability stage: one SAE in; its fidelity, its features, their contexts and their material out.
 
 A `SiteText` is prepared once per site and shared by all its SAEs: the clean pass over the held-out text, the ablations,
 the random controls, the windows. The only place of this package with files. An SAE is encoded once over the text; every
@@ -28,6 +28,8 @@ from saelab.interp.features.codes import Codes, encode_codes
 from saelab.interp.features.contexts import contexts_table
 from saelab.interp.features.describe import DescribeConfig, DescribingText, describe
 from saelab.interp.features.detection import Detection, Trial, detect
+from saelab.interp.features.material import LENS, MaterialSource, write_material
+from saelab.interp.features.profile import lens_scores
 from saelab.interp.features.windows import DESCRIBE, TEST, Passages, WindowConfig, WindowFinder, Windows, window_strings
 from saelab.interp.fidelity.control import RandomDictionary, control_k
 from saelab.interp.fidelity.measures import Baselines, baselines_of, reconstruction_of, splice
@@ -74,6 +76,9 @@ class InterpConfig(Config):
         default=32, ge=0, description="How many of them are also told by the meaning of the description (embedding)."
     )
     n_contexts: int = Field(default=8, ge=0, description="Top contexts kept per feature.")
+    material: bool = Field(
+        default=True, description="What `saelab explore` shows of every feature is kept; else it makes it at first use."
+    )
     calibrated: bool = Field(default=True, description="The judge is graded: its cut is set on the describing windows.")
     windows: WindowConfig = WindowConfig()
     describe: DescribeConfig = DescribeConfig()
@@ -183,7 +188,7 @@ def run(
     also: Iterable[int] = (),
     progress: Progress = SILENT,
 ) -> list[Path]:
-    """Evaluate one SAE and write its three files into `folder`.
+    """Evaluate one SAE and write its files into `folder`.
 
     meaning: a judge that tells windows by the meaning of the description, beside the first. also: features to test by
     detection besides the random sample (those that another stage has chosen).
@@ -191,7 +196,8 @@ def run(
     config = site_text.config
     if sae.cfg.d_in != site_text.rows.shape[1]:
         raise UserError(f"The SAE reads width {sae.cfg.d_in}; the site is {site_text.rows.shape[1]} wide.")
-    with progress.task(f"interpreting {folder.name}", total=4, unit="parts") as task:
+    place = InterpFolder(folder)
+    with progress.task(f"interpreting {folder.name}", total=5, unit="parts") as task:
         codes = encode_codes(sae.encode, site_text.rows, site_text.places)
         task.advance(part="encoded")
         fidelity = measure_fidelity(site_text, sae, codes)
@@ -208,8 +214,28 @@ def run(
             codes, site_text.finder, site_text.strings, live, count=config.n_contexts, terms=first
         )
         task.advance(part="contexts")
-    place = InterpFolder(folder)
-    return [place.fidelity.write(fidelity), place.features.write(features), place.contexts.write(contexts)]
+        kept = _keep_material(site_text, sae, codes, features, place) if config.material else []
+        task.advance(part="material")
+    written = [place.fidelity.write(fidelity), place.features.write(features), place.contexts.write(contexts)]
+    return [*written, *kept]
+
+
+def _keep_material(
+    site_text: InterpSite, sae: Sae, codes: Codes, features: pl.DataFrame, place: InterpFolder
+) -> list[Path]:
+    finder, lm = site_text.finder, site_text.lm
+    told = dict(features.select("feature", "description").drop_nulls().iter_rows())
+    source = MaterialSource(
+        codes,
+        finder.passages,
+        site_text.places,
+        site_text.strings,
+        decoder=sae.W_dec,
+        thresholds=finder.thresholds(codes),
+        described=lambda asked: {f: told[f] for f in asked if f in told},
+        lens=lambda asked: lens_scores(lm, sae.W_dec, asked, LENS),
+    )
+    return write_material(source, place.material)
 
 
 def measure_fidelity(site_text: InterpSite, sae: Sae, codes: Codes) -> dict[str, Any]:
@@ -254,7 +280,7 @@ def measure_features(
     "untested" (described, not in the sample).
     """
     config, finder = site_text.config, site_text.finder
-    largest = np.array([finder.threshold(codes, f) for f in range(codes.n_features)]) / config.windows.active_fraction
+    largest = finder.thresholds(codes) / config.windows.active_fraction
     read = np.zeros(finder.passages.tokens.size, bool)
     read[site_text.places] = True
     text = DescribingText.over(finder.passages, read & (finder.sides == DESCRIBE), site_text.strings)

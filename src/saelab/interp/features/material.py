@@ -154,35 +154,35 @@ def _part(source: MaterialSource, features: range, coactive: Coactivation) -> pl
         "max_activation": largest,
         "threshold": source.thresholds[features.start : features.stop],
         "description": [described.get(f) for f in features],
-        "histogram": histograms.tolist(),
+        "histogram": list(histograms),
         "promotes": [[t for t, _ in up] for up, _ in lens],
         "promotes_by": [[by for _, by in up] for up, _ in lens],
         "suppresses": [[t for t, _ in down] for _, down in lens],
         "suppresses_by": [[by for _, by in down] for _, down in lens],
-        "neighbours": neighbours.tolist(),
-        "cosines": cosines.tolist(),
+        "neighbours": list(neighbours),
+        "cosines": list(cosines),
         "coactive": [[f for f, _, _ in one] for one in beside],
         "phi": [[phi for _, phi, _ in one] for one in beside],
         "shared": [[both for _, _, both in one] for one in beside],
     }
     columns |= _contexts(source, codes, features)
-    return pl.DataFrame(columns, schema_overrides=COLUMNS).select(list(COLUMNS))
+    return pl.DataFrame({name: pl.Series(columns[name], strict=False).cast(kind) for name, kind in COLUMNS.items()})
 
 
-def _contexts(source: MaterialSource, codes: Codes, features: range) -> dict[str, list[list[Any]]]:
+def _contexts(source: MaterialSource, codes: Codes, features: range) -> dict[str, list[np.ndarray]]:
     """Where each feature's contexts begin, how long they are, where they peak, and the activations on all of them."""
     passages = source.passages
     tokens, bounds = passages.tokens.reshape(-1), Bounds.over(passages)
-    found: dict[str, list[list[Any]]] = {n: [] for n in ("starts", "lengths", "peaks", "bands", "activations")}
+    found: dict[str, list[np.ndarray]] = {n: [] for n in ("starts", "lengths", "peaks", "bands", "activations")}
     for k, chosen in enumerate(choose(codes, tokens, passages.length, features, seed=source.seed)):
         first, stop = bounds.windows(chosen.peaks)
         inside = [np.arange(a, b) for a, b in zip(first, stop, strict=True)]
         wanted = np.concatenate(inside)[None] if inside else np.zeros((1, 0), np.int64)
-        found["starts"].append(first.tolist())
-        found["lengths"].append((stop - first).tolist())
-        found["peaks"].append((chosen.peaks - first).tolist())
-        found["bands"].append(chosen.bands.tolist())
-        found["activations"].append(values_at(*codes.of(k), wanted)[0].tolist())
+        found["starts"].append(first)
+        found["lengths"].append(stop - first)
+        found["peaks"].append(chosen.peaks - first)
+        found["bands"].append(chosen.bands)
+        found["activations"].append(values_at(*codes.of(k), wanted)[0])
     return found
 
 

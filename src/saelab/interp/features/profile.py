@@ -139,14 +139,17 @@ def lens_scores(
     if site is not None and not in_stream(parse_site(site)):
         return [((), ())] * len(features)
     rows = decoder[torch.tensor(list(features))].to(lm.dtype)
+    strings: dict[int, str] = {}  # a token is promoted by many features, and reading it takes longer than finding it
     found: list[tuple[Scored, Scored]] = []
     for block in rows.split(max(1, LOGITS // lm.vocab_size)):
         logits = lm.lens(block, site).float()
         ends = [logits.topk(count, largest=largest) for largest in (True, False)]
+        new = sorted({t for end in ends for row in end.indices.tolist() for t in row} - set(strings))
+        strings |= zip(new, lm.token_strings(new), strict=True)
         up, down = (
             [
-                tuple(zip(lm.token_strings(ids), by, strict=True))
-                for ids, by in zip(end.indices.cpu().tolist(), end.values.cpu().tolist(), strict=True)
+                tuple((strings[t], by) for t, by in zip(*row, strict=True))
+                for row in zip(end.indices.tolist(), end.values.tolist(), strict=True)
             ]
             for end in ends
         )

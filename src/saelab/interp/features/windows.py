@@ -133,6 +133,10 @@ class WindowFinder:
         described = values[self.sides[places] == DESCRIBE]
         return self.config.active_fraction * float(described.max()) if described.size else 0.0
 
+    def thresholds(self, codes: Codes) -> Float[np.ndarray, " F"]:
+        """Those of all features."""
+        return np.array([self.threshold(codes, f) for f in range(codes.n_features)])
+
     def find(self, codes: Codes, feature: int, side: int) -> Windows:
         """The feature's windows on a side: top, then importance-weighted, then random inactive ones."""
         config = self.config
