@@ -16,52 +16,16 @@ from saelab.explore.made import make_material
 from saelab.explore.material import SaeMaterial
 from saelab.interp.features import beside, profile
 from saelab.interp.features import material as writing
-from saelab.interp.features.codes import Codes
 from saelab.interp.features.material import MaterialSource, write_material
 from saelab.interp.features.spread import RADIUS
-from saelab.interp.features.windows import Passages, WindowConfig, WindowFinder
+from saelab.interp.features.windows import WindowConfig, WindowFinder
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
 from saelab.store.layout import MaterialFolder
 from saelab.text.corpora import Document
 from saelab.text.pack import pack_for
-
-N, T, F, D, VOCAB = 30, 48, 40, 16, 90
-
-
-def codes_of(dense: np.ndarray, read: np.ndarray) -> Codes:
-    """The codes of a dense table [rows, features] at the places that were read."""
-    feature, row = np.nonzero(dense.T)
-    starts = np.concatenate([[0], np.cumsum((dense > 0).sum(axis=0))])
-    return Codes(starts.astype(np.int64), read[row], dense.T[feature, row].astype(np.float32), len(read))
-
-
-def source_of(density: float = 0.1, *, dead: float = 0.1, bos: bool = True) -> tuple[MaterialSource, np.ndarray]:
-    """Random sparse codes on a random text, and the same as a table [places, features]."""
-    rng = np.random.default_rng(3)
-    tokens = rng.integers(1, VOCAB, (N, T))
-    documents = np.repeat(np.arange(N)[:, None], T, axis=1)
-    if bos:
-        tokens[:, 0], documents[:, 0] = 0, -1
-    read = np.flatnonzero(documents.reshape(-1) >= 0)
-    dense = np.zeros((N * T, F))
-    values = rng.exponential(2.0, (len(read), F)) * (rng.random((len(read), F)) < density)
-    values[:, rng.random(F) < dead] = 0
-    dense[read] = values.astype(np.float32)
-    codes = codes_of(dense[read], read)
-    passages = Passages(tokens, documents)
-    source = MaterialSource(
-        codes,
-        passages,
-        read,
-        [f"t{i} " for i in range(VOCAB)],
-        decoder=torch.from_numpy(rng.standard_normal((F, D)).astype(np.float32)),
-        thresholds=WindowFinder.over(passages, WindowConfig()).thresholds(codes),
-        described=lambda features: {f: f"feature number {f}" for f in features if f % 2},
-        lens=lambda features: [((("up", 2.0 + f),), (("down", -1.0),)) for f in features],
-    )
-    return source, dense
+from some_material import T, codes_of, source_of
 
 
 def made_of(source: MaterialSource, folder: Path) -> SaeMaterial:
