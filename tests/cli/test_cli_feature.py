@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from saelab.cli import main
+from saelab.interp.features.material import write_material
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
@@ -17,6 +18,7 @@ from saelab.saes.formats import save_sae
 from saelab.store.layout import RunFolder
 from saelab.text.corpora import CorpusConfig, iter_documents
 from saelab.text.pack import pack_for
+from some_material import source_of
 
 D, F, SITE = 32, 12, "resid_post.1"
 
@@ -95,6 +97,11 @@ def test_an_sae_of_a_run_shows_what_the_run_measured(tmp_path: Path, capsys: pyt
     (row,) = record["features"]
     assert (record["text"], row["description"], row["balanced_accuracy"]) == ("of its run", "of the run", 0.9)
     assert [c["tokens"] for c in row["contexts"]] == [["c", "d"], ["a", "b"]]
+    source, dense = source_of()
+    write_material(source, kept.material)
+    (row,) = told(capsys, run.saes / "a", 3, "--no-steer", "--contexts", "2")["features"]
+    assert row["max_activation"] == pytest.approx(dense[:, 3].max()) and row["balanced_accuracy"] == 0.9
+    assert row["promotes"] == ["up"] and len(row["contexts"]) == 2, "where material is kept, it is shown"
     saved(tmp_path / "elsewhere" / "a")
     (tmp_path / "none.jsonl").write_text(json.dumps({"text": "one two three " * 200}) + "\n")
     other = told(capsys, tmp_path / "elsewhere" / "a", 3, "--no-steer", "--text", f"path:{tmp_path / 'none.jsonl'}")

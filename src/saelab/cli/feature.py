@@ -1,6 +1,6 @@
 """`saelab feature`: what single features fire on, promote and suppress, and what the model writes with them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,13 +9,11 @@ from saelab.cli.models import model_for
 from saelab.cli.output import say, show_record
 from saelab.cli.parameters import SEVERAL
 from saelab.cli.progress import shown
-from saelab.cli.references import text_at
 from saelab.core.errors import UserError
 
 PROMPT, DOSES = "I think that", (0.2, 0.5)
 CUT = 1.05  # times the largest that is shown, above which it is said that larger ones are not
 SHOWN = 10  # tokens promoted and suppressed
-LENGTH, CHARACTERS = 128, 5  # tokens of a context; characters of a token, about
 
 
 def feature(
@@ -62,6 +60,7 @@ def feature(
         Print one JSON object.
     """
     from saelab.cli.references import opened, without_site
+    from saelab.explore.opening import trained_on
     from saelab.interp.features.profile import fitting_site, known_features
     from saelab.saes.base import Sae
 
@@ -76,10 +75,9 @@ def feature(
     model = model_for([found], lm)
     fitting_site(model, found, index)
     with shown() as progress:
-        rows = _of_its_run(sae, model, found, index, contexts) if text is None else None
-        source = "of its run"
+        rows, source = (None, "") if text else _of_its_run(sae, model, found, index, contexts)
         if rows is None:
-            text = text_at(text) or _trained_on(found)
+            text = text or trained_on(found)
             sizes = {"read": read, "contexts": contexts, "progress": progress}
             rows, source = _read_here(model, found, index, text, **sizes), text or "embedded"
         record: dict[str, Any] = {"sae": sae, "lm": model.name, "site": place, "text": source, "features": rows}
@@ -92,26 +90,25 @@ def feature(
     return 0
 
 
-def _trained_on(sae: Any) -> str | None:
-    """The text that an SAE's files name, where it lies here."""
-    from saelab.store.files import is_there
-
-    named = sae.cfg.metadata.get("dataset_path")
-    return named if isinstance(named, str) and named.startswith("path:") and is_there(named[5:]) else None
-
-
-def _of_its_run(reference: str, lm: Any, sae: Any, index: Sequence[int], contexts: int) -> list[dict[str, Any]] | None:
+def _of_its_run(
+    reference: str, lm: Any, sae: Any, index: Sequence[int], contexts: int
+) -> tuple[list[dict[str, Any]] | None, str]:
     """What the run of the SAE's folder has measured; None where the SAE is of no run, or not interpreted."""
     import polars as pl
 
+    from saelab.explore.made import kept_there
     from saelab.interp.features.profile import lens_tokens
     from saelab.store.layout import RunFolder
 
     folder = Path(reference.removeprefix("path:")).resolve()
     kept = RunFolder(folder.parent.parent).interp(folder.name)
     if folder.parent != RunFolder(folder.parent.parent).saes or not kept.contexts.path.exists():
-        return None
+        return None, ""
     table = kept.features.read().filter(pl.col("feature").is_in(index))
+    told = dict(table.select("feature", "balanced_accuracy").iter_rows())
+    if kept_there(kept.material):
+        rows = _of_material(kept.material.root, index, contexts)
+        return [row | {"balanced_accuracy": told[row["feature"]]} for row in rows], "of its run"
     known = {row["feature"]: row for row in table.iter_rows(named=True)}
     top = kept.contexts.read().filter(pl.col("feature").is_in(index) & (pl.col("rank") < contexts))
     rows = []
@@ -119,29 +116,30 @@ def _of_its_run(reference: str, lm: Any, sae: Any, index: Sequence[int], context
         mine = top.filter(pl.col("feature") == number).sort("rank").select("tokens", "activations", "peak")
         own = {name: known[number][name] for name in ("density", "max_activation", "description", "balanced_accuracy")}
         rows.append({"feature": number} | own | {"contexts": mine.to_dicts(), "promotes": up, "suppresses": down})
+    return rows, "of its run"
+
+
+def _of_material(folder: Path, index: Sequence[int], contexts: int) -> list[dict[str, Any]]:
+    """What is kept of the features: the largest activations first, then those of the fifths below."""
+    from saelab.explore.material import SaeMaterial
+
+    rows = []
+    for one in map(SaeMaterial(folder).feature, index):
+        shown = [vars(context) for context in one.contexts[:contexts]]
+        ends = {name: [token for token, _ in getattr(one, name)] for name in ("promotes", "suppresses")}
+        own = {name: getattr(one, name) for name in ("feature", "density", "max_activation", "description")}
+        rows.append(own | {"contexts": shown} | ends)
     return rows
 
 
 def _read_here(
     lm: Any, sae: Any, index: Sequence[int], text: str | None, *, read: int, contexts: int, progress: Any
 ) -> list[dict[str, Any]]:
+    from saelab.explore.made import text_for
     from saelab.interp.features.profile import profiles
-    from saelab.text.corpora import CorpusConfig, iter_documents
-    from saelab.text.pack import pack_for
 
-    corpus = CorpusConfig() if text is None else CorpusConfig(source=text)
-    packed = pack_for(lm, _some(iter_documents(corpus), read * LENGTH * CHARACTERS), context=LENGTH, progress=progress)
+    packed = text_for(lm, text, read=read, progress=progress)
     return [asdict(p) for p in profiles(lm, sae, index, packed, contexts=contexts, tokens=SHOWN, progress=progress)]
-
-
-def _some(documents: Iterable[Any], characters: int) -> Iterator[Any]:
-    """The first documents, until they hold so many characters."""
-    held = 0
-    for document in documents:
-        yield document
-        held += len(document.text)
-        if held >= characters:
-            return
 
 
 def _steered(lm: Any, sae: Any, rows: Sequence[dict[str, Any]], prompt: str, doses: Sequence[float]) -> dict[str, str]:

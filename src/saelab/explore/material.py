@@ -25,11 +25,15 @@ MOST = 4e7  # codes above zero that are kept in memory
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of a feature's values above zero, in activation units. edges: one more than counts."""
+    """Counts of a feature's values above zero, in activation units. edges: one more than counts.
+
+    threshold: above it the feature counts as active in a window. fifths: the values that part the fifths, falling.
+    """
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
     threshold: float
+    fifths: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,23 @@ class SaeMaterial:
         """One feature. Raises `UserError` where there is none of that number."""
         if not 0 <= index < self.n_features:
             raise UserError(f"There is no feature {index}: the SAE has 0 to {self.n_features - 1}.")
-        row = self._row(index)
+        return self._shaped(self._row(index))
+
+    def features(self) -> Iterator[FeatureMaterial]:
+        """Those that fired, in order, read part by part."""
+        for number in range(parts_of(self.manifest)):
+            for row in self._of_part(number, list(COLUMNS)).iter_rows(named=True):
+                if row["max_activation"]:
+                    yield self._shaped(row)
+
+    def _shaped(self, row: Mapping[str, Any]) -> FeatureMaterial:
         steps = np.linspace(0, row["max_activation"], BINS + 1).tolist()
         return FeatureMaterial(
-            feature=index,
+            feature=row["feature"],
             density=row["density"],
             max_activation=row["max_activation"],
             description=row["description"],
-            histogram=Histogram(tuple(steps), tuple(row["histogram"]), row["threshold"]),
+            histogram=Histogram(tuple(steps), tuple(row["histogram"]), row["threshold"], tuple(row["fifths"])),
             contexts=tuple(self._contexts(row)),
             promotes=tuple(zip(row["promotes"], row["promotes_by"], strict=True)),
             suppresses=tuple(zip(row["suppresses"], row["suppresses_by"], strict=True)),

@@ -282,7 +282,8 @@ def open_explored(
     """Open run folders, SAEs in them, and SAEs by themselves.
 
     refs: run folders, or references or folders of SAEs. lm: language model, by default the one that the SAEs name.
-    text: for SAEs of no run, what their features are read from (path: or hf:), by default the embedded corpus.
+    text: for SAEs of no run, what their features are read from (path: or hf:), by default the text that their files
+    name if it lies here, else the embedded corpus.
     Raises `UserError` for what is neither run nor SAE.
     """
-    return Explored(open_saes(refs, text=text, progress=progress), lm=lm, progress=progress)
+    return Explored(open_saes(refs, lm=lm, text=text, progress=progress), lm=lm, progress=progress)

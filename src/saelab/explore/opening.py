@@ -20,6 +20,7 @@ from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import Sae
 from saelab.saes.formats import load
 from saelab.store.cache import cache_folder
+from saelab.store.files import is_there
 from saelab.store.layout import MaterialFolder, RunFolder
 from saelab.store.references import local
 from saelab.store.tables import read_table
@@ -57,10 +58,7 @@ class OpenedSae:
         """Where its material lies: in its run, or in the cache."""
         if self.run is not None and self.spec is not None:
             return self.run.interp(self.spec.name).material
-        weights = hashlib.sha256(self.sae.W_dec.contiguous().numpy().data)
-        weights.update(self.sae.b_enc.contiguous().numpy().data)
-        weights.update(repr((self.lm, self.site, self.text)).encode())
-        return MaterialFolder(cache_folder() / "material" / weights.hexdigest()[:24])
+        return folder_alone(self.sae, self.lm, self.text)
 
     def table(self, of: str) -> pl.DataFrame | None:
         """A table of its run: features, effects, outcomes or readings; None where there is none."""
@@ -76,22 +74,39 @@ class OpenedSae:
         return read_table(places[of].path, ["feature"]) if places[of].exists else None
 
 
-def open_saes(refs: Sequence[str | Path], *, text: str | None = None, progress: Progress = SILENT) -> list[OpenedSae]:
+def folder_alone(sae: Sae, lm: str | None, text: str | None) -> MaterialFolder:
+    """Where the material of an SAE of no run is kept: in the cache, under what it is and what it is read with."""
+    inputs = hashlib.sha256(sae.W_dec.contiguous().numpy().data)
+    inputs.update(sae.b_enc.contiguous().numpy().data)
+    inputs.update(repr((lm, sae.cfg.site, text)).encode())
+    return MaterialFolder(cache_folder() / "material" / inputs.hexdigest()[:24])
+
+
+def trained_on(sae: Sae) -> str | None:
+    """The text that an SAE's files name, where it lies here."""
+    named = sae.cfg.metadata.get("dataset_path")
+    return named if isinstance(named, str) and named.startswith("path:") and is_there(named[5:]) else None
+
+
+def open_saes(
+    refs: Sequence[str | Path], *, lm: str | None = None, text: str | None = None, progress: Progress = SILENT
+) -> list[OpenedSae]:
     """The SAEs of run folders, and of references or folders of SAEs; no two have the same name.
 
-    text: what those of no run are read from. Raises `UserError` for what is neither run nor SAE.
+    lm, text: language model that those of no run are read with, and what they are read from. Raises `UserError` for
+    what is neither run nor SAE.
     """
     found: list[OpenedSae] = []
     for ref in refs:
         with progress.task(f"opening {ref}"):
-            found += _opened(str(ref), text)
+            found += _opened(str(ref), lm, text)
     if not found:
         raise UserError("There is no SAE to look at.", hint="Name a run folder or an SAE.")
     _name_apart(found)
     return found
 
 
-def _opened(ref: str, text: str | None) -> list[OpenedSae]:
+def _opened(ref: str, lm: str | None, text: str | None) -> list[OpenedSae]:
     place = local(ref.removeprefix("path:"))
     if place.is_dir():
         run = RunFolder(place.resolve())
@@ -99,8 +114,8 @@ def _opened(ref: str, text: str | None) -> list[OpenedSae]:
             return _of_run(run)
         run = RunFolder(place.resolve().parent.parent)
         if place.resolve().parent == run.saes and run.study.exists() and text is None:
-            return [one for one in _of_run(run) if one.name == place.name] or [_alone(ref, text)]
-    return [_alone(ref, text)]
+            return [one for one in _of_run(run) if one.name == place.name] or [_alone(ref, lm, text)]
+    return [_alone(ref, lm, text)]
 
 
 def _of_run(run: RunFolder) -> list[OpenedSae]:
@@ -117,7 +132,7 @@ def _of_run(run: RunFolder) -> list[OpenedSae]:
     ]
 
 
-def _alone(ref: str, text: str | None) -> OpenedSae:
+def _alone(ref: str, lm: str | None, text: str | None) -> OpenedSae:
     found = load(ref)
     if not isinstance(found, Sae):
         raise UserError(f"{ref} is no SAE, and its latents have no codes of one site.", hint="saelab inspect shows it.")
@@ -125,7 +140,8 @@ def _alone(ref: str, text: str | None) -> OpenedSae:
     if cfg.site is None:
         raise UserError(f"{ref} does not say at which site it was trained.", hint="saelab convert writes it down.")
     name = ref.rstrip("/").rpartition("/")[2] or ref
-    return OpenedSae(name, ref, cfg.site, cfg.lm, cfg.d_sae, cfg.architecture, text=text, loaded=found)
+    text = text or trained_on(found)
+    return OpenedSae(name, ref, cfg.site, lm or cfg.lm, cfg.d_sae, cfg.architecture, text=text, loaded=found)
 
 
 def _name_apart(saes: Sequence[OpenedSae]) -> None:

@@ -40,6 +40,7 @@ COLUMNS: dict[str, Any] = {
     "threshold": pl.Float32,
     "description": pl.String,
     "histogram": pl.List(pl.UInt32),
+    "fifths": pl.List(pl.Float32),
     "starts": pl.List(pl.UInt32),
     "lengths": pl.List(pl.UInt8),
     "peaks": pl.List(pl.UInt8),
@@ -55,6 +56,8 @@ COLUMNS: dict[str, Any] = {
     "phi": pl.List(pl.Float32),
     "shared": pl.List(pl.UInt32),
 }
+
+CONTEXTS = ("fifths", "starts", "lengths", "peaks", "bands", "activations")  # columns of lists
 
 Described = Callable[[Sequence[int]], Mapping[int, str]]
 Lens = Callable[[Sequence[int]], Sequence[tuple[Scored, Scored]]]
@@ -173,11 +176,12 @@ def _contexts(source: MaterialSource, codes: Codes, features: range) -> dict[str
     """Where each feature's contexts begin, how long they are, where they peak, and the activations on all of them."""
     passages = source.passages
     tokens, bounds = passages.tokens.reshape(-1), Bounds.over(passages)
-    found: dict[str, list[np.ndarray]] = {n: [] for n in ("starts", "lengths", "peaks", "bands", "activations")}
+    found: dict[str, list[np.ndarray]] = {n: [] for n in CONTEXTS}
     for k, chosen in enumerate(choose(codes, tokens, passages.length, features, seed=source.seed)):
         first, stop = bounds.windows(chosen.peaks)
         inside = [np.arange(a, b) for a, b in zip(first, stop, strict=True)]
         wanted = np.concatenate(inside)[None] if inside else np.zeros((1, 0), np.int64)
+        found["fifths"].append(chosen.edges)
         found["starts"].append(first)
         found["lengths"].append(stop - first)
         found["peaks"].append(chosen.peaks - first)

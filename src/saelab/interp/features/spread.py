@@ -26,10 +26,14 @@ EDGES = (0.8, 0.6, 0.4, 0.2)
 
 @dataclass(frozen=True)
 class ChosenContexts:
-    """The contexts of one feature: flattened places of their peaks, and the band of each (its number in `BANDS`)."""
+    """The contexts of one feature: flattened places of their peaks, and the band of each (its number in `BANDS`).
+
+    edges: the values that part the fifths, falling; none where it is dead.
+    """
 
     peaks: Int[np.ndarray, " C"]
     bands: Int[np.ndarray, " C"]
+    edges: Float[np.ndarray, " E"]
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,8 @@ def _of_one(
     seed_name: tuple[int, int],
 ) -> ChosenContexts:
     taken, bands, seen = list[int](), list[int](), set[bytes]()
+    edges = np.quantile(values, EDGES) if len(places) else np.zeros(0)
     if len(places):
-        edges = np.quantile(values, EDGES)
         places, values = places[peaks], values[peaks]
         order = np.argsort(-values, kind="stable")
         _take(tokens, places[order[: TRIED * TOP]], TOP, taken, seen)
@@ -107,7 +111,7 @@ def _of_one(
             inside = drawn[band[drawn] == k][: TRIED * EACH]
             _take(tokens, places[inside], EACH, taken, seen)
             bands += [k + 1] * (len(taken) - len(bands))
-    return ChosenContexts(np.array(taken, np.int64), np.array(bands, np.int64))
+    return ChosenContexts(np.array(taken, np.int64), np.array(bands, np.int64), edges)
 
 
 def _take(
