@@ -17,6 +17,7 @@ def explore(
     port: int = 8765,
     browser: bool = True,
     export: Path | None = None,
+    neuronpedia: Path | None = None,
     features: int = 200,
 ) -> int:
     """Look at features: browse, search, try a text, steer, compare; served on this machine until Ctrl-C.
@@ -40,6 +41,8 @@ def explore(
         Open the page in a browser.
     export:
         Write the pages to this folder as files instead, and serve nothing.
+    neuronpedia:
+        Write the batch files that Neuronpedia's importer takes to this folder instead, and serve nothing.
     features:
         Most features of each SAE that get a page of their own in --export.
     """
@@ -48,6 +51,13 @@ def explore(
 
     if features < 1:
         raise UserError("--features is at least 1.")
+    if neuronpedia is not None:
+        from saelab.explore.neuronpedia import write_neuronpedia
+
+        with shown() as progress:
+            files = write_neuronpedia(open_explored(refs, lm=lm, text=text, progress=progress), neuronpedia)
+        say(f"Batch files: {len(files)} in {neuronpedia}")
+        return 0
     if export is not None:
         from saelab.explore.export import write_pages
 
