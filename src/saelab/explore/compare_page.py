@@ -6,13 +6,14 @@ Must never know how it is served.
 from collections.abc import Mapping
 
 from saelab.core.errors import UserError
-from saelab.explore.columns import columns_of, labelled
+from saelab.explore.columns import PLAIN, columns_of, labelled
 from saelab.explore.compare import Points, scatter, side_by_side
 from saelab.explore.drawing import Shown, plotted, shown
 from saelab.explore.links import Links
 from saelab.explore.session import Session
 
-POINTS, ROWS, COLOURS = 2000, 100, 6
+POINTS, ROWS, COLOURS = 2000, 50, 6
+USUAL = ("interpretability",)  # what is drawn across, where there is nothing else asked
 
 
 def compare_page(session: Session, asked: Mapping[str, str], links: Links) -> Shown:
@@ -22,7 +23,7 @@ def compare_page(session: Session, asked: Mapping[str, str], links: Links) -> Sh
     keys = [c.name for c in columns]
     pairs = [(p.names[a], p.names[b]) for p in session.matchings for a, b in p.pairs]
     first, second = _pair(asked, names, pairs)
-    usual = [c.name for c in columns if c.shown] + keys
+    usual = [k for k in USUAL if k in keys] + [c.name for c in columns if c.shown and c.name not in PLAIN] + keys
     x = asked["x"] if asked.get("x") in keys else next(iter(usual), "")
     y = asked["y"] if asked.get("y") in keys else next((k for k in usual if k != x), x)
     saes = [{"value": n, "label": n} for n in names]

@@ -36,5 +36,6 @@ def path_page(session: Session, sae: str, feature: int, links: Links) -> Shown:
     absent = session.absent(sae, "partners")
     alone = {"said": "No matching follows this feature to another site.", "command": ""}
     missing = (absent[0] if absent else alone) if len(steps) < 2 else None
-    return {"title": f"{sae} {feature} through the layers", "heading": f"{sae} · feature {feature}", "steps": steps,
-            "missing": missing}  # fmt: skip
+    made = next((session.making[n] for n, _ in places if n in session.making), "")
+    title, heading = f"{sae} {feature} through the layers", f"{sae} · feature {feature}"
+    return {"making": made, "title": title, "heading": heading, "steps": steps, "missing": missing}

@@ -2,7 +2,7 @@
 
 Each feature is moved by a share of the median norm of the prompt's activations at its site; features of one site are
 added up, so that there is one edit per site. A row's scale multiplies all shares; scale 0 is the model as it is, to the
-bit. Before a token is written, each row's dose is measured: mean KL(unsteered, steered) of the next token after neutral
+bit. With the first token each row's dose is measured: mean KL(unsteered, steered) of the next token after neutral
 prefixes. Must never know a page or a server.
 """
 
@@ -136,7 +136,7 @@ def warning(nats: float, limit: float | None) -> str | None:
     if nats <= most:
         return None
     known = "than this run's instrument has tried" if limit is not None else "than known classes steer well with"
-    return f"{nats:.2g} nats is more {known} ({most:g}): expect text that breaks."
+    return f"{nats:.2g} nats is more {known} ({most:g}): the text may break."
 
 
 class Stopped(Exception):
@@ -147,7 +147,7 @@ def write(
     lm: LanguageModel, saes: Mapping[str, Sae], what: Asked, tell: Callable[[dict[str, Any]], None],
     stop: threading.Event, limits: Mapping[str, float],
 ) -> None:  # fmt: skip
-    """Write all rows, telling doses first, then each row's text whenever it grows, then the end.
+    """Write all rows, telling each row's text whenever it grows, the doses once, and the end.
 
     limits: the largest dose tried at a site. Ends early and in silence once `stop` is set.
     """
@@ -155,12 +155,14 @@ def write(
     changes = edits(found, what)
     known = [limits[d.site] for d in found if d.site in limits]
     limit = min(known) if len(known) == len(found) else None
-    measured = doses(lm, changes, len(what.scales))
-    rows = [{"scale": s, "nats": n, "warning": warning(n, limit)} for s, n in zip(what.scales, measured, strict=True)]
-    tell({"type": "doses", "rows": rows})
-    shown = [""] * len(what.scales)
+    shown, told = [""] * len(what.scales), False
+
+    def tell_doses() -> None:
+        measured = zip(what.scales, doses(lm, changes, len(what.scales)), strict=True)
+        tell({"type": "doses", "rows": [{"scale": s, "nats": n, "warning": warning(n, limit)} for s, n in measured]})
 
     def watch(results: Sequence[Sequence[int]]) -> None:
+        nonlocal told
         if stop.is_set():
             raise Stopped
         for row, ids in enumerate(results):
@@ -168,6 +170,9 @@ def write(
             if text != shown[row]:
                 shown[row] = text
                 tell({"type": "text", "row": row, "text": text})
+        if not told:  # after the first token, which somebody waits for
+            told = True
+            tell_doses()
 
     prompts = [prompt_ids(lm, what)] * len(what.scales)
     try:

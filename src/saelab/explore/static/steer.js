@@ -112,5 +112,6 @@
       URL.revokeObjectURL(link.href);
     } catch (error) { told(error.message); }
   });
+  if (features.length) find("sae").value = features.at(-1).sae;
   draw();
 })();
