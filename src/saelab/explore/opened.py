@@ -68,6 +68,7 @@ class Explored:
         self.progress = progress
         self._asked_lm = lm
         self._lock = threading.RLock()
+        self._making = {one.name: threading.RLock() for one in saes}  # while one is made, the others are there
         self._materials: dict[str, SaeMaterial] = {}
         self._tables: dict[tuple[str, str], pl.DataFrame | None] = {}
 
@@ -105,12 +106,13 @@ class Explored:
 
     def material(self, name: str) -> SaeMaterial:
         """The material of an SAE, made where it is not there yet."""
-        with self._lock:
+        one = self.opened(name)
+        with self._making[name]:
             if name not in self._materials:
-                one = self.opened(name)
                 if not self.has_material(name):
                     self._make(one)
-                    self.__dict__.pop("index", None)
+                    for known in ("index", "missing"):
+                        self.__dict__.pop(known, None)
                 self._materials[name] = SaeMaterial(one.material_folder.root)
             return self._materials[name]
 
