@@ -7,7 +7,6 @@ import torch
 
 from saelab.core.errors import UserError
 from saelab.lm.batching import pad_left
-from saelab.lm.families import FAMILIES, family_of
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 
@@ -135,22 +134,6 @@ def test_only_left_padding_is_accepted(llama: LanguageModel) -> None:
     for row in ([True, True, False], [True, False, True]):
         with pytest.raises(UserError, match="left padding"):
             llama.logits(ids(llama)[:, :3], mask=torch.tensor([row]))
-
-
-def test_an_unknown_architecture_says_what_was_looked_for() -> None:
-    from transformers import BloomConfig, BloomForCausalLM
-
-    with torch.random.fork_rng(devices=[]):
-        model = BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=1, n_head=2))
-    with pytest.raises(UserError, match=r"'bloom' \(BloomForCausalLM\).*" + ", ".join(FAMILIES)):
-        family_of(model)
-
-
-def test_a_known_name_with_another_layout_is_refused(llama: LanguageModel) -> None:
-    model = copy.deepcopy(llama.model)
-    del model.model.norm
-    with pytest.raises(UserError, match=r"not laid out like it.*model\.layers, \.embed_tokens, \.norm and lm_head"):
-        family_of(model)
 
 
 def test_tiny_models_are_the_same_every_time() -> None:

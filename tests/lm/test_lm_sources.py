@@ -124,9 +124,12 @@ def test_broken_files_are_sentences(llama: LanguageModel, tmp_path: Path) -> Non
         LanguageModel.load(f"path:{folder}")
 
 
-def test_an_unknown_architecture_is_refused_before_its_weights(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bloom", "architectures": ["BloomForCausalLM"]}))
-    with pytest.raises(UserError, match=r"'bloom' is not one that saelab can read.*looked for one of: llama"):
+def test_an_architecture_that_is_no_decoder_is_refused_before_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(UserError, match=r"'t5' is not a causal language model.*text part"):
+        LanguageModel.load(f"path:{tmp_path}")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nobodys"}))
+    with pytest.raises(UserError, match=r"not one that transformers [0-9.]+ knows.*pip install -U transformers"):
         LanguageModel.load(f"path:{tmp_path}")
 
 

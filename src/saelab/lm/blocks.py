@@ -1,8 +1,9 @@
 """The decoder as a loop over its blocks, so that it can stop early, start late and be changed between blocks.
 
-The blocks, norms and rotary tables are transformers' own modules; only the loop, the masks and the key/value caches are
-ours. The masks say what transformers' say (causal, sliding window, padding), so activations equal `hidden_states` bit
-for bit when nothing is padded. This module knows nothing of texts, edits or SAEs.
+The blocks are transformers' own modules; only the loop and the key/value caches are ours. What comes before, between
+and after the blocks is a family's (`families.py`) or, for every other model, its own forward's (`walk.py`); that the
+loop then gives what the model gives is proved when it is loaded (`parity.py`). This module knows nothing of texts,
+edits or SAEs.
 """
 
 from contextlib import suppress
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from saelab.core.errors import UserError
 from saelab.core.sites import Kind
-from saelab.lm.families import BlockParts, Family, family_of, parts_of
-
-FULL = "full_attention"
+from saelab.lm.families import Listed, check_below, family_of
+from saelab.lm.parts import BlockParts, find_parts
+from saelab.lm.walk import Walk
 
 
 class KVCache:
@@ -44,6 +45,10 @@ class KVCache:
     def length(self) -> int:
         """Filled positions."""
         return max(self._filled.values(), default=0)
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Filled positions of a block (asked by some attentions)."""
+        return self._filled.get(layer, 0)
 
     def select(self, rows: Int[Tensor, " B"]) -> None:
         """Keep (or repeat) the given batch rows of every block."""
@@ -84,6 +89,10 @@ class SharedCache:
         keys, values = (t.expand(key.shape[0], -1, -1, -1) for t in self._items[layer])
         return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
 
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Shared positions of a block (asked by some attentions)."""
+        return self._items[layer][0].shape[2] if layer in self._items else 0
+
 
 class _Enough(Exception):
     """Raised inside a block whose keys and values were all that was wanted."""
@@ -100,14 +109,34 @@ class _KeysOnly:
         self.items[layer] = (key, value)
         raise _Enough
 
+    def get_seq_length(self, layer: int = 0) -> int:
+        """None are kept yet (asked by some attentions)."""
+        return 0
 
-@dataclass(frozen=True)
+
+@dataclass
 class Frame:
-    """What every block of one forward pass shares: position ids `[B, T]`, rotary tables and masks by layer type."""
+    """What every block of one forward pass shares, as its model makes it. A frame serves one pass.
+
+    position_ids: `[B, T]`; shared: masks, rotary tables and whatever else the blocks are called with; done: how many
+    blocks have run on it.
+    """
 
     position_ids: Tensor
-    rotary: dict[str, Any]
-    masks: dict[str, Tensor | None]
+    shared: Any
+    done: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What cannot be done with a model, each with its reason; None where it can.
+
+    padded: left-padded batches; cached: going on from kept keys and values; restart: starting above the first block.
+    """
+
+    padded: str | None = None
+    cached: str | None = None
+    restart: str | None = None
 
 
 @runtime_checkable
@@ -120,47 +149,44 @@ class Visitor(Protocol):
 
 
 class Decoder:
-    """A transformers causal model taken apart into embed, frame, blocks and head."""
+    """A transformers causal model taken apart into embed, frame, blocks and head.
 
-    def __init__(self, model: nn.Module):
-        self.model = model.eval().requires_grad_(False)
-        self.family: Family = family_of(model)
-        self.config: Any = model.config
-        base: Any = getattr(model, self.family.base)
-        self.blocks: list[nn.Module] = list(getattr(base, self.family.blocks))
-        self._embed: Any = getattr(base, self.family.embed)
-        self._norm: Any = getattr(base, self.family.norm)
-        self._head: Any = model.lm_head
-        self._base = base
-        self._softcap = getattr(self.config, "final_logit_softcapping", None)
-        self._window = getattr(self.config, "sliding_window", None)
-        types = getattr(self.config, "layer_types", None)
-        self._types: list[str] = list(types) if types else [FULL] * len(self.blocks)
-        self._eager = self.config._attn_implementation == "eager"
+    limits: what it cannot do; `parity.py` finds out.
+    """
+
+    def __init__(self, model: nn.Module, *, listed: bool = True):
+        """listed: run a family's own embedding, masks and head where it has them, else always walk."""
+        self.model: Any = model.eval().requires_grad_(False)
+        family = family_of(model) if listed else None
+        self._way: Listed | Walk = Walk(self.model) if family is None else Listed(model, family)
+        self.listed = family is not None
+        self.name: str = self._way.name
+        self.blocks: list[nn.Module] = self._way.blocks
+        self.config: Any = self.model.config.get_text_config(decoder=True)
+        self.limits = Limits()
+        self._parts: dict[int, BlockParts] = {}
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        return self._head.weight.dtype
+        """The dtype of the stream."""
+        return self.model.dtype
 
     @property
     def vocab_size(self) -> int:
         """Rows of the head."""
-        return self._head.weight.shape[0]
+        head = self.model.get_output_embeddings()
+        return int(self.config.vocab_size if head is None else head.weight.shape[0])
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._head.weight.device
+        return self.model.device
 
     def embed(self, tokens: Int[Tensor, "B T"], position_ids: Int[Tensor, "b T"]) -> Float[Tensor, "B T D"]:
-        """The stream before block 0 (learned positions included, where the family has them)."""
-        _check_below(tokens, self._embed.num_embeddings, "token", "Use the tokenizer as it came with the model.")
-        hidden = self._embed(tokens)
-        if self.family.positions != "learned":
-            return hidden
-        _check_below(position_ids, self._base.wpe.num_embeddings, "position", "Give shorter texts or contexts.")
-        return hidden + self._base.wpe(position_ids)
+        """The stream before block 0, with whatever the model does to it on the way there."""
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        check_below(tokens, rows, "token", "Use the tokenizer as it came with the model.")
+        return self._way.embed(tokens, position_ids)
 
     def frame(
         self, position_ids: Int[Tensor, "b T"], *, past: int = 0, mask: Bool[Tensor, "B S"] | None = None
@@ -169,27 +195,25 @@ class Decoder:
 
         mask: which of the S = past + T positions are real tokens (left padding); None when all are.
         """
-        like = torch.empty(0, dtype=self.dtype, device=self.device)
-        rotary: dict[str, Any] = {}
-        for layer_type in set(self._types):
-            if self.family.positions == "rotary":
-                rotary[layer_type] = next(iter(rotary.values()), None) or self._base.rotary_emb(like, position_ids)
-            elif self.family.positions == "rotary_by_type":
-                rotary[layer_type] = self._base.rotary_emb(like, position_ids, layer_type)
-        length = position_ids.shape[1]
-        masks = {t: self._mask(length, past, mask, None if t == FULL else self._window) for t in set(self._types)}
-        return Frame(position_ids, rotary, masks)
+        if mask is not None:
+            self._refuse("pad batches", self.limits.padded)
+        return Frame(position_ids, self._way.frame(position_ids, past=past, mask=mask))
 
     def run(
         self, hidden: Tensor, frame: Frame, *, start: int, stop: int, cache: Any = None, visitor: Visitor | None = None
     ) -> Float[Tensor, "B T D"]:
         """The stream after blocks start..stop-1, given the stream `[B, T, D]` before block `start`."""
+        if cache is not None:
+            self._refuse("keep and go on from keys and values", self.limits.cached)
+        if start != frame.done:
+            self._refuse(f"start a pass at block {start}", self.limits.restart)
         for i in range(start, stop):
             if visitor is not None:
                 hidden = visitor.visit("resid_pre", i, hidden)
             hidden = self._block(i, hidden, frame, cache)
             if visitor is not None:
                 hidden = visitor.visit("resid_post", i, hidden)
+        frame.done = stop
         return hidden
 
     def keys(self, i: int, hidden: Float[Tensor, "B T D"], frame: Frame) -> dict[int, tuple[Tensor, Tensor]]:
@@ -200,15 +224,19 @@ class Decoder:
         return cache.items
 
     def unembed(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
-        """Final norm, head and (Gemma) the soft cap on logits: next-token logits in float32."""
-        logits = self._head(self._norm(hidden))
-        if self._softcap is not None:
-            logits = torch.tanh(logits / self._softcap) * self._softcap
-        return logits.float()
+        """Final norm, head and whatever the model does to its logits: next-token logits in float32."""
+        return self._way.unembed(hidden).float()
 
     def parts(self, layer: int) -> BlockParts:
-        """The modules of a block that sites are read and changed at."""
-        return parts_of(self.family, self.blocks[layer])
+        """The modules of a block that sites are read and changed at, found when first asked for."""
+        if layer not in self._parts:
+            places = torch.arange(_PROBE, device=self.device)[None]
+            x = self.embed(places % self.vocab_size, places)
+            frame = self.frame(places)
+            self._parts[layer] = find_parts(
+                self.blocks[layer], x, lambda h: self._way.call(layer, h, frame.shared, None)
+            )
+        return self._parts[layer]
 
     def part(self, kind: Kind, layer: int) -> nn.Module | None:
         """The module at which a site inside a block is: `attn_out` and `mlp_out` are its output, the others its input.
@@ -238,36 +266,12 @@ class Decoder:
         return project(z) - project(torch.zeros_like(z))
 
     def _block(self, i: int, hidden: Tensor, frame: Frame, cache: Any) -> Tensor:
-        layer_type = self._types[i]
-        arguments = {"attention_mask": frame.masks[layer_type], "position_ids": frame.position_ids}
-        if frame.rotary:
-            arguments["position_embeddings"] = frame.rotary[layer_type]
-        out = self.blocks[i](hidden, **arguments, **{self.family.cache: cache})
-        return out[0] if isinstance(out, tuple) else out  # older transformers return tuples
+        return self._way.call(i, hidden, frame.shared, cache)
 
-    def _mask(self, length: int, past: int, mask: Tensor | None, window: int | None) -> Tensor | None:
-        """Which keys each query may see, `[B or 1, 1, T, S]`; None where plain causal attention says the same."""
-        total = past + length
-        slides = window is not None and total > window  # below that, nothing is out of the window
-        if mask is None and not slides and (length == 1 or (past == 0 and not self._eager)):
-            return None
-        keys = torch.arange(total, device=self.device)
-        queries = keys[past:, None]
-        allowed = keys <= queries
-        if window is not None and slides:
-            allowed = allowed & (queries - keys < window)
-        if mask is not None:
-            # A padding query sees itself, so that no softmax runs over nothing; nobody reads what it gives.
-            allowed = (allowed & mask[:, None, :]) | (keys == queries)
-        allowed = allowed.view(-1, 1, length, total)
-        if not self._eager:
-            return allowed
-        zero = torch.zeros((), dtype=self.dtype, device=self.device)
-        return torch.where(allowed, zero, torch.finfo(self.dtype).min)
+    def _refuse(self, what: str, reason: str | None) -> None:
+        if reason is not None:
+            raise UserError(f"saelab cannot {what} of a {self.name} model: {reason}.", hint=_LIMITS)
 
 
-def _check_below(numbers: Tensor, rows: int, what: str, hint: str) -> None:
-    """Refuse what no embedding holds; an accelerator would not survive the look-up."""
-    most = int(numbers.max()) if numbers.numel() else 0
-    if most >= rows:
-        raise UserError(f"There is a {what} {most}, and the model has embeddings of {rows}, from 0 on.", hint=hint)
+_PROBE = 8  # positions that a block's parts are found with
+_LIMITS = "docs/lm.md says for every family what can be done."

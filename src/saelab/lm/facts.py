@@ -12,9 +12,10 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-from saelab.core.errors import ArtefactError, FetchError, UserError
+from saelab.core.errors import ArtefactError, FetchError
 from saelab.core.sites import Site
 from saelab.lm.families import FAMILIES, is_parallel
+from saelab.lm.loading import auto_class, read_config
 from saelab.lm.sources import SHORT_NAMES, Located, locate, named
 from saelab.store.files import read_json
 from saelab.store.references import cached
@@ -52,8 +53,8 @@ class ModelFacts:
 def facts_of(ref: str, *, fetch: bool = True) -> ModelFacts | None:
     """The facts of a model by name or reference; None where they are not on this machine (and cannot be fetched).
 
-    fetch: whether a config may be downloaded. Raises `UserError` for a path without a model or a family that saelab
-    cannot read, `ArtefactError` for a broken config.
+    fetch: whether a config may be downloaded. Raises `UserError` for a path without a model or an architecture that is
+    no causal language model, `ArtefactError` for a broken config.
     """
     if ref in SHORT_NAMES:
         return ModelFacts(**_pinned()[ref])
@@ -63,13 +64,7 @@ def facts_of(ref: str, *, fetch: bool = True) -> ModelFacts | None:
         located = locate(ref, CONFIG)
     except FetchError:
         return None
-    found = _of_gguf(located) if located.gguf else _of_folder(located)
-    if found.family not in FAMILIES:
-        raise UserError(
-            f"The architecture {found.family!r} is not one that saelab can read.",
-            hint=f"It looked for one of: {', '.join(FAMILIES)}.",
-        )
-    return found
+    return _of_gguf(located) if located.gguf else _of_folder(located)
 
 
 @lru_cache(maxsize=1)
@@ -82,18 +77,39 @@ def _of_folder(located: Located) -> ModelFacts:
     if not isinstance(config, dict):
         raise ArtefactError(f"{located.path / 'config.json'} does not hold a JSON object.")
     family = str(config.get("model_type"))
-    learned = family in FAMILIES and FAMILIES[family].positions == "learned"
+    if family not in FAMILIES:  # only transformers knows what its config means
+        read = read_config(located)
+        auto_class(read)
+        text = read.get_text_config(decoder=True)
+        config = {name: getattr(text, name, None) for name in (*_NAMES, *text.to_dict())}
+    turned = any(name.startswith(("rope", "rotary")) for name in config)
+    learned = FAMILIES[family].positions == "learned" if family in FAMILIES else not turned
     width = _number(config, located, "hidden_size", "n_embd")
     return ModelFacts(
         family=family,
         n_layers=_number(config, located, "num_hidden_layers", "n_layer"),
         d_model=width,
         vocab_size=_number(config, located, "vocab_size"),
-        positions=_number(config, located, "n_positions", "max_position_embeddings") if learned else None,
+        positions=_positions(config) if learned else None,
         template=_has_template(located.path),
-        heads=_heads(width, config.get("num_attention_heads", config.get("n_head")), config.get("head_dim")),
+        heads=_heads(
+            width,
+            config.get("num_attention_heads", config.get("n_head")),
+            config.get("v_head_dim", config.get("head_dim")),
+        ),
         parallel=is_parallel(config),
     )
+
+
+# What configs call the sizes; transformers' own answer by the first name of each, whatever theirs is.
+_NAMES = (
+    "num_hidden_layers", "hidden_size", "vocab_size", "max_position_embeddings", "num_attention_heads", "head_dim",
+)  # fmt: skip
+
+
+def _positions(config: Mapping[str, Any]) -> int | None:
+    found = config.get("n_positions", config.get("max_position_embeddings"))
+    return found if isinstance(found, int) else None
 
 
 def _number(config: Mapping[str, Any], located: Located, *names: str) -> int:

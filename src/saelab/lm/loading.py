@@ -14,7 +14,6 @@ from torch import nn
 
 from saelab.core.errors import ArtefactError, MissingDependency, SaelabError, UserError, nearest
 from saelab.core.hardware import multiplies_bfloat16
-from saelab.lm.families import FAMILIES
 from saelab.lm.gguf_files import mend_tokenizer, read_once
 from saelab.lm.sources import Located, locate
 
@@ -38,51 +37,65 @@ def dtype_of(name: str, device: str = "cpu") -> torch.dtype:
 def open_model(located: Located, *, dtype: str, device: str) -> tuple[nn.Module, Any]:
     """The causal model and its tokenizer. An `ArtefactError` says why the files could not be opened."""
     try:
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
         raise MissingDependency("Language models need transformers.", hint="pip install 'saelab[lm]'") from None
     folder, extra = _files(located)
     safe = {} if located.gguf else {"use_safetensors": True}  # never a pickle
+    auto = AutoModelForCausalLM if located.gguf else auto_class(read_config(located))
     try:
         with quiet(), read_once() if located.gguf else nullcontext():
-            if located.gguf is None:
-                _refuse_unknown(AutoConfig.from_pretrained(folder, **SAFE))
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(dtype, device), **SAFE, **safe, **extra)
+            model = auto.from_pretrained(folder, dtype=dtype_of(dtype, device), **SAFE, **safe, **extra)
             tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE, **extra)
             if located.gguf is not None:
                 mend_tokenizer(tokenizer, located.path)
     except SaelabError:
         raise
     except Exception as error:  # transformers, gguf and tokenizers raise many kinds; all mean "not readable"
-        if "trust_remote_code" in str(error):
-            raise ArtefactError(
-                f"{located.reference} is opened by code that lies beside its weights, and saelab never runs that.",
-                hint="Use a model of a family that transformers itself knows.",
-            ) from None
-        line = (str(error).strip().splitlines() or ["no message"])[0]
-        raise ArtefactError(
-            f"{located.reference} could not be opened: {type(error).__name__}: {line}",
-            hint="It needs config.json, tokenizer files and safetensors weights, or one GGUF file.",
-        ) from error
+        raise _unreadable(located, error) from error
     return settle(model).to(device), tokenizer
 
 
 def size_of(ref: str) -> tuple[int, int]:
     """Width of the stream and number of blocks of a model, from its config alone. Errors as `open_model`."""
     located = locate(ref, ("config.json",))
+    text = read_config(located).get_text_config(decoder=True)
     try:
-        from transformers import AutoConfig
+        return int(text.hidden_size), int(text.num_hidden_layers)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ArtefactError(f"The config of {located.reference} says no width or depth: {error}.") from error
+
+
+def read_config(located: Located) -> Any:
+    """The model's config as transformers reads it. `ArtefactError`: unreadable; `UserError`: unknown architecture."""
+    try:
+        from transformers import AutoConfig, __version__
     except ImportError:
         raise MissingDependency("Language models need transformers.", hint="pip install 'saelab[lm]'") from None
     folder, extra = _files(located)
     try:
         with quiet(), read_once() if located.gguf else nullcontext():
-            config = AutoConfig.from_pretrained(folder, **SAFE, **extra)
-        text = config.get_text_config()
-        return int(text.hidden_size), int(text.num_hidden_layers)
+            return AutoConfig.from_pretrained(folder, **SAFE, **extra)
     except Exception as error:  # as in open_model
-        line = (str(error).strip().splitlines() or ["no message"])[0]
-        raise ArtefactError(f"The config of {located.reference} could not be read: {line}") from error
+        if "does not recognize this architecture" in str(error):
+            raise UserError(
+                f"The architecture of {located.reference} is not one that transformers {__version__} knows.",
+                hint="A newer one may: pip install -U transformers.",
+            ) from None
+        raise _unreadable(located, error) from error
+
+
+def _unreadable(located: Located, error: Exception) -> ArtefactError:
+    if "trust_remote_code" in str(error):
+        return ArtefactError(
+            f"{located.reference} is opened by code that lies beside its weights, and saelab never runs that.",
+            hint="Use a model of a family that transformers itself knows.",
+        )
+    line = (str(error).strip().splitlines() or ["no message"])[0]
+    return ArtefactError(
+        f"{located.reference} could not be opened: {type(error).__name__}: {line}",
+        hint="It needs config.json, tokenizer files and safetensors weights, or one GGUF file.",
+    )
 
 
 def _files(located: Located) -> tuple[str, dict[str, Any]]:
@@ -115,10 +128,17 @@ def quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _refuse_unknown(config: Any) -> None:
-    """Say that an architecture is unknown before its weights are read."""
-    if config.model_type not in FAMILIES:
-        raise UserError(
-            f"The architecture {config.model_type!r} is not one that saelab can read.",
-            hint=f"It looked for one of: {', '.join(FAMILIES)}.",
-        )
+def auto_class(config: Any) -> Any:
+    """What opens a config's model: transformers' causal models, then those of text and images, whose text part is read.
+
+    A `UserError`, before any weights are read, where it is neither.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    for auto in (AutoModelForCausalLM, AutoModelForImageTextToText):
+        if type(config) in auto._model_mapping:
+            return auto
+    raise UserError(
+        f"The architecture {config.model_type!r} is not a causal language model.",
+        hint="saelab reads transformers' causal language models, and the text part of those with images.",
+    )

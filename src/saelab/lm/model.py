@@ -24,6 +24,7 @@ from saelab.lm.edit import Edit
 from saelab.lm.generate import Sampling, Watch
 from saelab.lm.loading import dtype_of, open_model
 from saelab.lm.passes import Prefix
+from saelab.lm.proofs import copied, proved
 from saelab.lm.sources import locate
 from saelab.lm.tokens import Tokens
 
@@ -38,14 +39,17 @@ class LanguageModel:
     tokenizer: transformers' own; bos_id; special_ids: ids that stand for no text; dtype, device.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, reference: str, name: str, **asked: Any):
-        """asked: how the model is asked, the settings of `Tokens` (plain, system)."""
+    def __init__(self, model: nn.Module | Decoder, tokenizer: Any, *, reference: str, name: str, **asked: Any):
+        """asked: how the model is asked, the settings of `Tokens` (plain, system).
+
+        A transformers model is proved first (`parity.py`); a decoder was. Raises `UserError` where the proof fails.
+        """
         self.reference = reference
         self.name = name
         self.tokenizer = tokenizer
-        self._decoder = Decoder(model)
+        self._decoder = model if isinstance(model, Decoder) else proved(model)
         self._tokens = Tokens(tokenizer, **asked)
-        self.family: str = self._decoder.family.name
+        self.family: str = self._decoder.name
         self.n_layers: int = len(self._decoder.blocks)
         self.d_model: int = self._decoder.config.hidden_size
         self.vocab_size: int = self._decoder.vocab_size
@@ -75,7 +79,8 @@ class LanguageModel:
         dtype_of(dtype, device)
         located = locate(ref)
         model, tokenizer = open_model(located, dtype=dtype, device=device)
-        return cls(model, tokenizer, reference=located.reference, name=located.name, plain=plain, system=system)
+        decoder = proved(model, located)
+        return cls(decoder, tokenizer, reference=located.reference, name=located.name, plain=plain, system=system)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,7 +102,8 @@ class LanguageModel:
         model = copy.deepcopy(self._decoder.model)
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype_of(dtype))
-        return LanguageModel(model, self.tokenizer, reference=self.reference, name=self.name, **self._tokens.asked)
+        decoder = copied(self._decoder, model)
+        return LanguageModel(decoder, self.tokenizer, reference=self.reference, name=self.name, **self._tokens.asked)
 
     def tokenize(self, texts: Sequence[str], *, bos: bool = True) -> list[list[int]]:
         """Token ids of each text, with one BOS first where `bos` and the model has one."""

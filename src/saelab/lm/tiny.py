@@ -7,13 +7,10 @@ not tied to the embedding, so that texts do not just repeat.
 
 from typing import Any
 
-import torch
-from torch import nn
-
 from saelab.core.errors import UserError, nearest
 from saelab.core.seeds import seed_of
-from saelab.lm.loading import settle
 from saelab.lm.model import LanguageModel
+from saelab.lm.shrink import random_model
 
 SPECIALS = ("<bos>", "<eos>", "<pad>", "<turn>")
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
@@ -31,7 +28,7 @@ def tiny_lm(
 
     vocab: 256 bytes, 4 special tokens, the rest two-letter merges. d_model: a multiple of 16.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     shapes = _shapes(n_layers, d_model)
     if family not in shapes:
@@ -41,10 +38,8 @@ def tiny_lm(
     ids = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258, "tie_word_embeddings": False}
     model_type = "gemma3_text" if family == "gemma3" else family
     config = AutoConfig.for_model(model_type, vocab_size=vocab, **ids, **shapes[family])
-    with torch.random.fork_rng(devices=[]):  # transformers draws first weights from the global state
-        model = AutoModelForCausalLM.from_config(config)
-    _draw(model, torch.Generator().manual_seed(seed_of(seed, "tiny_lm", family)))
-    return LanguageModel(settle(model), _tokenizer(vocab), reference=f"tiny:{family}", name=f"tiny-{family}")
+    model = random_model(config, seed_of(seed, "tiny_lm", family))
+    return LanguageModel(model, tiny_tokenizer(vocab), reference=f"tiny:{family}", name=f"tiny-{family}")
 
 
 def _shapes(n_layers: int, d_model: int) -> dict[str, dict[str, Any]]:
@@ -69,19 +64,8 @@ def _shapes(n_layers: int, d_model: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def _draw(model: nn.Module, generator: torch.Generator) -> None:
-    """Matrices from N(0, 1/fan_in), the head twice that, embeddings and biases small; norms keep their scale."""
-    for name, weight in sorted(model.named_parameters()):
-        noise = torch.randn(weight.shape, generator=generator)
-        if weight.ndim == 1:
-            weight.data += 0.1 * noise
-        elif "embed" in name or "wte" in name or "wpe" in name:
-            weight.data = 0.3 * noise
-        else:
-            weight.data = noise * (2.0 if "head" in name else 1.0) / weight.shape[1] ** 0.5
-
-
-def _tokenizer(vocab: int) -> Any:
+def tiny_tokenizer(vocab: int) -> Any:
+    """A byte-level tokenizer of so many tokens, with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
