@@ -5,6 +5,7 @@ which needs none, runs with all of them from its text to its page. The control i
 by name.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 

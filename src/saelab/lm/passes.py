@@ -46,7 +46,7 @@ def check_site(name: str | Site, decoder: Decoder) -> Site:
             hint=nearest(str(last), [str(Site(site.kind, 0)), str(last)]),
         )
     if not site.of_stream and decoder.part(site.kind, site.layer) is None:
-        raise UserError(missing(site, decoder.family.name), hint=f"Nearest: resid_post.{site.layer}.")
+        raise UserError(missing(site, decoder.name), hint=f"Nearest: resid_post.{site.layer}.")
     return site
 
 

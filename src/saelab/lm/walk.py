@@ -126,7 +126,7 @@ def split_stream(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor,
 
 
 @dataclass
-class Asked:
+class Passage:
     """A pass over T positions after `past` cached ones; what its blocks are called with, by the rows of the batch."""
 
     position_ids: Tensor
@@ -165,11 +165,11 @@ class Walk:
 
     def frame(
         self, position_ids: Int[Tensor, "b T"], *, past: int = 0, mask: Bool[Tensor, "B S"] | None = None
-    ) -> Asked:
+    ) -> Passage:
         """A pass; what its blocks are called with is asked when the first one runs, since it may depend on the rows."""
-        return Asked(position_ids, past, mask)
+        return Passage(position_ids, past, mask)
 
-    def call(self, i: int, hidden: Float[Tensor, "B T D"], frame: Asked, cache: Any) -> Float[Tensor, "B T D"]:
+    def call(self, i: int, hidden: Float[Tensor, "B T D"], frame: Passage, cache: Any) -> Float[Tensor, "B T D"]:
         """The stream after block i."""
         if len(hidden) not in frame.calls:
             frame.calls[len(hidden)] = self._calls(hidden, frame)
@@ -177,7 +177,7 @@ class Walk:
         out = self.blocks[i](hidden, *args, **kwargs)
         return out[0] if isinstance(out, tuple | list) else out
 
-    def _calls(self, like: Float[Tensor, "B T D"], frame: Asked) -> Calls:
+    def _calls(self, like: Float[Tensor, "B T D"], frame: Passage) -> Calls:
         rows = like.shape[0]
         now = _Pass(Calls(_Past(frame.past)), stop=len(self.blocks) - 1)
         given = {} if frame.mask is None else {"attention_mask": frame.mask.long().expand(rows, -1)}
