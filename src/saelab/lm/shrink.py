@@ -106,7 +106,6 @@ def random_model(config: Any, seed: int = 0) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng(devices=[]):  # transformers draws first weights from the global state
-        torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
     _draw(model, torch.Generator().manual_seed(seed))
     return settle(model)
