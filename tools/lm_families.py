@@ -20,7 +20,7 @@ from saelab.core.errors import SaelabError
 from saelab.lm.blocks import Decoder
 from saelab.lm.loading import quiet
 from saelab.lm.proofs import proved
-from saelab.lm.shrink import random_model, small_config
+from saelab.lm.shrink import lively_model, small_config
 
 LARGE = 30_000_000  # parameters: what is not made small by now is not built here
 BEGIN, END = "<!-- families: made by tools/lm_families.py -->", "<!-- families end -->"
@@ -51,7 +51,7 @@ def build(family: str) -> Any:
             size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
         if size > LARGE:
             raise ValueError(f"it stays at {size / 1e6:,.0f} million parameters")
-        return random_model(config)
+        return lively_model(config)
 
 
 def outcome(family: str) -> tuple[str, str, Decoder | None]:

@@ -18,7 +18,7 @@ from saelab.lm.edit import Add
 from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.lm.parity import prove
-from saelab.lm.shrink import random_model, small_config
+from saelab.lm.shrink import lively_model, small_config
 from saelab.lm.tiny import tiny_lm, tiny_tokenizer
 
 tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "lm_families.py"))
@@ -48,7 +48,7 @@ def model_of(family: str) -> Any:
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config.vision_config = type(config.vision_config)(**vision, image_size=28, patch_size=14)
     config.mm_tokens_per_image = 1
-    return random_model(config)
+    return lively_model(config)
 
 
 @cache
@@ -196,7 +196,7 @@ def test_a_long_window_is_proved_on_a_small_copy(monkeypatch: pytest.MonkeyPatch
     """A window of 4,096 is never reached by short batches; wrong, it is found all the same."""
     config = small_config(AutoConfig.for_model("mistral"))
     config.sliding_window = 4096
-    decoder = Decoder(random_model(config))
+    decoder = Decoder(lively_model(config))
     assert prove(decoder).cached is None
     seen = []
     monkeypatch.setattr(parity, "_prove_small", lambda d: seen.append(d.config.sliding_window))

@@ -19,7 +19,7 @@ from saelab.core.seeds import seed_of
 from saelab.core.sites import Kind
 from saelab.lm.batching import position_ids
 from saelab.lm.blocks import Decoder, KVCache, Limits, SharedCache
-from saelab.lm.shrink import WINDOW, WINDOWS, random_model, small_config
+from saelab.lm.shrink import WINDOW, WINDOWS, lively_model, small_config
 from saelab.lm.walk import split_stream
 
 LENGTH, SHORT = 11, 7  # tokens of the two rows; the small copies' windows are shorter than both
@@ -208,7 +208,7 @@ def windows_of(config: Any) -> int:
 def _prove_small(decoder: Decoder) -> None:
     """The proof of a small copy of the config, whose windows are shorter than the batches."""
     try:
-        small = random_model(small_config(decoder.model.config)).to(decoder.device, decoder.dtype)
+        small = lively_model(small_config(decoder.model.config)).to(decoder.device, decoder.dtype)
     except Exception as error:  # a config that cannot be made small, in whatever way
         raise UserError(
             f"The attention window of this {decoder.name} model could not be proved: {line_of(error)}.",

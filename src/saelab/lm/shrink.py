@@ -101,7 +101,7 @@ def small_config(config: Any, n_layers: int = 4) -> Any:
     return small
 
 
-def random_model(config: Any, seed: int = 0) -> Any:
+def lively_model(config: Any, seed: int = 0) -> Any:
     """A causal model of any config with lively random weights; same arguments, same model."""
     from transformers import AutoModelForCausalLM
 

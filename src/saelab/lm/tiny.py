@@ -10,7 +10,7 @@ from typing import Any
 from saelab.core.errors import UserError, nearest
 from saelab.core.seeds import seed_of
 from saelab.lm.model import LanguageModel
-from saelab.lm.shrink import random_model
+from saelab.lm.shrink import lively_model
 
 SPECIALS = ("<bos>", "<eos>", "<pad>", "<turn>")
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
@@ -38,7 +38,7 @@ def tiny_lm(
     ids = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258, "tie_word_embeddings": False}
     model_type = "gemma3_text" if family == "gemma3" else family
     config = AutoConfig.for_model(model_type, vocab_size=vocab, **ids, **shapes[family])
-    model = random_model(config, seed_of(seed, "tiny_lm", family))
+    model = lively_model(config, seed_of(seed, "tiny_lm", family))
     return LanguageModel(model, tiny_tokenizer(vocab), reference=f"tiny:{family}", name=f"tiny-{family}")
 
 
