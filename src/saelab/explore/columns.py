@@ -11,7 +11,7 @@ from saelab.report.words import label
 from saelab.selection.criteria.catalogue import CRITERIA
 
 LIFT = "_lift"
-FIRST = ("density", "max_activation", "interpretability", "class")
+FIRST = ("density", "interpretability", "class")
 PLAIN = {
     "density": ("density", "share of tokens on which the feature is active"),
     "max_activation": ("largest value", "in activation units"),
@@ -57,7 +57,8 @@ def labelled(name: str) -> tuple[str, str]:
 def columns_of(index: FeatureIndex) -> list[IndexColumn]:
     """All columns but the keys and texts; those that say most are shown at first."""
     first = [n for n in FIRST if n in index.columns]
-    first += [n for n in index.measures if n in CRITERIA or n.endswith(LIFT)][:2]
+    for kind in ([n for n in index.measures if n in CRITERIA], [n for n in index.measures if n.endswith(LIFT)]):
+        first += kind[:1]
     found = []
     for name in index.columns:
         if name in (*KEYS, *TEXTS):

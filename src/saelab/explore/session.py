@@ -16,6 +16,7 @@ from saelab.explore.opened import Explored
 from saelab.explore.partners import Partners
 from saelab.saes.base import Sae
 
+HEAD_START = 0.5  # seconds for the first page, before the model takes the processor
 MISSING = {
     "effects": "record of effects",
     "steering": "record of steering",
@@ -37,12 +38,10 @@ class Session:
         self.making: dict[str, str] = {}  # by SAE, what is said of its material while there is none
 
     def begin(self) -> None:
-        """Start what goes on behind the pages: the model, then the search."""
-        self.model.begin()
-        threading.Thread(target=self._warm, name="search", daemon=True).start()
-
-    def _warm(self) -> None:
-        self.index.warm()
+        """Read the tables, then start what goes on behind the pages: the model and the search."""
+        index = self.index
+        threading.Timer(HEAD_START, self.model.begin).start()
+        threading.Thread(target=index.warm, name="search", daemon=True).start()
 
     @property
     def names(self) -> list[str]:

@@ -67,9 +67,11 @@
   };
 
   const layout = () => {
-    const visible = shown(), narrow = table.clientWidth < 640;
-    const middle = several ? (narrow ? [] : ["minmax(7rem, 12rem)"]) : [];
-    const numbers = (narrow ? visible.slice(0, 1) : visible).map(() => narrow ? "5rem" : "6.6rem");
+    const narrow = table.clientWidth < 640;
+    let visible = shown();
+    if (narrow) visible = [columns.find((c) => c.name === state.sort) || visible[0]].filter(Boolean);
+    const middle = several ? (narrow ? [] : ["minmax(7rem, 14rem)"]) : [];
+    const numbers = visible.map(() => narrow ? "7.4rem" : "6.6rem");
     const grid = ["4.2rem", ...middle, "minmax(6rem, 1fr)", ...numbers].join(" ");
     head.style.gridTemplateColumns = grid;
     const cell = (label, name, about, extra) => {
@@ -88,7 +90,7 @@
     };
     head.replaceChildren(
       cell("feature"), ...(several ? [cell("SAE", null, "", "wide")] : []), cell("description"),
-      ...visible.map((c, i) => cell(c.label, c.numeric ? c.name : null, c.about, `${c.numeric ? "number" : ""} ${i ? "wide" : ""}`)),
+      ...visible.map((c) => cell(c.label, c.numeric ? c.name : null, c.about, c.numeric ? "number" : "")),
     );
     return { grid, visible };
   };
@@ -101,8 +103,8 @@
     node.append(make("span", { role: "cell", class: "name", text: row.feature }));
     if (several) node.append(make("span", { role: "cell", class: "own wide", text: row.sae, title: row.sae }));
     node.append(make("span", { role: "cell", text: row.cells.description ?? "–" }));
-    visible.forEach((c, i) => node.append(
-      make("span", { role: "cell", class: `${c.numeric ? "number" : ""} ${i ? "wide" : ""}`, text: row.cells[c.name] ?? "–" }),
+    visible.forEach((c) => node.append(
+      make("span", { role: "cell", class: c.numeric ? "number" : "", text: row.cells[c.name] ?? "–" }),
     ));
     return node;
   };
