@@ -1,16 +1,19 @@
 """`saelab match`: the features of SAEs matched from one to the next, with the proof of optimality."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
+from cyclopts import Parameter
 
 from saelab.cli.models import model_for
 from saelab.cli.output import note, say, show_table
 from saelab.cli.progress import shown
+from saelab.cli.references import run_of, text_at
 from saelab.core.errors import UserError
 from saelab.store.layout import MatchingFolder
 from saelab.store.tables import write_table
@@ -23,7 +26,19 @@ if TYPE_CHECKING:
 
 Fold = Literal["theta", "mean", "rms", "quantile", "max", "none"]
 CONTEXT = 128  # tokens
+EVEN = (1.0, 1.0, 1.0)  # weights of decoder, encoder and biases
 ROUNDING = 1e-9  # of the cost: a gap below that is none
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a matching is put to work with."""
+
+    settings: dict[str, Any]
+    lm: str
+    text: str | None
+    weights: tuple[float, ...]
+    direct: bool
 
 
 def match(
@@ -33,9 +48,12 @@ def match(
     fold: Fold | None = None,
     parts: Literal["all", "decoder", "encoder"] | None = None,
     reject: str | None = None,
+    weights: Annotated[tuple[float, float, float], Parameter(show_default=False)] = EVEN,
     direct: bool = False,
     lm: str | None = None,
-    contexts: int = 32,
+    text: str | None = None,
+    contexts: int = 64,
+    shown_pairs: Annotated[int, Parameter(name="--pairs")] = 5,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -60,13 +78,19 @@ def match(
     reject:
         Reject cost of a partial matching: a number, or null for the level at which 1 % of features would match an
         unrelated dictionary.
+    weights:
+        How much decoder, encoder and biases count in the cost with --parts all; by default alike, 1 1 1.
     direct:
         Also match the first SAE directly with each later one, beside the composition of the steps.
     lm:
-        Language model on whose activations folds are measured and matchings evaluated, on the embedded corpus; the SAEs
-        must say their sites.
+        Language model on whose activations folds are measured and matchings evaluated; the SAEs must say their sites.
+    text:
+        Text that they are evaluated on. By default what was held out from training, of SAEs of one run folder; of
+        others the embedded corpus, and it is said whether they may have been trained on it.
     contexts:
         Contexts of 128 tokens that are read with --lm.
+    shown_pairs:
+        How many pairs of each step are listed, nearest first, with the descriptions that the SAEs' run folder holds.
     out:
         Without --lm: Parquet file for the pairs (step, a, b, cost, cosine). With it (and then needed): folder, one
         subfolder per step with matching.parquet and quality.json.
@@ -84,15 +108,19 @@ def match(
     if lm is not None:
         if len(saes) < len(found):
             raise UserError("Decoder rows alone cannot be put to work on a model.", hint="Match them without --lm.")
-        return _evaluated(references, saes, _settings(fold, parts, reject, contexts), lm, _folder(out), json)
+        settings = _settings(fold, parts, reject, contexts)
+        chosen = _Asked(settings, lm, text_at(text), tuple(weights), direct)
+        return _evaluated((first, second, *more), saes, chosen, _folder(out), shown_pairs, json)
     if fold not in ("theta", "none"):
         raise UserError(f"--fold {fold} is measured on activations.", hint="Name the language model with --lm.")
     limit = None if reject is None else _limit(reject)
     with shown() as progress:
-        rows, pairs = _steps(references, found, {"fold": fold, "parts": parts, "reject": limit}, direct, progress)
+        rows, pairs = _steps(references, found, _given(fold, parts, limit, weights), direct, progress)
     if out is not None:
         write_table(out, pairs)
     show_table(rows, as_json=json)
+    if not json:
+        _list_pairs(pairs, (first, second, *more), shown_pairs)
     return 0
 
 
@@ -182,53 +210,118 @@ def _settings(fold: Fold, parts: str, reject: str | None, contexts: int) -> dict
     return {"fold": fold, "parts": parts, "reject": limit, "contexts": contexts, "quantiles": (0.1, 0.5, 0.7, 1.0)}
 
 
+def _given(fold: Fold, parts: str, reject: Any, weights: Sequence[float]) -> dict[str, Any]:
+    """What `saelab.match` is asked for."""
+    return {"fold": fold, "parts": parts, "reject": reject, "weights": tuple(weights)}
+
+
+def _list_pairs(pairs: pl.DataFrame, references: Sequence[str], most: int) -> None:
+    """The nearest pairs of every step, with what is known of their features."""
+    known = [_descriptions(r) for r in references]
+    for (step,), part in pairs.filter(pl.col("b") >= 0).group_by("step", maintain_order=True):
+        near = part.sort("cosine", descending=True, nulls_last=True).head(most)
+        if not near.height:
+            continue
+        i = int(str(step))
+        about = ((f"description of {side}", k) for side, k in zip("ab", known[i : i + 2], strict=True) if k)
+        texts = [
+            pl.Series(name, [k.get(n) or "none" for n in near[name[-1]].to_list()], pl.String) for name, k in about
+        ]
+        show_table(near.select("a", "b", "cosine", *texts), as_json=False, title=f"Nearest pairs of step {i}")
+
+
+def _descriptions(reference: str) -> dict[int, str | None]:
+    """What the features of an SAE respond to, where its run folder holds that."""
+    found = run_of(reference)
+    table = found and found[0].interp(found[1]).features
+    if not table or not table.exists:
+        return {}
+    return dict(table.read().select("feature", "description").iter_rows())
+
+
 def _evaluated(
-    references: Sequence[str], saes: "Sequence[Sae]", settings: dict[str, Any], lm: str, out: Path, as_json: bool
+    references: Sequence[str], saes: "Sequence[Sae]", asked: "_Asked", out: Path, listed: int, as_json: bool
 ) -> int:
     """Every step (and, of three or more SAEs, end to end) matched and put to work on a language model."""
     from saelab.matching import run as stage
     from saelab.matching.fold import features_of
-    from saelab.text.corpora import CorpusConfig, iter_documents
-    from saelab.text.pack import pack_for
 
     sites = [str(site) for s in saes if (site := s.cfg.site)]
     if len(sites) != len(saes):
         hint = "Name it, as in FOLDER#resid_post.12, or match without --lm."
         raise UserError("With --lm every SAE must say its site.", hint=hint)
-    if settings["fold"] == "theta":
+    if asked.settings["fold"] == "theta":
         for sae in saes:
             features_of(sae, "theta")  # an SAE without thresholds is told before the model is loaded
-    config = stage.MatchConfig.parse(settings, origin="the command line")
-    rows = []
+    config = stage.MatchConfig.parse(asked.settings | {"weights": asked.weights}, origin="the command line")
+    last, rows, pairs, names = len(saes) - 1, [], [], _names(references)
+    ends = range(2, last + 1) if asked.direct else [last] if last > 1 else []
     with shown() as progress:
-        model = model_for(saes, lm)
-        documents = iter_documents(CorpusConfig())
-        text = pack_for(model, documents, context=CONTEXT, n_contexts=config.contexts, progress=progress)
-        spans = list(pairwise(range(len(saes)))) + ([(0, len(saes) - 1)] if len(saes) > 2 else [])
-        for i, j in spans:
+        model = model_for(saes, asked.lm)
+        text = _text_for(model, saes, references, asked.text, config.contexts, progress)
+        for i, j in [*pairwise(range(len(saes))), *((0, end) for end in ends)]:
             steps = [MatchingFolder(out / f"{k}-{k + 1}").matching.read() for k in range(i, j)] if j - i > 1 else []
-            folder = out / f"{i}-{j}"
+            place = MatchingFolder(out / f"{i}-{j}")
             stage.run(
-                config, saes[i], saes[j], folder, lm=model, text=text, sites=(sites[i], sites[j]), steps=steps,
+                config, saes[i], saes[j], place.root, lm=model, text=text, sites=(sites[i], sites[j]), steps=steps,
                 progress=progress,
             )  # fmt: skip
-            quality = MatchingFolder(folder).quality.read()
-            rows.append(
-                {
-                    "from": references[i],
-                    "to": references[j],
-                    "gap": shown_gap(quality["gap"], quality["cost"]),
-                    "matching score": quality["matching_score"],
-                    "chance": quality["chance"],
-                    "explained variance": quality["skip"]["explained_variance"],
-                    "CE change": quality["skip"]["ce_change"],
-                    **{k: quality["classes"][k] for k in ("carried on", "changed", "died", "born")},
-                }
-            )
+            rows.append({"from": names[i], "to": names[j]} | _quality_row(place.quality.read()))
+            if j == i + 1:
+                pairs.append(place.matching.read(["a", "b", "cosine"]).with_columns(step=pl.lit(i)))
     show_table(pl.DataFrame(rows), as_json=as_json)
     if not as_json:
+        _list_pairs(pl.concat(pairs), references, listed)
         say(f"Written: {out}")
     return 0
+
+
+def _quality_row(quality: dict[str, Any]) -> dict[str, Any]:
+    """A row of the summary from what is measured of a step; intervals are over documents, 95 %."""
+    skip, directions = quality["skip"], quality["controls"].get("directions")
+    beside = {} if directions is None else {
+        "matching score of directions alone": directions["matching_score"],
+        "explained variance of directions alone": directions["skip"]["explained_variance"],
+    }  # fmt: skip
+    return {
+        "gap": shown_gap(quality["gap"], quality["cost"]),
+        "matching score": quality["matching_score"],
+        "matching score, 95 %": _ends(quality, "matching_score"),
+        "chance": quality["chance"],
+        "explained variance": skip["explained_variance"],
+        "explained variance, 95 %": _ends(skip, "explained_variance"),
+        "CE change": skip["ce_change"],
+        "CE change, 95 %": _ends(skip, "ce_change"),
+        **beside,
+        **{k: quality["classes"][k] for k in ("carried on", "changed", "died", "born")},
+    }
+
+
+def _ends(record: dict[str, Any], name: str) -> list[float] | None:
+    low, high = record.get(f"{name}_low"), record.get(f"{name}_high")
+    return None if low is None or high is None else [low, high]
+
+
+def _text_for(
+    model: Any, saes: "Sequence[Sae]", references: Sequence[str], text: str | None, contexts: int, progress: "Progress"
+) -> Any:
+    """Packed text to evaluate on: what was asked for, what one run held out, or the embedded corpus; said which."""
+    from saelab.text.corpora import CorpusConfig, iter_documents
+    from saelab.text.pack import PackedText, pack_for
+
+    runs = [run_of(r) for r in references]
+    roots = {run[0].root for run in runs if run is not None}
+    if text is None and None not in runs and len(roots) == 1:
+        kept = [p for p in sorted((roots.pop() / "tokens").glob("*/held_out")) if p.is_dir()]
+        if len(kept) == 1:
+            note("Evaluated on the text that their run held out from training.")
+            return PackedText.load(kept[0])
+    source = text or "embedded"
+    own = {s.cfg.metadata.get("dataset_path") for s in saes}
+    trained = "These SAEs were trained on text of this source" if source in own else "Whether they were trained on it"
+    note(f"Evaluated on {source}. {trained}{', perhaps on the same documents.' if source in own else ' is not known.'}")
+    documents = iter_documents(CorpusConfig() if text is None else CorpusConfig(source=text))
+    return pack_for(model, documents, context=CONTEXT, n_contexts=contexts, progress=progress)
 
 
 def _folder(out: Path | None) -> Path:

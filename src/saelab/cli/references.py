@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from saelab.saes.crosscoder import Crosscoder
     from saelab.saes.directions import Directions
     from saelab.saes.transcoder import Transcoder
+    from saelab.store.layout import RunFolder
 
 
 def split_site(reference: str) -> tuple[str, str | None]:
@@ -30,6 +31,15 @@ def text_at(text: str | None) -> str | None:
     """A reference of a text, of which `path:` may be left out where something of that name lies here."""
     bare = text is not None and not text.startswith(("path:", "hf:", "pypi:")) and is_there(text)
     return f"path:{text}" if bare else text
+
+
+def run_of(reference: str) -> "tuple[RunFolder, str] | None":
+    """The run folder that an SAE lies in, and its name there; None of one that lies elsewhere."""
+    from saelab.store.layout import RunFolder
+
+    folder = Path(split_site(reference)[0].removeprefix("path:")).resolve()
+    run = RunFolder(folder.parent.parent)
+    return (run, folder.name) if folder.parent == run.saes and is_there(run.study) else None
 
 
 def opened(reference: str, site: str | None = None) -> "tuple[Sae | Directions, str | None]":

@@ -45,6 +45,7 @@ from saelab.stats.ratio import Sums, ratio_estimate
 from saelab.store.layout import MatchingFolder
 from saelab.text.pack import PackedText
 
+EVEN = (1.0, 1.0, 1.0)
 CURVE = (0.25, 0.5, 0.75, 1.0)  # reject costs of the persistence curve, as shares of the null's
 
 
@@ -55,6 +56,11 @@ class MatchConfig(Config):
         default="theta", description="The scale of each feature."
     )
     parts: Literal["all", "decoder", "encoder"] = Field(default="all", description="Tensors that are compared.")
+    weights: tuple[float, float, float] = Field(
+        default=EVEN,
+        exclude_if=lambda weights: weights == EVEN,
+        description="How much decoder, encoder and biases count in the cost where all parts are compared.",
+    )
     reject: float | Literal["null"] | None = Field(
         default=None, description="Reject cost of a partial matching; None: full."
     )
@@ -90,7 +96,7 @@ def run(
     saes = (first, second)
     found = _matched(config, saes, rows, (config.fold, config.parts), progress)
     folded = [features_of(s, config.fold, activations=x) for s, x in zip(saes, rows, strict=True)]
-    costs = costs_between(folded[0], folded[1], config.parts)
+    costs = costs_between(folded[0], folded[1], config.parts, config.weights)
     # Classes are told by decoder directions alone: distance is 1 - cosine, whatever the fold.
     directions = costs_between(features_of(first, "none"), features_of(second, "none"), "decoder")
     classes = classed(directions, null_reject(directions, seed=config.seed))
@@ -99,6 +105,7 @@ def run(
     work = _Work(lm, reading, sites[1], saes, on, config.seed, progress)
     scales = (folded[0].scale, folded[1].scale)
     quality: dict[str, Any] = {"fold": config.fold, "parts": config.parts} | _certificate(found)
+    quality |= {} if config.weights == EVEN else {"weights": config.weights}
     quality |= work.score(found.permutation)
     quality |= {"reject": found.rejected_at, "matched_share": float((found.permutation >= 0).mean())}
     distance = decoder_distances(folded[0], folded[1], found.permutation)
@@ -181,9 +188,8 @@ class _Work:
 def _matched(
     config: MatchConfig, saes: tuple[Sae, Sae], rows: Rows, how: tuple[Fold, Parts], progress: Progress
 ) -> Matching:
-    return match(
-        *saes, fold=how[0], parts=how[1], reject=config.reject, activations=rows, seed=config.seed, progress=progress
-    )
+    asked = {"reject": config.reject, "weights": config.weights, "seed": config.seed}
+    return match(*saes, fold=how[0], parts=how[1], activations=rows, progress=progress, **asked)
 
 
 def _control(
