@@ -60,7 +60,8 @@ def feature(
         Print one JSON object.
     """
     from saelab.cli.references import opened, without_site
-    from saelab.explore.opening import trained_on
+    from saelab.explore.made import READ, kept_there
+    from saelab.explore.opening import folder_alone, trained_on
     from saelab.interp.features.profile import fitting_site, known_features
     from saelab.saes.base import Sae
 
@@ -76,8 +77,11 @@ def feature(
     fitting_site(model, found, index)
     with shown() as progress:
         rows, source = (None, "") if text else _of_its_run(sae, model, found, index, contexts)
-        if rows is None:
-            text = text or trained_on(found)
+        text = text or trained_on(found)
+        kept = folder_alone(found, lm or found.cfg.lm, text)
+        if rows is None and read == READ and kept_there(kept):
+            rows, source = _of_material(kept.root, index, contexts), text or "embedded"
+        elif rows is None:
             sizes = {"read": read, "contexts": contexts, "progress": progress}
             rows, source = _read_here(model, found, index, text, **sizes), text or "embedded"
         record: dict[str, Any] = {"sae": sae, "lm": model.name, "site": place, "text": source, "features": rows}

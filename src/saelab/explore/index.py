@@ -9,6 +9,7 @@ know where a column comes from.
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from saelab.explore.material import SaeMaterial
 Range = tuple[float | None, float | None]  # both bounds included; None: none
 Filter = Range | Collection[str]
 KEYS = ("sae", "feature")
+REMEMBERED = 64  # words of an SAE whose features are remembered
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,12 @@ class _Words:
     stops: Int[np.ndarray, " C"] = field(default_factory=lambda: np.zeros(0, np.int64))
     owner: Int[np.ndarray, " C"] = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    def holding(self, word: str) -> Bool[np.ndarray, " F"]:
+    def __post_init__(self) -> None:
+        self.holding = lru_cache(maxsize=REMEMBERED)(
+            self._holding
+        )  # of a page or another order, the words are the same
+
+    def _holding(self, word: str) -> Bool[np.ndarray, " F"]:
         """Which features a word in lower case belongs to."""
         found = self.lines.str.contains(word, literal=True).fill_null(value=False).to_numpy().copy()
         first, last = self._hits(word)

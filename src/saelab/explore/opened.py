@@ -68,6 +68,7 @@ class Explored:
         self.progress = progress
         self._asked_lm = lm
         self._lock = threading.RLock()
+        self._model: tuple[str, LanguageModel] | None = None
         self._making = {one.name: threading.RLock() for one in saes}  # while one is made, the others are there
         self._materials: dict[str, SaeMaterial] = {}
         self._tables: dict[tuple[str, str], pl.DataFrame | None] = {}
@@ -88,15 +89,18 @@ class Explored:
         """The language model that is asked for, or the one that the SAEs name."""
         return self._asked_lm or the_one(list(dict.fromkeys(one.lm for one in self.saes.values() if one.lm)))
 
-    @cached_property
-    def _model(self) -> LanguageModel:
-        return LanguageModel.load(self.lm_name)
-
     @property
     def lm(self) -> LanguageModel:
         """The language model, read when first asked for."""
+        return self._loaded(self.lm_name)
+
+    def _loaded(self, name: str) -> LanguageModel:
+        """A language model; the last one is kept."""
         with self._lock:
-            return self._model
+            if self._model is None or self._model[0] != name:
+                self._model = None  # let the former go before the next is read
+                self._model = (name, LanguageModel.load(name))
+            return self._model[1]
 
     # --- what is kept of features ---
 
@@ -117,11 +121,11 @@ class Explored:
             return self._materials[name]
 
     def _make(self, one: OpenedSae) -> None:
-        folder = one.material_folder
+        folder, lm = one.material_folder, self._loaded(self._asked_lm or one.lm or self.lm_name)
         if one.run is not None and one.spec is not None:
-            made_by_run(self.lm, one.sae, one.run, one.spec, folder, progress=self.progress)
+            made_by_run(lm, one.sae, one.run, one.spec, folder, progress=self.progress)
         else:
-            made_here(self.lm, one.sae, one.text, folder, progress=self.progress)
+            made_here(lm, one.sae, one.text, folder, progress=self.progress)
 
     @cached_property
     def index(self) -> FeatureIndex:
