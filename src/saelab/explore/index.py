@@ -93,6 +93,7 @@ class FeatureIndex:
         self.table, self.about = table, dict(about or {})
         self._materials = dict(materials)
         self._words: dict[str, _Words] = {}
+        self._orders: dict[tuple[str, bool], np.ndarray] = {}
         self._lock = threading.Lock()
 
     @property
@@ -125,13 +126,20 @@ class FeatureIndex:
         keep = self._matching(query)
         for column, wanted in (filters or {}).items():
             keep &= self._passing(column, wanted)
-        at = np.flatnonzero(keep)
-        if sort is not None:
-            part = self.table[sort] if keep.all() else self.table[sort].gather(at)
-            order = part.fill_nan(None) if part.dtype.is_float() else part
-            at = at[order.arg_sort(descending=descending, nulls_last=True).to_numpy()]
+        order = np.arange(len(keep)) if sort is None else self._order(sort, descending=descending)
+        at = order[keep[order]]
         shown = self.table[at[offset : offset + limit]]
         return Page(shown.to_dicts(), len(at))
+
+    def _order(self, column: str, *, descending: bool) -> Int[np.ndarray, " N"]:
+        """The rows in order of a column, missing values last; kept, as a list is turned over page by page."""
+        with self._lock:
+            if (column, descending) not in self._orders:
+                values = self.table[column]
+                values = values.fill_nan(None) if values.dtype.is_float() else values
+                found = values.arg_sort(descending=descending, nulls_last=True).to_numpy().astype(np.int64)
+                self._orders[column, descending] = found
+            return self._orders[column, descending]
 
     def warm(self) -> None:
         """Prepare what a first search would wait for."""
