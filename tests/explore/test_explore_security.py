@@ -2,15 +2,13 @@
 
 import http.client
 import json
-import os
-import subprocess
-import sys
 import time
 from contextlib import closing
 
 import pytest
 from opened_world import NAMES, Server, World, serving
 
+from saelab.cli import main
 from saelab.explore.server import bound, hosts_of, is_local
 
 Headers = dict[str, str]
@@ -112,12 +110,13 @@ def test_names_and_texts_are_never_markup(server: Server) -> None:
     assert "&lt;svg onload" in page  # control: the name is on the page
 
 
-def test_ctrl_c_ends_it_cleanly_and_a_taken_port_is_a_sentence(world: World) -> None:
+def test_ctrl_c_ends_it_cleanly_and_a_taken_port_is_a_sentence(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     with serving(world, "--no-use-lm") as one:
-        again = [sys.executable, "-m", "saelab", "explore", *world.refs, "--no-browser", "--port", str(one.port)]
-        taken = subprocess.run(again, env=os.environ, capture_output=True, text=True, timeout=60)
-        assert taken.returncode == 2 and "Nothing can be served at" in taken.stderr and "--port 0" in taken.stderr
-        assert "Traceback" not in taken.stderr
+        assert main(["explore", *world.refs, "--no-browser", "--port", str(one.port)]) == 2
+        taken = capsys.readouterr().err
+        assert "Nothing can be served at" in taken and "--port 0" in taken and "Traceback" not in taken
         code, said = one.end()
     assert (code, said) == (0, "")
 

@@ -46,37 +46,47 @@ def explore(
     features:
         Most features of each SAE that get a page of their own in --export.
     """
-    from saelab.explore.opened import open_explored
-    from saelab.explore.session import Session
-
     if features < 1:
         raise UserError("--features is at least 1.")
+    if neuronpedia is None and export is None:
+        return _serve(refs, host=host, port=port, browser=browser, lm=lm, text=text, use_lm=use_lm)
+    from saelab.explore.opened import open_explored
+
     if neuronpedia is not None:
         from saelab.explore.neuronpedia import write_neuronpedia
 
         with shown() as progress:
             files = write_neuronpedia(open_explored(refs, lm=lm, text=text, progress=progress), neuronpedia)
         say(f"Batch files: {len(files)} in {neuronpedia}")
-        return 0
     if export is not None:
         from saelab.explore.export import write_pages
+        from saelab.explore.session import Session
 
         with shown() as progress:
             session = Session(open_explored(refs, lm=lm, text=text, progress=progress), with_model=use_lm)
             written = write_pages(session, export, most=features, progress=progress)
         say(f"Pages: {written}")
-        return 0
-    from saelab.explore.app import make_app
+    return 0
+
+
+def _serve(
+    refs: list[str], *, host: str, port: int, browser: bool, lm: str | None, text: str | None, use_lm: bool
+) -> int:
     from saelab.explore.server import Served, bound, is_local
 
-    socket = bound(host, port)  # before anything is read: a port that is taken is said at once
-    with socket:
+    with bound(host, port) as socket:  # before anything is read: a port that is taken is said at once
+        from saelab.explore.app import make_app
+        from saelab.explore.opened import open_explored
+        from saelab.explore.session import Session
+
         session = Session(open_explored(refs, lm=lm, text=text), with_model=use_lm)
         if not is_local(host):
             note(f"saelab: {host} is not this machine alone; whoever has the address below sees all that is open.")
-        served = Served(
-            make_app(session), socket, host, told=lambda address: say(f"Explorer: {address}\nCtrl-C ends it.")
-        )
+        served = Served(make_app(session), socket, host, told=_announced)
         session.begin()
         served.run(browser=browser)
     return 0
+
+
+def _announced(address: str) -> None:
+    say(f"Explorer: {address}\nCtrl-C ends it.")
