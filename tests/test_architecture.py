@@ -241,7 +241,7 @@ HOMES: dict[str, tuple[set[str], str]] = {
 }
 # Files that mean something else by a catalogue's name, each with what they mean.
 OTHER_MEANINGS = {
-    "saes/across.py": ("relu", "jumprelu", "topk"),  # gates of transcoders
+    "saes/across.py": dict.fromkeys(("relu", "jumprelu", "topk"), "a gate of transcoders"),
     "steering/arms.py": dict.fromkeys(FORMER.values(), "what former keys of study files chose by"),
     "steering/methods.py": {"sae_feature": "the method of a whole stage, not of a fit"},
     "interp/suite/probes.py": {"probe": "the name of a random stream"},
@@ -336,7 +336,6 @@ def test_the_rule_of_artefact_names_can_fail() -> None:
 unreached = runpy.run_path(str(SRC.parents[1] / "tools" / "unreached.py"))["unreached"]
 # What no verb and no name of the public face reaches, each with who does.
 REACHED_OTHERWISE = {
-    "activations/pairs.py PairedShards": "users of train_transcoders",
     "explore/server.py handle_exit": "uvicorn",
     "explore/server.py startup": "uvicorn",
     "lm/edit.py Ablate": "docs/lm.md: users of LanguageModel",

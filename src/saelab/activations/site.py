@@ -31,7 +31,7 @@ class Restartable(Protocol):
     def run_to(self, tokens: Int[Tensor, "B T"], sites: Sequence[str]) -> Mapping[str, Float[Tensor, "B T D"]]: ...
 
     def run_from(
-        self, hidden: Float[Tensor, "B T D"], site: str, *, stream: Float[Tensor, "B T E"] | None = None
+        self, hidden: Float[Tensor, "B T D"], site: str, *, stream: Float[Tensor, "b T E"] | None = None
     ) -> Float[Tensor, "B T V"]: ...
 
 
@@ -86,7 +86,7 @@ def stream_site(site: str) -> str | None:
 
 
 def resumed(
-    lm: Restartable, hidden: Float[Tensor, "B T D"], site: str, stream: Float[Tensor, "B T E"] | None
+    lm: Restartable, hidden: Float[Tensor, "B T D"], site: str, stream: Float[Tensor, "b T E"] | None
 ) -> Float[Tensor, "B T V"]:
     """Logits when the site has these activations."""
     return lm.run_from(hidden, site) if stream is None else lm.run_from(hidden, site, stream=stream)
@@ -125,6 +125,12 @@ def read_site(lm: Restartable, packed: PackedText, site: str, *, batch_size: int
     if not bool(scored.any()):
         raise UserError("No token of the text has a successor in its document; nothing can be scored.")
     return SiteReading(site, packed.tokens.long(), hidden, kept, scored, batch_size, stream)
+
+
+def both(first: SiteReading, second: SiteReading) -> tuple[SiteReading, SiteReading]:
+    """Two sites of one text with the positions that are kept and scored at both."""
+    kept, scored = first.kept & second.kept, first.scored & second.scored
+    return replace(first, kept=kept, scored=scored), replace(second, kept=kept, scored=scored)
 
 
 def spliced(lm: Restartable, reading: SiteReading, recode: Recode | None) -> Iterator[tuple[slice, Tensor]]:

@@ -19,6 +19,7 @@ def train(
     *,
     lm: str | None = None,
     site: Annotated[list[str] | None, SEVERAL] = None,
+    to: str | None = None,
     text: str | None = None,
     arch: Annotated[list[str] | None, SEVERAL] = None,
     l0: Annotated[list[str] | None, SEVERAL] = None,
@@ -39,6 +40,8 @@ def train(
         Language model: short name or reference (hf:org/name, path:folder).
     site:
         Where the SAEs stand, such as resid_post.15.
+    to:
+        What is rebuilt instead of the site itself, in the same block: --site mlp_in.15 --to mlp_out trains transcoders.
     text:
         Text of your own: path:notes.jsonl, or another reference; by default the embedded corpus.
     arch:
@@ -61,11 +64,11 @@ def train(
     from saelab.study.run import run
     from saelab.study.scales import read_study
 
-    if study is not None and any(given is not None for given in (lm, site, text, arch, l0, d_sae, tokens, from_)):
+    if study is not None and any(given is not None for given in (lm, site, to, text, arch, l0, d_sae, tokens, from_)):
         raise UserError(
             "A study file says which model, site, text and SAEs.", hint="Give the file, or the flags without it."
         )
-    config = read_study(study) if study is not None else _made(lm, site, text, (arch, l0), (d_sae, tokens), from_)
+    config = read_study(study) if study is not None else _made(lm, (site, to), text, (arch, l0), (d_sae, tokens), from_)
     place = out or (Path("runs") / config.name if study is None else place_of(study))
     if study is None:
         check(config, TRAINED, names=FLAGS)
@@ -81,19 +84,20 @@ def train(
 
 def _made(
     lm: str | None,
-    site: list[str] | None,
+    sites: tuple[list[str] | None, str | None],
     text: str | None,
     kinds: tuple[list[str] | None, list[str] | None],
     sizes: tuple[int | None, str | None],
     start: str | None,
 ) -> Any:
-    """The study of the flags. kinds: architectures and levels; sizes: features and tokens."""
+    """The study of the flags. sites: read, and rebuilt; kinds: architectures, levels; sizes: features, tokens."""
     from saelab.saes.catalogue import USUAL
-    from saelab.study.fresh import Wanted, count_of, further, made, split
+    from saelab.study.fresh import Wanted, count_of, further, made, split, target_kind
 
-    (arch, l0), (d_sae, tokens) = kinds, sizes
+    (site, to), (arch, l0), (d_sae, tokens) = sites, kinds, sizes
     count = None if tokens is None else count_of(tokens)
     asked = Wanted(lm or "", split(site or []), split(arch or []), split(l0 or []), d_sae or 0, text_at(text), count)
+    asked = replace(asked, target=target_kind(to, asked.sites))
     if start is not None:
         if d_sae is not None:
             raise UserError("--from says how many features there are.", hint="Leave --d-sae out.")

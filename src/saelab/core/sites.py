@@ -102,6 +102,10 @@ def parse_site(name: str | Site) -> Site:
     )
 
 
+# The kinds of a block's sites in the order in which it makes them.
+ORDER: tuple[Kind, ...] = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
+
+
 def in_stream(site: Site) -> bool:
     """Whether a direction at the site is one of the stream: as it is, or through the heads' projection (z).
 

@@ -40,7 +40,7 @@ class Probe:
     hidden: Float[Tensor, "B T D"]
     base: NextToken
     norm: float
-    stream: Float[Tensor, "B T E"] | None = None
+    stream: Float[Tensor, "b T E"] | None = None
 
     @classmethod
     @torch.inference_mode()

@@ -103,9 +103,11 @@ class Dictionary:
     text: SiteText
 
     @classmethod
-    def of(cls, encode: Encode, directions: Float[Tensor, "F D"], text: SiteText) -> "Dictionary":
-        """One pass over the text."""
-        return cls(encode_codes(encode, text.rows, text.places), directions, text)
+    def of(
+        cls, encode: Encode, directions: Float[Tensor, "F D"], text: SiteText, rows: Float[Tensor, "N E"] | None = None
+    ) -> "Dictionary":
+        """One pass over the text. rows: what is encoded, where that is the same tokens at another site."""
+        return cls(encode_codes(encode, text.rows if rows is None else rows, text.places), directions, text)
 
     @cached_property
     def _window_of(self) -> Int[np.ndarray, " P"]:

@@ -16,13 +16,13 @@ from saelab.instrument.bench import Keep
 from saelab.instrument.classes import LabelledTexts
 from saelab.instrument.texts import TABLE
 from saelab.lm.model import LanguageModel
-from saelab.saes.base import Sae
+from saelab.saes.transcoder import AnySae
 from saelab.store.layout import StepsFolder
 from saelab.store.resumable import Resumable
 from saelab.store.tables import write_table
 
 
-def digest_of_sae(sae: Sae | None) -> str:
+def digest_of_sae(sae: AnySae | None) -> str:
     """A name for an SAE by its weights."""
     if sae is None:
         return "none"

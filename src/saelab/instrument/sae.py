@@ -23,14 +23,13 @@ import polars as pl
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import seed_of
 from saelab.instrument.bench import Bench, Measured
-from saelab.instrument.features import Dictionary
 from saelab.instrument.kept import digest_of_sae, of_lm, opened
 from saelab.instrument.outcomes import FEATURES, UNSTEERED, by_text
 from saelab.instrument.readers import OUTCOMES, Features
 from saelab.instrument.site import LEAST, Place
 from saelab.instrument.strengths import Reach, reach_of
 from saelab.instrument.texts import TABLE, texts_of
-from saelab.saes.base import Sae
+from saelab.saes.transcoder import AnySae
 from saelab.steering.arms import Arm, filled
 from saelab.store.layout import InstrumentFolder, SteeringFolder
 
@@ -51,7 +50,7 @@ READING_TABLE = {
 def run(
     place: Place,
     gate: InstrumentFolder,
-    sae: Sae,
+    sae: AnySae,
     arms: Sequence[Arm],
     *,
     able: pl.DataFrame,
@@ -67,7 +66,7 @@ def run(
     """
     config, kept, digest = place.config, SteeringFolder(folder), digest_of_sae(sae)
     chosen_dose = gate.gate.read()["chosen"]
-    dictionary = Dictionary.of(sae.encode, sae.W_dec.detach(), place.text)
+    dictionary = place.coded(sae)
     readable = [f for f in able["feature"].to_list() if dictionary.readable(f)]
     chosen = {} if len(readable) < LEAST else _filled(arms, able, effects, readable, seed)
     numbers = sorted({f for members in chosen.values() for f in members})

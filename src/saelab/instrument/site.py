@@ -8,7 +8,7 @@ Writes what an `InstrumentFolder` holds, going on where it was interrupted. A si
 whose features show at no dose has the state `no_dev_signal` and takes the dose at which the classes show.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from saelab.activations.shards import ActivationShards
-from saelab.core.errors import FetchError
+from saelab.core.errors import FetchError, UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import seed_of
 from saelab.instrument.bench import Bench, Measured, equipped
@@ -32,7 +32,7 @@ from saelab.instrument.strengths import factor_grid, reach_of
 from saelab.instrument.texts import Desk
 from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
-from saelab.saes.base import Sae
+from saelab.saes.transcoder import AnySae, Transcoder
 from saelab.store.layout import InstrumentFolder
 from saelab.text.pack import PackedText
 
@@ -50,6 +50,19 @@ class Place:
     embed: Embedder
     desk: Desk
     probe: Probe
+    elsewhere: Callable[[str], ActivationShards] | None = None
+
+    def coded(self, sae: AnySae) -> Dictionary:
+        """An SAE, or a transcoder that writes here, on the text of the site."""
+        rows = None
+        if isinstance(sae, Transcoder):
+            if self.elsewhere is None or sae.cfg.site is None:
+                raise UserError(f"{sae} reads another site, whose activations are not at hand.")
+            there = SiteText.of(self.lm, self.text.packed, self.elsewhere(sae.cfg.site), self.config.contexts)
+            if not np.array_equal(there.places, self.text.places):
+                raise UserError(f"The activations of {sae.cfg.site} and {self.text.site} are not of one harvest.")
+            rows = there.rows
+        return Dictionary.of(sae.encode, sae.W_dec.detach(), self.text, rows)
 
 
 def place_at(
@@ -60,11 +73,14 @@ def place_at(
     *,
     embed: Embedder,
     instructions: Sequence[str] = (),
+    elsewhere: Callable[[str], ActivationShards] | None = None,
 ) -> Place:
-    """Open a site. packed, shards: the text that was harvested and its activations there."""
+    """Open a site. packed, shards: the text that was harvested and its activations there; elsewhere: of the same
+    harvest those of a site that transcoders read.
+    """
     text = SiteText.of(lm, packed, shards, config.contexts)
     desk, probe = equipped(config, lm, text, embed, instructions)
-    return Place(config, lm, text, embed, desk, probe)
+    return Place(config, lm, text, embed, desk, probe, elsewhere)
 
 
 def classes_of(config: InstrumentConfig) -> Sequence[LabelledTexts] | str:
@@ -87,7 +103,7 @@ def dictionary_name(width: int, level: int) -> str:
 def run(
     place: Place,
     classes: Sequence[LabelledTexts] | str,
-    saes: Mapping[str, Sae],
+    saes: Mapping[str, AnySae],
     dictionaries: Sequence[tuple[int, int]],
     folder: Path,
     progress: Progress = SILENT,
@@ -136,14 +152,13 @@ def _at(bench: Bench, name: str, features: Features, chosen: Mapping[str, Any]) 
     return bench.measured(name, features, reach.doses, range(bench.sizes.feature_copies), reach.strengths)
 
 
-def _some_of_all(place: Place, saes: Mapping[str, Sae]) -> Features | None:
+def _some_of_all(place: Place, saes: Mapping[str, AnySae]) -> Features | None:
     """Some readable features of SAEs evenly spread, for the choice of the dose; None where there are too few."""
     asked = min(len(saes), max(1, place.config.n_dev // PER_SAE))
     each = -(-place.config.n_dev // max(1, asked))
     names, parts = list(saes), []
     for name in [names[k * len(names) // asked] for k in range(asked)]:
-        sae = saes[name]
-        dictionary = Dictionary.of(sae.encode, sae.W_dec.detach(), place.text)
+        dictionary = place.coded(saes[name])
         if drawn := dictionary.drawn(each, place.config.seed):
             parts.append(dictionary.features(drawn, place.embed, f"{name}/"))
     found = joined(parts) if parts else None

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.activations.shards import ActivationShards
-from saelab.activations.site import SiteReading, read_site
+from saelab.activations.site import SiteReading, both, read_site
 from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
@@ -32,10 +32,10 @@ from saelab.interp.features.material import LENS, MaterialSource, write_material
 from saelab.interp.features.profile import lens_scores
 from saelab.interp.features.windows import DESCRIBE, TEST, Passages, WindowConfig, WindowFinder, Windows, window_strings
 from saelab.interp.fidelity.control import RandomDictionary, control_k
-from saelab.interp.fidelity.measures import Baselines, baselines_of, reconstruction_of, splice
+from saelab.interp.fidelity.measures import Baselines, baselines_of, reconstruction_of, splice, splice_rows
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
-from saelab.saes.base import Sae
+from saelab.saes.transcoder import AnySae, Transcoder
 from saelab.store.layout import InterpFolder
 from saelab.text.pack import PackedText
 
@@ -87,7 +87,11 @@ class InterpConfig(Config):
 
 @dataclass
 class InterpSite:
-    """All that the SAEs of one site share. Filled lazily: a control is measured when the first SAE asks for it."""
+    """All that the SAEs of one site share. Filled lazily: a control is measured when the first SAE asks for it.
+
+    reading: what is read; spliced: the contexts in which what is rebuilt is replaced. target, source: of transcoders,
+    the whole reading of what is rebuilt, and what is read in the spliced contexts.
+    """
 
     config: InterpConfig
     lm: LanguageModel
@@ -99,6 +103,8 @@ class InterpSite:
     places: Int[np.ndarray, " N"]
     strings: Sequence[str]
     special: frozenset[int] = frozenset()
+    target: SiteReading | None = None
+    source: SiteReading | None = None
     controls: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     untrained: dict[tuple[int, int, str], dict[str, Any]] = field(default_factory=dict)
 
@@ -106,7 +112,7 @@ class InterpSite:
         """The random dictionary that stands beside an SAE of this width and L0: k, fvu, ce_spliced, ce_recovered."""
         key = (d_sae, min(control_k(l0), d_sae))
         if key not in self.controls:
-            rows = self.reading.rows
+            rows = (self.target or self.reading).rows
             random = RandomDictionary.fit(rows, *key, seed=self.config.seed)
             lost = splice(self.lm, self.spliced, self.baselines, lambda x: random.decode(random.encode(x)))
             quality = reconstruction_of(random.encode, random.decode, rows)
@@ -154,9 +160,10 @@ def prepare(
     held_out: PackedText,
     packed: PackedText,
     shards: ActivationShards,
+    written: str | None = None,
     progress: Progress = SILENT,
 ) -> InterpSite:
-    """Read a site once.
+    """Read a site once. written: the other site, which transcoders rebuild.
 
     held_out: text that no SAE was trained on, for fidelity. packed, shards: the text that was harvested and its
     activations at the site, for descriptions and detection.
@@ -166,21 +173,30 @@ def prepare(
     with progress.task(f"reading {site}", total=4, unit="passes") as task:
         part = held_out.first(config.fidelity_contexts)
         reading = read_site(lm, part, site, batch_size=config.batch_contexts)
+        target = source = None
+        if written is not None:
+            target = read_site(lm, part, written, batch_size=config.batch_contexts)
+            reading, target = both(reading, target)
+            source = reading.spread(config.spliced_contexts)
         task.advance()
-        spliced = reading.spread(config.spliced_contexts)
-        baselines = baselines_of(lm, spliced, reading.rows.mean(0))
+        replaced = reading if target is None else target
+        spliced = replaced.spread(config.spliced_contexts)
+        baselines = baselines_of(lm, spliced, replaced.rows.mean(0))
         task.advance(3)
     rows, places = harvested_rows(shards, config.window_rows, packed.context)
     contexts = int(places[-1]) // packed.context + 1
     passages = Passages(packed.tokens[:contexts].numpy(), packed.document_ids[:contexts].numpy())
     finder = WindowFinder.over(passages, config.windows)
     strings = lm.token_texts(range(lm.vocab_size))
-    return InterpSite(config, lm, reading, spliced, baselines, finder, rows, places, strings, held_out.special_ids)
+    special = held_out.special_ids
+    return InterpSite(
+        config, lm, reading, spliced, baselines, finder, rows, places, strings, special, target=target, source=source
+    )
 
 
 def run(
     site_text: InterpSite,
-    sae: Sae,
+    sae: AnySae,
     folder: Path,
     *,
     judge: Judge,
@@ -238,15 +254,26 @@ def _keep_material(
     return write_material(source, place.material)
 
 
-def measure_fidelity(site_text: InterpSite, sae: Sae, codes: Codes) -> dict[str, Any]:
+def measure_fidelity(site_text: InterpSite, sae: AnySae, codes: Codes) -> dict[str, Any]:
     """The record of `fidelity.json`: the measures of the room fidelity, dead latents, and the random control.
+
+    Of a transcoder all but L0 is of the site that it writes, where its output takes the place of the activations; the
+    random control is a dictionary of that site, which reads what it rebuilds.
 
     dead_share: share of latents silent on all rows of the window text. tokens: rows of the held-out text.
     """
     reading, baselines = site_text.reading, site_text.baselines
     rows = reading.rows
-    quality = reconstruction_of(sae.encode, sae.decode, rows)
-    lost = splice(site_text.lm, site_text.spliced, baselines, sae.forward)
+    if isinstance(sae, Transcoder):
+        if site_text.target is None or site_text.source is None:
+            raise UserError("A transcoder is measured where both of its sites were read.")
+        quality = reconstruction_of(sae.encode, sae.decode, rows, across=(site_text.target.rows, sae.forward))
+        with torch.inference_mode():
+            rebuilt = sae(site_text.source.rows)
+        lost = splice_rows(site_text.lm, site_text.spliced, baselines, rebuilt)
+    else:
+        quality = reconstruction_of(sae.encode, sae.decode, rows)
+        lost = splice(site_text.lm, site_text.spliced, baselines, sae.forward)
     return {
         "l0": quality.l0,
         "fvu": quality.fvu,

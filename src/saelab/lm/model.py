@@ -174,7 +174,7 @@ class LanguageModel:
         hidden: Float[Tensor, "B T D"],
         site: str | Site,
         *,
-        stream: Float[Tensor, "B T E"] | None = None,
+        stream: Float[Tensor, "b T E"] | None = None,
         mask: Bool[Tensor, "B T"] | None = None,
         last: bool = False,
     ) -> Float[Tensor, "B _ V"]:

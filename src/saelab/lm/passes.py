@@ -87,7 +87,7 @@ def run_from(
     hidden: Float[Tensor, "B T D"],
     site: Site,
     *,
-    stream: Float[Tensor, "B T E"] | None = None,
+    stream: Float[Tensor, "b T E"] | None = None,
     mask: Bool[Tensor, "B T"] | None = None,
     last: bool = False,
 ) -> Float[Tensor, "B _ V"]:

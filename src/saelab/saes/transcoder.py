@@ -2,8 +2,8 @@
 
     z = gate(x W_enc + b_enc),   ŷ = z W_dec + b_dec [+ x W_skip^T]
 
-They are read where an SAE format holds them, and are no `Sae`: what steers, splices, scores or matches at one site
-cannot take one by mistake. This file must never know a file format.
+They are read where an SAE format holds them, and are no `Sae`: what splices, scores or matches at one site cannot take
+one by mistake; what can take either says `AnySae`. This file must never know a file format.
 """
 
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from saelab.core.config import Config
 from saelab.core.errors import ArtefactError, UserError
+from saelab.saes.base import Sae
 from saelab.saes.directions import Directions, site_in
 
 Gate = Literal["relu", "jumprelu", "topk"]
@@ -60,6 +61,8 @@ class Transcoder(nn.Module):
     def __init__(self, cfg: TranscoderConfig, weights: dict[str, Tensor]):
         super().__init__()
         self.cfg = cfg
+        self.W_dec: Float[Tensor, "F E"]
+        self.b_dec: Float[Tensor, " E"]
         shapes = {"W_enc": (cfg.d_in, cfg.d_sae), "b_enc": (cfg.d_sae,), "W_dec": (cfg.d_sae, cfg.d_out)}
         shapes |= {"b_dec": (cfg.d_out,)} | ({"threshold": (cfg.d_sae,)} if cfg.gate == "jumprelu" else {})
         shapes |= {"W_skip": (cfg.d_out, cfg.d_in)} if "W_skip" in weights else {}
@@ -107,6 +110,14 @@ class Transcoder(nn.Module):
         out = self.cfg.site_out or "an unnamed site"
         site_in((out,), site)
         return Directions(self.weights()["W_dec"], out, torch.arange(self.cfg.d_sae), self.cfg.lm)
+
+
+AnySae = Sae | Transcoder
+
+
+def acts_at(sae: AnySae) -> str | None:
+    """Where its features act: the site of an SAE, what a transcoder writes."""
+    return sae.cfg.site if isinstance(sae, Sae) else sae.cfg.site_out
 
 
 def transcoder(weights: dict[str, Tensor], **about: Any) -> Transcoder:

@@ -21,7 +21,7 @@ from saelab.core.errors import UserError, refuse_name
 from saelab.core.progress import SILENT, Progress
 from saelab.core.sites import Site
 from saelab.lm.model import LanguageModel
-from saelab.saes.base import Sae
+from saelab.saes.transcoder import AnySae, Transcoder, acts_at
 from saelab.selection.criteria.catalogue import Criterion, criteria_of, usual
 from saelab.selection.criteria.lens_moments import Lens
 from saelab.selection.criteria.observation import ConceptTokens, NextToken, Observation
@@ -36,7 +36,7 @@ SLICE = 16
 @torch.inference_mode()
 def feature_effects(
     lm: LanguageModel,
-    sae: Sae,
+    sae: AnySae,
     *,
     site: str | None = None,
     prefix: str | Sequence[str] = PREFIX,
@@ -55,7 +55,8 @@ def feature_effects(
 
     Args:
         lm: the model that is edited.
-        sae: whose decoder rows are the directions, and whose codes `scale` and `replace` change.
+        sae: whose decoder rows are the directions, and whose codes `scale` and `replace` change; a transcoder's rows
+            act where it writes, by `add` alone.
         site: where to edit; the SAE's own site when not given.
         prefix: one neutral text or several; scores are means over them.
         alpha: strength: `add` adds alpha times the decoder row, `scale` and `replace` multiply the code by alpha.
@@ -77,6 +78,8 @@ def feature_effects(
     refuse_name(sae, "saelab.load_sae(reference)")
     place = _place(lm, sae, site)
     check_edit(edit)
+    if isinstance(sae, Transcoder) and edit != "add":
+        raise UserError(f"A transcoder reads no codes where its features act, which {edit} changes.", hint="Use add.")
     if not math.isfinite(alpha):
         raise UserError(f"alpha must be a finite number, not {alpha}.")
     asked = criteria_of(usual() if criteria is None else criteria)
@@ -141,7 +144,13 @@ class _Walk:
     """Scores batches of features under every prefix."""
 
     def __init__(
-        self, sae: Sae, starts: Sequence[_Start], criteria: Sequence[Criterion], edit: str, alpha: float | int, k: int
+        self,
+        sae: AnySae,
+        starts: Sequence[_Start],
+        criteria: Sequence[Criterion],
+        edit: str,
+        alpha: float | int,
+        k: int,
     ):
         self.sae, self.starts, self.criteria = sae, starts, criteria
         self.edit, self.alpha, self.k = edit, alpha, k
@@ -180,8 +189,8 @@ def _check(texts: list[str], wanted: list[int], d_sae: int, batch_size: int, voc
         raise UserError(f"Feature {strange[0]} does not exist.", hint=f"The SAE has features 0 to {d_sae - 1}.")
 
 
-def _place(lm: LanguageModel, sae: Sae, site: str | None) -> Site:
-    name = site if site is not None else sae.cfg.site
+def _place(lm: LanguageModel, sae: AnySae, site: str | None) -> Site:
+    name = site if site is not None else acts_at(sae)
     if name is None:
         raise UserError("This SAE does not say at which site it reads.", hint="Give site='resid_post.12' or the like.")
     place = lm.site(name)

@@ -16,7 +16,7 @@ from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
-from saelab.saes.base import Sae
+from saelab.saes.transcoder import AnySae
 from saelab.selection.criteria.catalogue import CRITERIA, that_read, usual
 from saelab.selection.effects import PREFIX, feature_effects
 from saelab.store.layout import SelectionFolder
@@ -54,7 +54,7 @@ class SelectionConfig(Config):
 def run(
     config: SelectionConfig,
     lm: LanguageModel,
-    sae: Sae,
+    sae: AnySae,
     folder: Path,
     *,
     alive: Sequence[bool] | None = None,

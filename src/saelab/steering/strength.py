@@ -87,7 +87,7 @@ class _Effect:
         self.streams = [found[before] if before else None for found in states]
         self.base = [self._next(x, stream) for x, stream in zip(self.hidden, self.streams, strict=True)]
 
-    def _next(self, x: Float[Tensor, "B T D"], stream: Float[Tensor, "B T E"] | None) -> NextToken:
+    def _next(self, x: Float[Tensor, "B T D"], stream: Float[Tensor, "b T E"] | None) -> NextToken:
         return NextToken(self.lm.run_from(x, self.site, stream=stream, last=True)[:, 0])
 
     def __call__(self, distance: Float[Tensor, "B"]) -> Float[Tensor, "B"]:

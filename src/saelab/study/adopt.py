@@ -14,12 +14,13 @@ from typing import Any
 import torch
 
 from saelab.activations.site import read_site
-from saelab.core.errors import UserError
+from saelab.core.errors import ArtefactError, UserError
 from saelab.interp.proof import as_record, prove
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.saes.formats import load_sae, save_sae
+from saelab.saes.formats import load_sae, load_transcoder, save_sae
 from saelab.saes.given import GivenSae
+from saelab.saes.transcoder import AnySae, Transcoder
 from saelab.store.artefacts import Record
 from saelab.store.layout import RunFolder
 from saelab.study.grids import AdoptedConfig
@@ -93,13 +94,21 @@ def standing(study: StudyConfig, run: RunFolder, names: Iterable[str] | None = N
 
 
 def sae_of(spec: SaeSpec, run: RunFolder) -> Sae:
-    """An SAE of a study that was trained or adopted: its copy in the run, or where it lies if none was kept.
+    """The same of an SAE; an `ArtefactError` where it is a transcoder."""
+    found = coder_of(spec, run)
+    if isinstance(found, Transcoder):
+        raise ArtefactError(f"{spec.name} is a transcoder, and an SAE was asked for.")
+    return found
+
+
+def coder_of(spec: SaeSpec, run: RunFolder) -> AnySae:
+    """An SAE or transcoder of a study, trained or adopted: its copy in the run, or where it lies if none was kept.
 
     Raises the errors of `load_sae` and `reopened`.
     """
     if spec.adopted is not None and _record(run, spec).read().get("kept") == "reference":
         return reopened(spec)
-    return load_sae(run.sae(spec.name))
+    return load_sae(run.sae(spec.name)) if spec.reads is None else load_transcoder(run.sae(spec.name))
 
 
 def fallen(study: StudyConfig, run: RunFolder) -> list[SaeSpec]:

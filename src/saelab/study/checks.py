@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from saelab.core.config import Fault, faults_in
 from saelab.core.errors import SaelabError, UserError
 from saelab.core.hardware import device_of
-from saelab.core.sites import in_stream, missing, parse_site
+from saelab.core.sites import Site, in_stream, missing, parse_site
 from saelab.interp.suite.published import result_files
 from saelab.judges.catalogue import JudgeConfig
 from saelab.judges.steering_lexical import FEWEST
@@ -22,7 +22,7 @@ from saelab.judges.transport import key_of
 from saelab.lm.facts import ModelFacts, facts_of
 from saelab.lm.sources import same_model
 from saelab.store.references import cached, fetch, parse_reference
-from saelab.study.grids import AdoptedConfig
+from saelab.study.grids import AdoptedConfig, GridConfig
 from saelab.study.spec import APART, EMBEDDED, JUDGED_AT, ModelConfig, StudyConfig, misfits, steers
 from saelab.text.corpora import CorpusConfig
 from saelab.text.instructions import load_instructions
@@ -100,7 +100,10 @@ def _of_model(
         for k, name in enumerate(grid.sites):
             yield from _of_site(name, (*where, "grids", j, "sites", k), facts, wanted, suite=study.suite is not None)
             if grid.steer:
-                yield from _of_steering(name, (*where, "grids", j), wanted)
+                acts = name if grid.target is None else f"{grid.target}.{parse_site(name).layer}"
+                yield from _of_steering(acts, (*where, "grids", j), wanted)
+        if grid.target is not None:
+            yield from _of_target(study, grid, (*where, "grids", j), facts, wanted)
     for j, one in enumerate(model.saes):
         yield from _of_adopted(one, model, (*where, "saes", j), facts, wanted, suite=study.suite is not None)
     if facts.positions is not None and study.text.context > facts.positions:
@@ -132,6 +135,24 @@ def _of_site(
         yield Fault(key, f"{missing(site, facts.family)} Nearest: resid_post.{site.layer}.")
     elif suite and not site.of_stream and wanted("read", "evaluate"):
         yield Fault(key, f"{name} is no site of SAEBench's evaluations. Nearest: resid_post.{site.layer}.")
+
+
+def _of_target(
+    study: StudyConfig,
+    grid: GridConfig,
+    key: tuple[str | int, ...],
+    facts: ModelFacts,
+    wanted: Callable[..., bool],
+) -> Iterator[Fault]:
+    """What a grid of transcoders cannot do."""
+    if grid.target is not None and not facts.has(site := Site(grid.target, parse_site(grid.sites[0]).layer)):
+        yield Fault((*key, "target"), missing(site, facts.family))
+    if study.suite is not None and wanted("read", "evaluate"):
+        yield Fault((*key, "target"), "SAEBench's evaluations are of SAEs, not of transcoders: leave the suite out")
+    if grid.steer and study.rated and wanted("rate"):
+        yield Fault((*key, "steer"), "a judge rates texts of SAEs, not of transcoders. Say: steering.ratings: false")
+    if grid.steer and study.selection.edit != "add" and wanted("select"):
+        yield Fault(("selection", "edit"), "a transcoder reads no codes where its features act. Nearest: add")
 
 
 def _of_steering(site: str, key: tuple[str | int, ...], wanted: Callable[..., bool]) -> Iterator[Fault]:

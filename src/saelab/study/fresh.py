@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from saelab.core.errors import UserError
+from saelab.core.sites import parse_site
 from saelab.saes.catalogue import ARCHITECTURES, level_key
 from saelab.study.checks import accepted
 from saelab.study.costs import seconds_here
@@ -28,6 +29,7 @@ FLAGS = {  # what the keys of a study are called on the command line
     ("models", "grids", "levels"): "--l0",
     ("models", "grids", "d_sae"): "--d-sae",
     ("models", "grids", "start"): "--from",
+    ("models", "grids", "target"): "--to",
     ("text", "corpus", "source"): "--text",
     ("training", "batch"): "--tokens",
 }
@@ -78,6 +80,7 @@ class Wanted:
     name: str | None = None
     start: str | None = None
     options: Mapping[str, float | int | str] = field(default_factory=dict)
+    target: str | None = None
 
 
 def further(reference: str, asked: Wanted) -> Wanted:
@@ -121,7 +124,7 @@ def further(reference: str, asked: Wanted) -> Wanted:
 
 def _own_options(architecture: str, training: Mapping[str, Any]) -> dict[str, float | int | str]:
     """The settings of a finished training that are not those which it would have without a word."""
-    kind, own = ARCHITECTURES[architecture], {"architecture", "d_in", "d_sae", level_key(architecture)}
+    kind, own = ARCHITECTURES[architecture], {"architecture", "d_in", "d_out", "d_sae", level_key(architecture)}
     usual = {name: f.default for name, f in kind.model_fields.items() if name not in own}
     return {
         name: value
@@ -167,6 +170,7 @@ def study_text(wanted: Wanted) -> str:
 
 def _further_lines(wanted: Wanted) -> str:
     lines = "" if wanted.start is None else f"        start: {_quoted(wanted.start)}   # training goes on from it\n"
+    lines += "" if wanted.target is None else f"        target: {wanted.target}   # transcoders: what they rebuild\n"
     return lines + (f"        options: {json.dumps(dict(wanted.options))}\n" if wanted.options else "")
 
 
@@ -183,6 +187,18 @@ def named(wanted: Wanted) -> str:
     """A study's name by its language model and first site."""
     last = re.sub(r"[^\w.-]+", "-", wanted.lm.rpartition("/")[2].rpartition(":")[2]).strip("-.")
     return f"{last or 'study'}-{wanted.sites[0]}{'-further' if wanted.start else ''}"
+
+
+def target_kind(said: str | None, sites: Sequence[str]) -> str | None:
+    """The kind of site that `--to` names, alone or with the block of the sites: mlp_out, mlp_out.15."""
+    if said is None or "." not in said:
+        return said
+    site = parse_site(said)
+    if any(parse_site(read).layer != site.layer for read in sites):
+        raise UserError(
+            f"{said} is in another block than {', '.join(sites)}.", hint=f"Say the kind alone: {site.kind}."
+        )
+    return site.kind
 
 
 def count_of(said: str) -> int:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from saelab.core.config import Config, Fault, Faults, faults_in
 from saelab.core.errors import UserError, nearest
 from saelab.core.names import LONGEST, path_part
-from saelab.core.sites import find_site, parse_site
+from saelab.core.sites import ORDER, Kind, find_site, parse_site
 from saelab.saes.catalogue import ARCHITECTURES, level_key
 
 LARGEST = 2**31  # what any count of a study may reach; more is a slip of the pen
@@ -70,8 +70,21 @@ class GridConfig(Config):
         description="Of the weights of `start` and of how they are read. saelab fills it in; a study leaves it out.",
     )
 
+    target: Kind | None = Field(
+        default=None,
+        exclude_if=lambda kind: kind is None,
+        description="What is rebuilt, later in the block of each site, such as mlp_out from mlp_in: transcoders.",
+    )
+
     @model_validator(mode="after")
     def _every_sae_can_be_trained(self) -> "GridConfig":
+        if self.target is not None:
+            early = [s for s in self.sites if ORDER.index(parse_site(s).kind) >= ORDER.index(self.target)]
+            if early:
+                what = f"{self.target} is not made after {early[0]} in its block, so it cannot be rebuilt from it"
+                raise Faults([Fault(("target",), what)])
+            if self.start is not None:
+                raise Faults([Fault(("start",), "a transcoder begins with weights of its own")])
         if not self.widths or not 1 <= min(self.widths) <= max(self.widths) < LARGEST:
             raise Faults([Fault(("d_sae",), "must be a positive number or a list of them")])
         found = dict.fromkeys(_untrainable(self))
@@ -172,7 +185,7 @@ class PathConfig(Config):
 
 def _untrainable(grid: GridConfig) -> Iterator[Fault]:
     """What keeps the training config of one of a grid's SAEs from being built."""
-    own = {"architecture", "d_in", "d_sae", *map(level_key, grid.architectures)}
+    own = {"architecture", "d_in", "d_out", "d_sae", *map(level_key, grid.architectures)}
     for name in own & set(grid.options):
         yield Fault(("options", name), "is said by architectures, levels and d_sae")
     for i, level in enumerate(grid.levels):

@@ -54,10 +54,11 @@ def cells_of(study: StudyConfig) -> list[Cell]:
 def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     saes = [s for s in saes_of(study) if s.model == model]
     sites = list(dict.fromkeys(s.site for s in saes))
+    harvested = list(dict.fromkeys([*sites, *(s.encodes for s in saes)]))
     lm = {"lm": model.lm, "dtype": model.dtype}
     text = Cell("text", model.key, {"lm": model.lm} | study.text.model_dump(mode="json"), (), SECONDS["text"])
     tokens = study.text.train_contexts * study.text.context
-    settings = lm | {"sites": sites} | study.harvest.model_dump(mode="json")
+    settings = lm | {"sites": harvested} | study.harvest.model_dump(mode="json")
     harvest = Cell("harvest", model.key, settings, (text,), SECONDS["harvest"] * tokens * _weight(model))
     made = _made(study, model, saes, harvest)
     settings = _asked(model) | {"instructions": study.instructions, "seed": study.seed}
@@ -74,9 +75,9 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
 def _made(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> dict[str, Cell]:
     """By SAE, the cell that it comes from."""
     own = [s for s in saes if s.adopted is None]
-    runs = list(dict.fromkeys((s.site, s.seed) for s in own))
-    trained = {run: _train(study, model, [s for s in own if (s.site, s.seed) == run], harvest) for run in runs}
-    return {s.name: _adopt(s, harvest) if s.adopted else trained[s.site, s.seed] for s in saes}
+    runs = list(dict.fromkeys((s.site, s.reads, s.seed) for s in own))
+    trained = {run: _train(study, model, [s for s in own if (s.site, s.reads, s.seed) == run], harvest) for run in runs}
+    return {s.name: _adopt(s, harvest) if s.adopted else trained[s.site, s.reads, s.seed] for s in saes}
 
 
 def _adopt(sae: SaeSpec, harvest: Cell) -> Cell:
@@ -93,16 +94,17 @@ def adopted_as(sae: SaeSpec) -> str:
 
 
 def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> Cell:
-    site, seed = saes[0].site, saes[0].seed
-    own = (seed,) if seed else ()
+    site, reads, seed = saes[0].site, saes[0].reads, saes[0].seed
+    own: tuple[int | str, ...] = (*((reads,) if reads else ()), *((seed,) if seed else ()))
     settings = {
         # Its own seed for every site: SAEs that start from the same weights are matched by their start (see LOG.md).
         "seed": seed_of(study.seed, "training", model.key, site, *own),
         "saes": {s.name: _trained_as(s) for s in saes},
         "training": study.training.model_dump(mode="json"),
-    }
+    } | ({"reads": reads} if reads else {})
     work = study.training.steps * study.training.batch * size_of(model.lm).d_model * sum(s.d_sae for s in saes)
-    name = ".".join([model.key, site, *(f"s{i}" for i in own)])
+    parts = [model.key, *([f"from_{reads.partition('.')[0]}"] if reads else []), site, *([f"s{seed}"] if seed else [])]
+    name = ".".join(parts)
     return Cell("train", name, settings, (harvest,), SECONDS["train"] * work)
 
 

@@ -15,7 +15,7 @@ from saelab.activations.harvest import HarvestConfig
 from saelab.core.config import Config, Fault, Faults
 from saelab.core.errors import ArtefactError, UserError, nearest
 from saelab.core.names import path_part
-from saelab.core.sites import parse_site
+from saelab.core.sites import Site, parse_site
 from saelab.instrument.config import READERS, InstrumentConfig
 from saelab.interp.run import InterpConfig
 from saelab.interp.suite.catalogue import CATALOGUE
@@ -159,7 +159,10 @@ JUDGED_AT: dict[str, tuple[str, ...]] = {"judge": ("judge",), "reader": ("instru
 
 
 class SaeSpec(Config):
-    """One SAE of a study, by its coordinates. level: None until it is measured (adopted ones that state none)."""
+    """One SAE of a study, by its coordinates. level: None until it is measured (adopted ones that state none).
+
+    site: what it rebuilds, where its features act. reads: of a transcoder, the site that it reads instead.
+    """
 
     name: str
     model: ModelConfig
@@ -174,6 +177,12 @@ class SaeSpec(Config):
     adopted: AdoptedConfig | None = None
     start: str | None = None
     start_sha256: str | None = None
+    reads: str | None = None
+
+    @property
+    def encodes(self) -> str:
+        """The site that its codes are of."""
+        return self.reads or self.site
 
     @property
     def known_level(self) -> int:
@@ -194,11 +203,12 @@ def saes_of(study: StudyConfig) -> list[SaeSpec]:
 def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
     return [
         SaeSpec(
-            name=_name(study, model, grid, f"{architecture}.l0_{level}.{parse_site(site)}", (width, seed)),
+            name=_name(study, model, grid, f"{architecture}.l0_{level}.{_ends(grid, site)}", (width, seed)),
             model=model,
             architecture=architecture,
             level=level,
-            site=str(parse_site(site)),
+            site=str(_written(grid, site)),
+            reads=None if grid.target is None else str(parse_site(site)),
             d_sae=width,
             seed=seed,
             steer=grid.steer,
@@ -213,6 +223,17 @@ def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
         for width in grid.widths
         for seed in grid.seeds
     ]
+
+
+def _written(grid: GridConfig, site: str) -> Site:
+    """What the SAEs at a grid's site rebuild."""
+    read = parse_site(site)
+    return read if grid.target is None else Site(grid.target, read.layer)
+
+
+def _ends(grid: GridConfig, site: str) -> str:
+    """How a name says it: `resid_post.15`, of a transcoder `from_mlp_in.mlp_out.15`."""
+    return f"{'' if grid.target is None else f'from_{parse_site(site).kind}.'}{_written(grid, site)}"
 
 
 def _adopted(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
@@ -270,10 +291,12 @@ def path_saes(study: StudyConfig, model: ModelConfig, path: PathConfig) -> list[
     for name in path.saes:
         if not (fit := [s for s in own if s.name == name]):
             raise ValueError(f"paths: no SAE is called {name!r}. {nearest(name, [s.name for s in own])}")
+        if fit[0].reads is not None:
+            raise ValueError(f"paths: {name} is a transcoder, and features of SAEs are followed")
         found += fit[:1]
     for site in path.sites:
         wanted = (path.architecture, path.level, str(parse_site(site)), path.seed)
-        fit = [s for s in own if (s.architecture, s.level, s.site, s.seed) == wanted]
+        fit = [s for s in own if (s.architecture, s.level, s.site, s.seed) == wanted and s.reads is None]
         fit = [s for s in fit if path.d_sae in (None, s.d_sae)]
         if len(fit) != 1:
             what = f"{path.architecture}.l0_{path.level}.{wanted[2]}"

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from saelab.activations.harvest import harvest
+from saelab.activations.pairs import PairedShards
 from saelab.core.errors import ArtefactError
 from saelab.core.records import Judgement
 from saelab.instrument import sae as sae_stage
@@ -75,23 +76,25 @@ def _harvest(cell: Cell, work: Workspace) -> list[Path]:
 
 def _train(cell: Cell, work: Workspace) -> list[Path]:
     specs = [work.saes[name] for name in cell.settings["saes"]]
-    model, site = specs[0].model, specs[0].site
-    shards = work.shards(model, site)
+    model, site, reads = specs[0].model, specs[0].site, specs[0].reads
+    shards = work.opened_shards(model, reads or site)
+    written = None if reads is None else work.opened_shards(model, site)
+    ends: dict[str, int] = {"d_in": shards.d} | ({} if written is None else {"d_out": written.d})
     configs = {
-        s.name: training_config(s.architecture, d_in=shards.d, d_sae=s.d_sae, level=s.known_level, **s.options)
-        for s in specs
+        s.name: training_config(s.architecture, **ends, d_sae=s.d_sae, level=s.known_level, **s.options) for s in specs
     }
     starts = {s.name: start for s in specs if (start := start_of(s)) is not None}
     return training_stage.run(
         work.study.training,
         configs,
-        shards,
+        shards if written is None else PairedShards(shards, written),
         starts=starts,
         saes=work.run.saes,
         folder=work.run.training(cell.name),
         seed=cell.settings["seed"],
         lm=model.lm,
-        site=site,
+        site=reads or site,
+        site_out=None if reads is None else site,
         text=work.study.text.corpus.source,
         progress=work.progress,
     )
@@ -107,7 +110,7 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
     spec = work.saes[cell.name]
     return interp_stage.run(
         work.site_text(spec),
-        work.sae(cell.name),
+        work.coder(cell.name),
         work.run.interp(cell.name).root,
         judge=work.judge,
         meaning=work.meaning,
@@ -150,7 +153,7 @@ def _select(cell: Cell, work: Workspace) -> list[Path]:
     tested = features.filter(pl.col("state") == "ok")["feature"].to_list()
     folder = work.run.selection(cell.name).root
     config = work.study.selection
-    lm, sae = work.lm(spec.model), work.sae(cell.name)
+    lm, sae = work.lm(spec.model), work.coder(cell.name)
     return selection_stage.run(config, lm, sae, folder, alive=alive, tested=tested, progress=work.progress)
 
 
@@ -177,7 +180,7 @@ def _gate(cell: Cell, work: Workspace) -> list[Path]:
     return site_stage.run(
         work.place(model, site),
         site_stage.classes_of(work.study.instrument),
-        {spec.name: work.sae(spec.name) for spec in specs},
+        {spec.name: work.coder(spec.name) for spec in specs},
         sorted({(s.d_sae, s.known_level) for s in specs}),
         work.run.instrument(model.key, site).root,
         work.progress,
@@ -189,7 +192,7 @@ def _steer(cell: Cell, work: Workspace) -> list[Path]:
     return sae_stage.run(
         work.place(spec.model, spec.site),
         work.run.instrument(spec.model.key, spec.site),
-        work.sae(cell.name),
+        work.coder(cell.name),
         work.study.steering.arms,
         able=candidates(work.run.interp(cell.name).features.read()),
         effects=work.run.selection(cell.name).effects.read(),

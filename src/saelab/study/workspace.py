@@ -23,9 +23,10 @@ from saelab.judges.client import Judge
 from saelab.judges.embedding import Embedder, EmbeddingJudge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
+from saelab.saes.transcoder import AnySae
 from saelab.store.layout import RunFolder, tensors_name
 from saelab.store.tensors import read_tensors
-from saelab.study.adopt import sae_of, standing
+from saelab.study.adopt import coder_of, sae_of, standing
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 from saelab.text.instructions import load_instructions
 from saelab.text.pack import PackedText
@@ -88,11 +89,22 @@ class Workspace:
         """The activations at a site."""
         return self._keep("shards", (model.key, site), lambda: ActivationShards(self.run.activations(model.key) / site))
 
+    def opened_shards(self, model: ModelConfig, site: str) -> ActivationShards:
+        """The same, opened for this caller: where two sites are read side by side."""
+        return ActivationShards(self.run.activations(model.key) / site)
+
     def sae(self, name: str) -> Sae:
-        """A trained or adopted SAE of this study."""
+        """A trained or adopted SAE of this study. An `ArtefactError` where it is a transcoder."""
+        return sae_of(self._spec(name), self.run)
+
+    def coder(self, name: str) -> AnySae:
+        """A trained or adopted SAE of this study, or a transcoder."""
+        return coder_of(self._spec(name), self.run)
+
+    def _spec(self, name: str) -> SaeSpec:
         if name not in self.saes:
             raise ArtefactError(f"The study has no SAE {name}.")
-        return sae_of(self.saes[name], self.run)
+        return self.saes[name]
 
     def site_text(self, spec: SaeSpec) -> InterpSite:
         """What the interpretation of a site's SAEs shares: one reading of the model per site."""
@@ -102,14 +114,15 @@ class Workspace:
             return prepare(
                 self.study.interp,
                 self.lm(model),
-                site=spec.site,
+                site=spec.encodes,
+                written=spec.site if spec.reads else None,
                 held_out=self.text(model, HELD_OUT),
                 packed=self.text(model, TRAIN),
-                shards=self.shards(model, spec.site),
+                shards=self.shards(model, spec.encodes),
                 progress=self.progress,
             )
 
-        return self._keep("site text", (spec.model.key, spec.site), read)
+        return self._keep("site text", (spec.model.key, spec.site, spec.reads), read)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -133,6 +146,7 @@ class Workspace:
                 self.shards(model, site),
                 embed=self.embedder,
                 instructions=self.instructions,
+                elsewhere=lambda other: self.opened_shards(model, other),
             )
 
         return self._keep("place", (model.key, site), open_it)

@@ -74,15 +74,30 @@ def splice(lm: Restartable, reading: SiteReading, baselines: Baselines, recode: 
     return SplicedLoss(ce, *baselines.recovered(ce))
 
 
+def splice_rows(lm: Restartable, reading: SiteReading, baselines: Baselines, rows: Float[Tensor, "M D"]) -> SplicedLoss:
+    """The same with rows that are there already: a transcoder makes them of another site."""
+    ce = spliced_ce(lm, reading.replaced(rows), None)
+    return SplicedLoss(ce, *baselines.recovered(ce))
+
+
 def reconstruction_of(
-    encode: Recode, decode: Recode, rows: Float[Tensor, "M D"], *, block: int = 4096
+    encode: Recode,
+    decode: Recode,
+    rows: Float[Tensor, "M D"],
+    *,
+    across: tuple[Float[Tensor, "M E"], Recode] | None = None,
+    block: int = 4096,
 ) -> Reconstruction:
-    """L0, FVU and shrinkage of an SAE on rows of activations. Independent of `block` up to rounding."""
-    mean, active, error, variance, square, cosine, ratio = rows.double().mean(0), *([0.0] * 6)
+    """L0, FVU and shrinkage of an SAE on rows of activations. Independent of `block` up to rounding.
+
+    across: of a transcoder, what it rebuilds and how it does from rows; all but L0 is then of that.
+    """
+    target = rows if across is None else across[0]
+    mean, active, error, variance, square, cosine, ratio = target.double().mean(0), *([0.0] * 6)
     with torch.inference_mode():
-        for x in rows.split(block):
-            codes = encode(x)
-            rebuilt = decode(codes).double()
+        for read, x in zip(rows.split(block), target.split(block), strict=True):
+            codes = encode(read)
+            rebuilt = (decode(codes) if across is None else across[1](read)).double()
             x = x.double()
             active += float((codes != 0).sum())
             error += float((x - rebuilt).square().sum())
@@ -90,7 +105,7 @@ def reconstruction_of(
             square += float(x.square().sum())
             cosine += float(torch.nn.functional.cosine_similarity(x, rebuilt, dim=-1).sum())
             ratio += float((rebuilt.norm(dim=-1) / x.norm(dim=-1).clamp_min(1e-4)).sum())
-    n, d = rows.shape
+    n, d = target.shape
     as_coded = square / n - (square / n / d) ** 2
     return Reconstruction(
         l0=active / n,

@@ -69,7 +69,7 @@ def train(
 
 
 def _answer_nll(
-    examples: Examples, hidden: Float[Tensor, "B T D"], batch: Batch, stream: Float[Tensor, "B T E"] | None = None
+    examples: Examples, hidden: Float[Tensor, "B T D"], batch: Batch, stream: Float[Tensor, "b T E"] | None = None
 ) -> Float[Tensor, ""]:
     """Mean NLL of the answers' tokens, each predicted from the position before it."""
     logits = resumed(examples.lm, hidden, examples.site, stream)[:, :-1]
