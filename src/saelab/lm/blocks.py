@@ -257,8 +257,8 @@ class Decoder:
         """How wide the activations of a site are: `d_model`, but for the heads' outputs."""
         if kind != "z" or (part := self.part(kind, layer)) is None:
             return self.config.hidden_size
-        weight: Any = part.weight
-        return weight.shape[0 if type(part).__name__ == "Conv1D" else 1]  # GPT-2 keeps its matrices turned
+        read: Any = getattr(part, "in_features", None)  # GPT-2's Conv1D says none, and keeps its matrices turned
+        return read if isinstance(read, int) else part.weight.shape[0]
 
     def mixed(self, z: Float[Tensor, "... H"], layer: int) -> Float[Tensor, "... D"]:
         """What a block's attention makes of heads' outputs before the norm that may follow it, without its bias."""
