@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from saelab.core.config import Config, Fault, Faults, faults_in
 from saelab.core.errors import UserError, nearest
 from saelab.core.names import LONGEST, path_part
-from saelab.core.sites import ORDER, Kind, find_site, parse_site
+from saelab.core.sites import ORDER, Kind, Site, find_site, parse_site
 from saelab.saes.catalogue import ARCHITECTURES, level_key
 
 LARGEST = 2**31  # what any count of a study may reach; more is a slip of the pen
@@ -91,6 +91,15 @@ class GridConfig(Config):
         if found:
             raise Faults(list(found))
         return self
+
+    def written(self, site: str) -> Site:
+        """What the SAEs at one of its sites rebuild."""
+        read = parse_site(site)
+        return read if self.target is None else Site(self.target, read.layer)
+
+    def ends(self, site: str) -> str:
+        """How a name says it: `resid_post.15`, of a transcoder `from_mlp_in.mlp_out.15`."""
+        return f"{'' if self.target is None else f'from_{parse_site(site).kind}.'}{self.written(site)}"
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from saelab.activations.harvest import HarvestConfig
 from saelab.core.config import Config, Fault, Faults
 from saelab.core.errors import ArtefactError, UserError, nearest
 from saelab.core.names import path_part
-from saelab.core.sites import Site, parse_site
+from saelab.core.sites import parse_site
 from saelab.instrument.config import READERS, InstrumentConfig
 from saelab.interp.run import InterpConfig
 from saelab.interp.suite.catalogue import CATALOGUE
@@ -203,11 +203,11 @@ def saes_of(study: StudyConfig) -> list[SaeSpec]:
 def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
     return [
         SaeSpec(
-            name=_name(study, model, grid, f"{architecture}.l0_{level}.{_ends(grid, site)}", (width, seed)),
+            name=_name(study, model, grid, f"{architecture}.l0_{level}.{grid.ends(site)}", (width, seed)),
             model=model,
             architecture=architecture,
             level=level,
-            site=str(_written(grid, site)),
+            site=str(grid.written(site)),
             reads=None if grid.target is None else str(parse_site(site)),
             d_sae=width,
             seed=seed,
@@ -223,17 +223,6 @@ def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
         for width in grid.widths
         for seed in grid.seeds
     ]
-
-
-def _written(grid: GridConfig, site: str) -> Site:
-    """What the SAEs at a grid's site rebuild."""
-    read = parse_site(site)
-    return read if grid.target is None else Site(grid.target, read.layer)
-
-
-def _ends(grid: GridConfig, site: str) -> str:
-    """How a name says it: `resid_post.15`, of a transcoder `from_mlp_in.mlp_out.15`."""
-    return f"{'' if grid.target is None else f'from_{parse_site(site).kind}.'}{_written(grid, site)}"
 
 
 def _adopted(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
