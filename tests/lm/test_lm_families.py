@@ -41,19 +41,9 @@ KINDS = {
 RECURRENT = {"qwen3_next": "linear attention", "mamba": "no attention at all"}
 
 
-def model_of(family: str) -> Any:
-    if family != "gemma3":
-        return tool["build"](family)
-    config = small_config(AutoConfig.for_model("gemma3"))
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config.vision_config = type(config.vision_config)(**vision, image_size=28, patch_size=14)
-    config.mm_tokens_per_image = 1
-    return lively_model(config)
-
-
 @cache
 def lm_of(family: str) -> LanguageModel:
-    return LanguageModel(model_of(family), tiny_tokenizer(384), reference=family, name=family)
+    return LanguageModel(tool["build"](family), tiny_tokenizer(384), reference=family, name=family)
 
 
 def some(lm: LanguageModel, length: int = 11, rows: int = 1) -> torch.Tensor:
@@ -131,7 +121,7 @@ def broken(decoder: Decoder, block: int, change: Any) -> None:
 
 def test_a_wrong_mask_is_refused_with_its_block() -> None:
     """A window that our own masks do not know, as when a family was added in one line."""
-    model = model_of("mistral")
+    model = tool["build"]("mistral")
     model.config.model_type = "llama"
     decoder = Decoder(model)
     assert decoder.listed
@@ -143,7 +133,7 @@ def test_a_wrong_mask_is_refused_with_its_block() -> None:
 
 
 def test_a_missing_multiplier_is_refused_before_the_first_block() -> None:
-    decoder = Decoder(model_of("granite"))
+    decoder = Decoder(tool["build"]("granite"))
     embed = decoder._way.embed
     decoder._way.embed = lambda *a: embed(*a) / decoder.config.embedding_multiplier * 0.5
     with pytest.raises(UserError, match=r"granite model .* parts from its own forward before block 0"):
@@ -151,7 +141,7 @@ def test_a_missing_multiplier_is_refused_before_the_first_block() -> None:
 
 
 def test_a_swapped_norm_is_refused_with_its_block() -> None:
-    decoder = Decoder(model_of("olmo2"))
+    decoder = Decoder(tool["build"]("olmo2"))
 
     def change(call: Any, i: int, hidden: torch.Tensor, frame: Any, cache: Any) -> torch.Tensor:
         block: Any = decoder.blocks[i]

@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+import os
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from saelab.core.errors import ArtefactError, FetchError, UserError
-from saelab.lm import sources
+from saelab.core.errors import ArtefactError, FetchError, MissingDependency, UserError
+from saelab.lm import loading, proofs, sources
+from saelab.lm.facts import facts_of
 from saelab.lm.gguf_files import read_once
 from saelab.lm.model import LanguageModel
 from saelab.lm.sources import PARTS, SHORT_NAMES, locate
@@ -102,6 +107,73 @@ def test_unknown_names_get_the_nearest(tmp_path: Path) -> None:
         LanguageModel.load(f"path:{tmp_path / 'none'}")
     with pytest.raises(UserError, match=r"'float33' is not a dtype.*Did you mean float32"):
         LanguageModel.load("smollm2-135m", dtype="float33")
+
+
+def test_a_name_of_the_hub_is_told_how_it_is_written() -> None:
+    with pytest.raises(UserError, match=r"'gpt2' is neither a built-in model.*From the hub: hf:gpt2\."):
+        LanguageModel.load("gpt2")
+
+
+def test_lora_folders_are_merged(llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The merged model's logits are those of the base with the adapter on; without peft, one sentence."""
+    base = save(llama, tmp_path / "base")
+    (tmp_path / "lora").mkdir()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    settings = {"base_model_name_or_path": str(base), "peft_type": "LORA"}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(MissingDependency, match=r"LoRA weights, and peft merges them.*pip install .*peft"):
+        LanguageModel.load(f"path:{tmp_path / 'lora'}")
+    monkeypatch.undo()
+    peft = pytest.importorskip("peft")
+    monkeypatch.setenv("SAELAB_CACHE", str(tmp_path / "cache"))
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is to go
+        plain = AutoModelForCausalLM.from_pretrained(base)
+        adapted = peft.get_peft_model(plain, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "lora")
+    merged = LanguageModel.load(f"path:{tmp_path / 'lora'}")
+    tokens = torch.tensor(llama.tokenize([TEXT]))
+    with torch.no_grad():
+        expected = adapted(tokens).logits
+    torch.testing.assert_close(merged.logits(tokens), expected, atol=1e-4, rtol=1e-4)
+    assert (merged.logits(tokens) - llama.logits(tokens)).abs().max() > 1e-2  # control: the adapter does something
+    facts = facts_of(f"path:{tmp_path / 'lora'}")
+    assert facts is not None and facts.n_layers == llama.n_layers
+
+
+@pytest.mark.parametrize(
+    ("method", "packages"), [("gptq", "optimum gptqmodel"), ("awq", "gptqmodel"), ("bitsandbytes", "bitsandbytes")]
+)
+def test_quantised_weights_say_what_opens_them(
+    llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, packages: str
+) -> None:
+    folder = save(llama, tmp_path / "quantised")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": 4, "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(loading, "find_spec", lambda name: None if name in packages.split() else name)
+    with pytest.raises(MissingDependency, match=rf"quantised \({method}\).*pip install {packages}$"):
+        LanguageModel.load(f"path:{folder}")
+
+
+def test_a_proof_is_kept_for_the_same_files(
+    llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second load proves nothing; other weights do; a kept file that cannot be read is proved again."""
+    monkeypatch.setenv("SAELAB_CACHE", str(tmp_path / "cache"))
+    folder, seen = save(llama, tmp_path / "weights"), []
+    prove = proofs.prove
+    monkeypatch.setattr(proofs, "prove", lambda decoder: seen.append(1) or prove(decoder))
+    for n in (1, 1):
+        LanguageModel.load(f"path:{folder}")
+        assert len(seen) == n
+    (kept,) = (tmp_path / "cache" / "proofs").iterdir()
+    kept.write_text("{")
+    LanguageModel.load(f"path:{folder}")
+    assert len(seen) == 2
+    os.utime(folder / "model.safetensors", (1, 1))
+    LanguageModel.load(f"path:{folder}")
+    assert len(seen) == 3
 
 
 def test_a_folder_without_one_model_is_refused(tmp_path: Path) -> None:

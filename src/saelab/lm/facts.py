@@ -16,11 +16,12 @@ from saelab.core.errors import ArtefactError, FetchError
 from saelab.core.sites import Site
 from saelab.lm.families import FAMILIES, is_parallel
 from saelab.lm.loading import auto_class, read_config
-from saelab.lm.sources import SHORT_NAMES, Located, locate, named
+from saelab.lm.lora import base_of
+from saelab.lm.sources import ADAPTER, SHORT_NAMES, Located, locate, named
 from saelab.store.files import read_json
 from saelab.store.references import cached
 
-CONFIG = ("config.json", "tokenizer_config.json", "chat_template.*", "*.gguf")
+CONFIG = ("config.json", ADAPTER, "tokenizer_config.json", "chat_template.*", "*.gguf")
 # What GGUF calls a family where transformers calls it otherwise.
 GGUF_FAMILIES = {"gemma3": "gemma3_text", "gptneox": "gpt_neox"}
 
@@ -61,7 +62,7 @@ def facts_of(ref: str, *, fetch: bool = True) -> ModelFacts | None:
     if not fetch and not all(cached(reference) for reference in named(ref)):
         return None
     try:
-        located = locate(ref, CONFIG)
+        located = base_of(locate(ref, CONFIG), CONFIG)
     except FetchError:
         return None
     return _of_gguf(located) if located.gguf else _of_folder(located)

@@ -7,6 +7,7 @@ its other ones refuse or drop the cap.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from torch import nn
 from saelab.core.errors import ArtefactError, MissingDependency, SaelabError, UserError, nearest
 from saelab.core.hardware import multiplies_bfloat16
 from saelab.lm.gguf_files import mend_tokenizer, read_once
-from saelab.lm.sources import Located, locate
+from saelab.lm.lora import base_of, merge
+from saelab.lm.sources import ADAPTER, Located, locate
 
 # No code that lies beside weights is run, and nothing is asked: unsaid, transformers asks on the terminal.
 SAFE = {"local_files_only": True, "trust_remote_code": False}
@@ -40,9 +42,16 @@ def open_model(located: Located, *, dtype: str, device: str) -> tuple[nn.Module,
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
         raise MissingDependency("Language models need transformers.", hint="pip install 'saelab[lm]'") from None
+    if located.adapter:
+        model, tokenizer = open_model(base_of(located), dtype=dtype, device=device)
+        with quiet():
+            return settle(merge(model, located)), tokenizer
     folder, extra = _files(located)
     safe = {} if located.gguf else {"use_safetensors": True}  # never a pickle
-    auto = AutoModelForCausalLM if located.gguf else auto_class(read_config(located))
+    auto = AutoModelForCausalLM
+    if located.gguf is None:
+        config = read_config(located)
+        auto, extra = auto_class(config), extra | _quantised(config, located, device)
     try:
         with quiet(), read_once() if located.gguf else nullcontext():
             model = auto.from_pretrained(folder, dtype=dtype_of(dtype, device), **SAFE, **safe, **extra)
@@ -53,12 +62,13 @@ def open_model(located: Located, *, dtype: str, device: str) -> tuple[nn.Module,
         raise
     except Exception as error:  # transformers, gguf and tokenizers raise many kinds; all mean "not readable"
         raise _unreadable(located, error) from error
-    return settle(model).to(device), tokenizer
+    model = settle(model)
+    return (model if "device_map" in extra else model.to(device)), tokenizer
 
 
 def size_of(ref: str) -> tuple[int, int]:
     """Width of the stream and number of blocks of a model, from its config alone. Errors as `open_model`."""
-    located = locate(ref, ("config.json",))
+    located = locate(ref, ("config.json", ADAPTER))
     text = read_config(located).get_text_config(decoder=True)
     try:
         return int(text.hidden_size), int(text.num_hidden_layers)
@@ -72,7 +82,7 @@ def read_config(located: Located) -> Any:
         from transformers import AutoConfig, __version__
     except ImportError:
         raise MissingDependency("Language models need transformers.", hint="pip install 'saelab[lm]'") from None
-    folder, extra = _files(located)
+    folder, extra = _files(base_of(located, ("config.json",)))
     try:
         with quiet(), read_once() if located.gguf else nullcontext():
             return AutoConfig.from_pretrained(folder, **SAFE, **extra)
@@ -126,6 +136,25 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
+
+
+# What transformers needs to open weights of each kind of quantisation.
+QUANTISERS = {"bitsandbytes": ("bitsandbytes",), "gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel",)}
+
+
+def _quantised(config: Any, located: Located, device: str) -> dict[str, Any]:
+    """How quantised weights are opened: where they are to be used, once the libraries for them are there."""
+    said = getattr(config, "quantization_config", None)
+    if said is None:
+        return {}
+    method = str(said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None))
+    missing = [name for name in ("accelerate", *QUANTISERS.get(method, ())) if find_spec(name) is None]
+    if missing:
+        raise MissingDependency(
+            f"The weights of {located.reference} are quantised ({method}), and {' and '.join(missing)} opens them.",
+            hint=f"pip install {' '.join(missing)}",
+        )
+    return {"device_map": {"": device}}
 
 
 def auto_class(config: Any) -> Any:

