@@ -41,7 +41,7 @@ def merge(model: Any, located: Located) -> Any:
     except ImportError:
         raise MissingDependency(
             f"{located.reference} holds LoRA weights, and peft merges them.",
-            hint="pip install 'saelab[lora]' (peft). Or merge them where peft is: merge_and_unload(), then save_pretrained(folder).",
+            hint="pip install 'saelab[lora]' (peft), or merge them: merge_and_unload(), save_pretrained(folder).",
         ) from None
     if not (located.path / WEIGHTS).is_file():  # the other kind of file is a pickle
         raise ArtefactError(f"There is no {WEIGHTS} in {located.path}.", hint="Save the adapter with safetensors.")
