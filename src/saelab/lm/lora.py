@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from saelab.core.errors import ArtefactError, MissingDependency
-from saelab.lm.sources import ADAPTER, Located, locate, reference_of
+from saelab.lm.sources import ADAPTER, ADAPTER_WEIGHTS, Located, locate, reference_of
 from saelab.store.files import read_json
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def base_of(located: Located, patterns: tuple[str, ...] | None = None) -> Located:
@@ -43,8 +41,10 @@ def merge(model: Any, located: Located) -> Any:
             f"{located.reference} holds LoRA weights, and peft merges them.",
             hint="pip install 'saelab[lora]' (peft), or merge them: merge_and_unload(), save_pretrained(folder).",
         ) from None
-    if not (located.path / WEIGHTS).is_file():  # the other kind of file is a pickle
-        raise ArtefactError(f"There is no {WEIGHTS} in {located.path}.", hint="Save the adapter with safetensors.")
+    if not (located.path / ADAPTER_WEIGHTS).is_file():  # the other kind of file is a pickle
+        raise ArtefactError(
+            f"There is no {ADAPTER_WEIGHTS} in {located.path}.", hint="Save the adapter with safetensors."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is to go
         return PeftModel.from_pretrained(model, str(located.path)).merge_and_unload()
