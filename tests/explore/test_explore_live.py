@@ -27,7 +27,7 @@ def wanted(**changes: Any) -> steer_live.Asked:
 
 def written(what: steer_live.Asked, **limits: float) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
-    steer_live.write(LM, SAES, what, lines.append, threading.Event(), limits)
+    steer_live.write(LM, SAES, what, lines.append, lambda: False, limits)
     return lines
 
 
@@ -67,7 +67,7 @@ def test_a_writing_that_nobody_reads_ends_and_says_nothing_more() -> None:
         lines.append(line)
         stop.set()
 
-    steer_live.write(LM, SAES, wanted(tokens=200), tell, stop, {})
+    steer_live.write(LM, SAES, wanted(tokens=200), tell, stop.is_set, {})
     assert len(lines) < 10 and lines[-1]["type"] != "end"
 
 
@@ -127,4 +127,4 @@ def test_a_width_that_does_not_fit_is_a_sentence() -> None:
     wide = tiny_lm(d_model=2 * D)
     assert len(SAES["one"].W_dec) == F
     with pytest.raises(UserError, match=f"width {D}"), torch.inference_mode():
-        steer_live.write(wide, SAES, wanted(), print, threading.Event(), {})
+        steer_live.write(wide, SAES, wanted(), print, lambda: False, {})

@@ -113,11 +113,21 @@ def test_names_and_texts_are_never_markup(server: Server) -> None:
 def test_ctrl_c_ends_it_cleanly_and_a_taken_port_is_a_sentence(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serving(world, "--no-use-lm") as one:
+    with serving(world) as one:
         assert main(["explore", *world.refs, "--no-browser", "--port", str(one.port)]) == 2
         taken = capsys.readouterr().err
         assert "Nothing can be served at" in taken and "--port 0" in taken and "Traceback" not in taken
-        code, said = one.end()
+        while b"ready" not in ask(one, "/api/state")[2]:
+            time.sleep(0.2)
+        turn = {"sae": "plain", "feature": 1, "share": 0.2}
+        data = {"prompt": "the cat", "features": [turn], "scales": [1] * 7, "tokens": 256}
+        with closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=20)) as connection:  # in mid-sentence
+            headers = {"Content-Type": "application/json", "Cookie": f"saelab-{one.port}={one.token}"}
+            connection.request("POST", "/api/steer", json.dumps(data), headers)
+            answer = connection.getresponse()
+            assert answer.readline()
+            code, said = one.end()
+            answer.close()
     assert (code, said) == (0, "")
 
 

@@ -1,5 +1,7 @@
 """`saelab explore`: a window onto every feature, served on this machine alone."""
 
+import os
+import sys
 from pathlib import Path
 
 from saelab.cli.output import note, say
@@ -82,9 +84,12 @@ def _serve(
         session = Session(open_explored(refs, lm=lm, text=text), with_model=use_lm)
         if not is_local(host):
             note(f"saelab: {host} is not this machine alone; whoever has the address below sees all that is open.")
-        served = Served(make_app(session), socket, host, told=_announced)
+        served = Served(make_app(session), socket, host, told=_announced, ending=session.end)
         session.begin()
         served.run(browser=browser)
+        if session.busy:  # a thread inside torch would abort the process; what it makes goes on from what is kept
+            sys.stdout.flush()
+            os._exit(0)
     return 0
 
 

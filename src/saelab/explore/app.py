@@ -26,6 +26,7 @@ from saelab.explore.browse import browse_page, rows_of
 from saelab.explore.compare_page import compare_page
 from saelab.explore.copies import TYPES, copy_of
 from saelab.explore.feature_page import feature_page
+from saelab.explore.live import BEHIND
 from saelab.explore.pages import COLOURS, LINKS, STATIC, Pages, script_data
 from saelab.explore.path_page import path_page
 from saelab.explore.recipes import recipe
@@ -213,14 +214,14 @@ def _streamed(session: Session) -> Callable[..., Any]:
             limits = {s: dose for s in sites if (dose := session.tried_dose(s)) is not None}
             try:
                 with session.model.turn() as lm:
-                    steer_live.write(lm, saes, what, tell, stop, limits)
+                    steer_live.write(lm, saes, what, tell, lambda: stop.is_set() or session.ended.is_set(), limits)
             except SaelabError as error:
                 tell({"type": "error", "error": str(error)})
             finally:
                 tell(None)
 
         async def stream() -> AsyncIterator[str]:
-            threading.Thread(target=work, name="steering", daemon=True).start()
+            threading.Thread(target=work, name=f"{BEHIND}steering", daemon=True).start()
             try:
                 while (line := await lines.get()) is not None:
                     yield json.dumps(line) + "\n"

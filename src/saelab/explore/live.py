@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from saelab.core.errors import SaelabError, UserError
 from saelab.lm.model import LanguageModel
 
+BEHIND = "explorer: "  # how threads are called that go on behind the pages
+
 
 class LiveModel:
     """A language model that is being read, is there, or failed to be read; or none, with the reason.
@@ -29,7 +31,7 @@ class LiveModel:
         """Start reading it; returns at once."""
         self._began = time.monotonic()
         if self._load is not None:
-            threading.Thread(target=self._read, name="language model", daemon=True).start()
+            threading.Thread(target=self._read, name=f"{BEHIND}language model", daemon=True).start()
 
     def _read(self) -> None:
         assert self._load is not None

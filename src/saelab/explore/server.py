@@ -77,10 +77,19 @@ def is_local(host: str) -> bool:
 class Served:
     """An application behind its guard on a bound socket.
 
-    address: what is opened first; it holds the token. told: called with it once pages are answered.
+    address: what is opened first; it holds the token. told: called with it once pages are answered. ending: called when
+    the end is asked for.
     """
 
-    def __init__(self, app: ASGIApp, bound_socket: socket.socket, host: str, *, told: Callable[[str], None]):
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound_socket: socket.socket,
+        host: str,
+        *,
+        told: Callable[[str], None],
+        ending: Callable[[], None],
+    ):
         port = bound_socket.getsockname()[1]
         token = new_token()
         shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
@@ -89,9 +98,9 @@ class Served:
         guarded = Guard(app, hosts=hosts_of(host, port), token=token, port=port)
         config = uvicorn.Config(
             guarded, log_level="warning", access_log=False, lifespan="off", server_header=False, date_header=False,
-            timeout_graceful_shutdown=1, proxy_headers=False,
+            timeout_graceful_shutdown=5, proxy_headers=False,
         )  # fmt: skip
-        self.server = _Server(config)
+        self.server = _Server(config, ending)
         logging.getLogger("uvicorn.error").addFilter(_quiet)
 
     def run(self, *, browser: bool) -> None:
@@ -109,8 +118,9 @@ class Served:
 class _Server(uvicorn.Server):
     """Says when it answers, and ends by its signals without raising them again."""
 
-    def __init__(self, config: uvicorn.Config):
+    def __init__(self, config: uvicorn.Config, ending: Callable[[], None]):
         super().__init__(config)
+        self.ending = ending
         self.up = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -118,6 +128,7 @@ class _Server(uvicorn.Server):
         self.up.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.ending()
         super().handle_exit(sig, frame)
         self._captured_signals.clear()  # an end that was asked for is no failure
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from saelab.core.errors import SaelabError, UserError
 from saelab.explore.index import FeatureIndex
-from saelab.explore.live import LiveModel
+from saelab.explore.live import BEHIND, LiveModel
 from saelab.explore.material import SaeMaterial
 from saelab.explore.opened import Explored
 from saelab.explore.partners import Partners
@@ -35,13 +35,23 @@ class Session:
         self._index: FeatureIndex | None = None
         self._held = lru_cache(maxsize=None)(self._material)
         self._said: dict[str, tuple[FeatureIndex, dict[int, str]]] = {}
+        self.ended = threading.Event()
         self.making: dict[str, str] = {}  # by SAE, what is said of its material while there is none
 
     def begin(self) -> None:
         """Read the tables, then start what goes on behind the pages: the model and the search."""
         index = self.index
         threading.Timer(HEAD_START, self.model.begin).start()
-        threading.Thread(target=index.warm, name="search", daemon=True).start()
+        threading.Thread(target=index.warm, name=f"{BEHIND}search", daemon=True).start()
+
+    def end(self) -> None:
+        """Let every writing stop at its next token."""
+        self.ended.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something still goes on behind the pages."""
+        return any(t.name.startswith(BEHIND) for t in threading.enumerate())
 
     @property
     def names(self) -> list[str]:
@@ -81,7 +91,7 @@ class Session:
                 self.making[name] = f"{state['said'].rstrip('.')}."
                 return
             self.making[name] = "Reading the text with this SAE; a minute or two, once."
-        threading.Thread(target=self._made, args=(name,), name="material", daemon=True).start()
+        threading.Thread(target=self._made, args=(name,), name=f"{BEHIND}material", daemon=True).start()
 
     def _made(self, name: str) -> None:
         try:

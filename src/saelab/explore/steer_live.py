@@ -7,7 +7,6 @@ prefixes. Must never know a page or a server.
 """
 
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,11 +144,11 @@ class Stopped(Exception):
 
 def write(
     lm: LanguageModel, saes: Mapping[str, Sae], what: Asked, tell: Callable[[dict[str, Any]], None],
-    stop: threading.Event, limits: Mapping[str, float],
+    stop: Callable[[], bool], limits: Mapping[str, float],
 ) -> None:  # fmt: skip
     """Write all rows, telling each row's text whenever it grows, the doses once, and the end.
 
-    limits: the largest dose tried at a site. Ends early and in silence once `stop` is set.
+    limits: the largest dose tried at a site. Ends early and in silence once `stop` says so.
     """
     found = directions(lm, saes, what)
     changes = edits(found, what)
@@ -163,7 +162,7 @@ def write(
 
     def watch(results: Sequence[Sequence[int]]) -> None:
         nonlocal told
-        if stop.is_set():
+        if stop():
             raise Stopped
         for row, ids in enumerate(results):
             text = lm.decode(ids).rstrip(SPLIT)
