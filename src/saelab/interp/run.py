@@ -237,7 +237,7 @@ def run(
 
 
 def _keep_material(
-    site_text: InterpSite, sae: Sae, codes: Codes, features: pl.DataFrame, place: InterpFolder
+    site_text: InterpSite, sae: AnySae, codes: Codes, features: pl.DataFrame, place: InterpFolder
 ) -> list[Path]:
     finder, lm = site_text.finder, site_text.lm
     told = dict(features.select("feature", "description").drop_nulls().iter_rows())
