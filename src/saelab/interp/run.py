@@ -35,7 +35,7 @@ from saelab.interp.fidelity.control import RandomDictionary, control_k
 from saelab.interp.fidelity.measures import Baselines, baselines_of, reconstruction_of, splice, splice_rows
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
-from saelab.saes.transcoder import AnySae, Transcoder
+from saelab.saes.transcoder import AnySae, Transcoder, acts_at
 from saelab.store.layout import InterpFolder
 from saelab.text.pack import PackedText
 
@@ -249,7 +249,7 @@ def _keep_material(
         decoder=sae.W_dec,
         thresholds=finder.thresholds(codes),
         described=lambda asked: {f: told[f] for f in asked if f in told},
-        lens=lambda asked: lens_scores(lm, sae.W_dec, asked, LENS),
+        lens=lambda asked: lens_scores(lm, sae.W_dec, asked, LENS, acts_at(sae)),
     )
     return write_material(source, place.material)
 
