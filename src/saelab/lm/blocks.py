@@ -257,8 +257,9 @@ class Decoder:
         """How wide the activations of a site are: `d_model`, but for the heads' outputs."""
         if kind != "z" or (part := self.part(kind, layer)) is None:
             return self.config.hidden_size
-        read: Any = getattr(part, "in_features", None)  # GPT-2's Conv1D says none, and keeps its matrices turned
-        return read if isinstance(read, int) else part.weight.shape[0]
+        project: Any = part
+        read = getattr(project, "in_features", None)  # GPT-2's Conv1D says none, and keeps its matrices turned
+        return read if isinstance(read, int) else project.weight.shape[0]
 
     def mixed(self, z: Float[Tensor, "... H"], layer: int) -> Float[Tensor, "... D"]:
         """What a block's attention makes of heads' outputs before the norm that may follow it, without its bias."""
