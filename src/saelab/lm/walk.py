@@ -11,41 +11,29 @@ import copy
 import inspect
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from saelab.core.errors import UserError
 
+if TYPE_CHECKING:
+    from saelab.lm.past import Past
 
-class _Past(DynamicCache):
-    """An empty cache that says how many positions it holds: masks are made for them, nothing is stored."""
 
-    def __init__(self, length: int):
-        super().__init__()
-        self.past = length
+def _past(length: int) -> "Past":
+    from saelab.lm.past import Past  # with it comes transformers, which is not waited for where no model is opened
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.past
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        return self.past
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return self.past + query_length, 0
-
-    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
-        return self.past > 0
+    return Past(length)
 
 
 @dataclass
 class Calls:
     """The arguments that each block is called with besides the stream, as one forward gave them."""
 
-    past: _Past
+    past: "Past"
     args: dict[int, tuple[Any, ...]] = field(default_factory=dict)
     kwargs: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -153,7 +141,7 @@ class Walk:
 
     def embed(self, tokens: Int[Tensor, "B T"], position_ids: Int[Tensor, "b T"]) -> Float[Tensor, "B T D"]:
         """The stream that block 0 receives."""
-        now = _Pass(Calls(_Past(0)), stop=0)
+        now = _Pass(Calls(_past(0)), stop=0)
         try:
             self._forward(now, input_ids=tokens, position_ids=position_ids.expand(tokens.shape))
         except IndexError:
@@ -179,7 +167,7 @@ class Walk:
 
     def _calls(self, like: Float[Tensor, "B T D"], frame: Passage) -> Calls:
         rows = like.shape[0]
-        now = _Pass(Calls(_Past(frame.past)), stop=len(self.blocks) - 1)
+        now = _Pass(Calls(_past(frame.past)), stop=len(self.blocks) - 1)
         given = {} if frame.mask is None else {"attention_mask": frame.mask.long().expand(rows, -1)}
         places = frame.position_ids.expand(rows, -1)
         self._forward(now, inputs_embeds=torch.zeros_like(like), position_ids=places, **given)
@@ -188,7 +176,7 @@ class Walk:
     def unembed(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """Next-token logits of the stream after the last block."""
         put = hidden.reshape(-1, 1, hidden.shape[-1])
-        now = _Pass(Calls(_Past(0)), stop=None, put=put)
+        now = _Pass(Calls(_past(0)), stop=None, put=put)
         places = torch.zeros(put.shape[:2], dtype=torch.long, device=put.device)
         out = self._forward(now, inputs_embeds=torch.zeros_like(put), position_ids=places)
         return out.logits.reshape(*hidden.shape[:-1], -1)
@@ -210,7 +198,7 @@ class Walk:
         tokens = torch.zeros(1, 2, dtype=torch.long, device=device)
         places = torch.arange(2, device=device)[None]
         hidden = self.embed(tokens, places)
-        calls = Calls(_Past(0))
+        calls = Calls(_past(0))
         self._forward(_Pass(calls, stop=0), inputs_embeds=torch.zeros_like(hidden), position_ids=places)
         args, kwargs = calls.of(0, None)
         out = block(hidden, *args, **kwargs)
