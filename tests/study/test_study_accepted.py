@@ -89,7 +89,7 @@ IN_THE_FILE: dict[str, tuple[Callable[[Data], Any], str]] = {
 
 ON_THIS_MACHINE: dict[str, tuple[Callable[[Data], Any], str]] = {
     "depth": (lambda d: grid(d).update(sites=["resid_post.4"]), r"grids.0.sites.0: .*Nearest: resid_post.3"),
-    "kind": (lambda d: grid(d).update(sites=["mlp_out.1"]), r"grids.0.sites.0: .*Nearest: resid_post.1"),
+    "kind": (lambda d: grid(d).update(sites=["mlp_in.1"]), r"grids.0.steer: features of mlp_in.1 are not .*Say: false"),
     "instructions": (lambda d: d.update(instructions="none.txt"), r"instructions: There is no file none.txt"),
     "n_test": (lambda d: d["steering"].update(n_test=60), r"steering.n_test: .*Nearest: 39"),
     "text": (lambda d: d["text"]["corpus"].update(source="path:/no/such"), r"text.corpus.source: There is nothing"),
@@ -129,7 +129,7 @@ def test_what_this_machine_lacks_is_said_before_anything_is_written(
 
 def test_all_that_is_wrong_is_said_at_once(study_data: Data, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Of the file and of the machine; items behind one that is wrong keep their numbers."""
-    sites = ["resid_pst.0", "resid_post.9", "mlp_out.1"]
+    sites = ["resid_pst.0", "resid_post.9", "mlp_in.1"]
     grid(study_data).update(levels=[-5, 4], sites=sites, options={"lr": "x"})
     model(study_data)["paths"] = []
     study_data["steering"]["arms"][2]["random"] = 1
@@ -139,7 +139,7 @@ def test_all_that_is_wrong_is_said_at_once(study_data: Data, tmp_path: Path, cap
     said = capsys.readouterr().err
     for place in (
         "name", "models.0.grids.0.levels.0", "models.0.grids.0.sites.0", "models.0.grids.0.sites.1",
-        "models.0.grids.0.sites.2", "models.0.grids.0.options.lr", "steering.arms.2.random", "instructions", "modles",
+        "models.0.grids.0.steer", "models.0.grids.0.options.lr", "steering.arms.2.random", "instructions", "modles",
         "training.steps", "training.device",
     ):  # fmt: skip
         assert f"\n  {place}: " in said, place
