@@ -157,3 +157,10 @@ def test_a_finished_sae_is_trained_further(
         assert main(flags) == 2
         err = capsys.readouterr().err
         assert said in err and "models.0" not in err, err
+
+
+def test_only_what_is_wrong_with_a_flag_is_said(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A fault of what the flags stand for is not said of a key that nobody wrote."""
+    assert main(["train", *own, "--site", "mlp_in.1", "--to", "foo"]) == 2
+    err = capsys.readouterr().err
+    assert "--to" in err and "steer" not in err and "models.0" not in err

@@ -70,16 +70,21 @@ def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, down
 
 
 def refusal(start: str, faults: Sequence[Fault], names: Names = NO_NAMES) -> UserError:
-    """One fault behind the start, several each on a line of its own."""
-    said = [_named(fault, names) for fault in faults]
+    """One fault behind the start, several each on a line of its own; of flags those that were given, where any is."""
+    flags = [fault for fault in faults if _name(fault, names) is not None]
+    said = [_named(fault, names) for fault in flags or faults]
     if len(said) == 1:
         return UserError(f"{start}: {said[0]}")
     return UserError(f"{start}:" + "".join(f"\n  {one}" for one in said))
 
 
 def _named(fault: Fault, names: Names) -> str:
-    called = names.get(tuple(key for key in fault.where if isinstance(key, str)))
+    called = _name(fault, names)
     return str(fault) if called is None else f"{called}: {fault.what}"
+
+
+def _name(fault: Fault, names: Names) -> str | None:
+    return names.get(tuple(key for key in fault.where if isinstance(key, str)))
 
 
 def unknown_models(study: StudyConfig) -> list[str]:

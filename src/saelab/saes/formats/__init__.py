@@ -149,7 +149,8 @@ def _sae(found: Found, name: str) -> Sae:
     what = f"a {found.cfg.kind}: it has several sites" if several else "a transcoder: it maps one site to another"
     raise UserError(
         f"{name} holds {what}, and an SAE was asked for.",
-        hint=f"Open it with saelab.saes.formats.load_{'crosscoder' if several else 'transcoder'}.",
+        hint=f"`saelab inspect {name} --lm NAME` measures it; in Python saelab.load_"
+        f"{'crosscoder' if several else 'transcoder'} opens it.",
     )
 
 
