@@ -1,6 +1,8 @@
 """Laws of trying a text and of steering while somebody watches, on a tiny model."""
 
 import threading
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from saelab.lm.edit import Add
 from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
+from saelab.steering.export import load_directions, save_directions
 
 LM, SAES = tiny_lm(), {"one": some_sae(None, 0), "other": some_sae(None, 1)}
 PROMPT = "the cat walks"
@@ -40,6 +43,18 @@ def test_texts_are_those_of_one_edit_by_hand_and_the_first_is_the_model_as_it_is
     by_hand = [LM.generate([ids], Sampling(12), edits=[Add(SITE, push, s)])[0] for s in (0.5, 2.0)]
     assert lines[-1]["texts"] == [LM.generate([ids], Sampling(12))[0], *by_hand]
     assert by_hand[1] != lines[-1]["texts"][0]  # control: a push that does something
+
+
+def test_the_saved_directions_write_the_text_of_the_page(tmp_path: Path) -> None:
+    what = wanted(scales=[1, 2])
+    ids, path = LM.tokenize([PROMPT])[0], tmp_path / "directions.safetensors"
+    save_directions(path, {str(i): d for i, d in enumerate(steer_live.directions(LM, SAES, what))})
+    kept = load_directions(path).values()
+    again = [LM.generate([ids], Sampling(12), edits=[d.edit(f) for d in kept])[0] for f in (1.0, 2.0)]
+    texts = written(what)[-1]["texts"]
+    assert texts[1:] == again
+    wrong = [replace(d, vector=-d.vector).edit(2.0) if d.feature == 5 else d.edit(2.0) for d in kept]
+    assert LM.generate([ids], Sampling(12), edits=wrong)[0] != texts[2]  # control: the sign matters
 
 
 def test_what_streams_grows_to_the_text_that_is_written() -> None:

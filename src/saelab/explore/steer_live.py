@@ -8,7 +8,7 @@ prefixes. Must never know a page or a server.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,7 +89,8 @@ def _number(value: Any, what: str, most: float | int) -> float:
 def directions(lm: LanguageModel, saes: Mapping[str, Sae], what: Asked) -> list[Direction]:
     """The direction of each feature, with the distance of its share as factor 1 (of a share of 0: of the whole norm).
 
-    Raises `UserError` where a feature, or the site, is not there.
+    A negative share turns the vector round, as a distance is positive. Raises `UserError` where a feature, or the site,
+    is not there.
     """
     found = [raw(sae_feature(saes[t.sae], t.feature, 1.0)) for t in what.turns]
     for d in found:
@@ -100,7 +101,10 @@ def directions(lm: LanguageModel, saes: Mapping[str, Sae], what: Asked) -> list[
     sites = list(dict.fromkeys(d.site for d in found))
     acts = lm.capture(ids, sites)
     norms = {s: float(acts[str(parse_site(s))].norm(dim=-1).median()) for s in sites}
-    return [by_norm_share(d, norms[d.site] * (abs(t.share) or 1.0)) for d, t in zip(found, what.turns, strict=True)]
+    turned = [
+        replace(d, vector=d.vector if t.share >= 0 else -d.vector) for d, t in zip(found, what.turns, strict=True)
+    ]
+    return [by_norm_share(d, norms[d.site] * (abs(t.share) or 1.0)) for d, t in zip(turned, what.turns, strict=True)]
 
 
 def prompt_ids(lm: LanguageModel, what: Asked) -> list[int]:
@@ -112,7 +116,7 @@ def edits(found: Sequence[Direction], what: Asked) -> list[Add]:
     """One edit per site, with a strength for each row."""
     scales, together = torch.tensor(what.scales), dict[str, torch.Tensor]()
     for d, turn in zip(found, what.turns, strict=True):
-        moved = d.vector * (math.copysign(1, turn.share) * d.reference if turn.share else 0.0)
+        moved = d.vector * (d.reference if turn.share else 0.0)
         together[d.site] = together.get(d.site, torch.zeros_like(moved)) + moved
     return [Add(site, vector, scales) for site, vector in together.items()]
 
