@@ -49,6 +49,19 @@ def visiting(browser: Any, server: Server, **settings: Any) -> Iterator[Page]:
     context.close()
 
 
+def colour_of(page: Page, selector: str) -> str:
+    return page.eval_on_selector(selector, "e => getComputedStyle(e).backgroundColor")
+
+
+def becomes(page: Page, script: str, value: object) -> None:
+    """Waits for a script's value; the pages' own policy lets playwright evaluate no condition in them."""
+    for _ in range(100):
+        if page.evaluate(script) == value:
+            return
+        page.wait_for_timeout(50)
+    assert page.evaluate(script) == value
+
+
 def fits(page: Page) -> bool:
     return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -66,6 +79,10 @@ def test_browse_search_and_open_a_feature(browser: Any, server: Server) -> None:
         assert page.inner_text("h1").startswith("feature ") and "/sae/" in page.url
         assert page.locator(".contexts li").count() > 2 and page.locator(".histogram rect").count() > 2
         assert "onerror" in page.inner_text(".contexts >> nth=0")  # control: the hostile text is there, as text
+        page.goto(f"{server.base}/text?text=the+cat+walks&sae=plain")
+        page.wait_for_selector("#strip button.h9")
+        clear = "rgba(0, 0, 0, 0)"
+        assert colour_of(page, "#strip button.h9") != clear == colour_of(page, "#strip")
 
 
 @pytest.mark.sweep
@@ -86,6 +103,51 @@ def test_table_sorts_filters_and_scrolls(browser: Any, server: Server) -> None:
         assert page.locator("#rows .line").count() < 100
         page.evaluate("document.querySelector('#table').scrollTop = 1e9")
         page.wait_for_selector("#rows .line .name:text-is('63') >> nth=0")
+
+
+@pytest.mark.sweep
+def test_the_table_is_found_as_it_was_left(browser: Any, server: Server) -> None:
+    top = "document.querySelector('#table').scrollTop"
+    with visiting(browser, server) as page:
+        for back in (lambda: page.keyboard.press("Escape"), page.go_back):
+            page.goto(f"{server.base}/?q=cat&sort=density&sae=plain")
+            page.wait_for_selector("#rows .line")
+            assert page.evaluate(top) == 0, "control: a table that is opened anew begins at its top"
+            page.evaluate(f"{top} = 700")
+            page.wait_for_selector("#rows .line .name >> nth=20")
+            becomes(page, "JSON.parse(sessionStorage['saelab.listing']).top", 700)
+            page.goto(f"{server.base}/sae/plain/3")
+            back()
+            page.wait_for_url("**/?q=cat&sort=density&sae=plain")
+            becomes(page, top, 700)
+            assert page.input_value("#query") == "cat" and page.input_value("#sae") == "plain"
+
+
+@pytest.mark.sweep
+def test_the_address_of_a_steering_holds_all_of_it(browser: Any, server: Server) -> None:
+    with visiting(browser, server) as page:
+        page.goto(f"{server.base}/steer?f=plain:3:0.2")
+        for name, value in (("scales", "2 3"), ("tokens", "7"), ("temperature", "0.5"), ("seed", "9")):
+            page.fill(f"#{name}", value)
+        page.check("#chat")
+        page.wait_for_url("**&chat=1**")
+        page.goto(page.url)
+        held = [page.input_value(f"#{name}") for name in ("scales", "tokens", "temperature", "seed")]
+        assert held == ["2 3", "7", "0.5", "9"] and page.is_checked("#chat")
+        assert page.locator("#sliders li").count() == 1 and page.inner_text("#state") == ""
+
+
+@pytest.mark.sweep
+def test_another_sae_clears_what_was_read_and_both_lists_tick(browser: Any, server: Server) -> None:
+    with visiting(browser, server) as page:
+        page.goto(f"{server.base}/text?text=the+cat&sae=plain")
+        page.click("#strip button >> nth=1")
+        page.check("#token input >> nth=0")
+        number = page.get_attribute("#token input >> nth=0", "data-feature")
+        assert page.is_checked(f"#fired [data-feature='{number}']") and "1 chosen" in page.inner_text("#chosen")
+        page.select_option("#sae", NAMES[1])
+        page.wait_for_url("**sae=%3Csvg**")
+        assert "0.2" not in str(page.get_attribute("#steer", "href")) and page.locator("#token").is_hidden()
 
 
 @pytest.mark.sweep

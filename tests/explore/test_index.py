@@ -62,6 +62,7 @@ def test_what_is_planted_is_found(index: FeatureIndex, material: SaeMaterial) ->
     assert found(index, "MAYBE") == [("one", 3), ("one", 5), ("two", 1)], "descriptions, in any case"
     assert found(index, "zebra") == [("one", 5)], "tokens that it promotes"
     assert found(index, "maybe zebra") == [("one", 5)], "all words"
+    assert found(index, "maybe " * 40 + "zebra") == found(index, "maybe zebra"), "a word is looked for once"
     assert found(index, '"maybe zebra"') == [], "in quotes, one word"
     assert found(index, "[") == [] and found(index, "  ") == found(index, ""), "a query is no pattern"
     planted = {("one", f) for f in range(material.n_features) if shows(material, f, "übermut")}

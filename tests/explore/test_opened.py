@@ -1,42 +1,18 @@
 """What is said of the features of a run is what its tables hold; what is not there is named with its command."""
 
-from pathlib import Path
-
 import polars as pl
 import pytest
-import torch
 
 from saelab.core.errors import UserError
 from saelab.explore.compare import side_by_side
 from saelab.explore.opened import Explored, open_explored
 from saelab.explore.partners import Partners
 from saelab.interp.features.material import write_material
-from saelab.saes.architectures.topk import TopKSae
-from saelab.saes.base import SaeConfig
-from saelab.saes.formats import save_sae
 from saelab.store.layout import RunFolder
 from saelab.study.spec import StudyConfig, saes_of
 from some_material import F, source_of
-from tiny_world import world
 
 SITES = ("resid_post.0", "resid_post.1")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    """A run of SAEs at two sites and of two seeds, of which some stages are done: tables by hand."""
-    data = world(tmp_path / "world")
-    grid = {"sites": list(SITES), "architectures": ["topk"], "levels": [4], "d_sae": F, "seeds": [0, 1]}
-    data["models"][0]["grids"] = [grid]
-    study, run = StudyConfig.parse(data), RunFolder(tmp_path / "run")
-    run.root.mkdir()
-    run.study.write_text(study.to_yaml())
-    eye = torch.eye(F, 32) + 0.1
-    for spec in saes_of(study):
-        weights = {"W_enc": eye.T, "W_dec": eye, "b_enc": torch.zeros(F), "b_dec": torch.zeros(32)}
-        cfg = SaeConfig(architecture="topk", d_in=32, d_sae=F, k=4, site=spec.site, lm=spec.model.lm)
-        save_sae(TopKSae(cfg, weights), run.sae(spec.name))
-    return run
 
 
 def names_of(run: RunFolder) -> dict[tuple[str, int], str]:

@@ -16,7 +16,7 @@ from saelab.explore.links import Links
 from saelab.explore.material import FeatureMaterial, SaeMaterial
 from saelab.explore.opened import Placed
 from saelab.explore.session import Session
-from saelab.report.words import listing, percent, plural
+from saelab.report.words import finite, listing, percent, plural
 
 NOTHING = "no term stands out"
 TILES = ("balanced_accuracy",)
@@ -34,7 +34,7 @@ def feature_page(session: Session, sae: str, feature: int, links: Links) -> Show
         "description": description_of(session, sae, feature, known), "actions": _actions(session, sae, feature, links),
         "tiles": _tiles(session, sae, feature, known),
     }  # fmt: skip
-    page |= _turns(material, sae, feature, links) | _of_material(session, sae, known, links)
+    page |= _turns(material, sae, feature, links) | _of_material(session, sae, feature, known, links)
     return (
         page
         | _effects(session, sae, feature)
@@ -66,9 +66,12 @@ def _actions(session: Session, sae: str, feature: int, links: Links) -> list[Sho
 
 def _tiles(session: Session, sae: str, feature: int, known: FeatureMaterial | None) -> list[Shown]:
     tiles = []
-    if known is not None:
-        tiles.append({"label": "active on", "value": percent(known.density, 3), "note": "of tokens"})
-        tiles.append({"label": "largest value", "value": shown(known.max_activation), "note": "activation units"})
+    of_run = session.explored.in_brief(sae, feature)
+    density, largest = of_run if known is None else (known.density, known.max_activation)
+    if density is not None and finite(density) is not None:
+        tiles.append({"label": "active on", "value": percent(density, 3), "note": "of tokens"})
+    if finite(largest) is not None:
+        tiles.append({"label": "largest value", "value": shown(largest), "note": "activation units"})
     for name, placed in session.explored.interpretability(sae, feature).items():
         label, _ = labelled("interpretability" if name in TILES else name)
         note = f"above {percent(placed.share)} of {placed.n:,}"
@@ -90,11 +93,22 @@ def _turns(material: SaeMaterial | None, sae: str, feature: int, links: Links) -
     }
 
 
-def _of_material(session: Session, sae: str, known: FeatureMaterial | None, links: Links) -> Shown:
+def _of_run(session: Session, sae: str, feature: int) -> list[Shown]:
+    """Contexts that a run has kept of a feature's largest values, for as long as there is no material."""
+    found = session.explored.largest_contexts(sae, feature)
+    if not found:
+        return []
+    largest = max(max(c.activations, default=0.0) for c in found)
+    return [{"name": "largest, as its run kept them", "contexts": [coloured(c, largest) for c in found]}]
+
+
+def _of_material(session: Session, sae: str, feature: int, known: FeatureMaterial | None, links: Links) -> Shown:
     if known is None:
-        said = session.making.get(sae, "There is nothing of this feature's contexts yet.")
+        kept = _of_run(session, sae, feature)
+        nothing = "Only what its run kept is known yet." if kept else "There is nothing of this feature's contexts yet."
+        said = session.making.get(sae, nothing)
         absent = {"said": said, "command": f"saelab explore {quote(session.explored.opened(sae).reference)}"}
-        return {"contexts": [], "histogram_of": None, "lens": None, "lens_missing": absent, "beside": [],
+        return {"contexts": kept, "histogram_of": None, "lens": None, "lens_missing": absent, "beside": [],
                 "dead": absent, "making": True}  # fmt: skip
     by_band = groupby(known.contexts, key=lambda c: c.quantile)
     groups = [

@@ -212,7 +212,7 @@ def _words_of(query: str) -> list[str]:
     query = query.strip().lower()
     if len(query) > 2 and query[0] == query[-1] == '"':
         return [query[1:-1]]
-    return query.split()
+    return list(dict.fromkeys(query.split()))
 
 
 def _read_whole(tokens: Sequence[str]) -> list[str]:

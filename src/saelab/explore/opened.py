@@ -18,7 +18,7 @@ from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.explore.index import FeatureIndex
 from saelab.explore.made import kept_there, made_by_run, made_here
-from saelab.explore.material import SaeMaterial
+from saelab.explore.material import QuantileContext, SaeMaterial
 from saelab.explore.opening import OpenedSae, open_saes
 from saelab.explore.partners import Partner, Partners, Place
 from saelab.lm.model import LanguageModel
@@ -185,6 +185,25 @@ class Explored:
         features = self._table(name, "features")
         wanted = ("balanced_accuracy", "auroc", "embedding_auroc")
         return self._placed(None if features is None else features.select("feature", *wanted), feature)
+
+    def largest_contexts(self, name: str, feature: int) -> list[QuantileContext]:
+        """The contexts of a feature's largest values that its run has kept; older runs keep no other material."""
+        contexts = self._table(name, "contexts")
+        if contexts is None:
+            return []
+        own = contexts.filter(pl.col("feature") == feature).sort("rank").drop_nulls(["tokens", "activations", "peak"])
+        return [
+            QuantileContext("top", tuple(r["tokens"]), tuple(r["activations"]), r["peak"], r["document"])
+            for r in own.iter_rows(named=True)
+        ]
+
+    def in_brief(self, name: str, feature: int) -> tuple[float | None, float | None]:
+        """Density and largest value of a feature as its run has measured them; None where it has not."""
+        features = self._table(name, "features")
+        own = None if features is None else features.filter(pl.col("feature") == feature)
+        if own is None or not own.height:
+            return None, None
+        return own["density"][0], own["max_activation"][0]
 
     def lifts(self, name: str, feature: int) -> dict[str, Placed]:
         """By how much steering with it moved texts towards what it stands for, beside the other steered features."""

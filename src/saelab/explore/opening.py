@@ -61,12 +61,13 @@ class OpenedSae:
         return folder_alone(self.sae, self.lm, self.text)
 
     def table(self, of: str) -> pl.DataFrame | None:
-        """A table of its run: features, effects, outcomes or readings; None where there is none."""
+        """A table of its run: features, contexts, effects, outcomes or readings; None where there is none."""
         if self.run is None or self.spec is None:
             return None
         name = self.spec.name
         places = {
             "features": self.run.interp(name).features,
+            "contexts": self.run.interp(name).contexts,
             "effects": self.run.selection(name).effects,
             "outcomes": self.run.steering(name).outcomes,
             "readings": self.run.steering(name).readings,

@@ -52,7 +52,7 @@ def _command(session: Session, what: Asked) -> str:
     for t in what.turns:
         far = " ".join(f"{scale * t.share:g}" for scale in what.scales if scale)
         lines.append(
-            f"saelab steer {quote(session.explored.opened(t.sae).reference)} {t.feature} --prompt {quote(what.prompt)}"
+            f"saelab steer {quote(session.explored.opened(t.sae).reference)} {t.feature} --prompt={quote(what.prompt)}"
             f" --strength {far} --unit norm --lm {quote(session.explored.lm_name)}"
             f" --max-new-tokens {what.sampling.max_new_tokens} --temperature {float(what.sampling.temperature):g}"
             + (" --chat" if what.chat else "")

@@ -9,6 +9,9 @@
   const local = window.saelabFeatures || null;
   const address = new URLSearchParams(location.search);
   const state = { sort: address.get("sort") || "", desc: address.get("desc") !== "0", total: 0, turn: 0, pages: new Map() };
+  const [visit] = performance.getEntriesByType("navigation"), left = listing.left();
+  const returned = location.hash === "#left" || (visit && ["back_forward", "reload"].includes(visit.type));
+  let top = returned && left && left.asked === location.search ? left.top : 0;
   query.value = address.get("q") || "";
   if (sae) sae.value = address.get("sae") || "";
   for (const box of document.querySelectorAll("[data-end]")) {
@@ -128,6 +131,8 @@
         body.style.height = `${state.total * HEIGHT}px`;
         table.setAttribute("aria-rowcount", state.total);
         find("count").textContent = state.total === 1 ? "1 feature" : `${state.total.toLocaleString("en")} features`;
+        if (top) table.scrollTop = top;
+        top = 0;
         draw();
         return;
       }
@@ -136,6 +141,7 @@
       rows.style.transform = `translateY(${first * HEIGHT}px)`;
       rows.replaceChildren(...together.map((row) => line(row, look)));
       table.dataset.ready = turn;
+      listing.leave(table.scrollTop);
     } catch (error) {
       if (turn === state.turn) told(error.message);
     }
@@ -172,6 +178,7 @@
     const next = lines[at + way];
     if (next) { event.preventDefault(); next.focus(); }
   });
-  if (location.hash === "#search") { query.focus(); history.replaceState(null, "", location.pathname + location.search); }
+  if (location.hash === "#search") query.focus();
+  if (location.hash) history.replaceState(null, "", location.pathname + location.search);
   draw();
 })();

@@ -42,6 +42,25 @@ const said = async (answer) => {
 
 const heat = (value, largest) => (value > 0 && largest > 0 ? Math.max(1, Math.min(9, Math.ceil(9 * value / largest))) : 0);
 
+// Where the table of all features was left: its search, order and filters, and how far it was scrolled.
+const listing = {
+  key: "saelab.listing",
+  leave: (top) => {
+    try { sessionStorage.setItem(listing.key, JSON.stringify({ path: location.pathname, asked: location.search, top })); } catch { /* no storage */ }
+  },
+  left: () => {
+    const home = new URL(document.querySelector(".brand").href).pathname;
+    try {
+      const known = JSON.parse(sessionStorage.getItem(listing.key));
+      return known && known.path === home ? known : null;
+    } catch { return null; }
+  },
+  back: () => {
+    const known = listing.left();
+    location.assign(`${document.querySelector(".brand").href}${known ? `${known.asked}#left` : ""}`);
+  },
+};
+
 const copyText = async (text, what) => {
   await navigator.clipboard.writeText(text);
   told(`${what} copied`);
@@ -65,7 +84,7 @@ document.addEventListener("keydown", (event) => {
   const inside = event.target.closest("input, textarea, select");
   if (event.key === "Escape") {
     if (inside) inside.blur();
-    else if (document.body.dataset.after !== undefined) location.assign(document.querySelector(".brand").href);
+    else if (document.body.dataset.after !== undefined) listing.back();
     return;
   }
   if (inside) return;

@@ -3,7 +3,10 @@
 
 (() => {
   const find = (id) => document.getElementById(id);
-  const { features, most } = setup();
+  const SET = ["scales", "tokens", "temperature", "seed"];
+  const { features, most } = setup(), address = new URLSearchParams(location.search);
+  for (const name of SET) if (address.has(name)) find(name).value = address.get(name);
+  find("chat").checked = address.get("chat") === "1";
   let going = null;
 
   const data = (kind) => ({
@@ -14,6 +17,8 @@
 
   const remember = () => {
     const wanted = new URLSearchParams({ prompt: find("prompt").value });
+    for (const name of SET) wanted.set(name, find(name).value);
+    if (find("chat").checked) wanted.set("chat", "1");
     for (const f of features) wanted.append("f", `${f.sae}:${f.feature}:${f.share}`);
     history.replaceState(null, "", `/steer?${wanted}`);
   };
@@ -25,7 +30,7 @@
       const box = make("input", { type: "number", min: -8, max: 8, step: 0.01, "aria-label": `share for ${name}` });
       range.value = f.share;
       box.value = f.share;
-      const set = (from, to) => { f.share = Number(from.value); to.value = from.value; remember(); };
+      const set = (from, to) => { f.share = Number(from.value); to.value = from.value; };
       range.addEventListener("input", () => set(range, box));
       box.addEventListener("input", () => set(box, range));
       const away = make("button", { type: "button", text: "×", "aria-label": `remove ${name}` });
@@ -104,6 +109,12 @@
       await copyText(await answer.text(), button.dataset.code === "python" ? "Python" : "Command");
     } catch (error) { told(error.message); }
   });
+  let timer;
+  find("ask").addEventListener("input", (event) => {
+    if (["sae", "feature"].includes(event.target.id)) return;
+    clearTimeout(timer);
+    timer = setTimeout(remember, 150);
+  });
   find("file").addEventListener("click", async () => {
     try {
       const answer = await ask("/api/directions", data());
@@ -114,4 +125,14 @@
   });
   if (features.length) find("sae").value = features.at(-1).sae;
   draw();
+
+  // A feature that an address names and no SAE has is said at once, and left out.
+  const known = (f) => ask("/api/describe", { sae: f.sae, feature: f.feature }).then(() => "", (error) => error.message);
+  Promise.all(features.map(async (f) => [f, await known(f)])).then((found) => {
+    for (const [f, why] of found.filter((one) => one[1])) {
+      features.splice(features.indexOf(f), 1);
+      find("state").textContent = why;
+    }
+    if (found.some((one) => one[1])) draw();
+  });
 })();

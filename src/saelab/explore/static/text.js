@@ -4,7 +4,7 @@
 (() => {
   const find = (id) => document.getElementById(id);
   const chosen = new Set();
-  let found = null;
+  let found = null, turn = 0;
   const number = (v) => (v >= 100 ? v.toFixed(0) : v.toPrecision(3));
 
   const colour = (values) => {
@@ -18,7 +18,7 @@
 
   const ofToken = (i) => {
     [...find("strip").children].forEach((node, k) => node.setAttribute("aria-pressed", String(k === i)));
-    const rows = found.top[i].map(([f, v]) => make("li", {},
+    const rows = found.top[i].map(([f, v]) => make("li", {}, tick(f),
       make("a", { href: `/sae/${encodeURIComponent(found.sae)}/${f}`, text: f }),
       make("span", { class: "value", text: number(v) }), make("span", { class: "said", text: found.said[f] })));
     const title = make("h3", { text: `“${found.tokens[i]}”: ${found.active[i]} features` });
@@ -49,14 +49,21 @@
     find("chosen").textContent = chosen.size ? `${chosen.size} chosen.` : "Choose up to 8.";
   };
 
-  const fired = () => found.features.map((row) => {
-    const box = make("input", { type: "checkbox", "aria-label": `steer with feature ${row.feature}` });
+  // A feature may stand in both lists: its boxes are one choice.
+  const tick = (feature) => {
+    const box = make("input", { type: "checkbox", "data-feature": feature, "aria-label": `steer with feature ${feature}` });
+    box.checked = chosen.has(feature);
     box.addEventListener("change", () => {
-      if (box.checked && chosen.size >= 8) { box.checked = false; return; }
-      if (box.checked) chosen.add(row.feature); else chosen.delete(row.feature);
+      if (box.checked && chosen.size >= 8) { box.checked = false; told("Choose up to 8."); return; }
+      if (box.checked) chosen.add(feature); else chosen.delete(feature);
+      for (const other of document.querySelectorAll(`[data-feature="${feature}"]`)) other.checked = box.checked;
       link();
     });
-    const item = make("li", {}, box, make("a", { href: row.href, text: row.feature }),
+    return box;
+  };
+
+  const fired = () => found.features.map((row) => {
+    const item = make("li", {}, tick(row.feature), make("a", { href: row.href, text: row.feature }),
       make("span", { class: "value", text: number(row.largest) }),
       make("span", { class: "said", text: row.said || "no term stands out", title: row.said }), strip(row.values));
     item.addEventListener("mouseenter", () => colour(row.values));
@@ -66,12 +73,15 @@
   });
 
   const read = async () => {
+    const mine = ++turn;
     find("state").textContent = "reading…";
     try {
       const answer = await ask("/api/text", { text: find("text").value, sae: find("sae").value });
-      found = await answer.json();
+      const read = await answer.json();
+      if (mine !== turn) return;
+      found = read;
     } catch (error) {
-      find("state").textContent = error.message;
+      if (mine === turn) find("state").textContent = error.message;
       return;
     }
     find("state").textContent = found.features.length ? "" : "No feature fires on this text.";
@@ -90,6 +100,12 @@
     history.replaceState(null, "", `/text?${wanted}`);
   };
 
+  find("sae").addEventListener("change", () => {  // what another SAE read is no answer of this one
+    turn++;
+    find("read").hidden = true;
+    find("state").textContent = "";
+    if (found && find("text").value.trim()) read();
+  });
   find("ask").addEventListener("submit", (event) => { event.preventDefault(); read(); });
   find("text").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); read(); }
