@@ -15,9 +15,10 @@ from torch import nn
 
 from saelab.core.errors import ArtefactError, MissingDependency, SaelabError, UserError, nearest
 from saelab.core.hardware import multiplies_bfloat16
-from saelab.lm.gguf_files import mend_tokenizer, read_once
-from saelab.lm.lora import base_of, merge
+from saelab.lm.gguf_files import mend_tokenizer, read_once, unread
+from saelab.lm.lora import base_of, merge, refuse_two
 from saelab.lm.sources import ADAPTER, Located, locate
+from saelab.lm.whole import check_whole, refuse_left
 
 # No code that lies beside weights is run, and nothing is asked: unsaid, transformers asks on the terminal.
 SAFE = {"local_files_only": True, "trust_remote_code": False}
@@ -46,6 +47,7 @@ def open_model(located: Located, *, dtype: str, device: str) -> tuple[nn.Module,
         model, tokenizer = open_model(base_of(located), dtype=dtype, device=device)
         with quiet():
             return settle(merge(model, located)), tokenizer
+    refuse_two(located)
     folder, extra = _files(located)
     safe = {} if located.gguf else {"use_safetensors": True}  # never a pickle
     auto = AutoModelForCausalLM
@@ -53,8 +55,13 @@ def open_model(located: Located, *, dtype: str, device: str) -> tuple[nn.Module,
         config = read_config(located)
         auto, extra = auto_class(config), extra | _quantised(config, located, device)
     try:
-        with quiet(), read_once() if located.gguf else nullcontext():
-            model = auto.from_pretrained(folder, dtype=dtype_of(dtype, device), **SAFE, **safe, **extra)
+        with quiet(), read_once() if located.gguf else nullcontext(set[str]()) as read:
+            asked = {"dtype": dtype_of(dtype, device), "output_loading_info": True}
+            opened: Any = auto.from_pretrained(folder, **asked, **SAFE, **safe, **extra)
+            model, info = opened
+            check_whole(model, info, located.reference, quantised="device_map" in extra)
+            if located.gguf is not None:
+                refuse_left(unread(located.path, read), located.reference)
             tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE, **extra)
             if located.gguf is not None:
                 mend_tokenizer(tokenizer, located.path)
@@ -148,6 +155,13 @@ def _quantised(config: Any, located: Located, device: str) -> dict[str, Any]:
     if said is None:
         return {}
     method = str(said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None))
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    if method not in (known := {"bitsandbytes", *AUTO_QUANTIZER_MAPPING}):
+        raise UserError(
+            f"The weights of {located.reference} are quantised by {method!r}, which transformers cannot open.",
+            hint=f"It opens {', '.join(sorted(known))}. Or use the weights before they were quantised.",
+        )
     missing = [name for name in ("accelerate", *QUANTISERS.get(method, ())) if find_spec(name) is None]
     if missing:
         raise MissingDependency(

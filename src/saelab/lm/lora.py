@@ -7,8 +7,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from saelab.core.errors import ArtefactError, MissingDependency
+from saelab.core.errors import ArtefactError, MissingDependency, SaelabError
 from saelab.lm.sources import ADAPTER, ADAPTER_WEIGHTS, Located, locate, reference_of
+from saelab.lm.whole import refuse_left, some
 from saelab.store.files import read_json
 
 
@@ -45,6 +46,43 @@ def merge(model: Any, located: Located) -> Any:
         raise ArtefactError(
             f"There is no {ADAPTER_WEIGHTS} in {located.path}.", hint="Save the adapter with safetensors."
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is to go
-        return PeftModel.from_pretrained(model, str(located.path)).merge_and_unload()
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers by a name that is to go, and warns of what is refused here.
+            warnings.simplefilter("ignore")
+            adapted: Any = PeftModel.from_pretrained(model, str(located.path))
+            _check_whole(adapted, located)
+            return adapted.merge_and_unload()
+    except SaelabError:
+        raise
+    except Exception as error:  # peft raises many kinds; all mean that the two do not fit
+        line = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ArtefactError(
+            f"The adapter of {located.reference} could not be merged: {type(error).__name__}: {line}",
+            hint="saelab reads LoRA adapters of the model that they name as their base.",
+        ) from error
+
+
+def refuse_two(located: Located) -> None:
+    """Raise an `ArtefactError` for a folder that holds a model and an adapter: which is meant cannot be known."""
+    if all((located.path / name).is_file() for name in (ADAPTER, "config.json")):
+        raise ArtefactError(
+            f"{located.reference} holds both a model (config.json) and an adapter ({ADAPTER}).",
+            hint=f"Keep {ADAPTER} and its weights in a folder of their own, beside the model's.",
+        )
+
+
+def _check_whole(adapted: Any, located: Located) -> None:
+    """Whether the file's tensors are the adapter's, all and no others: peft would leave out what does not fit."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(located.path / ADAPTER_WEIGHTS, framework="pt") as file:
+        held = set(file.keys())
+    asked = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if lacking := asked - held:
+        raise ArtefactError(
+            f"The adapter of {located.reference} lacks {some(lacking)}, which its {ADAPTER} asks for.",
+            hint="Save the adapter again, whole: save_pretrained(folder).",
+        )
+    refuse_left(held - asked - {name for name, _ in adapted.named_parameters()}, located.reference)
