@@ -11,7 +11,7 @@ from opened_world import SITE, D, F, some_sae
 
 from saelab.core.errors import UserError
 from saelab.explore import steer_live
-from saelab.explore.live import LiveModel
+from saelab.explore.live import LiveModel, Stopped
 from saelab.explore.try_text import LONGEST, try_text
 from saelab.lm.edit import Add
 from saelab.lm.generate import Sampling
@@ -82,7 +82,8 @@ def test_a_writing_that_nobody_reads_ends_and_says_nothing_more() -> None:
         lines.append(line)
         stop.set()
 
-    steer_live.write(LM, SAES, wanted(tokens=200), tell, stop.is_set, {})
+    with pytest.raises(Stopped):
+        steer_live.write(LM, SAES, wanted(tokens=200), tell, stop.is_set, {})
     assert len(lines) < 10 and lines[-1]["type"] != "end"
 
 
@@ -125,7 +126,7 @@ def test_a_model_says_its_state() -> None:
     wait.set()
     while model.state["state"] == "loading":
         pass
-    with model.turn() as lm:
+    with model.turn("reading", lambda: False) as lm:
         assert lm is LM
 
     def broken() -> LanguageModel:
@@ -136,6 +137,44 @@ def test_a_model_says_its_state() -> None:
     while failed.state["state"] == "loading":
         pass
     assert failed.state == {"state": "none", "name": "tiny", "said": "No such model."}
+
+
+def test_a_use_of_the_model_ends_at_its_next_block_and_others_are_told_who_has_it() -> None:
+    model, stop, inside, said = LiveModel(lambda: LM, "tiny"), threading.Event(), threading.Event(), list[str]()
+    model.begin()
+    while model.state["state"] == "loading":
+        pass
+
+    def work() -> None:
+        try:
+            with model.turn("writing 8 texts", stop.is_set) as lm:
+                lm.tokenize([PROMPT])
+                lm.logits(torch.tensor([[1, 2]]))  # control: a use that is not stopped runs through
+                said.append("ran")
+                inside.set()
+                assert stop.wait(20)
+                lm.logits(torch.tensor([[1, 2]]))
+                said.append("ran on")
+        except Stopped:
+            said.append("stopped")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert inside.wait(20)
+    with pytest.raises(UserError, match="writing 8 texts"), model.turn("reading", lambda: False, wait=0.1):
+        pass
+    stop.set()
+    thread.join(20)
+    with model.turn("reading", lambda: False) as lm:
+        lm.logits(torch.tensor([[1, 2]]))  # nothing of the stop stays behind
+    assert said == ["ran", "stopped"]
+
+
+def test_a_prompt_beyond_the_context_is_a_sentence() -> None:
+    most = min(steer_live.MOST_PROMPT, LM.model.config.max_position_embeddings - 12)
+    for words in (most, 10**6):
+        with pytest.raises(UserError, match="The prompt has"):
+            written(wanted(prompt="cat " * words))
 
 
 def test_a_width_that_does_not_fit_is_a_sentence() -> None:

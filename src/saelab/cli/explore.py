@@ -1,12 +1,16 @@
 """`saelab explore`: a window onto every feature, served on this machine alone."""
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from saelab.cli.output import note, say
 from saelab.cli.progress import shown
 from saelab.core.errors import UserError
+
+PATIENCE = 3.0  # seconds in which what goes on behind the pages may end by itself
 
 
 def explore(
@@ -85,9 +89,17 @@ def _serve(
         if not is_local(host):
             note(f"saelab: {host} is not this machine alone; whoever has the address below sees all that is open.")
         served = Served(make_app(session), socket, host, told=_announced, ending=session.end)
-        session.begin()
-        served.run(browser=browser)
-        if session.busy:  # a thread inside torch would abort the process; what it makes goes on from what is kept
+        try:
+            session.begin()
+            served.run(browser=browser)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends already
+            session.end()
+            session.join(PATIENCE)
+        if any(t is not threading.main_thread() for t in threading.enumerate()):
+            # A thread inside torch would abort the process; what it makes goes on from what is kept.
             sys.stdout.flush()
             os._exit(0)
     return 0

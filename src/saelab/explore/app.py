@@ -6,27 +6,32 @@ by the templates and set as text by the scripts. Must never know the command lin
 
 import asyncio
 import json
+import logging
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from saelab.core.errors import SaelabError, UserError
+from saelab.core.errors import ResourceError, SaelabError, UserError
 from saelab.explore import steer_live
 from saelab.explore.browse import browse_page, rows_of
 from saelab.explore.compare_page import compare_page
 from saelab.explore.copies import TYPES, copy_of
 from saelab.explore.feature_page import feature_page
-from saelab.explore.live import BEHIND
+from saelab.explore.live import BEHIND, Stopped
 from saelab.explore.pages import COLOURS, LINKS, STATIC, Pages, script_data
 from saelab.explore.path_page import path_page
 from saelab.explore.recipes import recipe
@@ -50,7 +55,7 @@ def make_app(session: Session) -> Starlette:
             "/compare", _page(session, "compare.html", lambda s, r: compare_page(s, r.query_params, LINKS), "compare")
         ),
         Route("/api/features", _answer(session, lambda s, r: JSONResponse(rows_of(s, r.query_params, LINKS)))),
-        Route("/api/state", _answer(session, lambda s, r: JSONResponse(s.model.state | {"making": len(s.making)}))),
+        Route("/api/state", _answer(session, lambda s, r: JSONResponse(s.model.state | {"making": len(s.under_way)}))),
         Route("/api/text", _asked(session, _read), methods=["POST"]),
         Route("/api/describe", _asked(session, _describe), methods=["POST"]),
         Route("/api/recipe", _asked(session, _recipe), methods=["POST"]),
@@ -62,14 +67,52 @@ def make_app(session: Session) -> Starlette:
     pages = Pages(session.model)
 
     async def failed(request: Request, error: Exception) -> Response:
-        known = error if isinstance(error, SaelabError) else UserError("There is no such page.")
-        status = 404 if isinstance(known, UserError) and request.method == "GET" else 400
+        known, status = said_of(error)
         if request.url.path.startswith("/api/"):
-            return JSONResponse({"error": known.message, "hint": known.hint}, 400)
+            return JSONResponse({"error": known.message, "hint": known.hint}, status)
+        status = 404 if status == 400 and isinstance(known, UserError) and request.method == "GET" else status
         page = {"title": "saelab", "message": known.message, "hint": known.hint or ""}
         return HTMLResponse(pages.render("error.html", page), status)
 
-    return Starlette(routes=routes, exception_handlers={SaelabError: failed, 404: failed})
+    handlers: Mapping[Any, Any] = {SaelabError: failed, 404: failed}
+    return Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(_Whatever, failed=failed)])
+
+
+def said_of(error: Exception) -> tuple[SaelabError, int]:
+    """An error as a sentence, with its status: what nobody foresaw too."""
+    if isinstance(error, SaelabError):
+        return error, 400
+    if isinstance(error, HTTPException):
+        return UserError("There is no such page."), 400
+    if isinstance(error, Stopped):
+        return UserError("The explorer ends."), 503
+    logging.getLogger(__name__).debug("an answer failed", exc_info=error)
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return ResourceError("There is not enough memory for this.", hint="Ask for fewer rows or a shorter text."), 500
+    return SaelabError(f"This failed in saelab itself ({type(error).__name__}).", hint="Please report it."), 500
+
+
+class _Whatever:
+    """Answers an error that nobody foresaw with a page, where an answer has not begun."""
+
+    def __init__(self, app: ASGIApp, failed: Callable[[Request, Exception], Any]):
+        self.app, self.failed = app, failed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sent(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sent)
+        except Exception as error:
+            if begun:
+                raise
+            answer = await self.failed(Request(scope, receive), error)
+            await answer(scope, receive, send)
 
 
 def _page(
@@ -100,9 +143,11 @@ def _asked(session: Session, build: Callable[[Session, Any], Response]) -> Calla
 
 async def _data(request: Request) -> Any:
     try:
-        return await request.json()
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError("The request is no JSON.") from error
+        data = await request.json()
+        json.dumps(data, ensure_ascii=False).encode()  # half a character is none that a tokenizer or a page takes
+    except (ValueError, RecursionError) as error:
+        raise UserError("The request is no JSON of whole characters.") from error
+    return data
 
 
 def _at(session: Session, request: Request) -> tuple[str, int]:
@@ -137,7 +182,8 @@ def _text(session: Session, request: Request) -> Mapping[str, Any]:
 
 def _steer(session: Session, request: Request) -> Mapping[str, Any]:
     asked = request.query_params
-    setup = {"features": [_marked(session, one) for one in asked.getlist("f")], "most": steer_live.MOST_FEATURES}
+    marked = [_marked(session, one) for one in asked.getlist("f")[: steer_live.MOST_FEATURES]]
+    setup = {"features": marked, "most": steer_live.MOST_FEATURES}
     prompt = asked.get("prompt", "I think that")
     return {"title": "Steer", "prompt": prompt, "saes": session.names, "setup": script_data(setup)}
 
@@ -148,9 +194,11 @@ def _marked(session: Session, one: str) -> dict[str, Any]:
     sae, _, number = rest.rpartition(":")
     try:
         found = {"sae": sae, "feature": int(number), "share": float(share)}
+        if not abs(found["share"]) <= steer_live.MOST_SHARE:
+            raise ValueError
     except ValueError as error:
-        raise UserError(f"{one!r} is no SAE, feature and share.", hint="Such as ?f=NAME:12:0.3.") from error
-    session.explored.opened(sae)
+        raise UserError(f"{one[:80]!r} is no SAE, feature and share.", hint="Such as ?f=NAME:12:0.3.") from error
+    session.explored.check(sae, found["feature"])
     return found | {"said": session.described(sae, found["feature"]) or ""}
 
 
@@ -158,7 +206,7 @@ def _read(session: Session, data: Any) -> Response:
     if not isinstance(data, dict) or not isinstance(data.get("text"), str) or not isinstance(data.get("sae"), str):
         raise UserError("A text is read with an SAE.")
     sae = session.sae(data["sae"])
-    with session.model.turn() as lm:
+    with session.turn("reading a text") as lm:
         found = try_text(lm, sae, data["text"])
     for row in found["features"]:
         row |= {"said": session.described(data["sae"], row["feature"]) or ""}
@@ -170,11 +218,9 @@ def _read(session: Session, data: Any) -> Response:
 
 
 def _describe(session: Session, data: Any) -> Response:
-    if not isinstance(data, dict) or not isinstance(data.get("feature"), int) or not isinstance(data.get("sae"), str):
+    if not isinstance(data, dict) or type(data.get("feature")) is not int or not isinstance(data.get("sae"), str):
         raise UserError("A feature is an SAE and a number.")
-    size = session.explored.opened(data["sae"]).d_sae
-    if not 0 <= data["feature"] < size:
-        raise UserError(f"There is no feature {data['feature']}: {data['sae']} has 0 to {size - 1}.")
+    session.explored.check(data["sae"], data["feature"])
     return JSONResponse({"said": session.described(data["sae"], data["feature"]) or ""})
 
 
@@ -186,7 +232,7 @@ def _recipe(session: Session, data: Any) -> Response:
 def _directions(session: Session, data: Any) -> Response:
     what = steer_live.asked(data)
     saes = {t.sae: session.sae(t.sae) for t in what.turns}
-    with session.model.turn() as lm:
+    with session.turn("saving directions") as lm:
         found = steer_live.directions(lm, saes, what)
     named = {f"{t.sae}.feature_{t.feature}": d for t, d in zip(what.turns, found, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
@@ -206,17 +252,20 @@ def _streamed(session: Session) -> Callable[..., Any]:
         lines: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
         def tell(line: dict[str, Any] | None) -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(lines.put_nowait, line)
 
         def work() -> None:
-            sites = {d for d in (session.explored.opened(t.sae).site for t in what.turns) if d}
-            limits = {s: dose for s in sites if (dose := session.tried_dose(s)) is not None}
+            ended, who = lambda: stop.is_set() or session.ended.is_set(), f"writing {len(what.scales)} texts"
             try:
-                with session.model.turn() as lm:
-                    steer_live.write(lm, saes, what, tell, lambda: stop.is_set() or session.ended.is_set(), limits)
-            except SaelabError as error:
-                tell({"type": "error", "error": str(error)})
+                sites = {d for d in (session.explored.opened(t.sae).site for t in what.turns) if d}
+                limits = {s: dose for s in sites if (dose := session.tried_dose(s)) is not None}
+                with session.turn(who, ended) as lm:
+                    steer_live.write(lm, saes, what, tell, ended, limits)
+            except Stopped:
+                return
+            except Exception as error:  # whatever it is, the page says it
+                tell({"type": "error", "error": str(said_of(error)[0])})
             finally:
                 tell(None)
 

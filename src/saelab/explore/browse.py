@@ -25,7 +25,10 @@ def browse_page(session: Session, links: Links) -> Shown:
     columns = columns_of(index)
     setup = {"columns": [{"name": c.name, "label": c.label, "about": c.about, "numeric": c.numeric,
                           "shown": c.shown} for c in columns], "several": len(session.names) > 1}  # fmt: skip
-    missing = [{"said": f"{m.sae} has no {m.what}. Made by", "command": m.command} for m in session.explored.missing]
+    missing = [
+        {"said": f"{m.sae} has no {m.what}. {m.why} Made by".replace("  ", " "), "command": m.command}
+        for m in session.explored.missing
+    ]
     return {
         "title": "Features", "saes": session.names, "columns": columns, "missing": missing,
         "total": plural(index.table.height, "feature"), "setup": script_data(setup),
@@ -40,8 +43,8 @@ def rows_of(session: Session, asked: Mapping[str, str], links: Links) -> dict[st
         sort=asked.get("sort") or None,
         descending=asked.get("desc", "1") == "1",
         filters=filters_of(asked, columns_of(index)),
-        offset=_whole(asked, "offset", 0),
-        limit=min(MOST, _whole(asked, "limit", 100)),
+        offset=whole(asked, "offset", 0),
+        limit=min(MOST, whole(asked, "limit", 100)),
     )
     return {"total": page.total, "rows": [row_of(row, links) for row in page.rows]}
 
@@ -68,6 +71,8 @@ def filters_of(asked: Mapping[str, str], columns: list[IndexColumn]) -> dict[str
         low, high = (_number(asked, f"{c.name}.{end}") for end in ("low", "high"))
         if c.numeric and (low is not None or high is not None):
             found[c.name] = (low, high)
+        if asked.get(f"{c.name}.is") and c.numeric:
+            raise UserError(f"{c.name} is a number.", hint=f"Filter it by {c.name}.low and {c.name}.high.")
         if asked.get(f"{c.name}.is"):
             found[c.name] = (asked[f"{c.name}.is"],)
     return found
@@ -80,6 +85,7 @@ def _number(asked: Mapping[str, str], name: str) -> float | None:
         raise UserError(f"{asked[name]!r} is no number to filter by.") from error
 
 
-def _whole(asked: Mapping[str, str], name: str, usual: int) -> int:
+def whole(asked: Mapping[str, str], name: str, usual: int) -> int:
+    """A whole number of an address; what is none, or has more than nine digits, is the usual one."""
     text = asked.get(name, "")
-    return int(text) if text.isdigit() and len(text) < 10 else usual
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else usual

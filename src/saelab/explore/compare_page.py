@@ -6,6 +6,7 @@ Must never know how it is served.
 from collections.abc import Mapping
 
 from saelab.core.errors import UserError
+from saelab.explore.browse import whole
 from saelab.explore.columns import PLAIN, columns_of, labelled
 from saelab.explore.compare import Points, scatter, side_by_side
 from saelab.explore.drawing import Shown, plotted, shown
@@ -36,8 +37,8 @@ def compare_page(session: Session, asked: Mapping[str, str], links: Links) -> Sh
     ]
     page: Shown = {"title": "Compare", "picks": picks, "first": first, "second": second}
     page |= _plot(session, x, y, tuple(dict.fromkeys((first, second))), links)
-    start = int(asked["from"]) if asked.get("from", "").isdigit() else 0
-    return page | _pairs(session, first, second, start, links, dict(asked))
+    kept = {name: asked[name] for name in ("x", "y") if name in asked}
+    return page | _pairs(session, first, second, whole(asked, "from", 0), links, kept)
 
 
 def _pair(asked: Mapping[str, str], names: list[str], pairs: list[tuple[str, str]]) -> tuple[str, str]:
@@ -83,6 +84,7 @@ def _pairs(session: Session, first: str, second: str, start: int, links: Links, 
         }
     if "distance" in table.columns:
         table = table.sort("distance", nulls_last=True)
+    start = min(start, max(0, table.height - 1) // ROWS * ROWS)
     rows = []
     for row in table.slice(start, ROWS).iter_rows(named=True):
         a, b = row["feature_a"], row["feature_b"]

@@ -17,7 +17,7 @@ Shown = dict[str, Any]
 
 def heat(value: float, largest: float) -> int:
     """The class of a token's colour: 0 is none."""
-    if not largest > 0 or not value > 0:
+    if not largest > 0 or not value > 0 or not math.isfinite(value):
         return 0
     return max(1, min(LEVELS, math.ceil(LEVELS * value / largest)))
 
@@ -44,7 +44,7 @@ def drawn_histogram(histogram: Histogram) -> Shown | None:
     """Bars of square roots of counts, so that few are seen beside many; None where nothing was counted."""
     counts, edges = histogram.counts, histogram.edges
     top, last = max(counts, default=0), edges[-1] if edges else 0
-    if not top or not last > 0:
+    if not top or not last > 0 or not math.isfinite(last) or not math.isfinite(histogram.threshold):
         return None
     bars = []
     for count, low, high in zip(counts, edges, edges[1:], strict=False):

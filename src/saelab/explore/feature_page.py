@@ -109,7 +109,7 @@ def _of_material(session: Session, sae: str, feature: int, known: FeatureMateria
         said = session.making.get(sae, nothing)
         absent = {"said": said, "command": f"saelab explore {quote(session.explored.opened(sae).reference)}"}
         return {"contexts": kept, "histogram_of": None, "lens": None, "lens_missing": absent, "beside": [],
-                "dead": absent, "making": True}  # fmt: skip
+                "dead": absent, "making": sae in session.under_way}  # fmt: skip
     by_band = groupby(known.contexts, key=lambda c: c.quantile)
     groups = [
         {"name": "largest" if band == "top" else f"{band} of its values",

@@ -90,7 +90,7 @@ class FeatureIndex:
     ):
         if missing := [k for k in KEYS if k not in table.columns]:
             raise UserError(f"A table of features lacks the column {missing[0]}.")
-        self.table, self.about = table, dict(about or {})
+        self.table, self.about = table.fill_nan(None), dict(about or {})
         self._materials = dict(materials)
         self._words: dict[str, _Words] = {}
         self._orders: dict[tuple[str, bool], np.ndarray] = {}
@@ -136,7 +136,6 @@ class FeatureIndex:
         with self._lock:
             if (column, descending) not in self._orders:
                 values = self.table[column]
-                values = values.fill_nan(None) if values.dtype.is_float() else values
                 found = values.arg_sort(descending=descending, nulls_last=True).to_numpy().astype(np.int64)
                 self._orders[column, descending] = found
             return self._orders[column, descending]

@@ -1,6 +1,7 @@
 """The language model behind the pages: read in a thread, used by one request at a time, its state always sayable.
 
-A page never waits for it. Must never know what it is used for.
+A page never waits for it; a use waits a bounded time, and can be stopped between any two blocks of the model. Must
+never know what it is used for.
 """
 
 import threading
@@ -8,10 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from saelab.core.errors import SaelabError, UserError
+from torch import nn
+
+from saelab.core.errors import UserError
 from saelab.lm.model import LanguageModel
 
 BEHIND = "explorer: "  # how threads are called that go on behind the pages
+WAIT, TICK = 15.0, 0.1  # seconds: the most that a use waits for another's, and between looks whether it is stopped
+
+
+class Stopped(Exception):
+    """Nobody waits for the answer any more."""
 
 
 class LiveModel:
@@ -24,6 +32,7 @@ class LiveModel:
         self.name, self._load, self._why = name, load, why
         self._found: LanguageModel | None = None
         self._turn = threading.Lock()
+        self._who, self._since = "", 0.0
         self._began = time.monotonic()
         self.seconds: float | None = None
 
@@ -37,7 +46,7 @@ class LiveModel:
         assert self._load is not None
         try:
             self._found = self._load()
-        except (SaelabError, ImportError, OSError, RuntimeError) as error:
+        except Exception as error:  # whatever it is, pages say it
             self._why = str(error) or type(error).__name__
             self._load = None
         self.seconds = time.monotonic() - self._began
@@ -59,8 +68,42 @@ class LiveModel:
         return self._found
 
     @contextmanager
-    def turn(self) -> Iterator[LanguageModel]:
-        """The model for one use; others wait, so that two pages do not halve each other's pace."""
-        model = self.get()
-        with self._turn:
-            yield model
+    def turn(self, who: str, stop: Callable[[], bool], wait: float | int = WAIT) -> Iterator[LanguageModel]:
+        """The model for one use; others wait, so that two pages do not halve each other's pace.
+
+        who: what is done, as others are told. stop: whether nobody waits any more; the use then ends in `Stopped`
+        before the model's next block. Raises `UserError` where another use lasts longer than `wait` seconds.
+        """
+        model, began = self.get(), time.monotonic()
+        while not self._turn.acquire(timeout=TICK):
+            if stop():
+                raise Stopped
+            if time.monotonic() - began > wait:
+                lasts = time.monotonic() - self._since
+                raise UserError(
+                    f"{model.name} is in use: {self._who}, for {lasts:.0f} s.", hint="Try again when that has ended."
+                )
+        try:
+            self._who, self._since = who, time.monotonic()
+            with _stoppable(model, stop):
+                yield model
+        finally:
+            self._turn.release()
+
+
+@contextmanager
+def _stoppable(lm: LanguageModel, stop: Callable[[], bool]) -> Iterator[None]:
+    """Let each block of the model look first whether this thread's use is stopped; other threads' go on."""
+    mine = threading.get_ident()
+
+    def look(_block: nn.Module, _inputs: object) -> None:
+        if threading.get_ident() == mine and stop():
+            raise Stopped
+
+    lists = [m for m in lm.model.modules() if isinstance(m, nn.ModuleList)]
+    hooks = [block.register_forward_pre_hook(look) for blocks in lists for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

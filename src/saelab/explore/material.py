@@ -17,7 +17,9 @@ from saelab.core.bytetext import has_parts, plain_text, whole_characters
 from saelab.core.errors import ArtefactError, UserError
 from saelab.interp.features.material import BINS, COLUMNS, FORMAT, PART, parts_of
 from saelab.interp.features.profile import Scored
+from saelab.store.files import sha256_of
 from saelab.store.layout import MaterialFolder
+from saelab.store.resumable import SUMS, whole_manifest
 
 DENSE = 1 << 25  # entries of a block of codes before they are sparse
 MOST = 4e7  # codes above zero that are kept in memory
@@ -77,13 +79,15 @@ class SaeMaterial:
 
     def __init__(self, folder: Path):
         self.folder = MaterialFolder(folder)
-        self.manifest = self.folder.manifest.read()
+        self.manifest = whole_manifest(self.folder.manifest)
         if self.manifest.get("format") != FORMAT or self.manifest.get("part") != PART:
             raise ArtefactError(f"{folder} holds no material that this saelab reads.")
         files = [self.folder.text, *(self.folder.part(k) for k in range(parts_of(self.manifest)))]
-        named = self.manifest.get("sums", {})
+        named = self.manifest.get(SUMS, {})
         if missing := [f.path for f in files if f.path.name not in named or not f.exists]:
             raise ArtefactError(f"{missing[0]} is not there: the making did not end.", hint="Make it again.")
+        if changed := [f.path for f in files if _sum_of(f.path) not in named[f.path.name]]:
+            raise ArtefactError(f"{changed[0]} is not as it was written.", hint="Remove it; it is made again.")
         self._row = lru_cache(maxsize=64)(self._read_row)
 
     @property
@@ -159,6 +163,18 @@ class SaeMaterial:
             values = row["activations"][at : at + length]
             at += length
             yield _whole(QuantileContext(bands[band], tuple(shown), tuple(values), peak, int(document[start + peak])))
+
+
+def _sum_of(path: Path) -> str:
+    """The sum of a file, taken once as long as its size and time stay."""
+    known = path.stat()
+    return _summed(path, known.st_size, known.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _summed(path: Path, size: int, changed: int) -> str:
+    del size, changed
+    return sha256_of(path)
 
 
 def _whole(context: QuantileContext) -> QuantileContext:

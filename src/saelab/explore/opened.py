@@ -14,7 +14,7 @@ from shlex import quote
 import numpy as np
 import polars as pl
 
-from saelab.core.errors import UserError
+from saelab.core.errors import ArtefactError, UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.explore.index import FeatureIndex
 from saelab.explore.made import kept_there, made_by_run, made_here
@@ -31,11 +31,12 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class Missing:
-    """What is not there of an SAE, and the command that makes it."""
+    """What is not there of an SAE, and the command that makes it. why: of what is there but damaged, how."""
 
     sae: str
     what: str
     command: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Explored:
         self._making = {one.name: threading.RLock() for one in saes}  # while one is made, the others are there
         self._materials: dict[str, SaeMaterial] = {}
         self._tables: dict[tuple[str, str], pl.DataFrame | None] = {}
+        self._faults: dict[tuple[str, str], str] = {}
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +85,12 @@ class Explored:
         if name not in self.saes:
             raise UserError(f"No SAE {name} is open.", hint=f"There are {', '.join(self.names)}.")
         return self.saes[name]
+
+    def check(self, name: str, feature: int) -> None:
+        """Raises `UserError` for an SAE that is not open, or a feature that it does not have."""
+        size = self.opened(name).d_sae
+        if not 0 <= feature < size:
+            raise UserError(f"There is no feature {feature}: {name} has 0 to {size - 1}.")
 
     @property
     def lm_name(self) -> str:
@@ -105,8 +113,16 @@ class Explored:
     # --- what is kept of features ---
 
     def has_material(self, name: str) -> bool:
-        """Whether the material of an SAE is there already."""
-        return kept_there(self.opened(name).material_folder)
+        """Whether the material of an SAE is there already, whole."""
+        folder = self.opened(name).material_folder
+        return name in self._materials or (folder.manifest.exists and kept_there(folder))
+
+    def damaged(self, name: str, what: str) -> list[str]:
+        """A sentence where something of an SAE is there but cannot be read; it counts as not there."""
+        if what == "material":
+            there = self.opened(name).material_folder.manifest.exists and not self.has_material(name)
+            return ["The material of this SAE is damaged or not whole; it is made anew."] if there else []
+        return [self._faults[name, what]] if (name, what) in self._faults else []
 
     def material(self, name: str) -> SaeMaterial:
         """The material of an SAE, made where it is not there yet."""
@@ -171,7 +187,11 @@ class Explored:
 
     def _table(self, name: str, of: str) -> pl.DataFrame | None:
         if (name, of) not in self._tables:
-            self._tables[name, of] = self.opened(name).table(of)
+            try:
+                self._tables[name, of] = self.opened(name).table(of)
+            except ArtefactError as error:  # one file stops one SAE's page, not the others'
+                self._tables[name, of] = None
+                self._faults[name, of] = error.message
         return self._tables[name, of]
 
     # --- one feature ---
@@ -215,7 +235,7 @@ class Explored:
         if table is None:
             return found
         for measure in _measures(table):
-            known = table.select("feature", measure).drop_nulls(measure)
+            known = table.select("feature", measure).filter(pl.col(measure).is_finite())
             own, all_ = known.filter(pl.col("feature") == feature)[measure], known[measure].to_numpy()
             if len(own):
                 value = float(own[0])
@@ -292,7 +312,12 @@ class Explored:
             "steering": (self._table(one.name, "outcomes") is not None, again or f"saelab steer {ref} --feature N"),
             "partners": (matched, again or f"saelab match {ref} OTHER"),
         }
-        return [Missing(one.name, what, command) for what, (there, command) in lacking.items() if not there]
+        tables = {"interpretability": "features", "steering": "outcomes"}
+        return [
+            Missing(one.name, what, command, " ".join(self.damaged(one.name, tables.get(what, what))))
+            for what, (there, command) in lacking.items()
+            if not there
+        ]
 
 
 def _measures(table: pl.DataFrame) -> list[str]:

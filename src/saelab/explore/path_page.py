@@ -14,6 +14,7 @@ SHOWN = 3  # contexts of a step
 def path_page(session: Session, sae: str, feature: int, links: Links) -> Shown:
     """What the template of a path prints. Raises `UserError` for what is not open or not there."""
     explored = session.explored
+    explored.check(sae, feature)
     places = explored.path(sae, feature)
     steps, before = list[Shown](), None
     for name, number in places:
@@ -37,5 +38,13 @@ def path_page(session: Session, sae: str, feature: int, links: Links) -> Shown:
     alone = {"said": "No matching follows this feature to another site.", "command": ""}
     missing = (absent[0] if absent else alone) if len(steps) < 2 else None
     made = next((session.making[n] for n, _ in places if n in session.making), "")
+    under_way = any(n in session.under_way for n, _ in places)
     title, heading = f"{sae} {feature} through the layers", f"{sae} · feature {feature}"
-    return {"making": made, "title": title, "heading": heading, "steps": steps, "missing": missing}
+    return {
+        "making": made,
+        "under_way": under_way,
+        "title": title,
+        "heading": heading,
+        "steps": steps,
+        "missing": missing,
+    }

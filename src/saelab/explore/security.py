@@ -7,6 +7,7 @@ every answer lets only this server's own files load, and no inline script run. M
 """
 
 import secrets
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
@@ -38,12 +39,12 @@ def new_token() -> str:
 class Guard:
     """The checks, around an application.
 
-    hosts: what a Host header may say (name:port). token: what the first address carries. The cookie is called by the
+    known: whether a Host header names this server. token: what the first address carries. The cookie is called by the
     port, since browsers keep one jar for all ports of a machine.
     """
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], token: str, port: int):
-        self.app, self.hosts, self.token, self.cookie = app, hosts, token, f"saelab-{port}"
+    def __init__(self, app: ASGIApp, *, known: Callable[[str], bool], token: str, port: int):
+        self.app, self.known, self.token, self.cookie = app, known, token, f"saelab-{port}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,7 +60,7 @@ class Guard:
     def _refused(self, scope: Scope, headers: Headers) -> Response | None:
         """Why a request is refused; None where it is not."""
         host = headers.get("host", "").lower()
-        if host not in self.hosts:
+        if not self.known(host):
             return PlainTextResponse("saelab: this server does not answer to that name.", 421)
         origin = headers.get("origin")
         if origin is not None and origin not in {f"http://{h}" for h in (host,)}:

@@ -9,7 +9,8 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable
-from ipaddress import ip_address
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import FrameType
 
 import uvicorn
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp
 from saelab.core.errors import UserError
 from saelab.explore.security import Guard, new_token
 
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
+WILDCARDS = ("0.0.0.0", "::", "")
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -45,33 +46,57 @@ def bound(host: str, port: int) -> socket.socket:
     return found
 
 
-def hosts_of(host: str, port: int) -> frozenset[str]:
-    """What a Host header may say. A wildcard address is reached by this machine's own names and addresses."""
-    names = {host}
-    if is_local(host):
-        names |= set(LOCAL)
-    elif host in ("0.0.0.0", "::", ""):
-        own = socket.gethostname()
-        names = {*LOCAL, own.lower(), socket.getfqdn().lower()}
-        names |= {str(info[4][0]) for info in _own_addresses(own)}
-    return frozenset(f"[{n}]:{port}" if ":" in n and not n.startswith("[") else f"{n}:{port}" for n in names)
+def answers_to(host: str, port: int) -> Callable[[str], bool]:
+    """What a Host header may say to a server at `host`.
+
+    A local one is reached by loopback names at any port: a tunnel has a port of its own. One at all addresses is
+    reached by those, by any address written as numbers (no name can be turned on it), and by this machine's own name.
+    """
+    everywhere, own = host in WILDCARDS, {socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    def known(asked: str) -> bool:
+        name, at = _parted(asked)
+        if is_local(name):
+            return everywhere or is_local(host)
+        if everywhere:
+            return _address(name) is not None or (name in own and at == str(port))
+        return name == host.lower() and at == str(port)
+
+    return known
 
 
-def _own_addresses(name: str) -> list[tuple[object, object, object, object, tuple[object, ...]]]:
+def _parted(asked: str) -> tuple[str, str]:
+    """Name and port of a Host header; a port that is not said is that of HTTP."""
+    name, colon, at = asked.rpartition(":")
+    if not colon or asked.endswith("]"):
+        name, at = asked, "80"
+    inside = name[1:-1] if name.startswith("[") and name.endswith("]") else name
+    return (inside, at) if at.isascii() and at.isdigit() else ("", "")
+
+
+def _address(name: str) -> IPv4Address | IPv6Address | None:
     try:
-        return list(socket.getaddrinfo(name, None))
-    except OSError:
-        return []
+        return ip_address(name)
+    except ValueError:
+        return None
 
 
 def is_local(host: str) -> bool:
     """Whether a host is this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    found = _address(host)
+    return host == "localhost" or (found is not None and found.is_loopback)
+
+
+def reached_at(host: str) -> str:
+    """What others open: of a wildcard address the one of this machine that packets leave from; none is sent."""
+    if host not in WILDCARDS:
+        return f"[{host}]" if ":" in host else host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address of documentation (RFC 5737)
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
 
 
 class Served:
@@ -92,13 +117,12 @@ class Served:
     ):
         port = bound_socket.getsockname()[1]
         token = new_token()
-        shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
-        self.address = f"http://{shown}:{port}/?token={token}"
+        self.address = f"http://{reached_at(host)}:{port}/?token={token}"
         self._socket, self._told = bound_socket, told
-        guarded = Guard(app, hosts=hosts_of(host, port), token=token, port=port)
+        guarded = Guard(app, known=answers_to(host, port), token=token, port=port)
         config = uvicorn.Config(
             guarded, log_level="warning", access_log=False, lifespan="off", server_header=False, date_header=False,
-            timeout_graceful_shutdown=5, proxy_headers=False,
+            timeout_graceful_shutdown=3, proxy_headers=False,
         )  # fmt: skip
         self.server = _Server(config, ending)
         logging.getLogger("uvicorn.error").addFilter(_quiet)
@@ -106,7 +130,8 @@ class Served:
     def run(self, *, browser: bool) -> None:
         """Serve until Ctrl-C or a termination; returns then."""
         threading.Thread(target=self._announce, args=(browser,), daemon=True).start()
-        self.server.run(sockets=[self._socket])
+        with suppress(KeyboardInterrupt):  # one before the server takes signals ends it the same way
+            self.server.run(sockets=[self._socket])
 
     def _announce(self, browser: bool) -> None:
         self.server.up.wait()

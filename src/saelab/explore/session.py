@@ -4,18 +4,24 @@ No request waits for a model or for a making: pages say what is under way. Must 
 """
 
 import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import polars as pl
 
 from saelab.core.errors import SaelabError, UserError
+from saelab.core.progress import SILENT, Task
 from saelab.explore.index import FeatureIndex
-from saelab.explore.live import BEHIND, LiveModel
+from saelab.explore.live import BEHIND, LiveModel, Stopped
 from saelab.explore.material import SaeMaterial
 from saelab.explore.opened import Explored
 from saelab.explore.partners import Partners
+from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 
+READING = "Reading the text with this SAE; a minute or two, once."
 HEAD_START = 0.5  # seconds for the first page, before the model takes the processor
 MISSING = {
     "effects": "record of effects",
@@ -37,21 +43,34 @@ class Session:
         self._said: dict[str, tuple[FeatureIndex, dict[int, str]]] = {}
         self.ended = threading.Event()
         self.making: dict[str, str] = {}  # by SAE, what is said of its material while there is none
+        self.failed: dict[str, str] = {}  # by SAE, why its making failed; it is not tried again
+        self.under_way: set[str] = set()  # the SAEs whose material comes by itself
+        self._starting = threading.Timer(HEAD_START, self.model.begin)
+        self._starting.daemon = True
+        if explored.progress is SILENT:
+            explored.progress = _Ending(self.ended.is_set)
 
     def begin(self) -> None:
         """Read the tables, then start what goes on behind the pages: the model and the search."""
         index = self.index
-        threading.Timer(HEAD_START, self.model.begin).start()
+        self._starting.start()
         threading.Thread(target=index.warm, name=f"{BEHIND}search", daemon=True).start()
 
     def end(self) -> None:
-        """Let every writing stop at its next token."""
+        """Let every writing stop at its next block, and every making at its next step."""
         self.ended.set()
+        self._starting.cancel()
 
-    @property
-    def busy(self) -> bool:
-        """Whether something still goes on behind the pages."""
-        return any(t.name.startswith(BEHIND) for t in threading.enumerate())
+    def join(self, seconds: float | int) -> None:
+        """Wait for what goes on behind the pages, at most so long."""
+        last = time.monotonic() + seconds
+        for thread in threading.enumerate():
+            if thread.name.startswith(BEHIND):
+                thread.join(max(0.0, last - time.monotonic()))
+
+    def turn(self, who: str, stop: Callable[[], bool] | None = None) -> AbstractContextManager[LanguageModel]:
+        """The language model for one use (`LiveModel.turn`), which ends with the explorer."""
+        return self.model.turn(who, stop or self.ended.is_set)
 
     @property
     def names(self) -> list[str]:
@@ -85,22 +104,35 @@ class Session:
     def _make(self, name: str) -> None:
         state = self.model.state
         with self._lock:
-            if name in self.making and self.making[name].startswith("Reading"):
+            if name in self.failed or self.making.get(name) == READING:
                 return
             if state["state"] != "ready":
-                self.making[name] = f"{state['said'].rstrip('.')}."
+                self.making[name] = " ".join(
+                    [*self.explored.damaged(name, "material"), f"{state['said'].rstrip('.')}."]
+                )
+                (self.under_way.add if state["state"] == "loading" else self.under_way.discard)(name)
                 return
-            self.making[name] = "Reading the text with this SAE; a minute or two, once."
+            self.making[name] = READING
+            self.under_way.add(name)
         threading.Thread(target=self._made, args=(name,), name=f"{BEHIND}material", daemon=True).start()
 
     def _made(self, name: str) -> None:
         try:
             self.explored.material(name)
-        except (SaelabError, OSError, RuntimeError) as error:
-            self.making[name] = str(error)
+        except Stopped:
+            return
+        except Exception as error:  # whatever it is, the page says it
+            said = str(error) if isinstance(error, SaelabError) else f"{type(error).__name__}: {error}"
+            with self._lock:
+                self.failed[name] = (
+                    f"Reading the text with this SAE failed: {said.rstrip('.')}. It is tried again at the next start:"
+                )
+                self.making[name] = self.failed[name]
+                self.under_way.discard(name)
             return
         with self._lock:
             self.making.pop(name, None)
+            self.under_way.discard(name)
             self._index = None
 
     def described(self, name: str, feature: int) -> str | None:
@@ -122,7 +154,10 @@ class Session:
         """What there is nothing of, as a sentence and the command that makes it."""
         found = [m for m in self.explored.missing if m.sae == name and m.what in what]
         return [
-            {"said": f"There is no {MISSING.get(m.what, m.what)} of this SAE. Made by", "command": m.command}
+            {
+                "said": f"{m.why or f'There is no {MISSING.get(m.what, m.what)} of this SAE.'} Made by",
+                "command": m.command,
+            }
             for m in found
         ]
 
@@ -149,5 +184,23 @@ def _model(explored: Explored, *, with_model: bool) -> LiveModel:
     except UserError as error:
         return LiveModel(None, why=str(error))
     if not with_model:
-        return LiveModel(None, name, "No language model was opened (--no-lm).")
+        return LiveModel(None, name, "No language model was opened (--no-use-lm).")
     return LiveModel(lambda: explored.lm, name)
+
+
+class _Ending:
+    """A progress that shows nothing, and ends the work that reports to it once the explorer ends."""
+
+    def __init__(self, ended: Callable[[], bool]):
+        self.ended = ended
+
+    def task(self, name: str, total: int | None = None, unit: str = "") -> AbstractContextManager[Task]:
+        """See `Progress`."""
+        del name, total, unit
+        return nullcontext(self)
+
+    def advance(self, amount: int = 1, **figures: float | int | str) -> None:
+        """See `Task`."""
+        del amount, figures
+        if self.ended():
+            raise Stopped

@@ -15,9 +15,11 @@ import torch
 
 from saelab.core.errors import UserError
 from saelab.core.sites import parse_site
+from saelab.explore.live import Stopped
 from saelab.lm.edit import Add
 from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
+from saelab.report.words import finite
 from saelab.saes.base import Sae
 from saelab.selection.criteria.divergence import kl
 from saelab.selection.criteria.observation import NextToken, Observation
@@ -28,6 +30,8 @@ from saelab.steering.strength import PREFIXES, by_norm_share, raw
 # Nats. docs/steering.md: of the doses tried at four sites, lifts of known classes fall at the largest of them.
 BREAKS = 1.5
 MOST_FEATURES, MOST_ROWS, MOST_TOKENS, MOST_SHARE = 8, 8, 256, 8.0
+MOST_PROMPT = 1024  # tokens
+LONGEST = 64  # characters of a token, about, of a text that is not worth being made tokens of
 SPLIT = "\ufffd"  # what a decoder gives for a character of which a part is missing
 
 
@@ -55,6 +59,8 @@ def asked(data: Any) -> Asked:
     """What a page sent, checked. Raises `UserError`."""
     if not isinstance(data, dict) or not isinstance(data.get("prompt"), str) or not data["prompt"].strip():
         raise UserError("There is no prompt.", hint="Write how the text begins.")
+    if len(data["prompt"]) > LONGEST * MOST_PROMPT:
+        raise _too_long(f"{len(data['prompt']):,} characters", MOST_PROMPT)
     turns = tuple(_turn(one) for one in _list(data, "features", MOST_FEATURES))
     scales = tuple(_number(s, "A strength", 16) for s in _list(data, "scales", MOST_ROWS - 1))
     tokens = int(_number(data.get("tokens", 48), "The number of tokens", MOST_TOKENS))
@@ -67,7 +73,7 @@ def asked(data: Any) -> Asked:
 
 def _turn(one: Any) -> Turn:
     feature = one.get("feature") if isinstance(one, dict) else None
-    if not isinstance(one, dict) or not isinstance(one.get("sae"), str) or not isinstance(feature, int):
+    if not isinstance(one, dict) or not isinstance(one.get("sae"), str) or type(feature) is not int:
         raise UserError("A feature to steer with is an SAE, a number and a share of the norm.")
     return Turn(one["sae"], feature, _number(one.get("share"), "A share of the norm", MOST_SHARE))
 
@@ -80,8 +86,7 @@ def _list(data: Mapping[str, Any], name: str, most: int) -> list[Any]:
 
 
 def _number(value: Any, what: str, most: float | int) -> float:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or abs(value) > most:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= most:
         raise UserError(f"{what} is a number between -{most:g} and {most:g}.")
     return float(value)
 
@@ -108,8 +113,20 @@ def directions(lm: LanguageModel, saes: Mapping[str, Sae], what: Asked) -> list[
 
 
 def prompt_ids(lm: LanguageModel, what: Asked) -> list[int]:
-    """The prompt's tokens, in the model's chat template where that is asked for."""
-    return lm.chat(what.prompt) if what.chat else lm.tokenize([what.prompt])[0]
+    """The prompt's tokens, in the model's chat template where that is asked for.
+
+    Raises `UserError` where they are more than `MOST_PROMPT`, or than the model reads before the text it is to write.
+    """
+    ids = lm.chat(what.prompt) if what.chat else lm.tokenize([what.prompt])[0]
+    context = getattr(lm.model.config, "max_position_embeddings", None) or math.inf
+    most = min(MOST_PROMPT, context - what.sampling.max_new_tokens)
+    if len(ids) > most:
+        raise _too_long(f"{len(ids):,} tokens", max(0, int(most)))
+    return ids
+
+
+def _too_long(has: str, most: int) -> UserError:
+    return UserError(f"The prompt has {has}; up to {most:,} tokens are read here.", hint="Give a part of it.")
 
 
 def edits(found: Sequence[Direction], what: Asked) -> list[Add]:
@@ -135,15 +152,13 @@ def doses(lm: LanguageModel, changes: Sequence[Add], rows: int) -> list[float]:
 
 def warning(nats: float, limit: float | None) -> str | None:
     """What to say of a dose that is so large that text breaks. limit: the largest dose that the run has tried."""
+    if not math.isfinite(nats):
+        return "the steered model gives no numbers: the text is broken"
     most = BREAKS if limit is None else limit
     if nats <= most:
         return None
     known = "than this run's instrument has tried" if limit is not None else "than known classes steer well with"
     return f"{nats:.2g} nats is more {known} ({most:g}): the text may break."
-
-
-class Stopped(Exception):
-    """Nobody reads on."""
 
 
 def write(
@@ -152,7 +167,7 @@ def write(
 ) -> None:  # fmt: skip
     """Write all rows, telling each row's text whenever it grows, the doses once, and the end.
 
-    limits: the largest dose tried at a site. Ends early and in silence once `stop` says so.
+    limits: the largest dose tried at a site. Raises `Stopped` once `stop` says so.
     """
     found = directions(lm, saes, what)
     changes = edits(found, what)
@@ -162,7 +177,8 @@ def write(
 
     def tell_doses() -> None:
         measured = zip(what.scales, doses(lm, changes, len(what.scales)), strict=True)
-        tell({"type": "doses", "rows": [{"scale": s, "nats": n, "warning": warning(n, limit)} for s, n in measured]})
+        rows = [{"scale": s, "nats": finite(n), "warning": warning(n, limit)} for s, n in measured]
+        tell({"type": "doses", "rows": rows})
 
     def watch(results: Sequence[Sequence[int]]) -> None:
         nonlocal told
@@ -178,8 +194,5 @@ def write(
             tell_doses()
 
     prompts = [prompt_ids(lm, what)] * len(what.scales)
-    try:
-        ids = lm.generate_ids(prompts, what.sampling, edits=changes, watch=watch)
-    except Stopped:
-        return
+    ids = lm.generate_ids(prompts, what.sampling, edits=changes, watch=watch)
     tell({"type": "end", "texts": [lm.decode(row) for row in ids]})

@@ -14,6 +14,7 @@ from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 
 LONGEST = 512  # tokens of a text
+CHARACTERS = 64  # of a token, about, of a text that is not worth being made tokens of
 EACH, SHOWN = 8, 24  # features kept of a token, and shown of the text
 
 
@@ -24,6 +25,8 @@ def try_text(lm: LanguageModel, sae: Sae, text: str) -> dict[str, Any]:
     Values are codes in activation units. Features are ordered by their largest value. Raises `UserError` where the text
     is empty or longer than `LONGEST` tokens.
     """
+    if len(text) > CHARACTERS * LONGEST:
+        raise UserError(f"The text has {len(text):,} characters; up to {LONGEST} tokens are read.", hint="Give a part.")
     ids = lm.tokenize([text])[0]
     kept = [i for i in ids if i not in lm.special_ids]
     if not kept:
@@ -32,6 +35,8 @@ def try_text(lm: LanguageModel, sae: Sae, text: str) -> dict[str, Any]:
         raise UserError(f"The text has {len(kept):,} tokens; up to {LONGEST} are read.", hint="Give a part of it.")
     site = fitting_site(lm, sae, ())
     codes = sae.encode(lm.capture([ids], [site])[site]).float()
+    if not bool(codes.isfinite().all()):
+        raise UserError("The SAE's values on this text are no numbers.")
     strings = lm.token_texts(kept)
     groups = whole_characters(strings)
     codes = torch.stack([codes[list(g)].amax(0) for g in groups])

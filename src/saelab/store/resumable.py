@@ -52,10 +52,17 @@ class Resumable:
             self.begin()
 
 
+def whole_manifest(manifest: Record) -> dict[str, Any]:
+    """What a manifest holds. Raises `ArtefactError` where it is missing, broken or changed."""
+    held = manifest.read()
+    if held.pop(DIGEST, None) != digest_of(held):
+        raise ArtefactError(f"{manifest.path} is not as it was written.")
+    return held
+
+
 def _whole(manifest: Record) -> dict[str, Any]:
-    """What a manifest holds; nothing where it is missing, broken or changed."""
+    """The same; nothing where it is missing, broken or changed."""
     try:
-        held = manifest.read() if manifest.exists else {}
+        return whole_manifest(manifest)
     except ArtefactError:
         return {}
-    return held if held.pop(DIGEST, None) == digest_of(held) else {}

@@ -49,7 +49,7 @@
 
   const doses = (rows, places) => rows.forEach((row, i) => {
     const note = places[i].querySelector(".note");
-    note.textContent = row.scale ? `${row.nats.toPrecision(2)} nats` : "the model as it is";
+    note.textContent = row.scale && row.nats !== null ? `${row.nats.toPrecision(2)} nats` : "the model as it is";
     if (row.warning) { note.textContent = row.warning; note.classList.add("warn"); }
   });
 
