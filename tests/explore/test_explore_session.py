@@ -54,7 +54,8 @@ def test_a_making_that_failed_is_said_with_its_command_and_not_tried_again(
     for page in pages:
         assert not page["making"] and "bad text" in page["dead"]["said"]
         assert page["dead"]["command"].startswith("saelab explore ")
-    monkeypatch.undo()  # control: the other SAE is made
+    monkeypatch.undo()
+    assert made(session, session.names[1])["contexts"]  # control: the other SAE is made
 
 
 def test_without_a_model_nothing_comes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +82,8 @@ def _emptied(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "damage"),
-    [("features-00000.parquet", _cut), ("features-00000.parquet", _turned), ("text.parquet", _turned),
-     ("manifest.json", _emptied), ("manifest.json", _cut)],
-)  # fmt: skip
+    [("features-00000.parquet", _turned), ("text.parquet", _cut), ("manifest.json", _emptied)],
+)
 def test_damaged_material_is_none_and_is_made_anew(session: Session, file: str, damage: Any) -> None:
     ready(session)
     assert made(session)["contexts"] and made(session, session.names[1])["contexts"]
