@@ -1,16 +1,20 @@
 """Laws of what a running explorer holds: damaged material is none, a failed making is said and not repeated."""
 
+import math
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from opened_world import make_world
 
 from saelab.core.errors import ArtefactError, UserError
+from saelab.explore.drawing import LEVELS, drawn_histogram, heat
 from saelab.explore.feature_page import feature_page
-from saelab.explore.material import SaeMaterial
+from saelab.explore.index import FeatureIndex
+from saelab.explore.material import Histogram, SaeMaterial
 from saelab.explore.pages import LINKS
 from saelab.explore.session import Session
 from saelab.lm.model import LanguageModel
@@ -118,3 +122,15 @@ def test_an_unforeseen_failure_of_the_model_is_said(session: Session, monkeypatc
     assert session.model.state["said"] == "no such thing"
     with pytest.raises(UserError, match="no such thing"):
         session.model.get()
+
+
+def test_what_is_no_number_is_blank_and_passes_no_filter() -> None:
+    table = pl.DataFrame({"sae": ["a"] * 3, "feature": [0, 1, 2], "density": [0.5, math.nan, 0.25]})
+    index = FeatureIndex(table, {})
+    rows = index.search(sort="density").rows
+    assert [r["density"] for r in rows] == [0.5, 0.25, None]
+    assert index.search(filters={"density": (0.3, None)}).total == 1
+    assert drawn_histogram(Histogram((0.0, 1.0), (3,), 0.5, ())) is not None  # control
+    for last, threshold in ((math.nan, 0.5), (math.inf, 0.5), (1.0, math.nan)):
+        assert drawn_histogram(Histogram((0.0, last), (3,), threshold, ())) is None
+    assert heat(math.inf, 1.0) == heat(math.nan, 1.0) == 0 and heat(1.0, 1.0) == LEVELS

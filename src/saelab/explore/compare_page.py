@@ -4,6 +4,7 @@ Must never know how it is served.
 """
 
 from collections.abc import Mapping
+from shlex import quote
 
 from saelab.core.errors import UserError
 from saelab.explore.browse import whole
@@ -73,7 +74,8 @@ def _pairs(session: Session, first: str, second: str, start: int, links: Links, 
     found = session.explored.partners_of_run(session.explored.opened(first))
     try:
         if found is None:
-            raise UserError(f"{first} belongs to no run.", hint=f"saelab match {first} {second}")
+            refs = " ".join(quote(session.explored.opened(n).reference) for n in (first, second))
+            raise UserError(f"{first} belongs to no run.", hint=f"saelab match {refs}")
         table = side_by_side(session.index, found, first, second)
     except UserError as error:
         return {

@@ -302,15 +302,19 @@ class Explored:
 
     def _lacking(self, one: OpenedSae) -> list[Missing]:
         ref = quote(one.reference)
+        alone = f"saelab evaluate {ref} --only"  # what an SAE of no run is made one by
         again = None if one.run is None else f"saelab run {quote(str(one.run.study))} --out {quote(str(one.run.root))}"
         partners = self.partners_of_run(one)
         matched = partners is not None and any(one.name in (partners.names[p] for p in pair) for pair in partners.pairs)
         lacking = {
             "material": (self.has_material(one.name), f"saelab explore {ref}"),
-            "interpretability": (self._table(one.name, "features") is not None, again or f"saelab interp {ref}"),
-            "effects": (self._table(one.name, "effects") is not None, again or f"saelab select {ref}"),
-            "steering": (self._table(one.name, "outcomes") is not None, again or f"saelab steer {ref} --feature N"),
-            "partners": (matched, again or f"saelab match {ref} OTHER"),
+            "interpretability": (
+                self._table(one.name, "features") is not None,
+                again or f"{alone} interp",
+            ),
+            "effects": (self._table(one.name, "effects") is not None, again or f"{alone} effects"),
+            "steering": (self._table(one.name, "outcomes") is not None, again or f"{alone} steer"),
+            "partners": (matched, again or f"saelab evaluate {ref} OTHER --only match"),
         }
         tables = {"interpretability": "features", "steering": "outcomes"}
         return [

@@ -5,12 +5,14 @@ matching, in the direction in which it was made. Must never know costs.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import polars as pl
 
+from saelab.core.errors import ArtefactError
 from saelab.store.layout import RunFolder
 
 Place = tuple[str, int]  # an SAE and a feature of it
@@ -55,7 +57,11 @@ class Partners:
 
     @cached_property
     def _tables(self) -> dict[tuple[str, str], pl.DataFrame]:
-        return {pair: self.run.matching(*pair).matching.read(["a", "b"]) for pair in self.pairs}
+        found = {}
+        for pair in self.pairs:
+            with suppress(ArtefactError):  # a damaged matching is none; comparing the two says so
+                found[pair] = self.run.matching(*pair).matching.read(["a", "b"])
+        return found
 
     @cached_property
     def _composed(self) -> set[tuple[str, str]]:
