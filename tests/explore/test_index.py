@@ -10,7 +10,7 @@ import pytest
 from saelab.core.bytetext import byte_text
 from saelab.core.errors import UserError
 from saelab.explore.compare import scatter
-from saelab.explore.index import FeatureIndex
+from saelab.explore.index import INTEREST, FeatureIndex
 from saelab.explore.material import SaeMaterial
 from saelab.interp.features.material import write_material
 from saelab.store.layout import MaterialFolder
@@ -98,6 +98,28 @@ def test_rows_are_sorted_filtered_and_paged(index: FeatureIndex) -> None:
     assert index.measures == ["density", "score"]
     with pytest.raises(UserError, match=r"no column effects.*run it"):
         index.search(sort="effects")
+
+
+def test_interest_puts_the_known_first_and_the_dead_last() -> None:
+    table = {"sae": ["one"] * 6, "feature": list(range(6)), "density": [0.0, 0.1, 0.3, 0.2, 0.0, 0.05]}
+    table |= {"interpretability": [0.99, None, None, 0.6, None, 0.8], "state": ["dead", *["live"] * 3, "dead", "live"]}
+    table["description"] = ["cat", "dog", "cat", "cat", None, "dog cat"]
+    index = FeatureIndex(pl.DataFrame(table), {})
+    assert [f for _, f in found(index, "", sort=INTEREST)] == [5, 3, 2, 1, 0, 4]
+    assert [f for _, f in found(index, "cat", sort=INTEREST)] == [5, 3, 2, 0]
+    assert [f for _, f in found(index, "")] == list(range(6)), "control: the order of the table"
+
+
+def test_descriptions_come_before_tokens_and_those_before_contexts(index: FeatureIndex, material: SaeMaterial) -> None:
+    """`up` is promoted by all but one; it is described nowhere, until a description holds it."""
+    told = index.table.with_columns(
+        pl.when((pl.col("sae") == "two") & (pl.col("feature") == 2)).then(pl.lit("w7 up")).otherwise("description")
+        .alias("description")
+    )  # fmt: skip
+    more = FeatureIndex(told, {"one": material})
+    assert found(more, "up", sort=INTEREST)[0] == ("two", 2) != found(more, "up")[0]
+    ranked = found(more, "w7", sort=INTEREST)
+    assert ranked[0] == ("two", 2) and len(ranked) > 1 and set(ranked) == set(found(more, "w7"))
 
 
 def test_points_are_those_that_have_both(index: FeatureIndex) -> None:

@@ -1,12 +1,15 @@
 """What the pages say, as plain data: of older runs, of a search, and as a command that does the same again."""
 
 import shlex
+from pathlib import Path
 
 import polars as pl
 import pytest
 from opened_world import World, make_world
 
 from saelab.explore import steer_live
+from saelab.explore.browse import browse_page, rows_of
+from saelab.explore.export import write_pages
 from saelab.explore.feature_page import feature_page
 from saelab.explore.opened import open_explored
 from saelab.explore.pages import LINKS
@@ -27,6 +30,34 @@ def test_a_prompt_that_begins_with_a_hyphen_stays_a_prompt(bare: World) -> None:
     written = shlex.split(recipe(session, steer_live.asked(data), "command"))
     assert "--prompt=--lm 'x' $y" in written
     assert written.count("--lm") == 1, "control: the option itself"
+
+
+def test_a_density_is_filtered_in_percent_as_it_is_shown(run: RunFolder) -> None:
+    one = next(p.name for p in run.saes.iterdir())
+    features = {"feature": [0, 1, 2], "density": [0.004, 0.02, 0.3], "max_activation": [1.0, 1.0, 0.0]}
+    rest = {name: [0.5, 0.75, 0.9] for name in ("balanced_accuracy", "auroc", "embedding_auroc")}
+    run.interp(one).features.write(pl.DataFrame(features | rest | {"description": ["a", "b", "c"]}))
+    session = Session(open_explored([run.root]), with_model=False)
+    kept = rows_of(session, {"density.low": "1", "density.high": "5"}, LINKS)["rows"]
+    assert [(r["feature"], r["cells"]["density"]) for r in kept] == [(1, "2.000 %")]
+    assert rows_of(session, {"density.low": "50"}, LINKS)["total"] == 0
+    first = [r["feature"] for r in rows_of(session, {"sae": one}, LINKS)["rows"]]
+    assert first[:2] == [1, 0] and rows_of(session, {"sort": "number"}, LINKS)["rows"][0]["feature"] == 0
+    lines = browse_page(session, LINKS)["missing"]
+    assert len({line["said"].split(" of ")[0] for line in lines}) == len(lines), "a line for all SAEs"
+
+
+def test_an_exported_page_has_no_empty_address(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAELAB_CACHE", str(world.cache))
+    session = Session(world.opened(), with_model=False)
+    first = write_pages(session, tmp_path / "pages", most=3)
+    pages = sorted(first.parent.rglob("*.html"))
+    assert len(pages) == 1 + 3 * len(session.names)
+    for page in pages:
+        text = page.read_text()
+        assert 'href=""' not in text and 'href="' in text
+    top = rows_of(session, {"sae": "plain", "limit": "3"}, LINKS)["rows"]
+    assert {p.stem for p in (first.parent / "sae" / "plain").glob("*.html")} == {str(r["feature"]) for r in top}
 
 
 def test_a_feature_of_an_older_run_shows_what_the_run_kept(run: RunFolder) -> None:

@@ -9,30 +9,48 @@ from typing import Any
 from saelab.core.errors import UserError
 from saelab.explore.columns import IndexColumn, columns_of
 from saelab.explore.drawing import Shown, shown
-from saelab.explore.index import Filter
+from saelab.explore.index import INTEREST, Filter
 from saelab.explore.links import Links
+from saelab.explore.opened import Missing
 from saelab.explore.pages import script_data
 from saelab.explore.session import Session
-from saelab.report.words import percent, plural, visible
+from saelab.report.words import listing, percent, plural, visible
 
 MOST = 500  # rows of one answer
-SHARES = ("density",)  # columns that are read as percent
+NAMED = 3  # SAEs that a line names
+SHARES = ("density",)  # columns that are read, and filtered, as percent
+NUMBER = "number"  # the order of features' numbers, beside those of columns
 
 
 def browse_page(session: Session, links: Links) -> Shown:
     """What the template of the table prints."""
     index = session.index
     columns = columns_of(index)
-    setup = {"columns": [{"name": c.name, "label": c.label, "about": c.about, "numeric": c.numeric,
-                          "shown": c.shown} for c in columns], "several": len(session.names) > 1}  # fmt: skip
-    missing = [
-        {"said": f"{m.sae} has no {m.what}. {m.why} Made by".replace("  ", " "), "command": m.command}
-        for m in session.explored.missing
-    ]
+    known = [
+        {"name": c.name, "label": c.label, "about": c.about, "numeric": c.numeric, "share": c.name in SHARES,
+         "shown": c.shown}
+        for c in columns
+    ]  # fmt: skip
+    setup = {"columns": known, "several": len(session.names) > 1}
     return {
-        "title": "Features", "saes": session.names, "columns": columns, "missing": missing,
+        "title": "Features", "saes": session.names, "columns": columns, "shares": SHARES,
+        "missing": _missing(session), "number": NUMBER,
         "total": plural(index.table.height, "feature"), "setup": script_data(setup),
     }  # fmt: skip
+
+
+def _missing(session: Session) -> list[Shown]:
+    """What there is nothing of, a line for all SAEs that lack it."""
+    found = dict[tuple[str, str], list[Missing]]()
+    for one in session.explored.missing:
+        found.setdefault((one.what, one.why), []).append(one)
+    lines = []
+    for (what, why), lacking in found.items():
+        names, commands = listing([m.sae for m in lacking[:NAMED]]), list(dict.fromkeys(m.command for m in lacking))
+        who = names if len(lacking) <= NAMED else f"{plural(len(lacking), 'SAE')} ({lacking[0].sae} and others)"
+        made = "Made by" if len(commands) == 1 else "Made, of each by itself, as by"
+        lines.append({"said": " ".join(filter(None, (f"No {what} of {who}.", why, made))), "command": commands[0]})
+    return lines
 
 
 def rows_of(session: Session, asked: Mapping[str, str], links: Links) -> dict[str, Any]:
@@ -40,7 +58,7 @@ def rows_of(session: Session, asked: Mapping[str, str], links: Links) -> dict[st
     index = session.index
     page = index.search(
         asked.get("q", "")[:200],
-        sort=asked.get("sort") or None,
+        sort=None if asked.get("sort") == NUMBER else asked.get("sort") or INTEREST,
         descending=asked.get("desc", "1") == "1",
         filters=filters_of(asked, columns_of(index)),
         offset=whole(asked, "offset", 0),
@@ -65,10 +83,11 @@ def _cell(name: str, value: Any) -> str:
 
 
 def filters_of(asked: Mapping[str, str], columns: list[IndexColumn]) -> dict[str, Filter]:
-    """The filters of an address."""
+    """The filters of an address; bounds of a share are in percent, as it is shown."""
     found: dict[str, Filter] = {"sae": (asked["sae"],)} if asked.get("sae") else {}
     for c in columns:
-        low, high = (_number(asked, f"{c.name}.{end}") for end in ("low", "high"))
+        unit = 100 if c.name in SHARES else 1
+        low, high = (_number(asked, f"{c.name}.{end}", unit) for end in ("low", "high"))
         if c.numeric and (low is not None or high is not None):
             found[c.name] = (low, high)
         if asked.get(f"{c.name}.is") and c.numeric:
@@ -78,9 +97,9 @@ def filters_of(asked: Mapping[str, str], columns: list[IndexColumn]) -> dict[str
     return found
 
 
-def _number(asked: Mapping[str, str], name: str) -> float | None:
+def _number(asked: Mapping[str, str], name: str, unit: int = 1) -> float | None:
     try:
-        return float(asked[name]) if asked.get(name) else None
+        return float(asked[name]) / unit if asked.get(name) else None
     except ValueError as error:
         raise UserError(f"{asked[name]!r} is no number to filter by.") from error
 

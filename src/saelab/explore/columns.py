@@ -26,6 +26,12 @@ PLAIN = {
     "state": ("state", "live, or dead on the text that was read"),
 }
 TEXTS = ("description",)
+MEANINGS = {
+    "class": "what becomes of the feature: carried on (the match is near), changed (farther), died or born (no match)",
+    "distance": "1 − cosine of the two decoder rows; 0 is the same direction",
+    "arm": "Arm: why the feature was steered with (random: drawn at random; else the score that chose it).",
+    "lift": "Lift: by how much the text is more what the feature stands for than texts without it.",
+}
 
 
 @dataclass(frozen=True)

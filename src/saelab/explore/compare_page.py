@@ -8,7 +8,7 @@ from shlex import quote
 
 from saelab.core.errors import UserError
 from saelab.explore.browse import whole
-from saelab.explore.columns import PLAIN, columns_of, labelled
+from saelab.explore.columns import MEANINGS, PLAIN, columns_of, labelled
 from saelab.explore.compare import Points, scatter, side_by_side
 from saelab.explore.drawing import Shown, plotted, shown
 from saelab.explore.links import Links
@@ -36,7 +36,7 @@ def compare_page(session: Session, asked: Mapping[str, str], links: Links) -> Sh
         {"name": "x", "label": "across", "options": measures, "chosen": x},
         {"name": "y", "label": "up", "options": measures, "chosen": y},
     ]
-    page: Shown = {"title": "Compare", "picks": picks, "first": first, "second": second}
+    page: Shown = {"title": "Compare", "picks": picks, "first": first, "second": second, "meanings": MEANINGS}
     page |= _plot(session, x, y, tuple(dict.fromkeys((first, second))), links)
     kept = {name: asked[name] for name in ("x", "y") if name in asked}
     return page | _pairs(session, first, second, whole(asked, "from", 0), links, kept)
@@ -66,7 +66,7 @@ def _plot(session: Session, x: str, y: str, saes: tuple[str, ...], links: Links)
         for (px, py), sae, f, a, b in zip(places, points.sae, points.feature, points.x, points.y, strict=True)
     ]  # fmt: skip
     note = f"{label}; {len(marks):,} of {points.total:,} features that have both. A point opens its feature."
-    keys = [{"name": name, "series": n} for name, n in series.items()]
+    keys = [{"name": name, "series": n} for name, n in series.items() if name in points.sae]
     return {"plot": drawn | {"points": marks, "label": label, "note": note, "legend": keys}, "plot_missing": None}
 
 

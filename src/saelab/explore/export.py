@@ -13,6 +13,7 @@ from saelab.core.progress import SILENT, Progress
 from saelab.explore.browse import browse_page, row_of
 from saelab.explore.copies import TYPES, copy_of
 from saelab.explore.feature_page import feature_page
+from saelab.explore.index import INTEREST
 from saelab.explore.links import FileLinks, feature_file
 from saelab.explore.pages import COLOURS, STATIC, Pages
 from saelab.explore.session import Session
@@ -24,14 +25,14 @@ SCRIPTS = ("explore.css", "explore.js", "browse.js", "icon.svg")
 
 
 def write_pages(session: Session, folder: Path, *, most: int = 200, progress: Progress = SILENT) -> Path:
-    """Write the table of all features and the pages of the first `most` live ones of each SAE; returns its first page.
+    """Write the table of all features and pages of each SAE's `most` live ones of most interest; returns the first.
 
     Material that is missing is made first. Raises `UserError` where the folder holds something else.
     """
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).exists())):
         raise UserError(f"{folder} is there and holds no exported pages.", hint="Name a new folder.")
     materials = {name: session.explored.material(name) for name in session.names}
-    chosen = [(name, int(f)) for name, m in materials.items() for f in m.live[:most]]
+    chosen = [(name, f) for name in materials for f in _of_interest(session, name, most)]
     written = frozenset(chosen)
     (folder / "static").mkdir(parents=True, exist_ok=True)
     for name in SCRIPTS:
@@ -50,14 +51,21 @@ def write_pages(session: Session, folder: Path, *, most: int = 200, progress: Pr
     return folder / "index.html"
 
 
+def _of_interest(session: Session, name: str, most: int) -> list[int]:
+    """The live features of an SAE that come first in the table, by number."""
+    filters = {"sae": (name,), "state": ("live",)}
+    return sorted(row["feature"] for row in session.index.search(sort=INTEREST, filters=filters, limit=most).rows)
+
+
 def _write_table(session: Session, folder: Path, links: FileLinks) -> None:
     """The first page, and all rows as a script: a page on disk may not read other files."""
     page = browse_page(session, links)
     write_text(folder / links.here, Pages(session.model, links).render("browse.html", page, here=""))
     rows = []
-    for row in session.index.table.iter_rows(named=True):
+    index = session.index
+    for number, row in index.in_order(INTEREST):
         values = [v if isinstance(v, str) else finite(v) for v in row.values()]
         words = str(row.get("description") or "").lower()
-        rows.append(row_of(row, links) | {"values": values, "words": words})
-    data = json.dumps({"columns": session.index.columns, "rows": rows}, ensure_ascii=True)
+        rows.append(row_of(row, links) | {"values": values, "words": words, "number": number})
+    data = json.dumps({"columns": index.columns, "rows": rows}, ensure_ascii=True)
     write_text(folder / "static" / "features.js", f"window.saelabFeatures = {data};\n")

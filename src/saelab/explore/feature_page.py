@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from saelab.core.errors import UserError
-from saelab.explore.columns import labelled
+from saelab.explore.columns import MEANINGS, labelled
 from saelab.explore.drawing import Shown, coloured, drawn_histogram, shown, strip
 from saelab.explore.links import Links
 from saelab.explore.material import FeatureMaterial, SaeMaterial
@@ -32,7 +32,7 @@ def feature_page(session: Session, sae: str, feature: int, links: Links) -> Show
     page: Shown = {
         "title": f"{sae} {feature}", "sae": sae, "feature": feature, "site": one.site or "",
         "description": description_of(session, sae, feature, known), "actions": _actions(session, sae, feature, links),
-        "tiles": _tiles(session, sae, feature, known),
+        "tiles": _tiles(session, sae, feature, known), "meanings": MEANINGS,
     }  # fmt: skip
     page |= _turns(material, sae, feature, links) | _of_material(session, sae, feature, known, links)
     return (

@@ -1,13 +1,14 @@
 """All features of all SAEs that are open, one row each: sorted, filtered and searched fast enough to type against.
 
 A query is words; each must stand in a feature's description, in a token that it promotes or suppresses, or in one of
-its contexts, in any case; a query in double quotes is one word. Contexts are windows of one text, so a word is looked
+its contexts, in any case; a query in double quotes is one word. In order of interest, what stands in descriptions comes
+before what stands in tokens alone, and that before contexts. Contexts are windows of one text, so a word is looked
 for once in that text, and a context holds it where the next hit after its first token ends before its last. Must never
 know where a column comes from.
 """
 
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -24,6 +25,8 @@ from saelab.explore.material import SaeMaterial
 Range = tuple[float | None, float | None]  # both bounds included; None: none
 Filter = Range | Collection[str]
 KEYS = ("sae", "feature")
+INTEREST = "interest"  # an order: live before dead, then by interpretability where it is known, then by density
+CONTEXT, TOKEN, DESCRIPTION = 1, 2, 3  # where a word stands; 0: nowhere
 REMEMBERED = 64  # words of an SAE whose features are remembered
 
 
@@ -39,11 +42,12 @@ class Page:
 class _Words:
     """What can be searched of one SAE: a line of words per feature, and its contexts as places of a text.
 
-    text: joined, in lower case. ends: where each token ends in it. starts, stops: places of contexts. owner: feature of
-    each.
+    described, tokens: lines in lower case. text: joined, in lower case. ends: where each token ends in it. starts,
+    stops: places of contexts. owner: feature of each.
     """
 
-    lines: pl.Series
+    described: pl.Series
+    tokens: pl.Series | None = None
     text: str = ""
     ends: Int[np.ndarray, " P"] = field(default_factory=lambda: np.zeros(0, np.int64))
     starts: Int[np.ndarray, " C"] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -55,16 +59,19 @@ class _Words:
             self._holding
         )  # of a page or another order, the words are the same
 
-    def _holding(self, word: str) -> Bool[np.ndarray, " F"]:
-        """Which features a word in lower case belongs to."""
-        found = self.lines.str.contains(word, literal=True).fill_null(value=False).to_numpy().copy()
+    def _holding(self, word: str) -> Int[np.ndarray, " F"]:
+        """Where of each feature a word in lower case stands, first of all."""
+        found = np.zeros(len(self.described), np.int8)
         first, last = self._hits(word)
         if len(first):
             # Of the hits from a place on, the first ends first.
             nearest = np.full(len(self.ends) + 1, len(self.ends), np.int64)
             nearest[first[::-1]] = last[::-1]
             nearest = np.minimum.accumulate(nearest[::-1])[::-1]
-            found[self.owner[nearest[self.starts] < self.stops]] = True
+            found[self.owner[nearest[self.starts] < self.stops]] = CONTEXT
+        for lines, place in ((self.tokens, TOKEN), (self.described, DESCRIPTION)):
+            if lines is not None:
+                found[lines.str.contains(word, literal=True).fill_null(value=False).to_numpy()] = place
         return found
 
     def _hits(self, word: str) -> tuple[Int[np.ndarray, " H"], Int[np.ndarray, " H"]]:
@@ -119,26 +126,43 @@ class FeatureIndex:
     ) -> Page:
         """The rows that hold all words of the query and pass all filters, in order of a column; missing values last.
 
-        filters: by column, bounds of a number or the names that a name may be. Raises `UserError` for a column that is
-        not there.
+        sort: a column, `INTEREST`, or None for the order of the table. filters: by column, bounds of a number or the
+        names that a name may be. Raises `UserError` for a column that is not there.
         """
-        self._check([*(filters or {}), *([sort] if sort else [])])
-        keep = self._matching(query)
+        self._check([*(filters or {}), *([sort] if sort and sort != INTEREST else [])])
+        places = self._matching(query)
+        keep = places > 0
         for column, wanted in (filters or {}).items():
             keep &= self._passing(column, wanted)
         order = np.arange(len(keep)) if sort is None else self._order(sort, descending=descending)
         at = order[keep[order]]
+        if sort == INTEREST:
+            at = at[np.argsort(-places[at], kind="stable")]
         shown = self.table[at[offset : offset + limit]]
         return Page(shown.to_dicts(), len(at))
+
+    def in_order(self, column: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """All rows in falling order of a column or of `INTEREST`, each with its place in the table."""
+        order = self._order(column, descending=True)
+        yield from zip(order.tolist(), self.table[order].iter_rows(named=True), strict=True)
 
     def _order(self, column: str, *, descending: bool) -> Int[np.ndarray, " N"]:
         """The rows in order of a column, missing values last; kept, as a list is turned over page by page."""
         with self._lock:
             if (column, descending) not in self._orders:
-                values = self.table[column]
-                found = values.arg_sort(descending=descending, nulls_last=True).to_numpy().astype(np.int64)
-                self._orders[column, descending] = found
+                self._orders[column, descending] = self._sorted(column, descending=descending)
             return self._orders[column, descending]
+
+    def _sorted(self, column: str, *, descending: bool) -> Int[np.ndarray, " N"]:
+        if column == INTEREST:
+            known = [c for c in ("interpretability", "density") if c in self.table.columns]
+            live = pl.col("state").eq("live") if "state" in self.table.columns else pl.lit(value=True)
+            keys = [live.fill_null(value=False), *(pl.col(c).cast(pl.Float64).fill_nan(None) for c in known)]
+            order = pl.arg_sort_by(keys, descending=True, nulls_last=True, maintain_order=True)
+            return self.table.select(order.alias("at"))["at"].to_numpy().astype(np.int64)
+        values = self.table[column]
+        values = values.fill_nan(None) if values.dtype.is_float() else values
+        return values.arg_sort(descending=descending, nulls_last=True).to_numpy().astype(np.int64)
 
     def warm(self) -> None:
         """Prepare what a first search would wait for."""
@@ -166,18 +190,19 @@ class FeatureIndex:
         names = [wanted] if isinstance(wanted, str) else [str(name) for name in wanted]
         return values.cast(pl.String).is_in(names).fill_null(value=False).to_numpy()
 
-    def _matching(self, query: str) -> Bool[np.ndarray, " N"]:
-        words, keep = _words_of(query), np.ones(self.table.height, bool)
+    def _matching(self, query: str) -> Int[np.ndarray, " N"]:
+        """Where the word of the query stands that is hardest to find; 0: one stands nowhere."""
+        words, places = _words_of(query), np.full(self.table.height, DESCRIPTION, np.int8)
         if not words:
-            return keep
+            return places
         runs = self.table["sae"].rle_id()
         starts = np.concatenate([[0], np.flatnonzero(np.diff(runs.to_numpy())) + 1, [self.table.height]])
         for start, stop in pairwise(starts.tolist()):
             known = self._words_of(self.table["sae"][start])
             features = self.table["feature"][start:stop].to_numpy()
             for word in words:
-                keep[start:stop] &= known.holding(word)[features]
-        return keep
+                np.minimum(places[start:stop], known.holding(word)[features], out=places[start:stop])
+        return places
 
     def _words_of(self, sae: str) -> _Words:
         with self._lock:
@@ -191,14 +216,15 @@ class FeatureIndex:
             told = pl.col("description") if "description" in own.columns else pl.lit(None, pl.String)
             return _Words(_by_feature(own.select("feature", told.str.to_lowercase().alias("line"))))
         table = material.columns(["feature", "description", "promotes", "suppresses", "starts", "lengths"])
-        parts = [pl.col("description").fill_null(""), *(pl.col(c).list.join(" ") for c in ("promotes", "suppresses"))]
+        parts = [pl.col(c).list.join(" ") for c in ("promotes", "suppresses")]
+        told = table["description"].str.to_lowercase()
         lines = table.select(pl.concat_str(parts, separator="\n").str.to_lowercase().alias("line"))["line"]
         starts = table["starts"].explode().drop_nulls().to_numpy().astype(np.int64)
         lengths = table["lengths"].explode().drop_nulls().to_numpy().astype(np.int64)
         owner = np.repeat(table["feature"].to_numpy(), table["starts"].list.len().to_numpy())
         tokens = [t.lower() for t in _read_whole(material.text["token"].to_list())]
         ends = np.cumsum(np.fromiter(map(len, tokens), np.int64, len(tokens)))
-        return _Words(lines, "".join(tokens), ends, starts, starts + lengths, owner)
+        return _Words(told, lines, "".join(tokens), ends, starts, starts + lengths, owner)
 
 
 def _by_feature(lines: pl.DataFrame) -> pl.Series:

@@ -40,7 +40,7 @@
     return answer.json();
   };
 
-  // The same table in an exported folder: words are looked for in descriptions and promoted tokens.
+  // The same table in an exported folder, whose rows are in order of interest: words are looked for in descriptions.
   let kept = { key: null, found: [] };
   const searchLocal = (wanted, offset) => {
     const key = wanted.toString();
@@ -52,14 +52,16 @@
         if (!words.every((word) => r.words.includes(word))) return false;
         for (const c of columns) {
           const value = r.values[at[c.name]];
+          const unit = c.share ? 100 : 1;
           const low = wanted.get(`${c.name}.low`), high = wanted.get(`${c.name}.high`), is = wanted.get(`${c.name}.is`);
-          if (low && !(value !== null && value >= +low)) return false;
-          if (high && !(value !== null && value <= +high)) return false;
+          if (low && !(value !== null && value >= low / unit)) return false;
+          if (high && !(value !== null && value <= high / unit)) return false;
           if (is && value !== is) return false;
         }
         return true;
       });
-      if (wanted.get("sort")) {
+      if (wanted.get("sort") === "number") found = found.slice().sort((a, b) => a.number - b.number);
+      else if (wanted.get("sort")) {
         const i = at[wanted.get("sort")], way = wanted.get("desc") === "0" ? 1 : -1;
         const known = found.filter((r) => r.values[i] !== null).sort((a, b) => way * (a.values[i] - b.values[i]));
         found = known.concat(found.filter((r) => r.values[i] === null));
