@@ -127,7 +127,12 @@
   draw();
 
   // A feature that an address names and no SAE has is said at once, and left out.
-  const known = (f) => ask("/api/describe", { sae: f.sae, feature: f.feature }).then(() => "", (error) => error.message);
+  const known = async (f) => {
+    try {
+      await (await ask("/api/describe", { sae: f.sae, feature: f.feature })).json();
+      return "";
+    } catch (error) { return error.message; }
+  };
   Promise.all(features.map(async (f) => [f, await known(f)])).then((found) => {
     for (const [f, why] of found.filter((one) => one[1])) {
       features.splice(features.indexOf(f), 1);
