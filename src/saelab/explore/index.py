@@ -157,11 +157,10 @@ class FeatureIndex:
         if column == INTEREST:
             known = [c for c in ("interpretability", "density") if c in self.table.columns]
             live = pl.col("state").eq("live") if "state" in self.table.columns else pl.lit(value=True)
-            keys = [live.fill_null(value=False), *(pl.col(c).cast(pl.Float64).fill_nan(None) for c in known)]
+            keys = [live.fill_null(value=False), *(pl.col(c).cast(pl.Float64) for c in known)]
             order = pl.arg_sort_by(keys, descending=True, nulls_last=True, maintain_order=True)
             return self.table.select(order.alias("at"))["at"].to_numpy().astype(np.int64)
         values = self.table[column]
-        values = values.fill_nan(None) if values.dtype.is_float() else values
         return values.arg_sort(descending=descending, nulls_last=True).to_numpy().astype(np.int64)
 
     def warm(self) -> None:
