@@ -1,6 +1,7 @@
 """A model's files hold its weights, all of them and no others; else a sentence, never random numbers."""
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from saelab.core.errors import ArtefactError, UserError
 from saelab.lm.gguf_files import unread
 from saelab.lm.model import LanguageModel
+from saelab.lm.proofs import _key
+from saelab.lm.sources import locate
 from saelab.lm.tiny import tiny_lm
 
 Weights = dict[str, Tensor]
@@ -104,6 +107,11 @@ def test_an_adapter_is_whole(llama: LanguageModel, tmp_path: Path) -> None:
         asked = peft.LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
         peft.get_peft_model(plain, asked).save_pretrained(folder)
     LanguageModel.load(f"path:{folder}")  # control
+    model = LanguageModel.load(f"path:{folder}").model
+    before, located = _key(model, locate(f"path:{folder}")), locate(f"path:{folder}")
+    assert _key(model, located) == before
+    os.utime(tmp_path / "base" / "model.safetensors", (1, 1))
+    assert _key(model, located) != before  # a proof is that of the base's files too
     file, said = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     weights, config = load_file(file), json.loads(said.read_text())
     save_file({n: t for n, t in weights.items() if "layers.1.self_attn.q_proj.lora_B" not in n}, file)

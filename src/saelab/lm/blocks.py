@@ -164,6 +164,7 @@ class Decoder:
         self.blocks: list[nn.Module] = self._way.blocks
         self.config: Any = self.model.config.get_text_config(decoder=True)
         self.limits = Limits()
+        self._reach = reach_of(self.config)
         self._parts: dict[int, BlockParts] = {}
 
     @property
@@ -184,6 +185,7 @@ class Decoder:
 
     def embed(self, tokens: Int[Tensor, "B T"], position_ids: Int[Tensor, "b T"]) -> Float[Tensor, "B T D"]:
         """The stream before block 0, with whatever the model does to it on the way there."""
+        self._check_reach(position_ids)
         rows = self.model.get_input_embeddings().weight.shape[0]
         check_below(tokens, rows, "token", "Use the tokenizer as it came with the model.")
         return self._way.embed(tokens, position_ids)
@@ -195,6 +197,7 @@ class Decoder:
 
         mask: which of the S = past + T positions are real tokens (left padding); None when all are.
         """
+        self._check_reach(position_ids)
         if mask is not None:
             self._refuse("pad batches", self.limits.padded)
         return Frame(position_ids, self._way.frame(position_ids, past=past, mask=mask))
@@ -269,9 +272,30 @@ class Decoder:
     def _block(self, i: int, hidden: Tensor, frame: Frame, cache: Any) -> Tensor:
         return self._way.call(i, hidden, frame.shared, cache)
 
+    def _check_reach(self, position_ids: Tensor) -> None:
+        if self._reach is not None and (length := int(position_ids.max()) + 1) > self._reach:
+            raise UserError(
+                f"A text of {length} tokens is longer than the {self._reach} that this {self.name} model reads one way:"
+                " beyond them its rotary table depends on the longest text of a batch.",
+                hint=f"Give texts (and answers) of at most {self._reach} tokens.",
+            )
+
     def _refuse(self, what: str, reason: str | None) -> None:
         if reason is not None:
             raise UserError(f"saelab cannot {what} of a {self.name} model: {reason}.", hint=_LIMITS)
+
+
+def reach_of(config: Any) -> int | None:
+    """How many positions a model's rotary table is the same for; None where it never depends on a batch's length."""
+    said = getattr(config, "rope_parameters", None) or {}
+    reaches = []
+    for rope in (said, *(r for r in said.values() if isinstance(r, dict))):
+        kind = str(rope.get("rope_type", ""))
+        if "dynamic" in kind:
+            reaches.append(config.max_position_embeddings)
+        elif kind == "longrope":
+            reaches.append(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+    return min(reaches, default=None)
 
 
 _PROBE = 8  # positions that a block's parts are found with

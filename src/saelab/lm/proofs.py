@@ -12,6 +12,7 @@ from typing import Any
 from saelab.core.config import digest_of
 from saelab.core.errors import SaelabError, UserError
 from saelab.lm.blocks import Decoder, Limits
+from saelab.lm.lora import base_of
 from saelab.lm.parity import HINT, line_of, prove
 from saelab.lm.sources import Located
 from saelab.store.cache import cache_folder
@@ -72,13 +73,16 @@ def _key(model: Any, located: Located) -> str:
     import torch
     import transformers
 
-    path = located.path
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    places = [located]
+    while places[-1].adapter:
+        places.append(base_of(places[-1]))
+    paths = [place.path for place in places]
+    files = [f for path in paths for f in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
     code = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in CODE]
     versions = [transformers.__version__, torch.__version__, str(model.dtype), model.device.type]
     ways = [type(model).__name__, str(model.config._attn_implementation)]
-    return digest_of([located.reference, str(path), stats, versions, ways, code])
+    return digest_of([located.reference, stats, model.config.to_json_string(), versions, ways, code])
 
 
 def _read(path: Path | None) -> dict[str, Any] | None:

@@ -47,7 +47,8 @@ class Taps:
         for edit in self._edits.get(site, ()):
             hidden = self._edited(edit, hidden)
         if site in self._sites:
-            self.captured[site] = hidden
+            # Inside a block a copy: some blocks go on to add to the very tensor (Falcon).
+            self.captured[site] = hidden if site.of_stream else hidden.clone()
         return hidden
 
     @contextmanager
