@@ -120,6 +120,8 @@ def serving(world: World, *more: str) -> Iterator[Server]:
             raise AssertionError(f"no address: {line}{process.communicate()}")
         yield Server(process, line.removeprefix("Explorer: ").strip())
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        process.kill()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):  # of one that ended by itself too
+            assert pipe is not None
+            pipe.close()
