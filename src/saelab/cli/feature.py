@@ -9,6 +9,7 @@ from saelab.cli.models import model_for
 from saelab.cli.output import say, show_record
 from saelab.cli.parameters import SEVERAL
 from saelab.cli.progress import shown
+from saelab.cli.references import run_of
 from saelab.core.errors import UserError
 
 PROMPT, DOSES = "I think that", (0.2, 0.5)
@@ -102,11 +103,10 @@ def _of_its_run(
 
     from saelab.explore.made import kept_there
     from saelab.interp.features.profile import lens_tokens
-    from saelab.store.layout import RunFolder
 
-    folder = Path(reference.removeprefix("path:")).resolve()
-    kept = RunFolder(folder.parent.parent).interp(folder.name)
-    if folder.parent != RunFolder(folder.parent.parent).saes or not kept.contexts.path.exists():
+    found = run_of(reference)
+    kept = found and found[0].interp(found[1])
+    if not kept or not kept.contexts.path.exists():
         return None, ""
     table = kept.features.read().filter(pl.col("feature").is_in(index))
     told = dict(table.select("feature", "balanced_accuracy").iter_rows())

@@ -39,7 +39,7 @@ def run_of(reference: str) -> "tuple[RunFolder, str] | None":
 
     folder = Path(split_site(reference)[0].removeprefix("path:")).resolve()
     run = RunFolder(folder.parent.parent)
-    return (run, folder.name) if folder.parent == run.saes and is_there(run.study) else None
+    return (run, folder.name) if folder.parent == run.saes else None
 
 
 def opened(reference: str, site: str | None = None) -> "tuple[Sae | Directions, str | None]":
