@@ -48,6 +48,20 @@ def test_a_table_that_depends_on_length_is_not_gone_beyond(kind: str) -> None:
     assert (theirs - before).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("family", ["qwen3_next", "granitemoehybrid"])
+def test_without_kept_keys_whole_rows_run(family: str) -> None:
+    """Likelihoods after a shared prefix, and the last position of a pass from a site, where nothing can be kept."""
+    lm = opened(family)
+    assert lm._decoder.limits.cached is not None
+    ids = torch.arange(10, 22)[None]
+    stream = lm.run_to(ids, ["resid_post.0"])["resid_post.0"]
+    torch.testing.assert_close(lm.run_from(stream, "resid_post.0", last=True)[:, 0], lm.logits(ids)[:, -1])
+    together = lm.nll([[5, 6], [5, 6]], [[8, 9], [7]])
+    torch.testing.assert_close(together[0], lm.nll([[5, 6]], [[8, 9]])[0])
+    with pytest.raises(UserError, match="keep and go on from keys and values"):  # control
+        lm.prefill(ids[0].tolist(), "resid_post.0")
+
+
 def test_what_is_captured_inside_a_block_stays() -> None:
     """Falcon adds the attention's output to the very tensor that its MLP gave."""
     lm = opened("falcon")

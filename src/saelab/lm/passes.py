@@ -108,7 +108,7 @@ def run_from(
             )
         stream = stream.to(decoder.device, decoder.dtype).expand(len(hidden), -1, -1)
         hidden, start = _through(decoder, stream, frame, site, hidden), start + 1
-    if not last or start == stop or tokens.shape[1] == 1:
+    if not last or start == stop or tokens.shape[1] == 1 or decoder.limits.cached is not None:
         stream = decoder.run(hidden, frame, start=start, stop=stop)
         return decoder.unembed(stream[:, -1:] if last else stream)
     stream = decoder.run(hidden, frame, start=start, stop=stop - 1)

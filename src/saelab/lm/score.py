@@ -34,7 +34,8 @@ def nll(
     for i, (prefix, text) in enumerate(zip(prefixes, continuations, strict=True)):
         if text:
             together.setdefault(tuple(prefix), []).append(i)
-    alone = [rows[0] for rows in together.values() if len(rows) == 1]
+    shares = decoder.limits.cached is None  # else no row can go on from another's keys and values
+    alone = [i for rows in together.values() if len(rows) == 1 or not shares for i in rows]
     rows = {i: [*prefixes[i], *continuations[i]] for i in alone}
     for batch in by_length([len(rows[i]) for i in alone], rows=_ROWS, tokens=_TOKENS):
         numbers = [alone[i] for i in batch]
@@ -42,7 +43,7 @@ def nll(
         scored = [hidden[k, len(prefixes[i]) - 1 : len(rows[i]) - 1] for k, i in enumerate(numbers)]
         found.update(_scores(decoder, numbers, scored, continuations))
     for prefix, numbers in together.items():
-        if len(numbers) > 1:
+        if len(numbers) > 1 and shares:
             found.update(_after_shared(decoder, prefix, numbers, continuations))
     return [found[i] for i in range(len(prefixes))]
 
