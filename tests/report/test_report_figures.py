@@ -1,7 +1,5 @@
 """Figures: what is drawn is what is in the tables, and nothing that is not."""
 
-from pathlib import Path
-
 import polars as pl
 import pytest
 from report_run import ARCHITECTURES, NAMES, build_run
@@ -12,6 +10,7 @@ from saelab.report.feature_card import FeatureCard, Pick
 from saelab.report.matching_tables import certificate
 from saelab.report.material import Material, SaePair, read_material
 from saelab.report.names import Names, anchors
+from saelab.report.page import stylesheet
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def test_architecture_is_the_colour_and_level_the_shape(material: Material) -> N
 
 
 def test_every_architecture_of_the_record_has_a_colour_in_both_themes() -> None:
-    style = (Path(figures.__file__).parent / "templates" / "style.css").read_text() + NAMES.style()
+    style = stylesheet() + NAMES.style()
     for variable in (*map(NAMES.colour, NAMES.architectures), NAMES.colour("of another run"), *flow.SHADES.values()):
         assert style.count(f"{variable.removeprefix('var(').removesuffix(')')}:") == 2, variable
     assert not set(flow.SHADES.values()) & {NAMES.colour(name) for name in NAMES.architectures}

@@ -60,14 +60,15 @@ def render(material: Material, cards: list[feature_card.FeatureCard]) -> str:
             opening=opening(material),
             tiles=tiles(material),
             sections=sections(material, cards, shown.name if shown else ""),
-            style=_style() + material.names.style(),
+            style=stylesheet() + material.names.style(),
             hashes=_hash(script),
             script=script,
         )
     )
 
 
-def _style() -> Markup:
+def stylesheet() -> Markup:
+    """The rules of every page; the colours of architectures come from the record beside them."""
     return Markup("".join((TEMPLATES / name).read_text("utf-8") for name in ("colours.css", "style.css")))
 
 
