@@ -1,14 +1,19 @@
 """Detection by meaning: likeness as a score, what cannot be compared as a state."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel, BertTokenizer
 
+from saelab.core.errors import ArtefactError
 from saelab.core.records import Description, Term
 from saelab.interp.features.detection import Trial, detect
 from saelab.judges.client import Judge, Request
-from saelab.judges.embedding import EmbeddingJudge, Words
+from saelab.judges.embedding import EmbeddingJudge, MiniLM, Words
 
 
 class Axes:
@@ -68,3 +73,26 @@ def test_words_in_common_are_counted_in_any_script() -> None:
     same, other = words(["The red house", "猫坐着"]), words(["red house", "猫"])
     assert same[0] @ other[0] > 0.7 and same[1] @ other[1] > 0.5 and abs(float(same[0] @ other[1])) < 0.3
     assert not words(["", "!?"]).any()
+
+
+def test_an_encoder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    """What lacks would be drawn at random. Control: whole, and without the pooler that means need not."""
+    config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "sea", "war"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(tmp_path)
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    whole = MiniLM(f"path:{tmp_path}")(["the sea", "war"])
+    weights = load_file(tmp_path / "model.safetensors")
+
+    def without(part: str) -> None:
+        kept = {name: tensor for name, tensor in weights.items() if part not in name}
+        assert len(kept) < len(weights)
+        save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+
+    without("pooler.")
+    assert np.array_equal(MiniLM(f"path:{tmp_path}")(["the sea", "war"]), whole)
+    without("attention.output.dense.weight")
+    with pytest.raises(ArtefactError, match=r"lack .*attention\.output\.dense\.weight"):
+        MiniLM(f"path:{tmp_path}")

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoConfig
 
 from saelab.core.errors import UserError
+from saelab.lm.blocks import positions_of
 from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.lm.shrink import lively_model, small_config
@@ -46,6 +47,18 @@ def test_a_table_that_depends_on_length_is_not_gone_beyond(kind: str) -> None:
         assert torch.equal(lm.logits(ids[:, :REACH]), before)
     theirs = lm.model(ids).logits[:, :REACH]  # control: in a longer row their beginning is another
     assert (theirs - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["gptj", "codegen", "mpt", "gpt2", "opt"])
+def test_a_text_longer_than_the_table_of_positions_is_refused(family: str) -> None:
+    """Whether the table stands before the blocks or in each of them. Control: a text as long as the table."""
+    lm = opened(family)
+    most = positions_of(lm.model.config)
+    assert most is not None
+    assert lm.logits(torch.full((1, most), 9)).isfinite().all()
+    with pytest.raises(UserError, match=rf"{most}|no embedding for") as refused:
+        lm.logits(torch.full((1, most + 1), 9))
+    assert "horter texts" in str(refused.value.hint) or f"at most {most} tokens" in str(refused.value.hint)
 
 
 @pytest.mark.parametrize("family", ["qwen3_next", "granitemoehybrid"])

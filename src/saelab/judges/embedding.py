@@ -21,6 +21,7 @@ from saelab.core.records import Description, Judgement
 from saelab.judges import lexical
 from saelab.judges.client import Request
 from saelab.lm.loading import SAFE, quiet
+from saelab.lm.whole import check_whole
 from saelab.store.references import fetch
 
 MINILM = (
@@ -55,10 +56,13 @@ class MiniLM:
         try:
             with quiet():
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), **SAFE)
-                self._model: Any = AutoModel.from_pretrained(str(folder), **SAFE).eval()
+                model, info = AutoModel.from_pretrained(str(folder), output_loading_info=True, **SAFE)
         except Exception as error:  # transformers and safetensors raise many kinds; all mean "not readable"
             line = (str(error).strip().splitlines() or ["no message"])[0]
             raise ArtefactError(f"The sentence encoder at {folder} could not be opened: {line}") from error
+        used = {name for name in info["missing_keys"] if not name.startswith("pooler.")}  # means of states need none
+        check_whole(model, {**info, "missing_keys": used}, f"the sentence encoder at {folder}")
+        self._model: Any = model.eval()
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, "N E"]:

@@ -270,19 +270,34 @@ class Decoder:
         return project(z) - project(torch.zeros_like(z))
 
     def _block(self, i: int, hidden: Tensor, frame: Frame, cache: Any) -> Tensor:
-        return self._way.call(i, hidden, frame.shared, cache)
+        try:
+            return self._way.call(i, hidden, frame.shared, cache)
+        except (IndexError, RuntimeError) as error:  # a table of positions inside the block ends
+            most, length = positions_of(self.config), int(frame.position_ids.max()) + 1
+            if most is None or length <= most:
+                raise
+            raise UserError(
+                f"A text of {length} tokens is longer than the {most} that this {self.name} model has positions for.",
+                hint=_SHORTER.format(most),
+            ) from error
 
     def _check_reach(self, position_ids: Tensor) -> None:
         if self._reach is not None and (length := int(position_ids.max()) + 1) > self._reach:
             raise UserError(
                 f"A text of {length} tokens is longer than the {self._reach} that this {self.name} model reads one way:"
                 " beyond them its rotary table depends on the longest text of a batch.",
-                hint=f"Give texts (and answers) of at most {self._reach} tokens.",
+                hint=_SHORTER.format(self._reach),
             )
 
     def _refuse(self, what: str, reason: str | None) -> None:
         if reason is not None:
             raise UserError(f"saelab cannot {what} of a {self.name} model: {reason}.", hint=_LIMITS)
+
+
+def positions_of(config: Any) -> int | None:
+    """How many positions a config says that its model has; None where it says none."""
+    said = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return next((n for n in said if isinstance(n, int)), None)
 
 
 def reach_of(config: Any) -> int | None:
@@ -298,5 +313,6 @@ def reach_of(config: Any) -> int | None:
     return min(reaches, default=None)
 
 
+_SHORTER = "Give texts (and answers) of at most {} tokens."
 _PROBE = 8  # positions that a block's parts are found with
 _LIMITS = "docs/lm.md says for every family what can be done."

@@ -36,7 +36,7 @@ def check_whole(model: Any, info: Mapping[str, Any], reference: str, *, quantise
             f"The weights of {reference} lack {some(missing)}, which would be random numbers.",
             hint="It was saved without its head: save the causal model itself (AutoModelForCausalLM)."
             if only_head
-            else "Save the causal model itself, whole, and with the names that transformers gives its tensors.",
+            else "Save the model whole, and with the names that transformers gives its tensors.",
         )
     left = {name for name in info["unexpected_keys"] if not _belongs_elsewhere(name)}
     if quantised:
