@@ -1,15 +1,17 @@
 """Fidelity: identity recovers all, the mean nothing; independent of batches; sinks and specials pass untouched."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from saelab.activations.site import read_site, spliced_nll
+from saelab.activations.site import SiteReading, read_site, spliced_nll
 from saelab.core.errors import UserError
 from saelab.interp.fidelity.control import RandomDictionary, control_k
-from saelab.interp.fidelity.measures import baselines_of, reconstruction_of
+from saelab.interp.fidelity.measures import baselines_of, reconstruction_of, standard_error
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
 from saelab.text.corpora import Document
@@ -40,16 +42,42 @@ def mean_nll(lm: LanguageModel, reading, recode) -> float:
     return float(spliced_nll(lm, reading, recode).double().mean())
 
 
+def guessed(lm: LanguageModel, reading: SiteReading) -> SiteReading:
+    """The reading with what the LM itself holds most likely as the text that followed."""
+    told = reading.tokens.clone()
+    told[:, 1:] = lm.logits(reading.tokens).argmax(-1)[:, :-1]
+    return replace(reading, tokens=told)
+
+
 def test_identity_recovers_everything_and_the_mean_nothing(lm: LanguageModel, packed: PackedText) -> None:
-    reading = read_site(lm, packed, SITE)
+    reading = guessed(lm, read_site(lm, packed, SITE))
     base = baselines_of(lm, reading)
     assert mean_nll(lm, reading, lambda x: x) == base.clean
     assert base.recovered(base.clean) == (1.0, 1.0)
     ablated = mean_nll(lm, reading, lambda x: reading.rows.mean(0).expand_as(x))
     assert base.recovered(ablated)[0] == 0.0
     assert base.recovered(mean_nll(lm, reading, torch.zeros_like))[1] == 0.0
-    # the tiny LM's predictions mean nothing, but its ablations do change them
-    assert base.clean != base.mean_ablated != base.zero_ablated
+
+
+def test_what_ablation_does_not_harm_is_not_recovered(lm: LanguageModel, packed: PackedText) -> None:
+    """A random LM predicts nothing: a random SAE would recover nearly all of a harm that is noise.
+
+    Control: the same LM on what it holds most likely.
+    """
+    noise = torch.randn(32, 32, generator=torch.Generator().manual_seed(0)) * 0.1 + torch.eye(32)
+    reading = read_site(lm, packed, SITE)
+    for text, known in ((reading, False), (guessed(lm, reading), True)):
+        base = baselines_of(lm, text)
+        recovered = base.recovered(mean_nll(lm, text, lambda x: x @ noise))
+        assert (recovered[0] is not None) == known
+
+
+def test_the_error_of_a_harm_counts_contexts_not_tokens() -> None:
+    """Known answer: two contexts that differ, each token of one alike, are a sample of two."""
+    harm, contexts = torch.tensor([1.0] * 50 + [3.0] * 50).double(), torch.tensor([0] * 50 + [1] * 50)
+    assert standard_error(harm, contexts) == pytest.approx(math.sqrt(2) / 2)
+    alone = standard_error(harm, torch.arange(100))
+    assert alone == pytest.approx(0.1)  # control: as if every token had been drawn by itself
 
 
 def test_the_clean_pass_is_the_model_itself(lm: LanguageModel, packed: PackedText) -> None:

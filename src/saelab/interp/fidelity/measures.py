@@ -6,31 +6,41 @@
 
 CE is the LM's mean next-token cross-entropy in nats with the site's activation left alone (clean), replaced by the
 SAE's reconstruction (spliced), or by a constant (ablated). The constant is the mean activation; zero stands beside it,
-because SAEBench uses zero, which damages the LM more and so flatters every SAE. Special positions and sinks are passed
-on untouched and not counted (activations/site.py). All SAEs of a site share one pass up to it; each splice then costs
-only the blocks above. Source: SAEBench `core` (0.6.0), with its explained variance as coded beside the corrected one.
+because SAEBench uses zero, which damages the LM more and so flatters every SAE. Where ablation does no measurable harm
+(two standard errors over contexts; an LM of random weights) there is nothing to recover, and the share is missing.
+Special positions and sinks are passed on untouched and not counted (activations/site.py). All SAEs of a site share one
+pass up to it; each splice then costs only the blocks above. Source: SAEBench `core` (0.6.0), with its explained
+variance as coded beside the corrected one.
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.activations.site import Recode, Restartable, SiteReading, spliced_ce
+from saelab.activations.site import Recode, Restartable, SiteReading, spliced_ce, spliced_nll
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Cross-entropies that belong to the site, not to an SAE (nats per token)."""
+    """Cross-entropies that belong to the site, not to an SAE (nats per token).
+
+    mean_error, zero_error: standard errors of what ablation adds to the clean one, over contexts.
+    """
 
     clean: float
     mean_ablated: float
     zero_ablated: float
+    mean_error: float = 0.0
+    zero_error: float = 0.0
 
     def recovered(self, spliced: float) -> tuple[float | None, float | None]:
         """CE recovered against mean and against zero ablation; None where ablation does no measurable harm."""
-        return _share(self.mean_ablated, spliced, self.clean), _share(self.zero_ablated, spliced, self.clean)
+        return (
+            _share(self.mean_ablated, spliced, self.clean, self.mean_error),
+            _share(self.zero_ablated, spliced, self.clean, self.zero_error),
+        )
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,19 @@ class Reconstruction:
 def baselines_of(lm: Restartable, reading: SiteReading, mean: Float[Tensor, " D"] | None = None) -> Baselines:
     """Clean, mean-ablated and zero-ablated cross-entropy of a site. mean: by default that of the reading's rows."""
     constant = reading.rows.mean(0) if mean is None else mean
-    runs = (None, lambda x: constant.expand_as(x), torch.zeros_like)
-    return Baselines(*(spliced_ce(lm, reading, recode) for recode in runs))
+    clean, *ablated = (
+        spliced_nll(lm, reading, recode).double()
+        for recode in (None, lambda x: constant.expand_as(x), torch.zeros_like)
+    )
+    contexts = reading.scored.nonzero()[:, 0]
+    errors = [standard_error(nll - clean, contexts) for nll in ablated]
+    return Baselines(*(float(nll.mean()) for nll in (clean, *ablated)), *errors)
+
+
+def standard_error(harm: Float[Tensor, " M"], contexts: Int[Tensor, " M"]) -> float:
+    """Of the mean over tokens (nats), where contexts are what was drawn."""
+    sums = torch.zeros(int(contexts.max()) + 1, dtype=harm.dtype).index_add_(0, contexts, harm - harm.mean())
+    return float(sums.square().sum().sqrt()) / len(harm)
 
 
 def splice(lm: Restartable, reading: SiteReading, baselines: Baselines, recode: Recode) -> SplicedLoss:
@@ -117,6 +138,7 @@ def reconstruction_of(
     )
 
 
-def _share(ablated: float, spliced: float, clean: float) -> float | None:
+def _share(ablated: float, spliced: float, clean: float, error: float) -> float | None:
+    """A share of what is not there is no share: harm counts from two standard errors on."""
     harm = ablated - clean
-    return (ablated - spliced) / harm if abs(harm) > 1e-9 else None
+    return (ablated - spliced) / harm if harm > max(2 * error, 1e-9) else None
