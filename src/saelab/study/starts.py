@@ -57,10 +57,10 @@ def _misfits(model: ModelConfig, grid: GridConfig, sae: Sae) -> Iterator[str]:
     facts = None
     with suppress(SaelabError):  # what is wrong with the language model is said of it
         facts = facts_of(model.lm, fetch=False)
-    known = facts is not None and all(parse_site(s).kind.startswith("resid") for s in grid.sites)
-    width = facts.d_model if facts is not None and known else sae.cfg.d_in
+    read = {sae.cfg.d_in} if facts is None else {facts.width(parse_site(site)) for site in grid.sites}
     for architecture in grid.architectures:
         for d_sae in grid.widths:
-            cfg = training_config(architecture, level=grid.levels[0], d_in=width, d_sae=d_sae, **grid.options)
-            if (why := start_misfit(sae, cfg)) is not None:
-                yield why
+            for d_in in sorted(read):
+                cfg = training_config(architecture, level=grid.levels[0], d_in=d_in, d_sae=d_sae, **grid.options)
+                if (why := start_misfit(sae, cfg)) is not None:
+                    yield why
