@@ -6,6 +6,7 @@ They are read where an SAE format holds them, and are no `Sae`: what splices, sc
 one by mistake; what can take either says `AnySae`. This file must never know a file format.
 """
 
+import copy
 from typing import Any, Literal
 
 import torch
@@ -113,6 +114,15 @@ class Transcoder(nn.Module):
 
 
 AnySae = Sae | Transcoder
+
+
+def on_device(sae: AnySae, device: torch.device) -> AnySae:
+    """The same SAE with its weights on a device; itself where they lie there."""
+    if sae.W_dec.device == device:
+        return sae
+    there = copy.copy(sae)
+    there.__dict__["_buffers"] = {name: tensor.to(device) for name, tensor in sae.named_buffers()}
+    return there
 
 
 def acts_at(sae: AnySae) -> str | None:

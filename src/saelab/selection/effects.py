@@ -21,7 +21,7 @@ from saelab.core.errors import UserError, refuse_name
 from saelab.core.progress import SILENT, Progress
 from saelab.core.sites import Site
 from saelab.lm.model import LanguageModel
-from saelab.saes.transcoder import AnySae, Transcoder, acts_at
+from saelab.saes.transcoder import AnySae, Transcoder, acts_at, on_device
 from saelab.selection.criteria.catalogue import Criterion, criteria_of, usual
 from saelab.selection.criteria.lens_moments import Lens
 from saelab.selection.criteria.observation import ConceptTokens, NextToken, Observation
@@ -88,6 +88,7 @@ def feature_effects(
     texts = [prefix] if isinstance(prefix, str) else list(prefix)
     _check(texts, wanted, sae.W_dec.shape[0], batch_size, lm.vocab_size, k=k, lens_tokens=lens_tokens)
     starts = [_start(lm, place, text, positions) for text in texts]
+    sae = on_device(sae, lm.device)
     walk = _Walk(sae, starts, [c for c in asked if c not in looking], edit, alpha, k)
     # Room for the results is taken before the walk: small tensors that outlive a batch would leave the heap in pieces.
     columns = {c.name: torch.empty(len(wanted), dtype=torch.float64) for c in asked}

@@ -5,16 +5,19 @@ lie on the CPU), NumPy cannot read a tensor, and what an operation makes lies wh
 accelerator's own kernels compute, and how fast, cannot be seen here.
 """
 
+import threading
+from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 _setup_privateuseone_for_python_backend("pretended")
 PLACE = torch.device("pretended", 0)
-MIXES = ("aten::copy_", "aten::_to_copy", "aten::index", "aten::index_put_")
+MIXES = ("aten::copy_", "aten::to", "aten::_to_copy", "aten::index", "aten::index_put_")
 
 
 class There(torch.Tensor):
@@ -51,9 +54,9 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     here = [t for t in tensors if not isinstance(t, There) and t.dim()]
     if there and here and name not in MIXES:
         raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got pretended:0 and cpu.")
-    asked = kwargs.get("device")
+    asked = next((a for a in (kwargs.get("device"), *args) if isinstance(a, torch.device)), None)
     if asked is not None:
-        kwargs = kwargs | {"device": torch.device("cpu")}
+        args, kwargs = tree_map(lambda a: torch.device("cpu") if isinstance(a, torch.device) else a, (args, kwargs))
     held = tree_map(lambda t: t.held if isinstance(t, There) else t, (args, kwargs))
     found = func(*held[0], **held[1])
     if name.endswith("_") and not name.endswith("__") and isinstance(args[0], torch.Tensor):
@@ -62,8 +65,44 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return tree_map(lambda t: There(t) if on and type(t) is torch.Tensor else t, found)
 
 
-class Pretended(TorchDispatchMode):
-    """While open, the device exists."""
+class _Made(TorchFunctionMode):
+    """Tensors that are made from Python's numbers, which no operation dispatches: made here, then moved there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+            place = torch.device(kwargs["device"])
+            return func(*args, **(kwargs | {"device": "cpu"})).to(place)
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(args[0], There):
+            where = args[1] if isinstance(args[1], tuple) else (args[1],)
+            where = tuple(torch.tensor(part) if isinstance(part, list) else part for part in where)
+            args = (args[0], where, *args[2:])
+        return func(*args, **kwargs)
+
+
+class _Here(TorchDispatchMode):
+    """The device exists in one thread."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(func, args, kwargs or {})
+
+
+class Pretended:
+    """While open, the device exists: in this thread and in those that are started meanwhile."""
+
+    def __enter__(self) -> "Pretended":
+        self._open, self._run = ExitStack(), threading.Thread.run
+        run = self._run
+
+        def started(thread: threading.Thread) -> None:
+            with _Made(), _Here():
+                run(thread)
+
+        threading.Thread.run = started
+        self._open.enter_context(_Made())
+        self._open.enter_context(_Here())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.close()
+        threading.Thread.run = self._run
