@@ -5,18 +5,23 @@ lie on the CPU), NumPy cannot read a tensor, and what an operation makes lies wh
 accelerator's own kernels compute, and how fast, cannot be seen here.
 """
 
+import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from saelab.core import hardware
+
 _setup_privateuseone_for_python_backend("pretended")
-PLACE = torch.device("pretended", 0)
+PLACE, CPU = torch.device("pretended", 0), torch.device("cpu")
 MIXES = ("aten::copy_", "aten::to", "aten::_to_copy", "aten::index", "aten::index_put_")
 
 
@@ -56,12 +61,13 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got pretended:0 and cpu.")
     asked = next((a for a in (kwargs.get("device"), *args) if isinstance(a, torch.device)), None)
     if asked is not None:
-        args, kwargs = tree_map(lambda a: torch.device("cpu") if isinstance(a, torch.device) else a, (args, kwargs))
+        asked = PLACE if asked.type == PLACE.type else asked
+        args, kwargs = tree_map(lambda a: CPU if isinstance(a, torch.device) and asked == PLACE else a, (args, kwargs))
     held = tree_map(lambda t: t.held if isinstance(t, There) else t, (args, kwargs))
     found = func(*held[0], **held[1])
     if name.endswith("_") and not name.endswith("__") and isinstance(args[0], torch.Tensor):
         return args[0]
-    on = torch.device(asked) == PLACE if asked is not None else bool(there)
+    on = asked == PLACE if asked is not None else bool(there)
     return tree_map(lambda t: There(t) if on and type(t) is torch.Tensor else t, found)
 
 
@@ -106,3 +112,19 @@ class Pretended:
     def __exit__(self, *error: Any) -> None:
         self._open.close()
         threading.Thread.run = self._run
+
+
+@contextmanager
+def pretended_by_name(seen: list[torch.device]) -> Iterator[None]:
+    """The device exists and is found by its name. seen: what was asked for, in order."""
+    real = hardware.device_of
+
+    def found(name: str) -> torch.device:
+        seen.append(PLACE if name == str(PLACE) else real(name))
+        return seen[-1]
+
+    users = [m for m in list(sys.modules.values()) if getattr(m, "device_of", None) is real]
+    with Pretended(), pytest.MonkeyPatch.context() as patch:
+        for module in users:
+            patch.setattr(module, "device_of", found)
+        yield

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from saelab.cli import VERBS, _app, main
-from saelab.cli.output import choose_level, fitted, note, show_table
+from saelab.cli.output import fitted, note, settled, show_table
 from saelab.cli.progress import Display, JsonLines, TaskLine, shown
 from saelab.core.seeds import numpy_generator
 
@@ -225,4 +225,4 @@ def test_quiet_and_levels_say_less(tmp_path: Path, capsys: pytest.CaptureFixture
         assert ("a note" in found.err, '"task": "work"' in found.err) == ("warning" in levels, "info" in levels)
     assert main(["--log-level=loud", "doctor"]) == 2 and "'loud'" in capsys.readouterr().err
     assert main(["report", str(tmp_path), "--quiet"]) == 2 and "not a run folder" in capsys.readouterr().err
-    choose_level([])
+    settled([])

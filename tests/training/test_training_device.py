@@ -6,8 +6,8 @@ The accelerator is pretended (pretended.py); what a real one's kernels compute i
 import pytest
 import torch
 from planted import batches
-from pretended import PLACE, Pretended, There
 
+from pretended import PLACE, Pretended, There
 from saelab.core.errors import UserError
 from saelab.core.hardware import device_of
 from saelab.saes.catalogue import ARCHITECTURES, training_config

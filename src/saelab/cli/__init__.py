@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, Parameter
 
-from saelab.cli.output import LEVELS, choose_level, complain, told
+from saelab.cli.output import LEVELS, complain, settled, told
 from saelab.core.errors import SaelabError
 from saelab.core.extras import absent
 
@@ -117,7 +117,8 @@ def _app() -> App:
     app = App(
         name="saelab",
         help="Do more interpretable SAE features steer a language model better? One tool from training to the report."
-        f"\n\nWith every verb: `--quiet`, or `--log-level` {', '.join(LEVELS)}, says how much is told beside results.",
+        f"\n\nWith every verb: `--quiet`, or `--log-level` {', '.join(LEVELS)}, says how much is told beside results, "
+        "and `--device` auto, cpu, cuda, cuda:1 or mps where language models run and SAEs are trained.",
         help_format="markdown",
         version="0.1.0",
         result_action="return_int_as_exit_code_else_zero",
@@ -133,7 +134,7 @@ def _app() -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. SAELAB_DEBUG=1 or --log-level debug shows tracebacks."""
     try:
-        return int(_app()(choose_level(sys.argv[1:] if arguments is None else arguments)))
+        return int(_app()(settled(sys.argv[1:] if arguments is None else arguments)))
     except (SaelabError, ImportError) as raised:
         error = raised if isinstance(raised, SaelabError) else absent(raised)
         if error is None or os.environ.get("SAELAB_DEBUG") or told("debug"):

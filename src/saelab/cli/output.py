@@ -6,6 +6,7 @@ What goes into a pipe or a file is not broken at all. `--quiet` and `--log-level
 
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from saelab.core.errors import UserError
+from saelab.core.hardware import DEVICE, check_device
 
 if TYPE_CHECKING:
     import polars as pl
@@ -109,8 +111,10 @@ def size_said(study: Any, seconds: float | int) -> str:
     return f"{count} SAE{'s' * (count != 1)} on {tokens:,} tokens: about {'a minute' if minutes < 1.5 else time} here."
 
 
-def choose_level(arguments: Sequence[str]) -> list[str]:
-    """Take `--quiet` and `--log-level LEVEL` out of a command line, wherever they stand, and keep to them."""
+def settled(arguments: Sequence[str]) -> list[str]:
+    """Take `--quiet`, `--log-level LEVEL` and `--device NAME` out of a command line, wherever they stand, and keep to
+    them. Raises `UserError` for a level or a device that does not exist.
+    """
     rest, level, given = [], "info", iter(arguments)
     for one in given:
         if one == "--":
@@ -121,6 +125,8 @@ def choose_level(arguments: Sequence[str]) -> list[str]:
             level = next(given, "") if one == "--log-level" else one.partition("=")[2]
             if level not in LEVELS:
                 raise UserError(f"There is no log level {level!r}.", hint=f"Levels: {', '.join(LEVELS)}.")
+        elif one == "--device" or one.startswith("--device="):
+            os.environ[DEVICE] = check_device(next(given, "") if one == "--device" else one.partition("=")[2])
         else:
             rest.append(one)
     _CHOSEN["level"] = level

@@ -16,6 +16,7 @@ from saelab.core.errors import UserError, nearest
 if TYPE_CHECKING:
     import torch
 
+DEVICE = "SAELAB_DEVICE"  # what `auto` means in this process and in those that it starts
 TURN = 2e-4  # seconds that a thread may keep the interpreter while others wait
 
 
@@ -23,18 +24,35 @@ def multiplies_bfloat16(device: str = "cpu") -> bool:
     """Whether matrix products in bfloat16 run in hardware; elsewhere they are emulated, several times slower."""
     import torch
 
-    if torch.device(device).type == "cpu":
+    place = device_of(device) if device == "auto" else torch.device(device)
+    if place.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())  # pyright: ignore[reportPrivateUsage]  (torch has no public name)
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return (
+        place.type == "cuda" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+
+
+def check_device(name: str) -> str:
+    """The name itself. Raises `UserError` where no device is called so; whether there is one is not looked at."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise UserError(f"{name!r} is not a device.", hint=nearest(name, ["auto", "cpu", "cuda", "cuda:1", "mps"]))
+    return name
 
 
 def device_of(name: str) -> "torch.device":
-    """The device called so: cpu, cuda or cuda:1. Raises `UserError` for other names and where this machine has none."""
+    """The device called so: auto (what SAELAB_DEVICE names, else CUDA where there is a card, else the CPU), cpu, cuda,
+    cuda:1 or mps.
+
+    Raises `UserError` for other names and where this machine has none.
+    """
     import torch
 
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"{name!r} is not a device.", hint=nearest(name, ["cpu", "cuda", "cuda:1"]))
+    name = check_device(os.environ.get(DEVICE, "auto") if name == "auto" else name)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("There is no device 'mps': torch sees no Apple GPU here.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"There is no device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here.")
     return device

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from saelab.core.errors import UserError
+from saelab.core.hardware import device_of
 from saelab.core.progress import SILENT, Progress
 from saelab.core.sites import Site, in_stream
 from saelab.lm import capture, generate, passes, score
@@ -66,19 +67,21 @@ class LanguageModel:
         ref: str,
         *,
         dtype: str = "float32",
-        device: str = "cpu",
+        device: str = "auto",
         plain: str | None = None,
         system: str | None = None,
     ) -> "LanguageModel":
         """Load by short name (`smollm2-135m`), `hf:org/name@revision`, `path:folder-or-gguf` or `pypi:...`.
 
         plain: how the model is asked instead of by its own chat template, such as "Q: {instruction} A:".
-        system: what every chat begins with. Raises `UserError` (unknown name, dtype or architecture, a template without
-        a place for the instruction), `FetchError` and `ArtefactError`.
+        system: what every chat begins with. device: auto (CUDA where there is a card, else the CPU), cpu, cuda, cuda:1
+        or mps. Raises `UserError` (unknown name, dtype, device or architecture, a template without a place for the
+        instruction), `FetchError` and `ArtefactError`.
         """
-        dtype_of(dtype, device)
+        place = str(device_of(device))
+        dtype_of(dtype, place)
         located = locate(ref)
-        model, tokenizer = open_model(located, dtype=dtype, device=device)
+        model, tokenizer = open_model(located, dtype=dtype, device=place)
         decoder = proved(model, located)
         return cls(decoder, tokenizer, reference=located.reference, name=located.name, plain=plain, system=system)
 

@@ -60,6 +60,7 @@ def faults_of(study: StudyConfig, stages: Collection[str] | None = None, *, down
     found: list[Fault] = []
     for i, model in enumerate(study.models):
         found += _of_model(study, model, ("models", i), wanted, download)
+        found += _said(("models", i, "device"), lambda name=model.device: device_of(name))
     found += _of_files(study, wanted)
     if wanted("interp", "evaluate", "rate", "anchors"):
         for role, judge in study.judges.items():

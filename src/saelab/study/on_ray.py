@@ -9,6 +9,7 @@ is an actor beside the launcher: all workers ask it, it alone opens the reply ca
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from saelab.core.errors import MissingDependency, ResourceError, SaelabError, UserError
+from saelab.core.hardware import DEVICE
 from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Judgement
 from saelab.judges.client import Request
@@ -155,6 +157,8 @@ class _Desk:
         ask = self.study.resources
         options = {"num_cpus": self.place.threads, "num_gpus": ask.gpus, "memory": int(ask.memory_gb * 2**30)}
         _check_room(self.ray, options)
+        if DEVICE in os.environ:
+            options["runtime_env"] = {"env_vars": {DEVICE: os.environ[DEVICE]}}
         self.task = self.ray.remote(work_on).options(max_retries=0, **options)
         self.text, self.root = self.study.model_dump_json(), str(self.folder.root)
         self.keepers = {role: self._keeper(role) for role, judge in self.study.judges.items() if judge.kind.paid}

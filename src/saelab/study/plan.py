@@ -100,7 +100,8 @@ def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harv
         # Its own seed for every site: SAEs that start from the same weights are matched by their start (see LOG.md).
         "seed": seed_of(study.seed, "training", model.key, site, *own),
         "saes": {s.name: _trained_as(s) for s in saes},
-        "training": study.training.model_dump(mode="json"),
+        # Where it is trained is no part of what is asked; the name stays, and so do the keys of former runs.
+        "training": study.training.model_dump(mode="json") | {"device": "cpu"},
     } | ({"reads": reads} if reads else {})
     work = study.training.steps * study.training.batch * size_of(model.lm).d_model * sum(s.d_sae for s in saes)
     parts = [model.key, *([f"from_{reads.partition('.')[0]}"] if reads else []), site, *([f"s{seed}"] if seed else [])]

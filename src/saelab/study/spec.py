@@ -68,6 +68,10 @@ class ModelConfig(Config):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto", description="Type in which the LM runs; auto: bfloat16 where the machine multiplies it."
     )
+    device: str = Field(
+        default="auto",
+        description="Where the LM runs: auto (CUDA where there is a card, else the CPU), cpu, cuda, cuda:1 or mps.",
+    )
     template: str | None = Field(
         default=None, description="How it is asked instead of by its chat template: a text that holds {instruction}."
     )

@@ -36,7 +36,9 @@ TRAIN, HELD_OUT = "train", "held_out"
 
 def load_lm(model: ModelConfig) -> LanguageModel:
     """The language model of a study file's entry."""
-    return LanguageModel.load(model.lm, dtype=model.dtype, plain=model.template, system=model.system)
+    return LanguageModel.load(
+        model.lm, dtype=model.dtype, device=model.device, plain=model.template, system=model.system
+    )
 
 
 @dataclass

@@ -17,7 +17,11 @@ class TrainingConfig(Config):
     precision: Precision = Field(
         default="auto", description="Of the encoder product; auto: bfloat16 where it is native."
     )
-    device: str = Field(default="cpu", description="Where the SAEs are trained: cpu, cuda or cuda:1.")
+    device: str = Field(
+        default="auto",
+        description="Where the SAEs are trained: auto (CUDA where there is a card, else the CPU), cpu, cuda, cuda:1 or "
+        "mps.",
+    )
     metrics_every: int = Field(
         default=10, ge=1, description="Steps per row of the metrics table (the last step has one too)."
     )

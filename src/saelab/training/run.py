@@ -25,6 +25,7 @@ import torch
 
 from saelab.core.config import digest_of
 from saelab.core.errors import UserError
+from saelab.core.hardware import device_of
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import Sae, TrainConfig
 from saelab.saes.formats import save_native
@@ -114,7 +115,7 @@ def run_key(
         "saes": {name: c.model_dump(mode="json") for name, c in configs.items()},
         "steps": config.steps,
         "batch": config.batch,
-        "device": config.device,
+        "device": device_of(config.device).type,
         "precision": str(resolve(config.precision, config.device)),
         "seed": seed,
         "moments": [float(moments.mean_square), float(moments.mean.double().sum())],
