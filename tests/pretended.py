@@ -120,7 +120,7 @@ def pretended_by_name(seen: list[torch.device]) -> Iterator[None]:
     real = hardware.device_of
 
     def found(name: str) -> torch.device:
-        seen.append(PLACE if name == str(PLACE) else real(name))
+        seen.append(PLACE if name in (str(PLACE), "auto") else real(name))
         return seen[-1]
 
     users = [m for m in list(sys.modules.values()) if getattr(m, "device_of", None) is real]

@@ -22,7 +22,7 @@ from saelab.activations.shards import ActivationShards, Manifest, ShardRecord, r
 from saelab.activations.site import SINK_RATIO, sink_bound
 from saelab.core.config import Config, digest_of
 from saelab.core.errors import ArtefactError, UserError
-from saelab.core.hardware import side_by_side
+from saelab.core.hardware import fitting, side_by_side
 from saelab.core.progress import SILENT, Progress, Task
 from saelab.core.sites import parse_site
 from saelab.store.files import sha256_of
@@ -177,12 +177,18 @@ class _Work:
 
     def _run(self, first: int, stop: int, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The rows [n, D] of the positions that count and their norms [n], for each site."""
+        return fitting(
+            "contexts of a harvest", self.config.batch_contexts, lambda n: self._passes(first, stop, n, task)
+        )
+
+    def _passes(self, first: int, stop: int, size: int, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The same by passes of so many contexts."""
         rows: dict[str, list[Tensor]] = {site: [] for site in self.sites}
         dtype = getattr(torch, self.config.dtype)
-        size = self.config.batch_contexts
         batches = [slice(at, min(at + size, stop)) for at in range(first, stop, size)]
         began, done = time.perf_counter(), 0
-        with side_by_side(len(batches)) as pool:
+        # Threads keep the cores of a processor busy; a card has one queue, and would hold the passes of all of them.
+        with side_by_side(len(batches) if _on_cpu(self.lm) else 1) as pool:
             passes = pool.map(lambda b: self.lm.run_to(self.packed.tokens[b].long(), self.sites), batches)
             for batch, found in zip(batches, passes, strict=True):
                 counts = self.counts[batch]
@@ -236,6 +242,11 @@ def _earlier(folder: Path, key: str) -> Manifest | None:
 
 def _same(path: Path, sha256: str | None) -> bool:
     return path.exists() and sha256_of(path) == sha256
+
+
+def _on_cpu(lm: ReadsSites) -> bool:
+    device = getattr(lm, "device", None)
+    return device is None or device.type == "cpu"
 
 
 def _norms(rows: Tensor) -> Tensor:

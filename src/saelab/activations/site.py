@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.hardware import fitting
 from saelab.core.sites import Site, parse_site
 from saelab.lm.score import following_nll
 from saelab.text.pack import PackedText
@@ -101,9 +102,14 @@ def read_states(
     lm: Restartable, tokens: Int[Tensor, "N T"], sites: Sequence[str], *, batch_size: int = 8
 ) -> dict[str, Float[Tensor, "N T D"]]:
     """One pass over the contexts: activations at every site, float32 on the CPU."""
+
+    def read(size: int) -> list[dict[str, Tensor]]:
+        passes = (lm.run_to(part.long(), sites) for part in tokens.split(size))
+        return [{site: found[site].float().cpu() for site in sites} for found in passes]
+
     with torch.inference_mode():
-        passes = [lm.run_to(part.long(), sites) for part in tokens.split(batch_size)]
-        return {site: torch.cat([found[site].float().cpu() for found in passes]) for site in sites}
+        parts = fitting("contexts", batch_size, read)
+        return {site: torch.cat([part[site] for part in parts]) for site in sites}
 
 
 def read_site(lm: Restartable, packed: PackedText, site: str, *, batch_size: int = 8) -> SiteReading:

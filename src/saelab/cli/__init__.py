@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cyclopts import App, Parameter
 
 from saelab.cli.output import LEVELS, complain, settled, told
-from saelab.core.errors import SaelabError
+from saelab.core.errors import ResourceError, SaelabError
 from saelab.core.extras import absent
 
 # verb -> (where it is, its line in `saelab --help`, its example); a verb's module is imported
@@ -142,6 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         complain(error.message, error.hint)
         return error.exit_code
+    except RuntimeError as raised:
+        if type(raised).__name__ != "OutOfMemoryError" or told("debug"):  # torch's, which may not be imported
+            raise
+        full = ResourceError(
+            f"The memory of the device is not enough: {raised}".partition(". ")[0] + ".",
+            hint="Take smaller batches, --device cpu, or what else lies on the device off it.",
+        )
+        complain(full.message, full.hint)
+        return full.exit_code
     except KeyboardInterrupt:
         print("saelab: interrupted; finished work is kept. Run the same command to go on.", file=sys.stderr)
         return 130

@@ -6,17 +6,19 @@ torch is imported when asked, so that `stats` and `report` run without it.
 import os
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from saelab.core.errors import UserError, nearest
+from saelab.core.errors import ResourceError, UserError, nearest
 
 if TYPE_CHECKING:
     import torch
 
 DEVICE = "SAELAB_DEVICE"  # what `auto` means in this process and in those that it starts
+T = TypeVar("T")
+_FITS: dict[str, int] = {}  # what a device's memory was enough for
 TURN = 2e-4  # seconds that a thread may keep the interpreter while others wait
 
 
@@ -56,6 +58,28 @@ def device_of(name: str) -> "torch.device":
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"There is no device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here.")
     return device
+
+
+def fitting(what: str, size: int, work: Callable[[int], T]) -> T:
+    """`work(size)`, where size is how much is done at once; half of it each time a device's memory is not enough.
+
+    What was enough is kept for `what` as long as the process lives. Raises `ResourceError` where not even 1 is.
+    """
+    import torch
+
+    size = min(size, _FITS.get(what, size))
+    while True:
+        try:
+            return work(size)
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise ResourceError(
+                    f"The memory of the device is not enough for {what} one at a time.",
+                    hint="Take shorter texts, --device cpu, or what else lies on the device off it.",
+                ) from error
+            size = _FITS[what] = size // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
 
 def cores() -> int:

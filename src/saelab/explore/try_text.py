@@ -34,7 +34,7 @@ def try_text(lm: LanguageModel, sae: Sae, text: str) -> dict[str, Any]:
     if len(kept) > LONGEST:
         raise UserError(f"The text has {len(kept):,} tokens; up to {LONGEST} are read.", hint="Give a part of it.")
     site = fitting_site(lm, sae, ())
-    codes = sae.encode(lm.capture([ids], [site])[site]).float()
+    codes = sae.encode(lm.capture([ids], [site])[site].cpu()).float()
     if not bool(codes.isfinite().all()):
         raise UserError("The SAE's values on this text are no numbers.")
     strings = lm.token_texts(kept)

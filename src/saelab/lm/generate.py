@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError
+from saelab.core.hardware import fitting
 from saelab.core.progress import Progress, Task
 from saelab.core.seeds import seed_of
 from saelab.core.sites import parse_site
@@ -134,16 +135,18 @@ def generate_ids(
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}.")
     check_edits(decoder, edits, len(prompts))
-    results: list[list[int]] = [[] for _ in prompts]
     seeds, stops = sampling.seeds(len(prompts)), torch.tensor(sorted(stop_ids), device=decoder.device)
-    if sampling.max_new_tokens < 1:
+
+    def written(size: int) -> list[list[int]]:
+        results: list[list[int]] = [[] for _ in prompts]
+        waiting = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), list(prompts[i])), reverse=True))
+        work = _Work(decoder, prompts, sampling, seeds, stops, edits, waiting, results, watch)
+        with progress.task("generating", total=len(prompts), unit="texts") as task:
+            while waiting:
+                work.run(size, task)
         return results
-    waiting = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), list(prompts[i])), reverse=True))
-    work = _Work(decoder, prompts, sampling, seeds, stops, edits, waiting, results, watch)
-    with progress.task("generating", total=len(prompts), unit="texts") as task:
-        while waiting:
-            work.run(batch_size, task)
-    return results
+
+    return [[] for _ in prompts] if sampling.max_new_tokens < 1 else fitting("texts", batch_size, written)
 
 
 def choose(logits: Float[Tensor, "B V"], temperature: float, uniform: Float[Tensor, " B"] | None) -> Int[Tensor, " B"]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saelab.core.errors import SaelabError, UserError
+from saelab.core.errors import ResourceError, SaelabError, UserError
 from saelab.core.seeds import seed_of
 from saelab.core.sites import Kind
 from saelab.lm.batching import position_ids
@@ -60,6 +60,11 @@ def prove(decoder: Decoder) -> Limits:
             _causal(decoder, plain, _ours(decoder, row[:, :SHORT], None))
     except SaelabError:
         raise
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"The memory of {decoder.device} is not enough for a pass of this {decoder.name} model.",
+            hint="Take --device cpu, another device, or dtype bfloat16.",
+        ) from error
     except Exception as error:  # a forward or a block stops, in whatever way
         raise UserError(f"A pass of this {decoder.name} model stops with {line_of(error)}.", hint=HINT) from error
     return Limits(padded, _reason(lambda: _cached(decoder, row, plain)), restart)

@@ -121,7 +121,7 @@ def on_device(sae: AnySae, device: torch.device) -> AnySae:
     if sae.W_dec.device == device:
         return sae
     there = copy.copy(sae)
-    there.__dict__["_buffers"] = {name: tensor.to(device) for name, tensor in sae.named_buffers()}
+    there._buffers = {name: tensor.to(device) for name, tensor in sae.named_buffers()}
     return there
 
 

@@ -11,6 +11,7 @@ Knows nothing of judges, labels or files; `run.py` writes.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.core.errors import UserError, refuse_name
+from saelab.core.hardware import fitting
 from saelab.core.progress import SILENT, Progress
 from saelab.core.sites import Site
 from saelab.lm.model import LanguageModel
@@ -99,8 +101,7 @@ def feature_effects(
             rows = torch.tensor(wanted[part], device=sae.W_dec.device)
             lens = lm.lens(sae.W_dec[rows].to(lm.dtype), place).float()
             top = torch.topk(lens, lens_tokens, dim=-1).indices
-            own = None if concept is None else concept.rows(first, first + len(rows))
-            found = walk.scores(rows, top, own)
+            found = fitting("features", len(rows), partial(walk.scored, rows, top, concept, first))
             if looking:
                 seen = [Lens(some) for some in torch.split(lens, SLICE)]
                 found |= {c.name: torch.cat([c.score(some) for some in seen]) for c in looking}
@@ -157,6 +158,22 @@ class _Walk:
         self.edit, self.alpha, self.k = edit, alpha, k
         dtype = sae.W_dec.dtype
         self.codes = [None if edit == "add" else sae.encode(start.x.to(dtype)) for start in starts]
+
+    def scored(
+        self,
+        rows: Int[Tensor, "B"],
+        top: Int[Tensor, "B L"],
+        concept: ConceptTokens | None,
+        at: int,
+        together: int,
+    ) -> dict[str, Tensor]:
+        """Of features from the one at `at` on, so many together."""
+        parts: list[dict[str, Tensor]] = []
+        for first in range(0, len(rows), together):
+            some, shown = rows[first : first + together], top[first : first + together]
+            own = None if concept is None else concept.rows(at + first, at + first + len(some))
+            parts.append(self.scores(some, shown, own))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else parts[0]
 
     def scores(
         self, rows: Int[Tensor, "B"], top: Int[Tensor, "B L"], concept: ConceptTokens | None

@@ -21,6 +21,7 @@ from torch import Tensor
 from saelab.core.errors import UserError, nearest
 from saelab.lm.edit import Add, Clamp, Edit, Positions
 from saelab.saes.base import Sae
+from saelab.saes.transcoder import on_device
 
 Kind = Literal["add", "clamp", "min_clamp", "subspace_clamp", "ablate"]
 
@@ -66,6 +67,7 @@ class _CodeLength:
         self.sae, self.features = sae, features
 
     def __call__(self, x: Float[Tensor, "B T D"], rows: Int[Tensor, "B"]) -> Float[Tensor, "B T"]:
+        self.sae = on_device(self.sae, x.device)  # once: a step of a generation is short
         feature = self.features.to(x.device)[rows].clamp(min=0)
         codes = self.sae.encode(x.float())
         own = codes.gather(-1, feature[:, None, None].expand(*codes.shape[:2], 1))[..., 0]
