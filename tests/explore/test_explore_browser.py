@@ -173,6 +173,23 @@ def test_keys_and_copying(browser: Any, server: Server) -> None:
 
 
 @pytest.mark.sweep
+def test_a_feature_is_tried_on_a_text_of_my_own(browser: Any, server: Server) -> None:
+    with visiting(browser, server) as page:
+        page.goto(f"{server.base}/sae/plain/3")
+        page.fill(".own [name=text]", "the cat walks")
+        page.press(".own [name=text]", "Enter")
+        page.wait_for_selector("#fired li")
+        assert page.inner_text("#state").startswith("Feature 3 ")
+        assert page.inner_text("#fired li a >> nth=0") == "3"
+        page.fill("#text", "the dog runs")
+        page.press("#text", "Enter")
+        page.wait_for_url("**dog**f=3")
+        page.select_option("#sae", NAMES[1])
+        page.wait_for_url("**sae=%3Csvg**")
+        assert not page.inner_text("#state").startswith("Feature"), "another SAE's 3 is another feature"
+
+
+@pytest.mark.sweep
 def test_what_fires_on_my_sentence_and_what_happens_when_i_turn_three_up(browser: Any, server: Server) -> None:
     with visiting(browser, server) as page:
         page.click("nav >> text=Try a text")

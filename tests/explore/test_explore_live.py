@@ -111,6 +111,18 @@ def test_a_text_shows_the_codes_of_its_tokens() -> None:
             try_text(LM, sae, text)
 
 
+def test_a_feature_that_is_asked_about_comes_first() -> None:
+    """Whether it fires or not. Control: the others and their order stay."""
+    sae, text = SAES["one"], "the cat"
+    usual = [row["feature"] for row in try_text(LM, sae, text)["features"]]
+    codes = sae.encode(LM.capture([text], [SITE])[SITE]).amax(0)
+    silent = int((codes == 0).nonzero()[0])
+    for about in (usual[-1], silent):
+        found = try_text(LM, sae, text, about=about)["features"]
+        assert found[0]["feature"] == about and found[0]["largest"] == pytest.approx(float(codes[about]))
+        assert [row["feature"] for row in found[1:]] == [f for f in usual if f != about]
+
+
 def test_a_model_says_its_state() -> None:
     wait = threading.Event()
 

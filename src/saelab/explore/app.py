@@ -177,7 +177,9 @@ def _copy(session: Session, request: Request) -> Response:
 def _text(session: Session, request: Request) -> Mapping[str, Any]:
     asked = request.query_params
     chosen = asked.get("sae", session.names[0])
-    return {"title": "Try a text", "text": asked.get("text", ""), "saes": session.names, "chosen": chosen}
+    about = asked.get("f", "")
+    shown: dict[str, Any] = {"title": "Try a text", "text": asked.get("text", ""), "saes": session.names}
+    return shown | {"chosen": chosen, "about": about if about.isdecimal() else ""}
 
 
 def _steer(session: Session, request: Request) -> Mapping[str, Any]:
@@ -205,9 +207,13 @@ def _marked(session: Session, one: str) -> dict[str, Any]:
 def _read(session: Session, data: Any) -> Response:
     if not isinstance(data, dict) or not isinstance(data.get("text"), str) or not isinstance(data.get("sae"), str):
         raise UserError("A text is read with an SAE.")
-    sae = session.sae(data["sae"])
+    sae, about = session.sae(data["sae"]), data.get("about")
+    if about is not None:
+        if type(about) is not int:
+            raise UserError("A feature is a number.")
+        session.explored.check(data["sae"], about)
     with session.turn("reading a text") as lm:
-        found = try_text(lm, sae, data["text"])
+        found = try_text(lm, sae, data["text"], about=about)
     for row in found["features"]:
         row |= {"said": session.described(data["sae"], row["feature"]) or ""}
         row |= {"href": LINKS.feature(data["sae"], row["feature"])}

@@ -33,6 +33,7 @@ def feature_page(session: Session, sae: str, feature: int, links: Links) -> Show
         "title": f"{sae} {feature}", "sae": sae, "feature": feature, "site": one.site or "",
         "description": description_of(session, sae, feature, known), "actions": _actions(session, sae, feature, links),
         "tiles": _tiles(session, sae, feature, known), "meanings": MEANINGS,
+        "own_text": links.page("text") if links.live else "",
     }  # fmt: skip
     page |= _turns(material, sae, feature, links) | _of_material(session, sae, feature, known, links)
     return (

@@ -19,10 +19,11 @@ EACH, SHOWN = 8, 24  # features kept of a token, and shown of the text
 
 
 @torch.inference_mode()
-def try_text(lm: LanguageModel, sae: Sae, text: str) -> dict[str, Any]:
+def try_text(lm: LanguageModel, sae: Sae, text: str, *, about: int | None = None) -> dict[str, Any]:
     """Tokens (parts of one character together), the strongest features of each, and the features of the whole text.
 
-    Values are codes in activation units. Features are ordered by their largest value. Raises `UserError` where the text
+    about: a feature that comes first, whether it fires or not. Values are codes in activation units. Features are
+    ordered by their largest value. Raises `UserError` where the text
     is empty or longer than `LONGEST` tokens.
     """
     if len(text) > CHARACTERS * LONGEST:
@@ -43,7 +44,8 @@ def try_text(lm: LanguageModel, sae: Sae, text: str) -> dict[str, Any]:
     best = codes.topk(min(EACH, codes.shape[1]), dim=1)
     largest, where = codes.max(dim=0)
     order = largest.argsort(descending=True, stable=True)[:SHOWN]
-    shown = [int(f) for f in order if largest[f] > 0]
+    first = [] if about is None else [about]
+    shown = first + [int(f) for f in order if largest[f] > 0 and int(f) != about]
     return {
         "tokens": [plain_text([strings[i] for i in g]) for g in groups],
         "active": (codes > 0).sum(1).tolist(),

@@ -4,7 +4,7 @@
 (() => {
   const find = (id) => document.getElementById(id);
   const chosen = new Set();
-  let found = null, turn = 0;
+  let found = null, turn = 0, about = find("ask").dataset.about;
   const number = (v) => (v >= 100 ? v.toFixed(0) : v.toPrecision(3));
 
   const colour = (values) => {
@@ -15,6 +15,13 @@
     });
   };
   const strongest = () => found.top.map((top) => (top.length ? top[0][1] : 0));
+  const usual = () => (about ? found.features[0].values : strongest());
+  const answer = () => {
+    if (!about) return found.features.length ? "" : "No feature fires on this text.";
+    const { feature, largest, at } = found.features[0];
+    return largest > 0 ? `Feature ${feature} fires, at most ${number(largest)}, on “${found.tokens[at].trim()}”.`
+      : `Feature ${feature} does not fire on this text.`;
+  };
 
   const ofToken = (i) => {
     [...find("strip").children].forEach((node, k) => node.setAttribute("aria-pressed", String(k === i)));
@@ -67,7 +74,7 @@
       make("span", { class: "value", text: number(row.largest) }),
       make("span", { class: "said", text: row.said || "no term stands out", title: row.said }), strip(row.values));
     item.addEventListener("mouseenter", () => colour(row.values));
-    item.addEventListener("mouseleave", () => colour(strongest()));
+    item.addEventListener("mouseleave", () => colour(usual()));
     item.addEventListener("focusin", () => colour(row.values));
     return item;
   });
@@ -76,7 +83,7 @@
     const mine = ++turn;
     find("state").textContent = "reading…";
     try {
-      const answer = await ask("/api/text", { text: find("text").value, sae: find("sae").value });
+      const answer = await ask("/api/text", { text: find("text").value, sae: find("sae").value, ...(about && { about: Number(about) }) });
       const read = await answer.json();
       if (mine !== turn) return;
       found = read;
@@ -84,7 +91,7 @@
       if (mine === turn) find("state").textContent = error.message;
       return;
     }
-    find("state").textContent = found.features.length ? "" : "No feature fires on this text.";
+    find("state").textContent = answer();
     chosen.clear();
     link();
     find("token").hidden = true;
@@ -93,15 +100,16 @@
       node.addEventListener("click", () => ofToken(i));
       return node;
     }));
-    colour(strongest());
+    colour(usual());
     find("fired").replaceChildren(...fired());
     find("read").hidden = false;
-    const wanted = new URLSearchParams({ text: find("text").value, sae: find("sae").value });
+    const wanted = new URLSearchParams({ text: find("text").value, sae: find("sae").value, ...(about && { f: about }) });
     history.replaceState(null, "", `/text?${wanted}`);
   };
 
   find("sae").addEventListener("change", () => {  // what another SAE read is no answer of this one
     turn++;
+    about = "";
     find("read").hidden = true;
     find("state").textContent = "";
     if (found && find("text").value.trim()) read();
