@@ -5,7 +5,7 @@
   const find = (id) => document.getElementById(id);
   const chosen = new Set();
   let found = null, turn = 0, about = find("ask").dataset.about;
-  const number = (v) => (v >= 100 ? v.toFixed(0) : v.toPrecision(3));
+  const number = (v) => (v >= 100 || v === 0 ? v.toFixed(0) : v.toPrecision(3));
 
   const colour = (values) => {
     const largest = Math.max(...values, 0);
