@@ -20,20 +20,18 @@ from dataclasses import dataclass, replace
 
 import lap
 import numpy as np
-import torch
+import scipy  # its parts are loaded at first use
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from saelab.core.errors import SaelabError, UserError
 from saelab.core.progress import SILENT, Progress
-from saelab.matching.certificate import price
 from saelab.matching.cost import Costs, Edges
-from saelab.matching.prices import cold_prices, hot_prices, spread, starts_of
+from saelab.matching.listing import listed
+from saelab.matching.pool import Pool, pool_of, pool_of_all
+from saelab.matching.prices import cold_prices, hot_prices, spread
 
 DENSE_BELOW = 512  # rows up to which all pairs are candidates
-CANDIDATES = 64  # of each row and each column, about, for the cold prices
 KEPT = 16  # of each row and each column for the assignment
-RANK = 4  # the order statistic of a sample that estimates the k-th smallest reduced cost
 RELATIVE_GAP = 1e-9
 MOST_ROUNDS = 60
 
@@ -75,24 +73,20 @@ def assign(costs: Costs, *, progress: Progress = SILENT) -> Assignment:
     start = time.perf_counter()
     everyone = np.arange(n)
     small = n * m <= DENSE_BELOW**2
-    pricing = None
     with progress.task("matching", unit="rounds") as task:
-        edges, u, v = _all_pairs(costs) if small else _sparse(costs)
+        pool, u, v = (pool_of_all(costs), np.zeros(n), np.zeros(m)) if small else _sparse(costs)
         for rounds in range(1, MOST_ROUNDS + 1):
+            edges = pool.chosen_from
             permutation = sparse_assignment(edges, u, v)
             u, v = fitted_prices(edges, permutation, v)
             cost = float(costs.edges(everyone, permutation).sum())
             tolerance = RELATIVE_GAP * cost / n + 1e-13 * costs.scale
-            pricing = price(costs, u, v, tolerance=tolerance, before=pricing, edges=edges)
-            task.advance(1, violated=len(pricing.i), gap=cost - pricing.lower_bound)
-            before = len(edges)
-            if len(pricing.i):
-                edges = edges.with_pairs(pricing.i, pricing.j, costs)
-            if len(edges) == before:
+            bound, added = pool.priced(u, v, permutation, tolerance)
+            task.advance(1, violated=added, gap=cost - bound)
+            if not added:
                 seconds = time.perf_counter() - start
                 method = "dense" if small else "blocked"
-                bound = pricing.lower_bound
-                return Assignment(permutation, cost, bound, rounds, before / n, seconds, method, u, v)
+                return Assignment(permutation, cost, bound, rounds, len(edges) / n, seconds, method, u, v)
     raise SaelabError(f"The matching of {n} features did not close in {MOST_ROUNDS} rounds.")
 
 
@@ -106,84 +100,36 @@ def score(costs: Costs, permutation: Int[np.ndarray, " n"], optimum: Assignment 
     return cost, cost - (optimum or assign(costs)).lower_bound
 
 
-def _all_pairs(costs: Costs) -> tuple[Edges, Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
-    n, m = costs.shape
-    i, j = np.divmod(np.arange(n * m), m)
-    return Edges(i, j, costs.edges(i, j)), np.zeros(n), np.zeros(m)
-
-
-def _sparse(costs: Costs) -> tuple[Edges, Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
-    """The edges to begin with, and prices near those of the optimum."""
-    warm = hot_prices(costs)
-    wide = candidates(costs, *warm)
-    u, v = (p.double().cpu().numpy() for p in warm)
-    u, v = cold_prices(wide, u, v, spread(costs))
-    reduced = wide.weights - u[wide.i] - v[wide.j]
-    kept = _smallest(wide.i, reduced, KEPT)
-    order = wide.by_column
-    kept[order] |= _smallest(wide.j[order], reduced[order], KEPT)
-    narrow = wide.kept(kept)
-    full = greedy_full(narrow.i, narrow.j, reduced[kept], costs.shape)
-    edges = Edges(narrow.i, narrow.j, costs.edges(narrow.i, narrow.j)).with_pairs(*full, costs)
-    return edges, u, v
+def _sparse(costs: Costs) -> tuple[Pool, Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
+    """The pairs to begin with, and prices near those of the optimum."""
+    unit = spread(costs)
+    listing = listed(costs, *hot_prices(costs, unit))
+    edges = listing.edges
+    u, v = cold_prices(edges, listing.u, listing.v, unit)
+    reduced = edges.weights - u[edges.i] - v[edges.j]
+    kept = _smallest(edges.i, reduced, KEPT) | _smallest(edges.j, reduced, KEPT)
+    pool = pool_of(costs, listing, kept)
+    pool.add(*_missing(edges.kept(kept), costs.shape))
+    return pool, u, v
 
 
 def _smallest(groups: Int[np.ndarray, " E"], x: Float[np.ndarray, " E"], k: int) -> Bool[np.ndarray, " E"]:
-    """Which of x are among the k smallest of their group; the groups stand in order."""
-    order = np.lexsort((x, groups))
-    starts = starts_of(groups)
-    rank = np.arange(len(x)) - np.repeat(starts, np.diff(np.r_[starts, len(x)]))
+    """Which of x are among the k smallest of their group."""
+    sizes = np.bincount(groups)
+    order = np.argsort(groups + (x - x.min()) * (0.999 / (float(np.ptp(x)) or 1.0)))
+    rank = np.arange(len(x)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     found = np.zeros(len(x), bool)
     found[order[rank < k]] = True
     return found
 
 
-def candidates(costs: Costs, u: Float[Tensor, " n"], v: Float[Tensor, " m"], k: int = CANDIDATES) -> Edges:
-    """About the k smallest reduced costs of every row and every column, at least one of each (float32 costs).
-
-    How small is small enough is read from one in so many columns (rows), so that the one pass over all pairs only
-    compares.
-    """
-    every = max(1, k // RANK)
-    by_row = _thresholds(costs.some_columns(every), -u, -v[::every])
-    by_column = _thresholds(costs.transposed().some_columns(every), -v, -u[::every])
-    rows, columns, weights = [], [], []
-    memory: Tensor | None = None  # for all blocks: new masks for each would leave the heap in pieces
-    for part, block in costs.blocks(rows=-u, columns=-v):
-        memory = block.new_empty(2, *block.shape, dtype=torch.bool) if memory is None else memory
-        small, other = memory[:, : len(block)]
-        torch.le(block, by_column, out=small)
-        small |= torch.le(block, by_row[part, None], out=other)
-        if int(small.sum()) > 16 * k * len(block):  # ties
-            at = block.topk(min(k, block.shape[1]), dim=1, largest=False, sorted=False).indices
-            small.zero_().scatter_(1, at, True)
-        i, j = small.nonzero(as_tuple=True)
-        weights.append((block[i, j] + u[part][i] + v[j]).double().cpu().numpy())
-        rows.append(i.cpu().numpy() + part.start)
-        columns.append(j.cpu().numpy())
-    return Edges(np.concatenate(rows), np.concatenate(columns), np.concatenate(weights))
-
-
-def _thresholds(sample: Costs, rows: Float[Tensor, " n"], columns: Float[Tensor, " s"]) -> Float[Tensor, " n"]:
-    rank = min(RANK, sample.shape[1])
-    parts = (b.topk(rank, dim=1, largest=False).values[:, -1] for _, b in sample.blocks(rows=rows, columns=columns))
-    return torch.cat(list(parts))
-
-
-def greedy_full(
-    i: Int[np.ndarray, " E"], j: Int[np.ndarray, " E"], weights: Float[np.ndarray, " E"], shape: tuple[int, int]
-) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """A matching of all rows (no more than columns): edges taken by weight, what is left over paired in order."""
+def _missing(edges: Edges, shape: tuple[int, int]) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
+    """Pairs with which the edges hold a matching of all rows."""
     n, m = shape
-    partner = np.full(n, -1)
-    taken = np.zeros(m, bool)
-    for e in np.argsort(weights, kind="stable"):
-        if partner[i[e]] < 0 and not taken[j[e]]:
-            partner[i[e]] = j[e]
-            taken[j[e]] = True
-    alone = partner < 0
-    partner[alone] = np.flatnonzero(~taken)[: alone.sum()]
-    return np.arange(n), partner
+    graph = scipy.sparse.csr_array((np.ones(len(edges), bool), edges.j.astype(np.int32), edges.starts(n)), shape=shape)
+    partner = scipy.sparse.csgraph.maximum_bipartite_matching(graph, perm_type="column")
+    alone = np.flatnonzero(partner < 0)
+    return alone, np.setdiff1d(np.arange(m), partner)[: len(alone)]
 
 
 def sparse_assignment(edges: Edges, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:
@@ -219,13 +165,18 @@ def _squared(
     return rows[order], columns[order], weights[order]
 
 
+def starts_of(groups: Int[np.ndarray, " E"]) -> Int[np.ndarray, " G"]:
+    """Where the runs of equal numbers begin."""
+    return np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
+
+
 def fitted_prices(
     edges: Edges, permutation: Int[np.ndarray, " n"], v: Float[np.ndarray, " m"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
     """The greatest prices v <= v_old (<= 0 where columns are left over) with r_ij >= 0 on all edges and 0 on the
     matching, and their u.
     """
-    order = edges.by_column
+    order = edges.by_column(len(permutation), len(v))
     i, j, weights = edges.i[order], edges.j[order], edges.weights[order]
     own = np.empty(len(permutation))
     matched = permutation[i] == j

@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.core.seeds import numpy_generator
-from saelab.matching.assignment import candidates, greedy_full
 from saelab.matching.cost import Costs, Parts
 from saelab.matching.fold import Fold, HasFeatures
+from saelab.matching.listing import listed
 
 Predict = Callable[[HasFeatures, HasFeatures, Tensor, Tensor], Tensor]
 
@@ -46,8 +46,17 @@ def mutual_nearest(costs: Costs) -> Int[np.ndarray, " n"]:
 
 def greedy(costs: Costs) -> Int[np.ndarray, " n"]:
     """A full matching taken pair by pair from about the 64 cheapest of every row and column."""
-    edges = candidates(costs, torch.zeros(costs.shape[0]), torch.zeros(costs.shape[1]))
-    return greedy_full(edges.i, edges.j, edges.weights, costs.shape)[1]
+    edges = listed(costs, *(torch.zeros_like(x) for x in (costs.a_square, costs.b_square))).edges
+    n, m = costs.shape
+    partner = np.full(n, -1)
+    taken = np.zeros(m, bool)
+    for e in np.argsort(edges.weights, kind="stable"):
+        if partner[edges.i[e]] < 0 and not taken[edges.j[e]]:
+            partner[edges.i[e]] = edges.j[e]
+            taken[edges.j[e]] = True
+    alone = partner < 0
+    partner[alone] = np.flatnonzero(~taken)[: alone.sum()]
+    return partner
 
 
 def top_cosine(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[np.ndarray, " n"]:

@@ -5,17 +5,16 @@ below. Prices here come as (u, v) with u_i = c_i,pi(i) - v_pi(i) on a given matc
 with r_ij = c_ij - u_i - v_j < 0. Float32 blocks only nominate: whatever could be negative within the rounding bound
 is computed again in float64 from differences, so the bound is rigorous for costs evaluated in float64.
 
-A reduced cost falls only where u_i or v_j rises. After a pass that listed all that was violated, and with no v risen,
-the next pass looks at the rows whose u rose and at the listed pairs; all others are no worse than they were.
+Rows of which it is known that no pair outside some list is negative need no pass (`Listing.unlisted`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from saelab.matching.cost import EPSILON, Costs, Edges
+from saelab.matching.cost import Costs
 
 MOST_PER_ROW = 64  # pairs of a row that are computed again in one pass
 
@@ -24,17 +23,15 @@ MOST_PER_ROW = 64  # pairs of a row that are computed again in one pass
 class Pricing:
     """Violated pairs (i, j) with r_ij < -tolerance, and the lower bound that the prices (u, v) prove.
 
-    rest: for every row the least reduced cost, at most 0, of the pairs that are not listed. whole: every violated pair
-    is listed.
+    least: for every row the least reduced cost, at most 0, of all pairs that were looked at; floor: of those that are
+    not listed (-inf where too many were violated to list them).
     """
 
     i: Int[np.ndarray, " E"]
     j: Int[np.ndarray, " E"]
     lower_bound: float
-    u: Float[np.ndarray, " n"]
-    v: Float[np.ndarray, " m"]
-    rest: Float[np.ndarray, " n"]
-    whole: bool
+    least: Float[np.ndarray, " n"]
+    floor: Float[np.ndarray, " n"]
 
 
 def price(
@@ -43,30 +40,27 @@ def price(
     v: Float[np.ndarray, " m"],
     *,
     tolerance: float = 0.0,
-    before: Pricing | None = None,
-    edges: Edges | None = None,
+    floor: Float[np.ndarray, " n"] | None = None,
 ) -> Pricing:
     """All pairs at prices (u, v). n <= m; where n < m, v must be <= 0.
 
-    before: an earlier pricing, and edges: pairs of known cost, all that it listed among them; then only rows whose u
-    has risen since are looked at again.
+    floor: for every row a bound from below on the reduced costs of all pairs but some that are looked after elsewhere;
+    then only rows with a negative one are looked at.
     """
-    rows, rest = np.arange(costs.shape[0]), np.zeros(costs.shape[0])
-    if before is not None and edges is not None and before.whole and not (v > before.v).any():
-        rows, rest = np.flatnonzero(u > before.u), before.rest.copy()
-        rest[rows] = 0
+    floor = np.full(len(u), -np.inf) if floor is None else floor.copy()
+    rows = np.flatnonzero(floor < 0)
     everyone = len(rows) == len(u)
-    some = costs if everyone else replace(costs, a=costs.a[torch.from_numpy(rows).to(costs.a.device)])
+    some = costs if everyone else costs.part(rows=torch.from_numpy(rows).to(costs.a.device))
     i, j, r, loose = _violated(some, u[rows], v)
     i = rows[i]
     small = r >= -tolerance
-    np.minimum.at(rest, i[small], r[small])
-    least = rest.copy()
+    floor[rows] = 0
+    np.minimum.at(floor, i[small], r[small])
+    least = np.minimum(floor, 0)
     np.minimum.at(least, i, r)
-    if edges is not None:
-        np.minimum.at(least, edges.i, edges.weights - u[edges.i] - v[edges.j])
-    bound = float(u.sum() + v.sum() + least.sum()) - loose
-    return Pricing(i[~small], j[~small], bound, u, v, rest, loose == 0)
+    if loose:
+        floor[rows] = -np.inf
+    return Pricing(i[~small], j[~small], float(u.sum() + v.sum() + least.sum()) - loose, least, floor)
 
 
 def _violated(
@@ -76,8 +70,7 @@ def _violated(
     device = costs.a.device
     ut, vt = (torch.from_numpy(x).float().to(device) for x in (u, v))
     # What an entry can be off by is a share of its row and one of its column, so it is taken off with the prices.
-    above = costs.rounding * costs.a_square + 8 * EPSILON * ut.abs()
-    beside = costs.rounding * costs.b_square + 8 * EPSILON * vt.abs()
+    above, beside = costs.slack(ut, vt)
     most_beside = float(beside.max())
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     loose = 0.0

@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
+import scipy  # its parts are loaded at first use
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -25,7 +26,8 @@ from saelab.matching.fold import FoldedFeatures
 Parts = Literal["all", "decoder", "encoder", "bias"]
 BLOCK_ENTRIES = 1 << 21  # of one block of costs: 8 MB, near the caches
 LEAST_HEIGHT = 128  # rows of a block, whatever its width: fewer read the columns too often
-EDGES_TOGETHER = 1 << 11
+EDGES_TOGETHER = 128  # pairs, and
+ROWS_TOGETHER = 512  # rows that are read in float64 at once, in the caches
 EPSILON = 2.0**-24  # half a unit in the last place of float32
 
 
@@ -49,11 +51,11 @@ class Costs:
 
     @cached_property
     def a_square(self) -> Float[Tensor, " n"]:
-        return self.a.double().square().sum(1).float()
+        return _squares(self.a)
 
     @cached_property
     def b_square(self) -> Float[Tensor, " m"]:
-        return self.b.double().square().sum(1).float()
+        return _squares(self.b)
 
     @cached_property
     def scale(self) -> float:
@@ -78,16 +80,16 @@ class Costs:
         """
         return (self.a.shape[1] + 8) * EPSILON * 1.01
 
-    def some_rows(self, start: int, every: int) -> "Costs":
-        """The costs of every so many-th row."""
-        return self if every == 1 else replace(self, a=self.a[start::every])
-
-    def some_columns(self, every: int) -> "Costs":
-        """The costs of every so many-th column."""
-        return self if every == 1 else replace(self, b=self.b[::every])
+    def part(self, rows: Any = slice(None), columns: Any = slice(None)) -> "Costs":
+        """The costs of some rows and columns: slices, or indices where the features lie."""
+        found = replace(self, a=self.a[rows], b=self.b[columns])
+        found.__dict__.update(a_square=self.a_square[rows], b_square=self.b_square[columns])
+        return found
 
     def transposed(self) -> "Costs":
-        return Costs(self.b, self.a, self.widths)
+        found = replace(self, a=self.b, b=self.a)
+        found.__dict__.update(a_square=self.b_square, b_square=self.a_square)
+        return found
 
     def blocks(
         self, *, rows: Float[Tensor, " n"] | None = None, columns: Float[Tensor, " m"] | None = None
@@ -117,14 +119,19 @@ class Costs:
             found = torch.le(block, 0, out=memory[: len(block)]).nonzero()
             yield part, block, found[:, 0], found[:, 1]
 
+    def slack(self, u: Float[Tensor, " n"], v: Float[Tensor, " m"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+        """What an entry of `blocks` with the offsets (-u, -v) can be off by: a share of its row, one of its column."""
+        of_row = self.rounding * self.a_square + 8 * EPSILON * u.abs()
+        return of_row, self.rounding * self.b_square + 8 * EPSILON * v.abs()
+
     def edges(self, i: Int[np.ndarray, " E"], j: Int[np.ndarray, " E"]) -> Float[np.ndarray, " E"]:
         """Costs of pairs, from differences in float64."""
         found = np.empty(len(i))
         for start in range(0, len(i), EDGES_TOGETHER):
             part = slice(start, start + EDGES_TOGETHER)
             left, right = (x[torch.from_numpy(k[part]).to(x.device)] for x, k in ((self.a, i), (self.b, j)))
-            apart = left.double().sub_(right)
-            found[part] = torch.linalg.vecdot(apart, apart).cpu().numpy()
+            apart = np.subtract(left.cpu().numpy(), right.cpu().numpy(), dtype=np.float64)
+            np.einsum("ij,ij->i", apart, apart, out=found[part])
         return found
 
 
@@ -139,23 +146,22 @@ class Edges:
     def __len__(self) -> int:
         return len(self.i)
 
-    @cached_property
-    def by_column(self) -> Int[np.ndarray, " E"]:
-        """The order by column, then row."""
-        return np.argsort(self.j, kind="stable")
+    def starts(self, n: int) -> Int[np.ndarray, " n+1"]:
+        """Where the edges of each of n rows begin, and where the last end."""
+        return np.r_[0, np.cumsum(np.bincount(self.i, minlength=n))].astype(np.int32)
+
+    def by_column(self, n: int, m: int) -> Int[np.ndarray, " E"]:
+        """The order by column, then row, of n rows and m columns."""
+        places = (np.arange(len(self)), self.j.astype(np.int32), self.starts(n))
+        return scipy.sparse.csr_array(places, shape=(n, m)).tocsc().data
 
     def kept(self, which: Bool[np.ndarray, " E"]) -> "Edges":
         return Edges(self.i[which], self.j[which], self.weights[which])
 
-    def with_pairs(self, i: Int[np.ndarray, " P"], j: Int[np.ndarray, " P"], costs: Costs) -> "Edges":
-        """These edges and the given pairs; costs are computed for the new ones only."""
-        m = costs.shape[1]
-        own, new = self.i * m + self.j, np.unique(i.astype(np.int64) * m + j)
-        new = new[~np.isin(new, own, assume_unique=True)]
-        keys = np.concatenate([own, new])
-        order = np.argsort(keys, kind="stable")
-        weights = np.concatenate([self.weights, costs.edges(*np.divmod(new, m))])
-        return Edges(*np.divmod(keys[order], m), weights[order])
+
+def _squares(rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:
+    parts = [part.double() for part in rows.split(ROWS_TOGETHER)]
+    return torch.cat([torch.linalg.vecdot(part, part) for part in parts]).float()
 
 
 def costs_between(

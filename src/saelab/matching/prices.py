@@ -2,87 +2,80 @@
 
     u_i = -eps log sum_j exp((v_j - c_ij) / eps),      v_j = -eps log sum_i exp((u_i - c_ij) / eps)
 
-While eps is high the sums are smooth: blocked steps see a sample of the rows only. The last blocked step sees all rows;
-from there on few pairs matter, and the cold steps run on the candidate edges alone. Prices only say which pairs are
-worth solving over; that nothing was missed is for certificate.py to show. With more columns than rows (never fewer)
-columns may be left over, and v stays at most 0.
+While eps is high the sums are smooth, so a sample of the rows gives v and a sample of the columns gives u. From there
+on few pairs matter, and the cold steps run on the candidate edges alone. Prices only say which pairs are worth solving
+over; that nothing was missed is for certificate.py to show. With more columns than rows (never fewer) columns may be
+left over, and v stays at most 0.
 """
 
+import math
+
 import numpy as np
+import scipy  # its parts are loaded at first use
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from saelab.core.seeds import seed_of
-from saelab.matching.cost import Costs, Edges
+from saelab.matching.cost import BLOCK_ENTRIES, Costs, Edges
 
-# (temperature in standard deviations of the inner products, share of rows: one of so many) of each blocked step.
-HOT = ((1.5, 4), (1.0, 4), (0.7, 4), (0.5, 4), (0.4, 1))
-COLD = (0.4, 0.04, 40)  # first and last temperature in the same units, and steps, on the edges
-SAMPLE = 1024
+HOT = (1.5, 1.0, 0.7, 0.5, 0.4)  # temperatures in standard deviations of the inner products, see `spread`
+COLD = (0.4, 0.04, 10)  # first and last temperature in the same units, and how many, on the edges
+INNER = 4  # scalings at each cold temperature
+ROWS = 4  # one in so many rows gives v, fewer where their costs would not fit
+COLUMNS = 16  # one in so many columns gives u
+SAMPLE_ENTRIES = 1 << 27
+SPREAD_SAMPLE = 512
 
 
 def spread(costs: Costs) -> float:
     """The standard deviation of -2 <a_i, b_j> over a sample of pairs, without the means of rows and columns."""
     generator = torch.Generator().manual_seed(seed_of("matching", "spread"))
-    i, j = (torch.randint(size, (SAMPLE,), generator=generator).to(costs.a.device) for size in costs.shape)
+    i, j = (torch.randint(size, (SPREAD_SAMPLE,), generator=generator).to(costs.a.device) for size in costs.shape)
     x = 2 * (costs.a[i] @ costs.b[j].T).double()
     return float((x - x.mean(0) - x.mean(1, keepdim=True) + x.mean()).std().clamp_min(1e-30))
 
 
-def hot_prices(
-    costs: Costs, schedule: tuple[tuple[float, int], ...] = HOT
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-    """Blocked steps from hot to warm. The last one must see all rows."""
+def hot_prices(costs: Costs, unit: float) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+    """Prices from samples, from hot to warm. unit: `spread`."""
     n, m = costs.shape
-    unit = spread(costs)
-    v, u = torch.zeros(m, device=costs.a.device), torch.zeros(n, device=costs.a.device)
-    for step, (share, every) in enumerate(schedule):
-        epsilon = share * unit
-        seen = costs.some_rows(step % every, every)
+    sample = costs.part(rows=slice(None, None, max(ROWS, -(-n * m // SAMPLE_ENTRIES))))
+    kept = torch.cat([block.clone() for _, block in sample.blocks()])
+    height = max(1, BLOCK_ENTRIES // m)
+    memory = kept.new_empty(min(height, len(kept)), m)
+    v = kept.new_zeros(m)
+    for epsilon in (share * unit for share in HOT):
         sums = torch.zeros_like(v)
-        for part, block in seen.blocks(columns=-v):
-            block.mul_(-1 / epsilon)
-            top = block.amax(dim=1, keepdim=True)
-            block.sub_(top).exp_()
-            mass = block.sum(dim=1, keepdim=True)
-            if every == 1:
-                u[part] = (-epsilon * (top + mass.log()))[:, 0]
-            sums += (1 / mass)[:, 0] @ block
-        v -= epsilon * (sums * (n / len(seen.a))).clamp_min(1e-6).log()
+        for part in kept.split(height):
+            block = torch.sub(v, part, out=memory[: len(part)]).mul_(1 / epsilon)
+            block.sub_(block.amax(dim=1, keepdim=True)).exp_()
+            sums += (1 / block.sum(dim=1)) @ block
+        v -= epsilon * (sums * (n / len(kept))).clamp_min(1e-6).log()
         if n < m:
             v.clamp_(max=0)
-    return u, v
+    del kept
+    some, epsilon = costs.part(columns=slice(None, None, COLUMNS)), HOT[-1] * unit
+    u = [torch.logsumexp(block.mul_(-1 / epsilon), dim=1) for _, block in some.blocks(columns=-v[::COLUMNS])]
+    return -epsilon * (torch.cat(u) + math.log(m / len(some.b))), v
 
 
 def cold_prices(
-    edges: Edges,
-    u: Float[np.ndarray, " n"],
-    v: Float[np.ndarray, " m"],
-    unit: float,
-    schedule: tuple[float, float, int] = COLD,
+    edges: Edges, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"], unit: float
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
     """Steps on the edges alone, from warm to cold. unit: `spread`. Rows and columns without edges keep their price."""
-    order = edges.by_column
-    back, weights = edges.i[order], edges.weights[order]
-    row_starts, column_starts = starts_of(edges.i), starts_of(edges.j[order])
-    rows, columns = edges.i[row_starts], edges.j[order][column_starts]
-    u, v = u.copy(), v.copy()
-    for epsilon in unit * np.geomspace(*schedule):
-        u[rows] = _soft_minimum(edges.weights - v[edges.j], row_starts, epsilon)
-        v[columns] = _soft_minimum(weights - u[back], column_starts, epsilon)
-        if len(u) < len(v):
-            v[columns] = np.minimum(v[columns], 0)
+    n, m = len(u), len(v)
+    starts, columns = edges.starts(n), edges.j.astype(np.int32)
+    for epsilon in unit * np.geomspace(*COLD):
+        kernel = np.exp(np.minimum((u[edges.i] + v[edges.j] - edges.weights) / epsilon, 50))
+        rows = scipy.sparse.csr_array((kernel, columns, starts), shape=(n, m))
+        most = np.exp(np.clip(-v / epsilon, 0, 500)) if n < m else np.inf
+        b = np.ones(m)
+        for _ in range(INNER):
+            a = _inverse(rows @ b)
+            b = np.minimum(_inverse(rows.T @ a), most)
+        u, v = u + epsilon * np.log(a), v + epsilon * np.log(b)
     return u, v
 
 
-def starts_of(groups: Int[np.ndarray, " E"]) -> Int[np.ndarray, " G"]:
-    """Where the runs of equal numbers begin."""
-    return np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
-
-
-def _soft_minimum(x: Float[np.ndarray, " E"], starts: Int[np.ndarray, " G"], epsilon: float) -> Float[np.ndarray, " G"]:
-    least = np.minimum.reduceat(x, starts)
-    lengths = np.diff(np.r_[starts, len(x)])
-    mass = np.add.reduceat(np.exp((np.repeat(least, lengths) - x) / epsilon), starts)
-    return least - epsilon * np.log(mass)
+def _inverse(mass: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return np.divide(1, mass, out=np.ones_like(mass), where=mass > 1e-100)

@@ -1,0 +1,89 @@
+"""The pairs worth solving over, listed in one pass over all pairs, and what is known of those that are not listed.
+
+A pair is listed where its reduced cost c_ij - u_i - v_j is at most a threshold of its row or one of its column. Of all
+others it is above both, so at other prices their reduced costs are bounded without another pass. Nothing here solves
+anything.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saelab.matching.cost import Costs, Edges
+
+CANDIDATES = 64  # of each row and each column, about
+RANK = 4  # the order statistic of a sample that estimates the k-th smallest reduced cost
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Listed pairs with the float32 costs of their blocks, and the bound for all others.
+
+    above, beside: what an entry can be off by is at most above[i] + beside[j]. u, v: the prices of the listing.
+    by_row, by_column: its thresholds. alone: rows of so many ties that the threshold of the row alone was minded.
+    """
+
+    edges: Edges
+    above: Float[np.ndarray, " n"]
+    beside: Float[np.ndarray, " m"]
+    u: Float[np.ndarray, " n"]
+    v: Float[np.ndarray, " m"]
+    by_row: Float[np.ndarray, " n"]
+    by_column: Float[np.ndarray, " m"]
+    alone: Bool[np.ndarray, " n"]
+
+    def unlisted(self, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
+        """A lower bound for every row on the reduced costs of its unlisted pairs at the prices (u, v).
+
+        For row i it is the least over j of x_i + y_j + max(by_row_i, by_column_j), x and y being how much the prices
+        have fallen, less the rounding: found for all rows at once by sorting the columns by their threshold.
+        """
+        x, y = self.u - u - self.above, self.v - v - self.beside
+        order = np.argsort(self.by_column)
+        sorted_columns, y = self.by_column[order], y[order]
+        lower = np.r_[np.inf, np.minimum.accumulate(y)]
+        higher = np.r_[np.minimum.accumulate((y + sorted_columns)[::-1])[::-1], np.inf]
+        at = np.searchsorted(sorted_columns, self.by_row, side="right")
+        at[self.alone] = len(y)
+        return x + np.minimum(lower[at] + self.by_row, higher[at])
+
+
+def listed(costs: Costs, u: Float[Tensor, " n"], v: Float[Tensor, " m"], k: int = CANDIDATES) -> Listing:
+    """About the k smallest reduced costs of every row and every column.
+
+    How small is small enough is read from one in so many columns (rows), so that the one pass over all pairs only
+    compares.
+    """
+    some = slice(None, None, max(1, k // RANK))
+    by_row = _thresholds(costs.part(columns=some), -u, -v[some])
+    by_column = _thresholds(costs.part(rows=some).transposed(), -v, -u[some])
+    alone = torch.zeros_like(by_row, dtype=torch.bool)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    memory: Tensor | None = None  # for all blocks: new masks for each would leave the heap in pieces
+    for part, block in costs.blocks(rows=-u, columns=-v):
+        memory = block.new_empty(2, *block.shape, dtype=torch.bool) if memory is None else memory
+        small, other = memory[:, : len(block)]
+        torch.le(block, by_column, out=small)
+        small |= torch.le(block, by_row[part, None], out=other)
+        places = small.nonzero()
+        if len(places) > 16 * k * len(block):  # ties
+            least = block.topk(min(k, block.shape[1]), dim=1, largest=False)
+            by_row[part], alone[part] = least.values[:, -1], True
+            places = small.zero_().scatter_(1, least.indices, True).nonzero()
+        i, j = places[:, 0], places[:, 1]
+        found.append(((i + part.start).cpu(), j.cpu(), block[i, j].cpu()))
+    i, j, reduced = (torch.cat(x).numpy() for x in zip(*found, strict=True))
+    above, beside = costs.slack(u, v)
+    near_u, near_v, *rest = (x.double().cpu().numpy() for x in (u, v, above, beside, by_row, by_column))
+    above, beside, by_row, by_column = rest
+    edges = Edges(i, j, reduced + near_u[i] + near_v[j])
+    return Listing(edges, above, beside, near_u, near_v, by_row, by_column, alone.cpu().numpy())
+
+
+def _thresholds(sample: Costs, rows: Float[Tensor, " n"], columns: Float[Tensor, " s"]) -> Float[Tensor, " n"]:
+    rank = min(RANK, sample.shape[1])
+    parts = (b.topk(rank, dim=1, largest=False).values[:, -1] for _, b in sample.blocks(rows=rows, columns=columns))
+    return torch.cat(list(parts))

@@ -1,0 +1,115 @@
+"""The pairs that a matching is chosen from, as they grow, and what prices prove over all others.
+
+Listed pairs come with float32 costs. Only where such a cost could matter, because the pair is matched or its reduced
+cost could be negative within the rounding, it is computed again in float64: a few per row. Of pairs that are not listed
+the bound of their row says enough, or a pass over the rows of which it does not. Nothing here chooses a matching.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from saelab.matching.certificate import price
+from saelab.matching.cost import Costs, Edges
+from saelab.matching.listing import Listing
+
+
+@dataclass
+class Pool:
+    """edges: all pairs that are listed. used: those that the assignment chooses from. exact: their cost is of float64.
+
+    floor: a bound for every row on the reduced costs at (u, v) of pairs that are not listed.
+    """
+
+    costs: Costs
+    listing: Listing | None  # None: all pairs are listed
+    edges: Edges
+    used: Bool[np.ndarray, " E"]
+    exact: Bool[np.ndarray, " E"]
+    floor: Float[np.ndarray, " n"]
+    u: Float[np.ndarray, " n"]
+    v: Float[np.ndarray, " m"]
+
+    @property
+    def chosen_from(self) -> Edges:
+        return self.edges.kept(self.used)
+
+    def add(self, i: Int[np.ndarray, " P"], j: Int[np.ndarray, " P"]) -> int:
+        """Use pairs from now on, with their costs in float64; how many of them were not listed."""
+        m = self.costs.shape[1]
+        own, new = self.edges.i * m + self.edges.j, np.unique(i.astype(np.int64) * m + j)
+        at = np.searchsorted(own, new)
+        there = own[np.minimum(at, len(own) - 1)] == new
+        self.used[at[there]] = True
+        at, new = at[~there], new[~there]
+        i, j = np.divmod(new, m)
+        olds, news = (self.edges.i, self.edges.j, self.edges.weights), (i, j, self.costs.edges(i, j))
+        self.edges = Edges(*(np.insert(old, at, x) for old, x in zip(olds, news, strict=True)))
+        self.used, self.exact = (np.insert(x, at, True) for x in (self.used, self.exact))
+        return len(new)
+
+    def priced(
+        self,
+        u: Float[np.ndarray, " n"],
+        v: Float[np.ndarray, " m"],
+        permutation: Int[np.ndarray, " n"],
+        tolerance: float,
+    ) -> tuple[float, int]:
+        """The lower bound that prices prove, and how many pairs, used from now on, the matching has not minded.
+
+        u, v: prices that fit the matching on the pairs in use.
+        """
+        i, j = self.edges.i, self.edges.j
+        reduced = self.edges.weights - u[i] - v[j]
+        matched = permutation[i] == j
+        settled = self.exact & self.used
+        self._compute(reduced, matched, u, v)
+        wrong = (reduced < -tolerance) | (matched & (reduced > tolerance))
+        wrong &= ~settled
+        self.used |= wrong
+        pricing = price(self.costs, u, v, tolerance=tolerance, floor=self._floor_at(u, v))
+        self.floor, self.u, self.v = pricing.floor, u, v
+        least, below = pricing.least.copy(), reduced < 0
+        np.minimum.at(least, i[below], reduced[below])
+        bound = pricing.lower_bound + float((least - pricing.least).sum())
+        return bound, int(wrong.sum()) + self.add(pricing.i, pricing.j)
+
+    def _compute(
+        self,
+        reduced: Float[np.ndarray, " E"],
+        matched: Bool[np.ndarray, " E"],
+        u: Float[np.ndarray, " n"],
+        v: Float[np.ndarray, " m"],
+    ) -> None:
+        """Costs in float64 where a float32 one could matter, in the edges and in `reduced`."""
+        if self.listing is None:
+            return
+        i, j = self.edges.i, self.edges.j
+        near = ~self.exact & (matched | (reduced < self.listing.above[i] + self.listing.beside[j]))
+        i, j = i[near], j[near]
+        self.edges.weights[near] = self.costs.edges(i, j)
+        reduced[near] = self.edges.weights[near] - u[i] - v[j]
+        self.exact |= near
+
+    def _floor_at(self, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
+        if self.listing is None:
+            return self.floor
+        moved = self.floor - (u - self.u) - max(0.0, float((v - self.v).max()))
+        return np.maximum(moved, self.listing.unlisted(u, v))
+
+
+def pool_of_all(costs: Costs) -> Pool:
+    """All pairs, in float64."""
+    n, m = costs.shape
+    i, j = np.divmod(np.arange(n * m), m)
+    every = np.ones(n * m, bool)
+    return Pool(
+        costs, None, Edges(i, j, costs.edges(i, j)), every, every.copy(), np.full(n, np.inf), np.zeros(n), np.zeros(m)
+    )
+
+
+def pool_of(costs: Costs, listing: Listing, used: Bool[np.ndarray, " E"]) -> Pool:
+    """The pairs of a listing, some of them to be used."""
+    never, (n, m) = np.zeros(len(used), bool), costs.shape
+    return Pool(costs, listing, listing.edges, used, never, np.full(n, -np.inf), np.zeros(n), np.zeros(m))
