@@ -13,7 +13,7 @@ from saelab.matching.baselines import greedy, mutual_nearest, random_pairs
 from saelab.matching.certificate import price
 from saelab.matching.cost import Costs
 from saelab.matching.partial import match_partially, null_reject
-from saelab.matching.prices import hot_prices
+from saelab.matching.prices import hot_prices, spread
 
 
 def unit(x: Tensor) -> Tensor:

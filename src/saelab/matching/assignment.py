@@ -32,7 +32,6 @@ from saelab.matching.prices import cold_prices, hot_prices, spread
 
 DENSE_BELOW = 512  # rows up to which all pairs are candidates
 KEPT = 16  # of each row and each column for the assignment
-RELATIVE_GAP = 1e-9
 MOST_ROUNDS = 60
 
 
@@ -71,7 +70,6 @@ def assign(costs: Costs, *, progress: Progress = SILENT) -> Assignment:
         permutation[turned.permutation] = np.arange(m)
         return replace(turned, permutation=permutation, u=turned.v, v=turned.u)
     start = time.perf_counter()
-    everyone = np.arange(n)
     small = n * m <= DENSE_BELOW**2
     with progress.task("matching", unit="rounds") as task:
         pool, u, v = (pool_of_all(costs), np.zeros(n), np.zeros(m)) if small else _sparse(costs)
@@ -79,9 +77,7 @@ def assign(costs: Costs, *, progress: Progress = SILENT) -> Assignment:
             edges = pool.chosen_from
             permutation = sparse_assignment(edges, u, v)
             u, v = fitted_prices(edges, permutation, v)
-            cost = float(costs.edges(everyone, permutation).sum())
-            tolerance = RELATIVE_GAP * cost / n + 1e-13 * costs.scale
-            bound, added = pool.priced(u, v, permutation, tolerance)
+            cost, bound, added = pool.priced(u, v, permutation)
             task.advance(1, violated=added, gap=cost - bound)
             if not added:
                 seconds = time.perf_counter() - start
@@ -160,7 +156,7 @@ def _squared(
     m = len(v)
     own = np.arange(m)
     rows, columns = np.concatenate([i, n + own, n + j]), np.concatenate([j, own, m + i])
-    order = np.lexsort((columns, rows))
+    order = np.argsort(rows * (n + m) + columns)
     weights = np.concatenate([reduced, -v, np.zeros(len(i))])
     return rows[order], columns[order], weights[order]
 

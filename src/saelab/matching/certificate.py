@@ -8,6 +8,7 @@ is computed again in float64 from differences, so the bound is rigorous for cost
 Rows of which it is known that no pair outside some list is negative need no pass (`Listing.unlisted`).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,3 +87,12 @@ def _violated(
         found.append((i[r < 0], j[r < 0], r[r < 0]))
     i, j, r = (np.concatenate(x) for x in zip(*found, strict=True))
     return i, j, r, loose
+
+
+def rounding_of(costs: Costs, cost: float, *prices: Float[np.ndarray, "..."]) -> float:
+    """What a cost and the bound of prices can be off by because they are computed in float64: the worst case of sums of
+    squared differences of this width and of their sums over pairs.
+    """
+    n, width = costs.shape[0], costs.a.shape[1]
+    summed = sum(float(np.abs(p).sum() + n * np.abs(p).max()) for p in prices)
+    return (width + 8 + math.log2(n + 1)) * 2.0**-53 * (cost + 3 * summed)

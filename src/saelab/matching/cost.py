@@ -146,7 +146,7 @@ class Edges:
     def __len__(self) -> int:
         return len(self.i)
 
-    def starts(self, n: int) -> Int[np.ndarray, " n+1"]:
+    def starts(self, n: int) -> Int[np.ndarray, " s"]:
         """Where the edges of each of n rows begin, and where the last end."""
         return np.r_[0, np.cumsum(np.bincount(self.i, minlength=n))].astype(np.int32)
 

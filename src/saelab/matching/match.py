@@ -16,7 +16,7 @@ from torch import Tensor
 from saelab.core.errors import UserError, refuse_name
 from saelab.core.progress import SILENT, Progress
 from saelab.matching.assignment import assign
-from saelab.matching.certificate import price
+from saelab.matching.certificate import price, rounding_of
 from saelab.matching.cost import Costs, Parts, costs_between
 from saelab.matching.fold import Fold, FoldedFeatures, HasFeatures, features_of
 from saelab.matching.partial import match_partially, null_reject
@@ -30,14 +30,16 @@ class Matching:
     """A matching with its certificate.
 
     cost, lower_bound: total over pairs, in folded units squared; gap = cost - lower_bound, proved over all pairs (a
-    partial matching is exact, so its bound is its cost). pair_cost, cosine: per feature of the first SAE (NaN where
-    unmatched); cosine is of the folded decoder rows. rejected_at: the reject cost used. clipped: tiny scales raised,
-    per SAE. prices: (u, v) that prove the bound, in the units of the cost (None: partial). asked: fold, parts, weights.
+    partial matching is exact, so its bound is its cost), up to rounding, what float64 sums can be off by. pair_cost,
+    cosine: per feature of the first SAE (NaN where unmatched); cosine is of the folded decoder rows. rejected_at: the
+    reject cost used. clipped: tiny scales raised, per SAE. prices: (u, v) that prove the bound, in the units of the
+    cost (None: partial). asked: fold, parts, weights.
     """
 
     permutation: Int[np.ndarray, " n"]
     cost: float
     lower_bound: float
+    rounding: float
     pair_cost: Float[np.ndarray, " n"]
     cosine: Float[np.ndarray, " n"]
     method: str
@@ -52,7 +54,8 @@ class Matching:
         paired = np.isfinite(self.cosine)
         cosine = f"{np.median(self.cosine[paired]):.2f}" if paired.any() else "missing"
         size = f"{paired.sum():,} of {len(self.permutation):,} features"
-        return f"<Matching of {size}: median cosine {cosine}, cost {self.cost:.4g}, gap {self.gap:.2g}>"
+        certified = f"gap {self.gap:.2g} up to rounding of {self.rounding:.1g}"
+        return f"<Matching of {size}: median cosine {cosine}, cost {self.cost:.4g}, {certified}>"
 
     @property
     def gap(self) -> float:
@@ -62,10 +65,14 @@ class Matching:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What `verify` found: the cost of the pairs and the bound that the prices prove, both computed anew."""
+    """What `verify` found: the cost of the pairs and the bound that the prices prove, both computed anew.
+
+    rounding: what the float64 sums of both can be off by.
+    """
 
     cost: float
     lower_bound: float
+    rounding: float
 
     @property
     def gap(self) -> float:
@@ -94,10 +101,7 @@ def match(
     measured. A full matching of SAEs with different numbers of features leaves none of the smaller one's unmatched.
     Raises `UserError` for SAEs of different input widths.
     """
-    for one in (sae_a, sae_b):
-        refuse_name(one, "saelab.load_sae(reference)")
-    if sae_a.W_dec.shape[1] != sae_b.W_dec.shape[1]:
-        raise UserError(f"SAEs of width {sae_a.W_dec.shape[1]} and {sae_b.W_dec.shape[1]} cannot be matched.")
+    _check(sae_a, sae_b)
     if parts != "decoder" and any(isinstance(s, Directions) for s in (sae_a, sae_b)):
         raise UserError(
             f"One of them has decoder rows only, and {parts} were to be compared.",
@@ -109,17 +113,19 @@ def match(
         found = assign(costs, progress=progress)
         permutation, cost, bound = found.permutation, found.cost, found.lower_bound
         method, rounds, seconds = found.method, found.rounds, found.seconds
-        prices = found.u * square, found.v * square
+        prices, rounding = (found.u * square, found.v * square), rounding_of(costs, found.cost, found.u, found.v)
     else:
         began = time.perf_counter()
         rho = _reject(costs, reject, seed)
         permutation, cost = match_partially(costs, rho)
         seconds = time.perf_counter() - began
         bound, method, rounds, reject = cost, "partial", 1, rho
+        rounding = rounding_of(costs, cost)
     pair_cost, cosine = _of_pairs(costs, first, second, permutation)
     return Matching(
-        permutation, cost * square, bound * square, pair_cost * square, cosine, method, rounds, seconds,
-        rejected_at=reject, clipped=(first.clipped, second.clipped), prices=prices, asked=(fold, parts, weights),
+        permutation, cost * square, bound * square, rounding * square, pair_cost * square, cosine, method, rounds,
+        seconds, rejected_at=reject, clipped=(first.clipped, second.clipped), prices=prices,
+        asked=(fold, parts, weights),
     )  # fmt: skip
 
 
@@ -135,8 +141,7 @@ def verify(
     activations: those that it was matched with, for the folds that are measured. Raises `UserError` for a partial
     matching, and for pairs that are not one to one.
     """
-    for one in (sae_a, sae_b):
-        refuse_name(one, "saelab.load_sae(reference)")
+    _check(sae_a, sae_b)
     if matching.prices is None:
         raise UserError("A partial matching has no prices.", hint="Its components are solved exactly, one by one.")
     _, _, costs, unit = _compared(sae_a, sae_b, matching.asked, activations)
@@ -147,7 +152,24 @@ def verify(
         raise UserError("These pairs are no full matching of these two SAEs.")
     turned = costs.shape[0] > costs.shape[1]
     pricing = price(costs.transposed(), v, u) if turned else price(costs, u, v)
-    return Certificate(float(costs.edges(i, j).sum()) * unit**2, pricing.lower_bound * unit**2)
+    cost = float(costs.edges(i, j).sum())
+    return Certificate(*(x * unit**2 for x in (cost, pricing.lower_bound, rounding_of(costs, cost, u, v))))
+
+
+def _check(sae_a: HasFeatures | Directions, sae_b: HasFeatures | Directions) -> None:
+    """Refuse what cannot be compared, in words."""
+    for one in (sae_a, sae_b):
+        refuse_name(one, "saelab.load_sae(reference)")
+        if not one.W_dec.is_floating_point():
+            raise UserError(f"Weights of type {one.W_dec.dtype} cannot be matched.", hint="Convert them: .float().")
+    one, other = sae_a.W_dec, sae_b.W_dec
+    if one.shape[1] != other.shape[1]:
+        raise UserError(f"SAEs of width {one.shape[1]} and {other.shape[1]} cannot be matched.")
+    if one.device != other.device:
+        raise UserError(
+            f"One SAE lies on {one.device}, the other on {other.device}.",
+            hint="Move one to the other's device; costs are made where both lie.",
+        )
 
 
 def _compared(
@@ -184,8 +206,9 @@ def _of_pairs(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     i = np.flatnonzero(permutation != UNMATCHED)
     j = permutation[i]
+    device = costs.a.device
     cost, cosine = np.full(len(permutation), np.nan), np.full(len(permutation), np.nan)
     cost[i] = costs.edges(i, j)
-    rows = first.decoder[torch.from_numpy(i)], second.decoder[torch.from_numpy(j)]
-    cosine[i] = torch.nn.functional.cosine_similarity(*rows, dim=1).double().numpy()
+    rows = (f.decoder[torch.from_numpy(k).to(device)] for f, k in ((first, i), (second, j)))
+    cosine[i] = torch.nn.functional.cosine_similarity(*rows, dim=1).double().cpu().numpy()
     return cost, cosine

@@ -14,6 +14,8 @@ from saelab.matching.certificate import price
 from saelab.matching.cost import Costs, Edges
 from saelab.matching.listing import Listing
 
+RELATIVE_GAP = 1e-9
+
 
 @dataclass
 class Pool:
@@ -54,9 +56,9 @@ class Pool:
         u: Float[np.ndarray, " n"],
         v: Float[np.ndarray, " m"],
         permutation: Int[np.ndarray, " n"],
-        tolerance: float,
-    ) -> tuple[float, int]:
-        """The lower bound that prices prove, and how many pairs, used from now on, the matching has not minded.
+    ) -> tuple[float, float, int]:
+        """The cost of a matching, the lower bound that prices prove, and how many pairs, used from now on, the matching
+        has not minded.
 
         u, v: prices that fit the matching on the pairs in use.
         """
@@ -65,6 +67,8 @@ class Pool:
         matched = permutation[i] == j
         settled = self.exact & self.used
         self._compute(reduced, matched, u, v)
+        cost = float(self.edges.weights[matched].sum())
+        tolerance = RELATIVE_GAP * cost / len(u) + 1e-13 * self.costs.scale
         wrong = (reduced < -tolerance) | (matched & (reduced > tolerance))
         wrong &= ~settled
         self.used |= wrong
@@ -73,7 +77,7 @@ class Pool:
         least, below = pricing.least.copy(), reduced < 0
         np.minimum.at(least, i[below], reduced[below])
         bound = pricing.lower_bound + float((least - pricing.least).sum())
-        return bound, int(wrong.sum()) + self.add(pricing.i, pricing.j)
+        return cost, bound, int(wrong.sum()) + self.add(pricing.i, pricing.j)
 
     def _compute(
         self,
