@@ -40,8 +40,9 @@ def test_what_is_not_listed_is_no_cheaper_than_said(n: int, kind: str) -> None:
     for size in (0.0, 0.1, 1.0, 5.0):
         u, v = listing.u + size * chance.standard_normal(n), listing.v + size * chance.standard_normal(300)
         least = np.where(others, whole - u[:, None] - v, np.inf).min(axis=1)
-        said = listing.unlisted(u, v)
+        said, by_column = listing.unlisted(u, v)
         assert (said <= least).all()
+        assert (by_column <= np.where(others, whole - u[:, None] - v, np.inf).min(axis=0)).all()
         near += int((said > least - 2).sum())
         raised += int((said + 2 > least).sum())
     assert near > 0 and raised > 0, "control: the bound says something, and one that is higher would be wrong"

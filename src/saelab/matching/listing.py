@@ -35,20 +35,33 @@ class Listing:
     by_column: Float[np.ndarray, " m"]
     alone: Bool[np.ndarray, " n"]
 
-    def unlisted(self, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
-        """A lower bound for every row on the reduced costs of its unlisted pairs at the prices (u, v).
-
-        For row i it is the least over j of x_i + y_j + max(by_row_i, by_column_j), x and y being how much the prices
-        have fallen, less the rounding: found for all rows at once by sorting the columns by their threshold.
-        """
+    def unlisted(
+        self, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
+        """Lower bounds for every row and every column on the reduced costs of unlisted pairs at the prices (u, v)."""
         x, y = self.u - u - self.above, self.v - v - self.beside
-        order = np.argsort(self.by_column)
-        sorted_columns, y = self.by_column[order], y[order]
-        lower = np.r_[np.inf, np.minimum.accumulate(y)]
-        higher = np.r_[np.minimum.accumulate((y + sorted_columns)[::-1])[::-1], np.inf]
-        at = np.searchsorted(sorted_columns, self.by_row, side="right")
-        at[self.alone] = len(y)
-        return x + np.minimum(lower[at] + self.by_row, higher[at])
+        rows = _least(x, self.by_row, y, self.by_column)
+        columns = _least(y, self.by_column, x[~self.alone], self.by_row[~self.alone])
+        if self.alone.any():
+            least = (x + self.by_row)[self.alone]
+            rows[self.alone] = least + y.min()
+            columns = np.minimum(columns, least.min() + y)
+        return rows, columns
+
+
+def _least(
+    x: Float[np.ndarray, " n"], s: Float[np.ndarray, " n"], y: Float[np.ndarray, " m"], t: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, " n"]:
+    """min over j of x_i + y_j + max(s_i, t_j) for every i, without looking at every pair.
+
+    x, y: how much prices have fallen, less the rounding. s, t: thresholds.
+    """
+    order = np.argsort(t)
+    t, y = t[order], y[order]
+    lower = np.r_[np.inf, np.minimum.accumulate(y)]
+    higher = np.r_[np.minimum.accumulate((y + t)[::-1])[::-1], np.inf]
+    at = np.searchsorted(t, s, side="right")
+    return x + np.minimum(lower[at] + s, higher[at])
 
 
 def listed(costs: Costs, u: Float[Tensor, " n"], v: Float[Tensor, " m"], k: int = CANDIDATES) -> Listing:

@@ -16,7 +16,7 @@ from torch import Tensor
 from saelab.core.errors import UserError, refuse_name
 from saelab.core.progress import SILENT, Progress
 from saelab.matching.assignment import assign
-from saelab.matching.certificate import price, rounding_of
+from saelab.matching.certificate import lower_bound, rounding_of
 from saelab.matching.cost import Costs, Parts, costs_between
 from saelab.matching.fold import Fold, FoldedFeatures, HasFeatures, features_of
 from saelab.matching.partial import match_partially, null_reject
@@ -151,9 +151,9 @@ def verify(
     if len(matching.permutation) != costs.shape[0] or len(pairs) < min(costs.shape) or len(np.unique(j)) < len(j):
         raise UserError("These pairs are no full matching of these two SAEs.")
     turned = costs.shape[0] > costs.shape[1]
-    pricing = price(costs.transposed(), v, u) if turned else price(costs, u, v)
+    bound = lower_bound(costs.transposed(), v, u) if turned else lower_bound(costs, u, v)
     cost = float(costs.edges(i, j).sum())
-    return Certificate(*(x * unit**2 for x in (cost, pricing.lower_bound, rounding_of(costs, cost, u, v))))
+    return Certificate(*(x * unit**2 for x in (cost, bound, rounding_of(costs, cost, u, v))))
 
 
 def _check(sae_a: HasFeatures | Directions, sae_b: HasFeatures | Directions) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from saelab.matching.certificate import price
+from saelab.matching.certificate import Below, below
 from saelab.matching.cost import Costs, Edges
 from saelab.matching.listing import Listing
 
@@ -37,25 +37,23 @@ class Pool:
     def chosen_from(self) -> Edges:
         return self.edges.kept(self.used)
 
-    def add(self, i: Int[np.ndarray, " P"], j: Int[np.ndarray, " P"]) -> int:
-        """Use pairs from now on, with their costs in float64; how many of them were not listed."""
+    def add(self, i: Int[np.ndarray, " P"], j: Int[np.ndarray, " P"], use: Bool[np.ndarray, " P"] | None = None) -> int:
+        """List more pairs, with their costs in float64, some of them to be used; how many of these are new."""
         m = self.costs.shape[1]
-        own, new = self.edges.i * m + self.edges.j, np.unique(i.astype(np.int64) * m + j)
+        own, (new, first) = self.edges.i * m + self.edges.j, np.unique(i.astype(np.int64) * m + j, return_index=True)
+        use = np.ones(len(new), bool) if use is None else use[first]
         at = np.searchsorted(own, new)
         there = own[np.minimum(at, len(own) - 1)] == new
-        self.used[at[there]] = True
-        at, new = at[~there], new[~there]
+        self.used[at[there & use]] = True
+        at, new, use = at[~there], new[~there], use[~there]
         i, j = np.divmod(new, m)
         olds, news = (self.edges.i, self.edges.j, self.edges.weights), (i, j, self.costs.edges(i, j))
         self.edges = Edges(*(np.insert(old, at, x) for old, x in zip(olds, news, strict=True)))
-        self.used, self.exact = (np.insert(x, at, True) for x in (self.used, self.exact))
-        return len(new)
+        self.used, self.exact = np.insert(self.used, at, use), np.insert(self.exact, at, True)
+        return int(use.sum())
 
     def priced(
-        self,
-        u: Float[np.ndarray, " n"],
-        v: Float[np.ndarray, " m"],
-        permutation: Int[np.ndarray, " n"],
+        self, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"], permutation: Int[np.ndarray, " n"]
     ) -> tuple[float, float, int]:
         """The cost of a matching, the lower bound that prices prove, and how many pairs, used from now on, the matching
         has not minded.
@@ -72,12 +70,27 @@ class Pool:
         wrong = (reduced < -tolerance) | (matched & (reduced > tolerance))
         wrong &= ~settled
         self.used |= wrong
-        pricing = price(self.costs, u, v, tolerance=tolerance, floor=self._floor_at(u, v))
-        self.floor, self.u, self.v = pricing.floor, u, v
-        least, below = pricing.least.copy(), reduced < 0
-        np.minimum.at(least, i[below], reduced[below])
-        bound = pricing.lower_bound + float((least - pricing.least).sum())
-        return cost, bound, int(wrong.sum()) + self.add(pricing.i, pricing.j)
+        least, under = np.zeros(len(u)), reduced < 0
+        np.minimum.at(least, i[under], reduced[under])
+        others = self._others(u, v)
+        np.minimum.at(least, others.i, others.reduced)
+        bound = float(u.sum() + v.sum() + least.sum()) - others.loose
+        return cost, bound, int(wrong.sum()) + self.add(others.i, others.j, others.reduced < -tolerance)
+
+    def _others(self, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]) -> Below:
+        """The pairs with reduced costs below the margin, wherever what is known of unlisted ones does not do."""
+        if self.listing is None:
+            return below(self.costs, u, v, rows=np.zeros(0, int))
+        margin = 4 * float(np.median(self.listing.above) + np.median(self.listing.beside))
+        by_row, by_column = self.listing.unlisted(u, v)
+        by_row = np.maximum(by_row, self.floor - (u - self.u) - max(0.0, float((v - self.v).max())))
+        rows, columns = np.flatnonzero(by_row < margin), np.flatnonzero(by_column < margin)
+        if (by_row >= 0).all():
+            rows = rows[:0]
+        found = below(self.costs, u, v, margin, rows, columns)
+        by_row[rows] = -np.inf if found.loose else margin
+        self.floor, self.u, self.v = by_row, u, v
+        return found
 
     def _compute(
         self,
@@ -95,12 +108,6 @@ class Pool:
         self.edges.weights[near] = self.costs.edges(i, j)
         reduced[near] = self.edges.weights[near] - u[i] - v[j]
         self.exact |= near
-
-    def _floor_at(self, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]) -> Float[np.ndarray, " n"]:
-        if self.listing is None:
-            return self.floor
-        moved = self.floor - (u - self.u) - max(0.0, float((v - self.v).max()))
-        return np.maximum(moved, self.listing.unlisted(u, v))
 
 
 def pool_of_all(costs: Costs) -> Pool:
