@@ -149,7 +149,7 @@ def measure(method: str, costs: Costs, truth: np.ndarray | None, save: str | Non
 def in_process(command: list[str], limit: float) -> dict[str, Any]:
     """The figures that a new process prints; after `limit` seconds it is given up."""
     try:
-        text = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit, check=True).stdout
+        text = subprocess.check_output(command, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
         return {"s": limit, "over": True}
     return json.loads(text.splitlines()[-1])

@@ -19,7 +19,8 @@ import numpy as np
 Solve = Callable[[Any, np.ndarray], Any]  # the module and the costs -> the column of every row (-1: none)
 
 
-def _pairs(rows: Any, columns: Any, n: int) -> np.ndarray:
+def _pairs(solved: Any, n: int) -> np.ndarray:
+    _, rows, columns = solved
     found = np.full(n, -1)
     found[np.asarray(rows)] = np.asarray(columns)
     return found
@@ -30,8 +31,8 @@ SOLVERS: dict[str, tuple[str, Solve]] = {
     "scipy": ("scipy.optimize", lambda m, c: m.linear_sum_assignment(c)[1]),
     "lapx": ("lap", lambda m, c: m.lapjv(c, extend_cost=True)[1]),
     "lapjv": ("lapjv", lambda m, c: m.lapjv(c)[0]),
-    "laprust": ("laprust", lambda m, c: _pairs(*m.lapjv(c, extend_cost=True)[1:], len(c))),
-    "lapcpp": ("lapcpp", lambda m, c: _pairs(*m.lapjv(c, extend_cost=True)[1:], len(c))),
+    "laprust": ("laprust", lambda m, c: _pairs(m.lapjv(c, extend_cost=True), len(c))),
+    "lapcpp": ("lapcpp", lambda m, c: _pairs(m.lapjv(c, extend_cost=True), len(c))),
     "fastlap": ("fastlap", lambda m, c: np.asarray(m.solve_lap(c, algorithm="lapjv")[1], dtype=np.int64)),
 }
 

@@ -34,7 +34,7 @@ def test_a_matching_elsewhere_is_the_matching_here(asked: dict[str, Any], monkey
     with Pretended():
         far = (moved(a), moved(b))
         assert all(isinstance(getattr(sae, name), There) for sae in far for name in TENSORS)
-        rows = tuple(r.to(PLACE) for r in rows) if rows else None
+        rows = (x.to(PLACE), x.to(PLACE)) if rows else None
         there = match(*far, **asked, activations=rows)
         assert np.array_equal(there.permutation, here.permutation)
         assert there.cost == pytest.approx(here.cost, rel=1e-6)

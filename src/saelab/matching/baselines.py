@@ -46,7 +46,7 @@ def mutual_nearest(costs: Costs) -> Int[np.ndarray, " n"]:
 
 def greedy(costs: Costs) -> Int[np.ndarray, " n"]:
     """A full matching taken pair by pair from about the 64 cheapest of every row and column."""
-    edges = listed(costs, *(torch.zeros_like(x) for x in (costs.a_square, costs.b_square))).edges
+    edges = listed(costs, torch.zeros_like(costs.a_square), torch.zeros_like(costs.b_square)).edges
     n, m = costs.shape
     partner = np.full(n, -1)
     taken = np.zeros(m, bool)

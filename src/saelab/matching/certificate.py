@@ -59,19 +59,19 @@ def below(
     # What an entry can be off by is a share of its row and one of its column, so it is taken off with the prices.
     above, beside = some.slack(ut, vt)
     most_beside, loose = float(beside.max()), 0.0
-    for part, block, i, j in some.nominated(rows=-ut - above - margin, columns=-vt - beside):
+    for part, block, at, to in some.nominated(rows=-ut - above - margin, columns=-vt - beside):
         most, slack = MOST_PER_ROW * len(block), float(above[part].max()) + most_beside
-        if (
-            len(i) > most and int((block < -2 * slack - margin).sum()) > most
-        ):  # poor prices: the worst of a row say enough
-            j = block.topk(min(MOST_PER_ROW, block.shape[1]), dim=1, largest=False).indices
-            i = torch.arange(len(block), device=device).repeat_interleave(j.shape[1])
-            j = j.flatten()
+        # Poor prices: the worst of a row say enough.
+        if len(at) > most and int((block < -2 * slack - margin).sum()) > most:
+            to = block.topk(min(MOST_PER_ROW, block.shape[1]), dim=1, largest=False).indices
+            at = torch.arange(len(block), device=device).repeat_interleave(to.shape[1])
+            to = to.flatten()
             loose += 2 * slack * len(block)  # the least of what is left is no lower than the least listed, up to this
-        at, to = rows[i.cpu().numpy() + part.start], columns[j.cpu().numpy()]
-        r = costs.edges(at, to) - u[at] - v[to]
-        found.append((at[r < margin], to[r < margin], r[r < margin]))
-    return Below(*(np.concatenate(x) for x in zip(*found, strict=True)), loose)
+        i, j = rows[at.cpu().numpy() + part.start], columns[to.cpu().numpy()]
+        r = costs.edges(i, j) - u[i] - v[j]
+        found.append((i[r < margin], j[r < margin], r[r < margin]))
+    i, j, r = (np.concatenate(x) for x in zip(*found, strict=True))
+    return Below(i, j, r, loose)
 
 
 def rounding_of(costs: Costs, cost: float, *prices: Float[np.ndarray, "..."]) -> float:

@@ -67,9 +67,9 @@ def cold_prices(
     starts, columns = edges.starts(n), edges.j.astype(np.int32)
     for epsilon in unit * np.geomspace(*COLD):
         kernel = np.exp(np.minimum((u[edges.i] + v[edges.j] - edges.weights) / epsilon, 50))
-        rows = scipy.sparse.csr_array((kernel, columns, starts), shape=(n, m))
+        rows = scipy.sparse.csr_matrix((kernel, columns, starts), shape=(n, m))
         most = np.exp(np.clip(-v / epsilon, 0, 500)) if n < m else np.inf
-        b = np.ones(m)
+        a, b = np.ones(n), np.ones(m)
         for _ in range(INNER):
             a = _inverse(rows @ b)
             b = np.minimum(_inverse(rows.T @ a), most)
