@@ -2,15 +2,17 @@
 
     python benchmarks/training.py --activations FILE.npy --dictionary-learning PYTHON --sae-lens PYTHON
         [--architectures topk batchtopk ...] [--steps 40] [--d-sae 16384] [--l0 80] [--threads 2] [--quality]
+    python benchmarks/training.py --dead --activations FILE.npy [--sparsify PYTHON and the others]
     python benchmarks/training.py --harvest 1024 --activations FILE.npy
     python benchmarks/training.py --many 30 --activations RUN/activations/LM/SITE --d-sae 2048 --steps 40
 
-Each library runs in its own virtual environment (`pip install torch==2.13.0` first, then dictionary-learning==0.1.0 or
-sae-lens==6.54.12) as a worker process (training_worker.py) that does nothing until asked; they are asked in turns, one
-step each, so that whatever else the machine does falls on all of them. Processor time is given beside elapsed time: on
-a machine shared with other work only the former says what a step costs. `--harvest` writes float32 activations of
-SmolLM2-135M at `--site` from the embedded corpus. `--many` trains so many SAEs side by side from a run's stored
-activations and says what share of the processor time goes to anything but their own steps.
+Each library runs in its own virtual environment (`pip install torch==2.13.0` first, then dictionary-learning==0.1.0,
+sae-lens==6.54.12 or eai-sparsify==1.3.3) as a worker process (training_worker.py) that does nothing until asked; they
+are asked in turns, one step each, so that whatever else the machine does falls on all of them. Processor time is given
+beside elapsed time: on a machine shared with other work only the former says what a step costs. `--harvest` writes
+float32 activations of SmolLM2-135M at `--site` from the embedded corpus. `--many` trains so many SAEs side by side from
+a run's stored activations and says what share of the processor time goes to anything but their own steps. `--dead` says
+what AuxK costs: steps with shares of the latents counted as dead, beside one with none (`--architectures topk`).
 """
 
 import argparse
@@ -29,6 +31,7 @@ import numpy as np
 import torch
 
 PEERS = ("dictionary_learning", "sae_lens")
+SHARES = (0.0, 0.05, 0.2, 0.6, 0.95)  # of dead latents
 ARCHITECTURES = ("topk", "batchtopk", "relu", "gated", "jumprelu", "matryoshka")
 WORKER = Path(__file__).with_name("training_worker.py")
 
@@ -103,6 +106,25 @@ def speed(asked: argparse.Namespace, architecture: str) -> None:
     cells.append(f"{figures['saelab']['peak'] / lean:.0%}" if lean else "-")
     cells.append(f"{figures['saelab']['l0']:.0f}")
     print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def dead(asked: argparse.Namespace, architecture: str) -> None:
+    """A row per library of what a step costs beside one without dead latents, all shares in turns."""
+    for library in ("saelab", *PEERS, "sparsify"):
+        workers = [w for s in SHARES for w in start(asked, architecture, (library,), dead=s).values()]
+        if not workers:
+            continue
+        for _ in range(asked.steps):
+            for worker in workers:
+                worker.step()
+        peak = max(worker.ask(do="figures")["peak"] for worker in workers)
+        for worker in workers:
+            worker.close()
+        cells = [architecture, library]
+        for how in ({"cpu": True}, {}):
+            times = [median_of(worker, **how) for worker in workers]
+            cells += [f"{1000 * times[0]:,.0f}", *(f"{t / times[0]:.2f}" for t in times[1:])]
+        print("| " + " | ".join([*cells, f"{peak:,}"]) + " |", flush=True)
 
 
 def quality(asked: argparse.Namespace, architecture: str) -> None:
@@ -182,21 +204,24 @@ def many(asked: argparse.Namespace) -> None:
     print(f"{sum(spent):.0f} s of it in steps: {cpu / sum(spent) - 1:.1%} beside them")
 
 
-def start(asked: argparse.Namespace, architecture: str, libraries: tuple[str, ...]) -> dict[str, Worker]:
-    """The workers of the libraries that have a python."""
+def start(
+    asked: argparse.Namespace, architecture: str, libraries: tuple[str, ...], dead: float = 0.0
+) -> dict[str, Worker]:
+    """The workers of the libraries that have a python. dead: the share of latents that count as dead."""
     settings = {
         "architecture": architecture,
         "activations": str(asked.activations),
         "held_out": asked.held_out,
         "d_in": int(np.load(asked.activations, mmap_mode="r").shape[1]),
         "quality": asked.quality,
+        "dead": dead,
         **{
             name: getattr(asked, name)
-            for name in ("d_sae", "l0", "batch", "steps", "threads", "precision", "device", "sparse", "peer_lr")
+            for name in ("d_sae", "l0", "batch", "steps", "threads", "precision", "device", "sparse", "peer_lr", "seed")
         },
     }
     pythons = {"saelab": sys.executable, "product": sys.executable}
-    pythons |= {name: getattr(asked, name) for name in PEERS if getattr(asked, name)}
+    pythons |= {name: getattr(asked, name) for name in (*PEERS, "sparsify") if getattr(asked, name)}
     folder = Path(tempfile.mkdtemp())
     return {name: Worker(pythons[name], name, settings, folder) for name in libraries if name in pythons}
 
@@ -242,6 +267,8 @@ def main() -> None:
     parser.add_argument("--activations", required=True)
     parser.add_argument("--dictionary-learning", help="python of its virtual environment")
     parser.add_argument("--sae-lens", help="python of its virtual environment")
+    parser.add_argument("--sparsify", help="python of its virtual environment, for --dead")
+    parser.add_argument("--dead", action="store_true", help="what a step costs with dead latents")
     parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES)
     parser.add_argument("--harvest", type=int, help="contexts of 128 tokens to harvest first")
     parser.add_argument("--site", default="resid_post.15", help="to harvest")
@@ -250,7 +277,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda; peak memory is then the device's")
     parser.add_argument("--many", type=int, help="SAEs to train side by side; --activations is a run's folder then")
     parser.add_argument("--minutes", type=float, default=1e9, help="most time for one architecture")
-    for name, value in {"steps": 40, "d-sae": 16384, "l0": 80, "batch": 2048, "threads": 2, "held-out": 4096}.items():
+    for name, value in {
+        "steps": 40,
+        "d-sae": 16384,
+        "l0": 80,
+        "batch": 2048,
+        "threads": 2,
+        "held-out": 4096,
+        "seed": 0,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--quality", action="store_true")
     parser.add_argument("--peer-lr", type=float, help="the peers' learning rate; by default each one's own")
@@ -261,7 +296,10 @@ def main() -> None:
     if asked.many:
         return many(asked)
     names = [p for p in PEERS if getattr(asked, p)]
-    if asked.quality:
+    if asked.dead:
+        shares = " | ".join(f"{s:.0%}" for s in SHARES[1:])
+        print(f"| architecture | library | none dead, ms | {shares} | elapsed: none dead, ms | {shares} | peak, MiB |")
+    elif asked.quality:
         print(
             "| architecture | library | L0 | FVU | live | live on the held-out |"
             + (" CE recovered |" if asked.tokens else "")
@@ -273,7 +311,7 @@ def main() -> None:
         print(f"| architecture | steps | {milliseconds} | {ratios} | {memory} | of the leaner | L0 |")
         print("ms: median processor time of a step, second half; ratio: faster peer / saelab", file=sys.stderr)
     for architecture in asked.architectures:
-        (quality if asked.quality else speed)(asked, architecture)
+        (dead if asked.dead else quality if asked.quality else speed)(asked, architecture)
 
 
 if __name__ == "__main__":

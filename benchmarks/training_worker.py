@@ -20,6 +20,7 @@ import torch
 
 Settings = dict[str, Any]
 DEAD_TOKENS = 10_000_000  # dictionary_learning's dead window
+FAINT = 0.1  # what the encoder rows of latents that count as dead are multiplied by: positive codes, never the largest
 LIVE_TOKENS = 200_000  # of the training stream, on which a latent that is not dead fires
 
 
@@ -49,7 +50,13 @@ class Saelab:
         cfg = training_config(s["architecture"], level=s["l0"], d_in=s["d_in"], d_sae=s["d_sae"], **extra)
         self.scaling = scaling_of([sample])  # on the sample's device, and so are the weights
         dtype = resolve(s["precision"], s["device"])
-        self.trainee = Trainee(cfg, self.scaling(sample[: s["batch"]]), steps=s["steps"], seed=0, dtype=dtype)
+        self.trainee = Trainee(cfg, self.scaling(sample[: s["batch"]]), steps=s["steps"], seed=s["seed"], dtype=dtype)
+
+    def bury(self, dead: torch.Tensor) -> None:
+        self.trainee.weights.encoder[dead] *= FAINT
+
+    def hold(self, dead: torch.Tensor) -> None:
+        self.trainee.silent.zero_()[dead] = DEAD_TOKENS
 
     def step(self, x: torch.Tensor) -> None:
         self.figures = self.trainee.step(self.scaling(x))
@@ -94,6 +101,12 @@ class DictionaryLearning:
         self.x = x / self.norm
         self.trainer.update(self.done, self.x)
         self.done += 1
+
+    def bury(self, dead: torch.Tensor) -> None:
+        self.trainer.ae.encoder.weight.data[dead] *= FAINT
+
+    def hold(self, dead: torch.Tensor) -> None:
+        self.trainer.num_tokens_since_fired.zero_()[dead] = self.trainer.dead_feature_threshold
 
     def l0(self) -> float:
         with torch.no_grad():
@@ -142,6 +155,12 @@ class SaeLens:
         self.output = self.trainer.step(x)
         self.trainer.n_training_steps += 1
 
+    def bury(self, dead: torch.Tensor) -> None:
+        self.trainer.sae.W_enc.data[:, dead] *= FAINT
+
+    def hold(self, dead: torch.Tensor) -> None:
+        self.trainer.n_forward_passes_since_fired.zero_()[dead] = self.trainer.cfg.dead_feature_window + 1
+
     def l0(self) -> float:
         return float(self.output.feature_acts.to_dense().bool().float().sum(1).mean())
 
@@ -155,9 +174,45 @@ class SaeLens:
         self.sae = SAE.load_from_disk(folder)
 
 
+class Sparsify:
+    """sparsify's SparseCoder under Adam, with the loss and the order of its Trainer's step (TopK alone)."""
+
+    def __init__(self, s: Settings, sample: torch.Tensor):
+        from sparsify import SparseCoder, SparseCoderConfig
+
+        self.sae: Any = SparseCoder(s["d_in"], SparseCoderConfig(num_latents=s["d_sae"], k=s["l0"]), s["device"])
+        self.adam = torch.optim.Adam(self.sae.parameters(), lr=2e-4 / (s["d_sae"] / 2**14) ** 0.5)
+        self.sae.b_dec.data = sample.mean(0)
+        self.mask = torch.zeros(s["d_sae"], dtype=torch.bool, device=sample.device)
+
+    def bury(self, dead: torch.Tensor) -> None:
+        self.sae.encoder.weight.data[dead] *= FAINT
+
+    def hold(self, dead: torch.Tensor) -> None:
+        self.mask[dead] = True
+
+    def step(self, x: torch.Tensor) -> None:
+        self.sae.set_decoder_norm_to_unit_norm()
+        out = self.sae(x, dead_mask=self.mask)
+        (out.fvu + out.auxk_loss / 32).backward()
+        self.sae.remove_gradient_parallel_to_decoder_directions()
+        self.adam.step()
+        self.adam.zero_grad()
+
+    def l0(self) -> float:
+        return float(self.sae.cfg.k)
+
+
 MODULES = {"saelab": "saelab.training.sweep", "sae_lens": "sae_lens.training.sae_trainer"}
 MODULES |= {"dictionary_learning": "dictionary_learning.trainers.batch_top_k", "product": "torch"}
-LIBRARIES = {"product": Product, "saelab": Saelab, "dictionary_learning": DictionaryLearning, "sae_lens": SaeLens}
+MODULES |= {"sparsify": "sparsify"}
+LIBRARIES = {
+    "sparsify": Sparsify,
+    "product": Product,
+    "saelab": Saelab,
+    "dictionary_learning": DictionaryLearning,
+    "sae_lens": SaeLens,
+}
 
 
 def steer(trainer: Any, target: int) -> None:
@@ -234,12 +289,17 @@ def main() -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here: without imports and data
     before = memory("VmRSS")
     trainer = LIBRARIES[library](s, sample)
+    buried = torch.from_numpy(np.random.default_rng(1).permutation(s["d_sae"])[: round(s["dead"] * s["d_sae"])])
+    if len(buried):
+        trainer.bury(buried)
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
         ask = json.loads(line)
         answer: dict[str, Any] = {}
         if ask["do"] == "step":
             x = next(stream).to(device)
+            if len(buried):
+                trainer.hold(buried)
             wait(device)
             began, cpu = time.perf_counter(), time.process_time()
             trainer.step(x)

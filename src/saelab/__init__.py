@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from saelab.lm.model import LanguageModel
     from saelab.matching.match import match, verify
     from saelab.saes.catalogue import (
+        AlignedConfig,
         BatchTopKConfig,
         GatedConfig,
+        HierarchicalTopKConfig,
         JumpReluConfig,
         MatryoshkaConfig,
         ReluConfig,
@@ -44,6 +46,8 @@ _WHERE = {
     "GatedConfig": "saelab.saes.catalogue",
     "JumpReluConfig": "saelab.saes.catalogue",
     "MatryoshkaConfig": "saelab.saes.catalogue",
+    "HierarchicalTopKConfig": "saelab.saes.catalogue",
+    "AlignedConfig": "saelab.saes.catalogue",
     "train": "saelab.training.sweep",
     "feature_effects": "saelab.selection.effects",
     "match": "saelab.matching.match",
@@ -59,9 +63,11 @@ _WHERE = {
 }
 
 __all__ = [
+    "AlignedConfig",
     "BatchTopKConfig",
     "Evaluated",
     "GatedConfig",
+    "HierarchicalTopKConfig",
     "JumpReluConfig",
     "LanguageModel",
     "MatryoshkaConfig",

@@ -17,6 +17,7 @@ from saelab.training.step import initial_weights
 from saelab.training.sweep import train
 
 D, F, L0 = 12, 40, 5
+PER_TOKEN = ("topk", "hierarchicaltopk", "aligned")
 every = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
@@ -63,7 +64,9 @@ def dense_codes(name: str, weights: Weights, x: Tensor) -> Tensor:
         return magnitude * (pre > 0)
     if name == "jumprelu":
         return JumpRelu.apply(pre, weights.extra["threshold"])
-    if name == "topk":
+    if name == "aligned":
+        pre = (x - weights.b_dec) @ aligned(weights).T + weights.b_enc
+    if name in PER_TOKEN:
         values, columns = pre.relu().topk(L0, dim=1)
         return torch.zeros_like(pre).scatter(1, columns, values)
     if name not in ("batchtopk", "matryoshka"):
@@ -71,6 +74,11 @@ def dense_codes(name: str, weights: Weights, x: Tensor) -> Tensor:
     flat = pre.relu().flatten()
     values, places = flat.topk(L0 * len(x))
     return torch.zeros_like(flat).scatter(0, places, values).view_as(pre)
+
+
+def aligned(weights: Weights) -> Tensor:
+    """Encoder rows moved along their decoder rows to where their product is one."""
+    return weights.encoder + (1 - (weights.encoder * weights.decoder).sum(1, keepdim=True)) * weights.decoder
 
 
 BANDWIDTH = 0.1
@@ -109,9 +117,14 @@ class Step(torch.autograd.Function):
 def dense_loss(name: str, cfg: TrainConfig, weights: Weights, x: Tensor, c: float, dead: Tensor | None) -> Tensor:
     """The whole loss by the papers' formulas."""
     z = dense_codes(name, weights, x)
-    pre = (x - weights.b_dec) @ weights.encoder.T + weights.b_enc
+    encoder = aligned(weights) if name == "aligned" else weights.encoder
+    pre = (x - weights.b_dec) @ encoder.T + weights.b_enc
     widths = getattr(cfg, "widths", ()) or (F,)
     parts = [z[:, :m] @ weights.decoder[:m] + weights.b_dec for m in widths]
+    if name == "hierarchicaltopk":
+        order = z.argsort(dim=1, descending=True)
+        kept = [torch.zeros_like(z).scatter(1, order[:, :k], 1.0) for k in cfg.model_dump()["ks"]]
+        parts = [(z * mask) @ weights.decoder + weights.b_dec for mask in kept]
     loss = torch.stack([(x - p).square().sum(1).mean() for p in parts]).mean()
     if name == "relu":
         loss = loss + c * z.sum(1).mean()
@@ -123,7 +136,7 @@ def dense_loss(name: str, cfg: TrainConfig, weights: Weights, x: Tensor, c: floa
         loss = loss + c * Step.apply(pre, weights.extra["threshold"]).sum(1).mean()
     if dead is not None:
         residual = (x - parts[-1]).detach()
-        codes = ((x - weights.b_dec.detach()) @ weights.encoder.T + weights.b_enc)[:, dead].relu()
+        codes = ((x - weights.b_dec.detach()) @ encoder.T + weights.b_enc)[:, dead].relu()
         values, columns = codes.topk(min(len(dead), D // 2), dim=1)
         codes = torch.zeros_like(codes).scatter(1, columns, values)
         error = residual - codes @ weights.decoder[dead]
@@ -260,10 +273,10 @@ def test_l0_is_what_was_asked_for(name: str) -> None:
     _, rule, weights, x = state(name)
     entries, _ = select(weights, rule, x, torch.float32)
     active = entries.per_latent((rule.codes(entries, weights) > 0).float()).sum()
-    if name == "topk":
+    if name in PER_TOKEN:
         sae = finished(name)[0]
         assert ((sae.encode(5 * data(20) + sae.b_dec) > 0).sum(1) == L0).all()
-    if name in ("topk", "batchtopk", "matryoshka"):
+    if name in (*PER_TOKEN, "batchtopk", "matryoshka"):
         assert int(active) == L0 * len(x)
     else:
         dense = (dense_codes(name, weights, x) > 0).sum()

@@ -26,6 +26,14 @@ def test_bad_settings_are_named() -> None:
         training_config("relu", level=4, d_in=8, d_sae=32, learning_rate=1.0)
     with pytest.raises(UserError, match="must rise"):
         training_config("matryoshka", level=4, d_in=8, d_sae=32, widths=(16, 8))
+    with pytest.raises(UserError, match="k_start = 3 is not between k = 4 and d_sae = 32"):
+        training_config("topk", level=4, d_in=8, d_sae=32, k_start=3)
+    with pytest.raises(UserError, match="must lie between 1 and d_sae = 32"):
+        training_config("hierarchicaltopk", level=4, d_in=8, d_sae=32, ks=(4, 64))
+    with pytest.raises(UserError, match="no other length"):
+        training_config("aligned", level=4, d_in=8, d_sae=32, fitted_start=True)
+    assert ARCHITECTURES["hierarchicaltopk"](d_in=8, d_sae=99, k=80).ks == (5, 10, 20, 40, 80)  # pyright: ignore
+    assert ARCHITECTURES["hierarchicaltopk"](d_in=8, d_sae=99, k=8, ks=(32, 16)).ks == (8, 16, 32)  # pyright: ignore
     assert ARCHITECTURES["matryoshka"](d_in=8, d_sae=32, k=2).widths == (2, 4, 8, 16, 32)  # pyright: ignore
 
 

@@ -70,6 +70,30 @@ def test_top_k_keeps_positive_entries_only() -> None:
     assert bool((entries.pre > 0).all())
 
 
+@pytest.mark.parametrize(("columns", "k"), [(64, 3), (1000, 9), (101, 5), (96, 40), (16, 16), (8, 20)])
+@pytest.mark.parametrize("tied", [False, True], ids=["apart", "tied"])
+def test_top_k_is_exact(columns: int, k: int, tied: bool) -> None:
+    """The k largest by value, in rising columns, also where values are equal, rows empty or k is all there is."""
+    pre = normal(50, columns)
+    pre = (4 * pre).round() / 4 if tied else pre
+    pre[3], pre[4] = -1.0, 0.5
+    entries = top_k(pre, k)
+    best = torch.topk(pre, min(k, columns), dim=1).values.clamp(min=0)
+    for row, (found, expected) in enumerate(zip(dense(entries, entries.pre), best, strict=True)):
+        assert torch.equal(found[found > 0].sort(descending=True).values, expected[expected > 0]), row
+    assert torch.equal(entries.pre, pre[entries.rows.long(), entries.columns.long()])
+    assert bool((entries.rows.long() * columns + entries.columns).diff().gt(0).all())
+
+
+def test_ranks_are_places_in_the_order_of_a_row() -> None:
+    pre = normal(20, 32)
+    entries = top_k(pre, 6)
+    expected = (pre[:, None, :] > pre[:, :, None]).sum(2)
+    assert torch.equal(dense(entries, entries.rank.float() + 1), (expected + 1.0) * (dense(entries, entries.pre) > 0))
+    assert entries.rank.min() == 0 and entries.rank.max() == 5
+    assert torch.equal(entries.dense(torch.float32), dense(entries, entries.pre))
+
+
 @pytest.mark.parametrize("bound", [-1.0, 0.0, 0.5, 1.2])
 def test_the_largest_do_not_depend_on_the_bound(bound: float) -> None:
     pre = normal(B, F)
@@ -100,7 +124,7 @@ def test_stacked_groups_of_rows_are_the_whole(rows: int) -> None:
 def test_levels_split_the_rows() -> None:
     pre = normal(B, F)
     entries = listed(pre > 0.8, pre)
-    split = in_levels(entries, (5, 20, F))
+    split = in_levels(entries, torch.bucketize(entries.columns, torch.tensor([5, 20]), right=True), 3)
     assert split.n_rows == 3 * B
     assert bool((split.rows[1:] >= split.rows[:-1]).all())
     full = dense(split, split.pre).view(3, B, F)

@@ -2,14 +2,17 @@
 
 import pytest
 import torch
+from planted import batches
 
 from saelab.saes.architectures.batch_topk import BatchTopKConfig, BatchTopKRule
-from saelab.saes.base import Weights
+from saelab.saes.architectures.topk import TopKSae
+from saelab.saes.base import Sae, Weights
 from saelab.saes.catalogue import training_config
 from saelab.saes.sparse_ops import top_k
 from saelab.training.dead import silence
 from saelab.training.objective import fitted_length
 from saelab.training.step import Trainee
+from saelab.training.sweep import train
 
 
 def plain(decoder: torch.Tensor) -> Weights:
@@ -71,13 +74,13 @@ def test_adam_has_the_second_moment_of_its_paper() -> None:
 @pytest.mark.parametrize("architecture", ["topk", "jumprelu", "gated"])
 def test_a_frozen_decoder_keeps_its_bytes(architecture: str) -> None:
     """The encoder learns around it, after a resume too; a decoder that is not frozen moves."""
-    batches = torch.randn(12, 256, 8, generator=torch.Generator().manual_seed(0))
+    data = torch.randn(12, 256, 8, generator=torch.Generator().manual_seed(0))
     own = {"level": 4, "d_in": 8, "d_sae": 64, "dead_tokens": 256}
     for frozen in (True, False):
         cfg = training_config(architecture, **own, frozen_decoder=frozen)
-        whole, torn = (Trainee(cfg, batches[0], steps=12, seed=0, dtype=torch.float32) for _ in range(2))
+        whole, torn = (Trainee(cfg, data[0], steps=12, seed=0, dtype=torch.float32) for _ in range(2))
         decoder, encoder = whole.weights.decoder.clone(), whole.weights.encoder.clone()
-        for i, x in enumerate(batches):
+        for i, x in enumerate(data):
             if i == 6:
                 torn.load(*whole.state())
             whole.step(x)
@@ -97,3 +100,44 @@ def test_a_decoder_that_learns_is_not_mentioned() -> None:
     )
     assert plain_one.digest() != frozen.digest()
     assert type(frozen).parse(frozen.model_dump(mode="json")) == frozen
+
+
+def test_k_falls_from_its_start_and_then_rests() -> None:
+    """From 12 to 4 over the first half: 12, 8 half way, 4 from there on; every step has that many active."""
+    data = torch.randn(8, 64, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    for architecture in ("topk", "batchtopk", "matryoshka", "aligned"):
+        own = {"level": 4, "d_in": 16, "d_sae": 64}
+        cfg = training_config(architecture, **own, k_start=12, fitted_start=False)
+        trainee = Trainee(cfg, data[0], steps=8, seed=0, dtype=torch.float32)
+        assert [trainee.step(x).l0 for x in data] == [12, 10, 8, 6, 4, 4, 4, 4], architecture
+        plain_one = training_config(architecture, **own)
+        assert not {"k_start", "k_anneal"} & set(plain_one.model_dump(mode="json")), "seeds of the others stay"
+
+
+def test_an_aligned_encoder_meets_its_decoder_with_one() -> None:
+    """In raw units, to rounding, after training with annealed k and dead latents; a plain TopK's does not (control)."""
+    data, products = batches(10), {}
+    for architecture in ("aligned", "topk"):
+        cfg = training_config(architecture, level=4, d_in=32, d_sae=128, dead_tokens=512, aux_coefficient=1 / 32)
+        (sae,) = train([cfg], data, steps=60)
+        products[architecture] = (sae.W_enc.T * sae.W_dec).sum(1)
+    assert torch.allclose(products["aligned"], torch.ones(128), atol=1e-5)
+    assert (products["topk"] - 1).abs().median() > 0.01
+
+
+def test_one_hierarchical_sae_serves_all_its_levels() -> None:
+    """Read at 2 of 8 it rebuilds better than a TopK that was trained at 8 and is read at 2 (control)."""
+    data, own = batches(40, active=8), {"d_in": 32, "d_sae": 128}
+    configs = [training_config(name, level=8, **own) for name in ("hierarchicaltopk", "topk")]
+    nested, plain_one = train(configs, data[:30], steps=300)
+    x = torch.cat(data[30:])
+
+    def fvu(sae: Sae, k: int) -> float:
+        assert isinstance(sae, TopKSae)
+        read = sae.keeping(k)
+        assert read.cfg.k == k and ((read.encode(x) > 0).sum(1) <= k).all()
+        return float((read(x) - x).square().sum() / (x - x.mean(0)).square().sum())
+
+    assert fvu(nested, 2) < 0.9 * fvu(plain_one, 2)
+    assert fvu(nested, 8) < fvu(nested, 4) < fvu(nested, 2)
+    assert fvu(nested, 8) < 1.25 * fvu(plain_one, 8)

@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_a_sentence(finished: dict[str, Sae]) -> None:
         with pytest.raises(UserError, match=said):
             started(sae, training_config(name, level=4, **{**SIZE, **size}), here.scaling)
 
-    refused("jumprelu", finished["topk"], "encodes as topk .*topk can")
+    refused("jumprelu", finished["topk"], "encodes as topk .*can")
     refused("topk", finished["topk"], "64 features of width 32, and what is trained has 128", d_sae=128)
     refused("batchtopk", finished["jumprelu"], "thresholds of their own")
     uneven = finished["topk"].weights() | {"W_dec": finished["topk"].W_dec * torch.linspace(1, 2, 64)[:, None]}

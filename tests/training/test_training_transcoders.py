@@ -17,6 +17,7 @@ from saelab.training.sweep import train, train_transcoders
 
 D_IN, D_OUT, F = 12, 20, 48
 SIZE = {"d_in": D_IN, "d_out": D_OUT, "d_sae": F}
+REBUILDING = [a for a in ARCHITECTURES if a != "aligned"]  # whose encoder and decoder rows may belong to two sites
 
 
 def planted(n: int = 40, rows: int = 256, *, shuffled: bool = False) -> list[tuple[Tensor, Tensor]]:
@@ -33,7 +34,7 @@ def planted(n: int = 40, rows: int = 256, *, shuffled: bool = False) -> list[tup
     return pairs
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", REBUILDING)
 def test_gradients_are_those_of_autograd(architecture: str) -> None:
     """Of the reconstruction term and each rule's own, with a target of another width, dead latents included."""
     pairs = planted(1)
@@ -78,7 +79,7 @@ def test_the_encoder_gradient_is_autograd_s() -> None:
 
 
 QUICK = ("topk", "jumprelu")
-TRAINED = [a if a in QUICK else pytest.param(a, marks=pytest.mark.sweep) for a in ARCHITECTURES]
+TRAINED = [a if a in QUICK else pytest.param(a, marks=pytest.mark.sweep) for a in REBUILDING]
 
 
 @pytest.mark.parametrize("architecture", TRAINED)
@@ -96,7 +97,7 @@ def test_a_planted_map_is_found_and_shuffled_targets_are_not(architecture: str) 
     torch.testing.assert_close(right.weights()["W_dec"].norm(dim=1), torch.ones(F), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", REBUILDING)
 def test_files_give_back_what_was_trained(architecture: str, tmp_path: Path) -> None:
     joined = torch.cat(planted(1)[0], 1)
     scaling = scaling_of([joined], D_IN)
@@ -111,7 +112,7 @@ def test_files_give_back_what_was_trained(architecture: str, tmp_path: Path) -> 
     assert torch.equal(again(x), made(x)) and again.cfg.metadata["training_architecture"] == architecture
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", REBUILDING)
 def test_raw_units_are_the_trained_ones(architecture: str) -> None:
     """What the finished one rebuilds is what training rebuilt, scaled back (token by token, so not BatchTopK's)."""
     joined = torch.cat(planted(1)[0], 1)
@@ -125,12 +126,14 @@ def test_raw_units_are_the_trained_ones(architecture: str) -> None:
     _, outcome = gradients(one.weights, one.rule, x, 0.0, torch.float32, target=y)
     rebuilt, target = one.finish(scaling)(joined[:, :D_IN]), joined[:, D_IN:]
     fvu = float((rebuilt - target).square().sum() / (target - target.mean(0)).square().sum())
-    close = 0.1 if ("top" not in architecture and architecture != "matryoshka") or architecture == "topk" else 0.6
+    close = 0.6 if architecture in ("batchtopk", "matryoshka") else 0.1
     assert fvu == pytest.approx(outcome.fvu, rel=1e-3 if close == 0.1 else close)
 
 
 def test_what_is_no_pair_is_refused() -> None:
     cfg = training_config("topk", level=4, **SIZE)
+    with pytest.raises(UserError, match="belong to two sites"):
+        training_config("aligned", level=4, **SIZE)
     with pytest.raises(UserError, match="12 wide, and a transcoder that reads 12 has nothing to rebuild"):
         train_transcoders([cfg], [torch.randn(64, D_IN)] * 9, steps=2)
     with pytest.raises(UserError, match="width 15, but the configs say d_in = 12 and d_out = 20"):

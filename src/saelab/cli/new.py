@@ -33,7 +33,8 @@ def new(
     site:
         Where the SAEs stand; by default resid_post.15.
     arch:
-        Their architectures, of relu, gated, topk, batchtopk, jumprelu and matryoshka; by default topk and jumprelu.
+        Their architectures, of relu, gated, topk, batchtopk, jumprelu, matryoshka, hierarchicaltopk and
+        aligned; by default topk and jumprelu.
     l0:
         Their target L0; by default 16 and 64.
     d_sae:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -150,7 +150,7 @@ class Rule(ABC):
 
     target_l0: int = 0  # above 0 where a sparsity coefficient has to be found for it
     first_coefficient: float = 0.0  # where the search for it starts
-    levels: tuple[int, ...] = ()  # widths of nested dictionaries; empty for one
+    levels: tuple[int, ...] = ()  # sizes of nested parts whose reconstructions are averaged in the loss; empty for one
     finished: ClassVar[type[Sae] | None] = None  # what it makes, which training can then begin with
     scaled: ClassVar[tuple[str, ...]] = ()  # those of its own vectors that are in units of the inputs
 
@@ -161,6 +161,23 @@ class Rule(ABC):
     def resume(self, weights: Weights, own: dict[str, Tensor]) -> None:
         """Take over the architecture's own vectors of a finished SAE [F], in units of the scaled inputs."""
         weights.extra.update(own)
+
+    def begin(self, progress: float) -> None:
+        """Take the settings of a step after this share of the run, where they change with it."""
+        del progress
+
+    def level(self, entries: SparseEntries) -> Int[Tensor, " N"]:
+        """The smallest of the nested parts that an entry belongs to; by default they are widths of dictionaries."""
+        bounds = torch.tensor(self.levels[:-1], dtype=torch.int32).to(entries.columns.device)
+        return torch.bucketize(entries.columns, bounds, right=True, out_int32=True)
+
+    def constrain(self, weights: Weights) -> None:
+        """Bring the weights back to where the architecture holds them, after each update."""
+        del weights
+
+    def constrained(self, grads: dict[str, Tensor], weights: Weights) -> None:
+        """Turn the gradients, in place, to those of the parameters behind constrained weights."""
+        del grads, weights
 
     @abstractmethod
     def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries | DenseEntries:

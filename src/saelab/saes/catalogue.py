@@ -3,8 +3,10 @@
 from typing import Any
 
 from saelab.core.errors import UserError, nearest
+from saelab.saes.architectures.aligned import AlignedConfig
 from saelab.saes.architectures.batch_topk import BatchTopKConfig
 from saelab.saes.architectures.gated import GatedConfig, GatedSae
+from saelab.saes.architectures.hierarchical_topk import HierarchicalTopKConfig
 from saelab.saes.architectures.jump_relu import JumpReluConfig, JumpReluSae
 from saelab.saes.architectures.matching_pursuit import MatchingPursuitSae
 from saelab.saes.architectures.matryoshka import MatryoshkaConfig
@@ -15,7 +17,16 @@ from saelab.saes.base import Sae, TrainConfig
 # By the name that studies and configs use.
 ARCHITECTURES: dict[str, type[TrainConfig]] = {
     kind.model_fields["architecture"].default: kind
-    for kind in (ReluConfig, GatedConfig, TopKConfig, BatchTopKConfig, JumpReluConfig, MatryoshkaConfig)
+    for kind in (
+        ReluConfig,
+        GatedConfig,
+        TopKConfig,
+        BatchTopKConfig,
+        JumpReluConfig,
+        MatryoshkaConfig,
+        HierarchicalTopKConfig,
+        AlignedConfig,
+    )
 }
 
 # What a study made from a few words trains.

@@ -74,6 +74,18 @@ class SparseEntries:
         """The same entries with other pre-activations."""
         return replace(self, pre=pre)
 
+    def only(self, keep: Bool[Tensor, " N"]) -> "SparseEntries":
+        """Those of the entries where the mask holds."""
+        at = _flat_nonzero(keep)
+        chosen = (tensor.index_select(0, at) for tensor in (self.rows, self.columns, self.pre))
+        return SparseEntries(*chosen, self.n_rows, self.n_latents)
+
+    def dense(self, dtype: torch.dtype) -> Float[Tensor, "R F"]:
+        """The matrix of the entries, zero elsewhere."""
+        flat = self.rows.long() * self.n_latents + self.columns
+        out = self.pre.new_zeros(self.n_rows * self.n_latents, dtype=dtype)
+        return out.index_copy_(0, flat, self.pre.to(dtype)).view(self.n_rows, self.n_latents)
+
     @cached_property
     def offsets(self) -> Int[Tensor, " R1"]:
         return _offsets(self.rows, self.n_rows)
@@ -83,6 +95,22 @@ class SparseEntries:
         """(order that sorts the entries by latent, their rows in that order, offsets of each latent)."""
         order = _stable_order(self.columns, self.n_latents)
         return order, self.rows[order], _offsets(self.columns, self.n_latents)
+
+    @cached_property
+    def by_row(self) -> tuple[Float[Tensor, "R M"], Int[Tensor, " N"]]:
+        """(the positive pre-activations of each row side by side, filled with zeros; where each entry lies in it)."""
+        most = int(self.offsets.diff().max()) if self.n_rows else 0
+        place = torch.arange(len(self.pre), device=self.pre.device) - self.offsets[self.rows]
+        place += self.rows.long() * most
+        return self.pre.new_zeros(self.n_rows * most).index_copy_(0, place, self.pre).view(-1, most), place
+
+    @cached_property
+    def rank(self) -> Int[Tensor, " N"]:
+        """How many entries of its row are larger (of equal ones, come first): 0 for the largest."""
+        table, place = self.by_row
+        order = table.argsort(dim=1, descending=True, stable=True)
+        ranks = torch.arange(table.shape[1], device=order.device).expand_as(order)
+        return torch.empty_like(order).scatter_(1, order, ranks).view(-1)[place]
 
     def at(self, vector: Float[Tensor, " F"]) -> Float[Tensor, " N"]:
         return vector[self.columns]
@@ -128,11 +156,11 @@ class DenseEntries:
         return self.product(values.T, rows)
 
 
-def product_in(dtype: torch.dtype) -> Product:
-    """Matrix product with inputs rounded to `dtype`, result in float32."""
-    if dtype == torch.float32:
+def product_in(dtype: torch.dtype, out: torch.dtype = torch.float32) -> Product:
+    """Matrix product with inputs rounded to `dtype`, result in `out`."""
+    if dtype == out == torch.float32:
         return torch.mm
-    return lambda a, b: torch.mm(a.to(dtype), b.to(dtype)).float()
+    return lambda a, b: torch.mm(a.to(dtype), b.to(dtype)).to(out)
 
 
 def listed(mask: Bool[Tensor, "B F"], pre: Float[Tensor, "B F"]) -> SparseEntries:
@@ -141,7 +169,7 @@ def listed(mask: Bool[Tensor, "B F"], pre: Float[Tensor, "B F"]) -> SparseEntrie
     n_latents = pre.shape[1]
     rows = torch.div(flat, n_latents, rounding_mode="floor")
     columns = flat - rows * n_latents
-    return SparseEntries(rows.int(), columns.int(), pre.reshape(-1)[flat], pre.shape[0], n_latents)
+    return SparseEntries(rows.int(), columns.int(), pre.reshape(-1).index_select(0, flat), pre.shape[0], n_latents)
 
 
 def above(
@@ -159,12 +187,31 @@ def above(
 
 def top_k(pre: Float[Tensor, "B F"], k: int) -> SparseEntries:
     """The k largest positive entries of each row (fewer where a row has fewer positive ones)."""
-    values, columns = row_top_k(pre, k)
-    columns, order = columns.sort(dim=1)
-    values = values.gather(1, order)
-    keep = values > 0
-    rows = torch.arange(pre.shape[0], device=pre.device, dtype=torch.int32)[:, None].expand_as(columns)
-    return SparseEntries(rows[keep], columns[keep].int(), values[keep], pre.shape[0], pre.shape[1])
+    candidates = listed(_greater(pre, _below_kth(pre, k)), pre)
+    table, place = candidates.by_row
+    if table.shape[1] <= k:
+        return candidates
+    best = torch.topk(table, k, dim=1, sorted=False).indices
+    return candidates.only(torch.zeros_like(table, dtype=torch.bool).scatter_(1, best, True).view(-1)[place])
+
+
+def _below_kth(pre: Float[Tensor, "B F"], k: int) -> Float[Tensor, "B 1"]:
+    """For each row a bound >= 0 that its k largest positive entries exceed, and few others.
+
+    Just below the k-th largest of the maxima of 4 k groups: k entries exceed it, of independent ones a sixth more.
+    """
+    group = max(1, pre.shape[1] // (4 * k))
+    n_groups = pre.shape[1] // group
+    zero = pre.new_zeros(pre.shape[0], 1)
+    if n_groups <= k:
+        return zero
+    maxima = pre[:, : group * n_groups].unflatten(1, (group, n_groups)).amax(1)
+    if pre.device.type == "cpu":
+        maxima.numpy().partition(n_groups - k, axis=1)  # in place; torch takes three times as long
+        kth = maxima[:, n_groups - k, None]
+    else:
+        kth = maxima.kthvalue(n_groups - k + 1, dim=1, keepdim=True).values
+    return torch.nextafter(kth, zero).clamp(min=0)
 
 
 def row_top_k(pre: Float[Tensor, "B F"], k: int, group: int = 8) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
@@ -222,14 +269,12 @@ def stacked(blocks: Sequence[SparseEntries]) -> SparseEntries:
     return SparseEntries(torch.cat(rows), columns, pre, first, blocks[0].n_latents)
 
 
-def in_levels(entries: SparseEntries, widths: tuple[int, ...]) -> SparseEntries:
-    """Give every nested block of latents rows of its own: entry (r, f) of block l moves to row l * R + r."""
-    bounds = torch.tensor(widths[:-1], dtype=torch.int32).to(entries.columns.device)
-    level = torch.bucketize(entries.columns, bounds, right=True, out_int32=True)
-    rows = level * entries.n_rows + entries.rows
-    order = _stable_order(rows, entries.n_rows * len(widths))
+def in_levels(entries: SparseEntries, level: Int[Tensor, " N"], n_levels: int) -> SparseEntries:
+    """Give every level rows of its own: entry (r, f) of level l moves to row l * R + r."""
+    rows = level.int() * entries.n_rows + entries.rows
+    order = _stable_order(rows, entries.n_rows * n_levels)
     return SparseEntries(
-        rows[order], entries.columns[order], entries.pre[order], entries.n_rows * len(widths), entries.n_latents
+        rows[order], entries.columns[order], entries.pre[order], entries.n_rows * n_levels, entries.n_latents
     )
 
 
@@ -255,14 +300,15 @@ def _stable_order(keys: Int[Tensor, " N"], n: int) -> Int[Tensor, " N"]:
     return torch.from_numpy(keys.numpy().astype("uint16").argsort(kind="stable"))
 
 
-def _flat_nonzero(mask: Bool[Tensor, "B F"]) -> Int[Tensor, " N"]:
+def _flat_nonzero(mask: Bool[Tensor, "*shape"]) -> Int[Tensor, " N"]:
     if mask.device.type != "cpu":
         return mask.reshape(-1).nonzero().squeeze(1)
     # NumPy lists a sparse mask in a third of torch's time, on one thread.
     return torch.from_numpy(mask.numpy().reshape(-1).nonzero()[0])
 
 
-def _greater(pre: Float[Tensor, "B F"], bound: Float[Tensor, " F"] | float) -> Bool[Tensor, "B F"]:
+def _greater(pre: Float[Tensor, "B F"], bound: Tensor | float) -> Bool[Tensor, "B F"]:
+    """Entries above a bound: one, one per latent [F], or one per row [B, 1]."""
     if pre.device.type != "cpu":
         return pre > bound
     return torch.from_numpy(pre.numpy() > (bound.numpy() if isinstance(bound, Tensor) else bound))

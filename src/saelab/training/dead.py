@@ -13,7 +13,10 @@ from torch import Tensor
 
 from saelab.saes.base import Weights
 from saelab.saes.ranks import ALONE, Ranks
-from saelab.saes.sparse_ops import row_top_k
+from saelab.saes.sparse_ops import DenseEntries, SparseEntries, product_in, top_k
+
+# Above this density of their codes the dead latents' products are taken densely (docs/benchmarks.md).
+DENSITY = {torch.float32: 0.06, torch.bfloat16: 0.01}
 
 
 def silence(silent: Int[Tensor, " F"], fired: Float[Tensor, " F"], tokens: int) -> Int[Tensor, " F"]:
@@ -21,32 +24,40 @@ def silence(silent: Int[Tensor, " F"], fired: Float[Tensor, " F"], tokens: int) 
     return torch.where(fired > 0, torch.zeros_like(silent), silent + tokens)
 
 
+def aux_entries(pre: Float[Tensor, "B F"], dead: Int[Tensor, " M"], width: int) -> SparseEntries:
+    """The codes of AuxK as entries of the dead latents [B, M]; `width`: d of the residual."""
+    return top_k(pre.index_select(1, dead), max(1, width // 2))
+
+
 def add_aux_gradient(
     grads: dict[str, Tensor],
     weights: Weights,
-    pre: Float[Tensor, "B M"],
+    entries: SparseEntries,
     x: Float[Tensor, "B D"],
     residual: Float[Tensor, "B E"],
     *,
     dead: Int[Tensor, " M"],
     coefficient: float,
+    dtype: torch.dtype = torch.float32,
     ranks: Ranks = ALONE,
 ) -> float:
-    """Add the gradient of AuxK to `grads` in place; returns the loss. `pre`: pre-activations of the dead latents."""
-    k_aux = max(1, residual.shape[1] // 2)
-    codes = pre.clamp(min=0)
-    if dead.numel() > k_aux:
-        values, columns = row_top_k(codes, k_aux)
-        codes = torch.zeros_like(codes).scatter_(1, columns, values)
-    decoder = weights.decoder[dead]
-    error = codes @ decoder - residual
+    """Add the gradient of AuxK to `grads` in place; returns the loss.
+
+    entries: from `aux_entries`. dtype: precision of dense products, which are taken where the codes are not few.
+    """
     mean = ranks.total(residual.sum(0)) / (residual.shape[0] * ranks.size)
     strength = coefficient / float(ranks.total((residual - mean).square().sum()).clamp(min=1e-12))
+    few = len(entries.pre) <= DENSITY[dtype] * entries.n_rows * entries.n_latents
+    laid = entries if few else DenseEntries(entries.dense(dtype), product_in(dtype, out=dtype))
+    codes, decoder = laid.pre, weights.decoder.index_select(0, dead)
+    if not few:
+        decoder = decoder.to(dtype)
+    error = laid.decode(codes, decoder) - residual
     g = error * (2 * strength)
-    d_codes = (g @ decoder.T) * (codes > 0)
-    bias = d_codes.sum(0)
-    grads["decoder"].index_add_(0, dead, codes.T @ g)
-    read = d_codes.T @ x
+    d_codes = laid.project(g, decoder) * (codes > 0)
+    bias = laid.per_latent(d_codes).float()
+    grads["decoder"].index_add_(0, dead, laid.outer(codes, g).float())
+    read = laid.outer(d_codes, x).float()
     grads["encoder"].index_add_(0, dead, read if weights.across else read.addr_(bias, weights.b_dec, alpha=-1.0))
     grads["b_enc"].index_add_(0, dead, bias)
     return strength * float(error.square().sum())

@@ -6,10 +6,10 @@ On y scaled to unit mean squared deviation the first term is the fraction of var
 batch. With g = dL/dx̂ = 2 (x̂ - y) / B and the rule's dL/dlinear on the entries:
     dW_dec = zᵀ g,   dz = g W_decᵀ on the entries,   dW_enc = (x - b_dec)ᵀ dlinear,   db_enc = Σ dlinear
     db_dec = Σ g - W_enc Σ dlinear                (a transcoder reads x itself: b_dec is left out of both)
-Nested dictionaries (levels): x̂_i are cumulative sums of the blocks' parts, and a block's g is the sum over the levels
-that contain it. Pre-activations are taken a few rows at a time and only the entries are kept, so no [B, F] matrix is
-held where a step is sparse. With several processes (ranks) B counts all rows, every term is a sum over the ranks, and
-the sums are taken here. The tests compare every gradient with dense autograd. This file must never know an
+Nested reconstructions (levels): x̂_i are cumulative sums of the blocks' parts, and a block's g is the sum over the
+levels that contain it. Pre-activations are taken a few rows at a time and only the entries are kept, so no [B, F]
+matrix is held where a step is sparse. With several processes (ranks) B counts all rows, every term is a sum over the
+ranks, and the sums are taken here. The tests compare every gradient with dense autograd. This file must never know an
 architecture by name.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from saelab.saes.base import Rule, StepContext, Weights
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.sparse_ops import DenseEntries, SparseEntries, in_levels, stacked
-from saelab.training.dead import add_aux_gradient
+from saelab.training.dead import add_aux_gradient, aux_entries
 
 ROWS = 256  # whose pre-activations are held at once: 16 MB at 16,384 latents
 
@@ -59,14 +59,15 @@ def gradients(
     n = x.shape[0] * ranks.size
     if dead is not None and (not dead.numel() or aux_coefficient <= 0):
         dead = None
-    entries, dead_pre = select(weights, rule, x, dtype, dead=dead, ranks=ranks)
+    rule.begin(progress)
+    entries, aux = select(weights, rule, x, dtype, dead=dead, ranks=ranks)
     if dtype != torch.float32 and isinstance(entries, SparseEntries):
         exact = entries.project(x, weights.encoder) + entries.at(_linear_bias(weights))
         entries = entries.with_pre(exact)
     rule.track(entries, weights, ranks)
     if rule.levels:
         assert isinstance(entries, SparseEntries)
-        entries = in_levels(entries, rule.levels)
+        entries = in_levels(entries, rule.level(entries), len(rule.levels))
     codes = rule.codes(entries, weights)
     active = codes > 0
     fired = entries.per_latent(active.to(codes.dtype))
@@ -87,10 +88,10 @@ def gradients(
     final = error[-1] if error.ndim == 3 else error
     fvu = float(final.square().sum()) / n
     loss = float(error.square().sum()) / (n * max(1, len(rule.levels))) + own.penalty
-    if dead is not None and dead_pre is not None:
-        loss += add_aux_gradient(
-            grads, weights, dead_pre, x, -final, dead=dead, coefficient=aux_coefficient, ranks=ranks
-        )
+    if dead is not None and aux is not None:
+        asked = {"dead": dead, "coefficient": aux_coefficient, "dtype": dtype, "ranks": ranks}
+        loss += add_aux_gradient(grads, weights, aux, x, -final, **asked)
+    rule.constrained(grads, weights)
     if ranks.size > 1:
         loss, fvu, l0, fired = _summed(ranks, grads, loss, fvu, l0, fired)
     return grads, BatchResult(loss, fvu, l0, fired, rule.heights(entries, weights))
@@ -114,8 +115,8 @@ def select(
     *,
     dead: Int[Tensor, " M"] | None = None,
     ranks: Ranks = ALONE,
-) -> tuple[SparseEntries | DenseEntries, Float[Tensor, "B M"] | None]:
-    """The entries a step computes with, and the pre-activations of dead latents if any.
+) -> tuple[SparseEntries | DenseEntries, SparseEntries | None]:
+    """The entries a step computes with, and those of AuxK if any latents are dead.
 
     The product's inputs are rounded to `dtype`, the rest is float32. Where a rule finds some rows dense, all are.
     """
@@ -123,7 +124,7 @@ def select(
     reach = 1.0
     while True:
         blocks: list[SparseEntries] = []
-        dead_pre: list[Tensor] = []
+        aux: list[SparseEntries] = []
         for rows in x.split(ROWS):
             pre = _pre_activations(rows, encoder, bias)
             block = rule.entries(pre, weights, reach)
@@ -131,13 +132,13 @@ def select(
                 if len(rows) < len(x):
                     pre = _pre_activations(x, encoder, bias)
                     block = rule.entries(pre, weights, reach)
-                return block, None if dead is None else pre[:, dead]
+                return block, None if dead is None else aux_entries(pre, dead, len(weights.b_dec))
             blocks.append(block)
             if dead is not None:
-                dead_pre.append(pre[:, dead])
+                aux.append(aux_entries(pre, dead, len(weights.b_dec)))
         entries = rule.settle(stacked(blocks), x.shape[0], reach, ranks)
         if entries is not None:
-            return entries, torch.cat(dead_pre) if dead_pre else None
+            return entries, stacked(aux) if aux else None
         reach = reach / 2 if reach > 1e-3 else 0.0
 
 

@@ -150,6 +150,7 @@ class Trainee:
         self.adam.zero_grad()
         if decoder is not None:
             decoder.div_(decoder.norm(dim=1, keepdim=True).clamp(min=1e-8))
+        self.rule.constrain(self.weights)
 
     def _pin(self, outcome: BatchResult, tokens: int) -> None:
         if self.controller is None or self.done < (1 - PIN_SHARE) * self.steps:

@@ -8,17 +8,19 @@ token. The mean's momentum is 0.9 by default (not 0.999): it must forget the ear
 run.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.core.names import Look
+from saelab.saes.architectures.annealing import AnnealedConfig
 from saelab.saes.architectures.jump_relu import JumpReluSae
-from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, bound_for, folded
+from saelab.saes.base import Rule, Sae, SaeConfig, Weights, bound_for, folded
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.sparse_ops import DenseEntries, SparseEntries, largest, listed_above
 
@@ -33,9 +35,13 @@ class BatchTopKRule(Rule):
     finished = JumpReluSae
     scaled = ("threshold",)
 
-    def __init__(self, k: int, momentum: float):
-        self.k = k
+    def __init__(self, k: int, momentum: float, k_at: Callable[[float], int] | None = None):
+        self.k_at = k_at or (lambda progress: k)
         self.momentum = momentum
+        self.begin(0.0)
+
+    def begin(self, progress: float) -> None:
+        self.k = self.k_at(progress)
 
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
         some = sample[:: max(1, len(sample) // 256)]
@@ -74,27 +80,15 @@ class BatchTopKRule(Rule):
         return JumpReluSae(cfg, folded(weights, scale, mean) | {"threshold": theta.expand(cfg.d_sae).clone()})
 
 
-class BatchTopKConfig(TrainConfig):
+class BatchTopKConfig(AnnealedConfig):
     """A BatchTopK SAE of `d_sae` latents, `k` of them active per token on average."""
 
     architecture: Literal["batchtopk"] = "batchtopk"
-    k: int = Field(ge=1, description="Active latents per token, on average.")
-    fitted_start: bool = True
     threshold_momentum: float = Field(default=0.9, ge=0, lt=1, description="Of the threshold of the finished SAE.")
 
     paper: ClassVar[dict[str, Any]] = {"threshold_momentum": 0.999}
     look: ClassVar[Look] = Look("BatchTopK", "#8247b5", "#be97ea")
     saebench_name: ClassVar[str | None] = "batch_topk"
 
-    @property
-    def level(self) -> int:
-        return self.k
-
-    @model_validator(mode="after")
-    def _k_fits(self) -> "BatchTopKConfig":
-        if self.k > self.d_sae:
-            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
-        return self
-
     def rule(self, dtype: torch.dtype) -> BatchTopKRule:
-        return BatchTopKRule(self.k, self.threshold_momentum)
+        return BatchTopKRule(self.k, self.threshold_momentum, self.k_at)

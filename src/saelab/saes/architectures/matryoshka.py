@@ -14,16 +14,14 @@ import torch
 from pydantic import Field, model_validator
 
 from saelab.core.names import Look
+from saelab.saes.architectures.annealing import AnnealedConfig
 from saelab.saes.architectures.batch_topk import BatchTopKRule
-from saelab.saes.base import TrainConfig
 
 
-class MatryoshkaConfig(TrainConfig):
+class MatryoshkaConfig(AnnealedConfig):
     """A Matryoshka BatchTopK SAE."""
 
     architecture: Literal["matryoshka"] = "matryoshka"
-    k: int = Field(ge=1, description="Active latents per token, on average.")
-    fitted_start: bool = True
     widths: tuple[int, ...] = Field(
         default=(), description="Nested widths, rising; the last is d_sae, added if absent."
     )
@@ -32,10 +30,6 @@ class MatryoshkaConfig(TrainConfig):
     paper: ClassVar[dict[str, Any]] = {"threshold_momentum": 0.999}
     look: ClassVar[Look] = Look("Matryoshka", "#7d6f14", "#cdbd5e")
     saebench_name: ClassVar[str | None] = "matryoshka_batch_topk"
-
-    @property
-    def level(self) -> int:
-        return self.k
 
     @model_validator(mode="before")
     @classmethod
@@ -50,11 +44,9 @@ class MatryoshkaConfig(TrainConfig):
     def _widths_rise(self) -> "MatryoshkaConfig":
         if list(self.widths) != sorted(set(self.widths)) or self.widths[-1] != self.d_sae or self.widths[0] < 1:
             raise ValueError(f"widths {self.widths} must rise from at least 1 to d_sae = {self.d_sae}")
-        if self.k > self.d_sae:
-            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
         return self
 
     def rule(self, dtype: torch.dtype) -> BatchTopKRule:
-        rule = BatchTopKRule(self.k, self.threshold_momentum)
+        rule = BatchTopKRule(self.k, self.threshold_momentum, self.k_at)
         rule.levels = self.widths
         return rule

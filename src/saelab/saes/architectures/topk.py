@@ -7,16 +7,17 @@ rows have unit norm (so SAELens' rescaling by decoder norms changes nothing). Di
 as they differ among themselves: training/dead.py lists the choices.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.core.names import Look
-from saelab.saes.base import Rule, Sae, SaeConfig, TrainConfig, Weights, folded
+from saelab.saes.architectures.annealing import AnnealedConfig
+from saelab.saes.base import Rule, Sae, SaeConfig, Weights, folded
 from saelab.saes.sparse_ops import SparseEntries, row_top_k, top_k
 
 
@@ -36,14 +37,22 @@ class TopKSae(Sae):
         values, columns = row_top_k(flat, self.k)
         return torch.zeros_like(flat).scatter_(1, columns, values.clamp(min=0)).view_as(pre)
 
+    def keeping(self, k: int) -> "TopKSae":
+        """The same weights read at another level, as those of a HierarchicalTopK are meant to be."""
+        return TopKSae(SaeConfig.parse(self.cfg.model_dump() | {"k": k}), self.weights())
+
 
 class TopKRule(Rule):
-    """The k largest per token."""
+    """The k largest per token; k_at: of a share of the run, where k changes."""
 
     finished = TopKSae
 
-    def __init__(self, k: int):
-        self.k = k
+    def __init__(self, k: int, k_at: Callable[[float], int] | None = None):
+        self.k_at = k_at or (lambda progress: k)
+        self.begin(0.0)
+
+    def begin(self, progress: float) -> None:
+        self.k = self.k_at(progress)
 
     def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries:
         return top_k(pre, self.k)
@@ -52,30 +61,18 @@ class TopKRule(Rule):
         return TopKSae(cfg, folded(weights, scale, mean))
 
 
-class TopKConfig(TrainConfig):
+class TopKConfig(AnnealedConfig):
     """A TopK SAE of `d_sae` latents, `k` of them active per token."""
 
     architecture: Literal["topk"] = "topk"
-    k: int = Field(ge=1, description="Active latents per token.")
-    fitted_start: bool = True
 
     paper: ClassVar[dict[str, Any]] = {}
     has_threshold: ClassVar[bool] = False
     look: ClassVar[Look] = Look("TopK", "#24805a", "#5fc296")
 
     @property
-    def level(self) -> int:
-        return self.k
-
-    @property
     def kept(self) -> int | None:
         return self.k
 
-    @model_validator(mode="after")
-    def _k_fits(self) -> "TopKConfig":
-        if self.k > self.d_sae:
-            raise ValueError(f"k = {self.k} is more than d_sae = {self.d_sae}")
-        return self
-
     def rule(self, dtype: torch.dtype) -> TopKRule:
-        return TopKRule(self.k)
+        return TopKRule(self.k, self.k_at)
