@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from saelab.saes import sparse_ops
 from saelab.saes.ranks import ALONE
 from saelab.saes.sparse_ops import (
     SPARSE_DENSITY,
     DenseEntries,
     SparseEntries,
+    SpreadEntries,
     above,
     in_levels,
     largest,
@@ -52,6 +54,24 @@ def test_sparse_products_equal_dense_ones(share: float) -> None:
     assert torch.equal(dense(entries, entries.at(vector)), vector * mask)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_spread_products_equal_listed_ones(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the precision of `dtype`, for values other than those before, with rows taken in parts."""
+    monkeypatch.setattr(sparse_ops, "ROWS", 7)
+    pre = normal(B, F)
+    mask = pre > 0.8
+    mask[4], mask[7:15] = False, False
+    entries = listed(mask, pre)
+    spread, close = SpreadEntries(entries, dtype), {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 0.2}
+    rows, decoder = normal(B, D, seed=6), normal(F, D, seed=7)
+    for values in (entries.pre, normal(len(entries.pre), seed=5)):
+        torch.testing.assert_close(spread.decode(values, decoder), entries.decode(values, decoder), **close)
+        torch.testing.assert_close(spread.outer(values, rows), entries.outer(values, rows), **close)
+        assert torch.equal(spread.per_latent(values), entries.per_latent(values))
+    torch.testing.assert_close(spread.project(rows, decoder), entries.project(rows, decoder), **close)
+    assert spread.project(rows, decoder).dtype == spread.decode(entries.pre, decoder).dtype == torch.float32
+
+
 @pytest.mark.parametrize(("columns", "k"), [(64, 3), (256, 9), (100, 5), (96, 40), (16, 16)])
 def test_row_top_k_is_exact(columns: int, k: int) -> None:
     pre = normal(50, columns)
@@ -91,7 +111,6 @@ def test_ranks_are_places_in_the_order_of_a_row() -> None:
     expected = (pre[:, None, :] > pre[:, :, None]).sum(2)
     assert torch.equal(dense(entries, entries.rank.float() + 1), (expected + 1.0) * (dense(entries, entries.pre) > 0))
     assert entries.rank.min() == 0 and entries.rank.max() == 5
-    assert torch.equal(entries.dense(torch.float32), dense(entries, entries.pre))
 
 
 @pytest.mark.parametrize("bound", [-1.0, 0.0, 0.5, 1.2])

@@ -138,6 +138,6 @@ def test_one_hierarchical_sae_serves_all_its_levels() -> None:
         assert read.cfg.k == k and ((read.encode(x) > 0).sum(1) <= k).all()
         return float((read(x) - x).square().sum() / (x - x.mean(0)).square().sum())
 
-    assert fvu(nested, 2) < 0.9 * fvu(plain_one, 2)
+    assert fvu(nested, 2) < 0.95 * fvu(plain_one, 2)
     assert fvu(nested, 8) < fvu(nested, 4) < fvu(nested, 2)
     assert fvu(nested, 8) < 1.25 * fvu(plain_one, 8)

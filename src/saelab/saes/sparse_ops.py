@@ -32,6 +32,7 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 # Above this density the dense products are cheaper (measured on CPU at D = 576; docs/benchmarks.md).
 SPARSE_DENSITY = {torch.float32: 0.15, torch.bfloat16: 0.08}
+ROWS = 256  # whose products with all latents are held at once: 16 MB at 16,384 latents
 
 
 class Entries(Protocol):
@@ -80,11 +81,10 @@ class SparseEntries:
         chosen = (tensor.index_select(0, at) for tensor in (self.rows, self.columns, self.pre))
         return SparseEntries(*chosen, self.n_rows, self.n_latents)
 
-    def dense(self, dtype: torch.dtype) -> Float[Tensor, "R F"]:
-        """The matrix of the entries, zero elsewhere."""
-        flat = self.rows.long() * self.n_latents + self.columns
-        out = self.pre.new_zeros(self.n_rows * self.n_latents, dtype=dtype)
-        return out.index_copy_(0, flat, self.pre.to(dtype)).view(self.n_rows, self.n_latents)
+    @cached_property
+    def flat(self) -> Int[Tensor, " N"]:
+        """Where each entry lies in the matrix, row after row."""
+        return self.rows.long() * self.n_latents + self.columns
 
     @cached_property
     def offsets(self) -> Int[Tensor, " R1"]:
@@ -156,11 +156,47 @@ class DenseEntries:
         return self.product(values.T, rows)
 
 
-def product_in(dtype: torch.dtype, out: torch.dtype = torch.float32) -> Product:
-    """Matrix product with inputs rounded to `dtype`, result in `out`."""
-    if dtype == out == torch.float32:
+class SpreadEntries:
+    """Listed entries whose products are taken as dense ones in `dtype`: cheaper where a few per cent are listed.
+
+    One matrix holds the values of whichever product is taken, zero elsewhere.
+    """
+
+    def __init__(self, entries: SparseEntries, dtype: torch.dtype):
+        self.entries, self.pre = entries, entries.pre
+        self.matrix = entries.pre.new_zeros(entries.n_rows, entries.n_latents, dtype=dtype)
+
+    def at(self, vector: Float[Tensor, " F"]) -> Float[Tensor, " N"]:
+        return self.entries.at(vector)
+
+    def per_latent(self, values: Float[Tensor, " N"]) -> Float[Tensor, " F"]:
+        return self.entries.per_latent(values)
+
+    def decode(self, values: Float[Tensor, " N"], decoder: Float[Tensor, "F D"]) -> Float[Tensor, "R D"]:
+        return torch.mm(self._filled(values), decoder.to(self.matrix.dtype)).float()
+
+    def project(self, rows: Float[Tensor, "R D"], decoder: Float[Tensor, "F D"]) -> Float[Tensor, " N"]:
+        across, found = decoder.to(self.matrix.dtype).T, []
+        ends = [*self.entries.offsets[::ROWS].tolist(), len(self.pre)]
+        # Some rows at a time: the product stays in the cache until its entries are read.
+        for i, part in enumerate(rows.to(self.matrix.dtype).split(ROWS)):
+            flat = self.entries.flat[ends[i] : ends[i + 1]] - i * ROWS * self.entries.n_latents
+            found.append(torch.mm(part, across).view(-1).index_select(0, flat))
+        return torch.cat(found).float()
+
+    def outer(self, values: Float[Tensor, " N"], rows: Float[Tensor, "R D"]) -> Float[Tensor, "F D"]:
+        return torch.mm(self._filled(values).T, rows.to(self.matrix.dtype)).float()
+
+    def _filled(self, values: Float[Tensor, " N"]) -> Float[Tensor, "R F"]:
+        self.matrix.view(-1).index_copy_(0, self.entries.flat, values.to(self.matrix.dtype))
+        return self.matrix
+
+
+def product_in(dtype: torch.dtype) -> Product:
+    """Matrix product with inputs rounded to `dtype`, result in float32."""
+    if dtype == torch.float32:
         return torch.mm
-    return lambda a, b: torch.mm(a.to(dtype), b.to(dtype)).to(out)
+    return lambda a, b: torch.mm(a.to(dtype), b.to(dtype)).float()
 
 
 def listed(mask: Bool[Tensor, "B F"], pre: Float[Tensor, "B F"]) -> SparseEntries:
@@ -188,9 +224,9 @@ def above(
 def top_k(pre: Float[Tensor, "B F"], k: int) -> SparseEntries:
     """The k largest positive entries of each row (fewer where a row has fewer positive ones)."""
     candidates = listed(_greater(pre, _below_kth(pre, k)), pre)
-    table, place = candidates.by_row
-    if table.shape[1] <= k:
+    if not len(pre) or int(candidates.offsets.diff().max()) <= k:
         return candidates
+    table, place = candidates.by_row
     best = torch.topk(table, k, dim=1, sorted=False).indices
     return candidates.only(torch.zeros_like(table, dtype=torch.bool).scatter_(1, best, True).view(-1)[place])
 
@@ -200,7 +236,7 @@ def _below_kth(pre: Float[Tensor, "B F"], k: int) -> Float[Tensor, "B 1"]:
 
     Just below the k-th largest of the maxima of 4 k groups: k entries exceed it, of independent ones a sixth more.
     """
-    group = max(1, pre.shape[1] // (4 * k))
+    group = pre.shape[1] // (4 * k) if pre.shape[1] > 12 * k else 1  # few columns: the k-th largest itself
     n_groups = pre.shape[1] // group
     zero = pre.new_zeros(pre.shape[0], 1)
     if n_groups <= k:

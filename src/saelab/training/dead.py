@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saelab.saes.base import Weights
 from saelab.saes.ranks import ALONE, Ranks
-from saelab.saes.sparse_ops import DenseEntries, SparseEntries, product_in, top_k
+from saelab.saes.sparse_ops import SparseEntries, SpreadEntries, top_k
 
 # Above this density of their codes the dead latents' products are taken densely (docs/benchmarks.md).
 DENSITY = {torch.float32: 0.06, torch.bfloat16: 0.01}
@@ -48,16 +48,13 @@ def add_aux_gradient(
     mean = ranks.total(residual.sum(0)) / (residual.shape[0] * ranks.size)
     strength = coefficient / float(ranks.total((residual - mean).square().sum()).clamp(min=1e-12))
     few = len(entries.pre) <= DENSITY[dtype] * entries.n_rows * entries.n_latents
-    laid = entries if few else DenseEntries(entries.dense(dtype), product_in(dtype, out=dtype))
+    laid = entries if few else SpreadEntries(entries, dtype)
     codes, decoder = laid.pre, weights.decoder.index_select(0, dead)
-    if not few:
-        decoder = decoder.to(dtype)
     error = laid.decode(codes, decoder) - residual
     g = error * (2 * strength)
-    d_codes = laid.project(g, decoder) * (codes > 0)
-    bias = laid.per_latent(d_codes).float()
-    grads["decoder"].index_add_(0, dead, laid.outer(codes, g).float())
-    read = laid.outer(d_codes, x).float()
+    grads["decoder"].index_add_(0, dead, laid.outer(codes, g))
+    d_codes = laid.project(g, decoder)
+    bias, read = laid.per_latent(d_codes), laid.outer(d_codes, x)
     grads["encoder"].index_add_(0, dead, read if weights.across else read.addr_(bias, weights.b_dec, alpha=-1.0))
     grads["b_enc"].index_add_(0, dead, bias)
     return strength * float(error.square().sum())

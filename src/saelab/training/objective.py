@@ -21,10 +21,8 @@ from torch import Tensor
 
 from saelab.saes.base import Rule, StepContext, Weights
 from saelab.saes.ranks import ALONE, Ranks
-from saelab.saes.sparse_ops import DenseEntries, SparseEntries, in_levels, stacked
+from saelab.saes.sparse_ops import ROWS, DenseEntries, SparseEntries, in_levels, stacked
 from saelab.training.dead import add_aux_gradient, aux_entries
-
-ROWS = 256  # whose pre-activations are held at once: 16 MB at 16,384 latents
 
 
 @dataclass(frozen=True)
