@@ -78,8 +78,8 @@ class SparseEntries:
     def only(self, keep: Bool[Tensor, " N"]) -> "SparseEntries":
         """Those of the entries where the mask holds."""
         at = _flat_nonzero(keep)
-        chosen = (tensor.index_select(0, at) for tensor in (self.rows, self.columns, self.pre))
-        return SparseEntries(*chosen, self.n_rows, self.n_latents)
+        rows, columns, pre = (tensor.index_select(0, at) for tensor in (self.rows, self.columns, self.pre))
+        return SparseEntries(rows, columns, pre, self.n_rows, self.n_latents)
 
     @cached_property
     def flat(self) -> Int[Tensor, " N"]:
