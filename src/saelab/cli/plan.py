@@ -4,10 +4,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from saelab.cli.output import note, say, show_record, show_table
+from saelab.cli.progress import shown
 
 
-def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
+def plan(study: Path, *, scale: str | None = None, measure: bool = False, json: bool = False) -> int:
     """Print cells and estimated hours per stage, disk, judge calls and their cost. Nothing is run or fetched.
+
+    With --measure its language models are loaded, and some seconds of harvest, training, effects and steering are done
+    on drawn text: their hours are then those of this machine.
 
     What would keep the study from running here is said too, and the exit code is then 2.
 
@@ -17,6 +21,8 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
         The study file (YAML).
     scale:
         One of the scales that the file defines, such as small.
+    measure:
+        Time ten seconds of each stage that can be, on this machine and its device.
     json:
         Print JSON.
     """
@@ -31,10 +37,17 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
     config, away = opened_here(read_study(study, scale))
     for sentence in told_unread(config):
         note(sentence)
-    table, calls = plan_table(config), judge_calls(config)
+    found = None
+    if measure:
+        from saelab.study.measured import measure as measured
+
+        with shown() as progress:
+            found = measured(config, progress=progress)
+    table, calls = plan_table(config, None if found is None else found.hours), judge_calls(config)
     power, who = power_of(config), ", ".join(judge.name for judge in config.judges.values())
     if json:
         record = {"study": config.name, "not_planned": away, "saes": len(saes_of(config)), "stages": table.to_dicts()}
+        record |= {} if found is None else {"memory_gib": found.memory_gib, "device_gib": found.device_gib}
         record |= {"disk_bytes": disk_bytes(config), "judge": who, "judged_texts": judged_texts(config)}
         record |= {"judge_calls": 0, "dollars": 0.0} if calls is None else {
             "judge_calls": calls.calls, "dollars": calls.dollars}  # fmt: skip
@@ -58,7 +71,15 @@ def plan(study: Path, *, scale: str | None = None, json: bool = False) -> int:
         say(f"Judge: {who}; at most {calls.calls:,} calls ({tokens}): {cost}.")
     guessed = [m.lm for m in config.models if not size_of(m.lm).known]
     guess = f" The size of {', '.join(guessed)} is guessed from the name." if guessed else ""
-    say(f"Hours are estimates for two cores without bfloat16, one cell after the other.{guess}")
+    if found is None:
+        say(f"Hours are estimates for two cores without bfloat16, one cell after the other.{guess}")
+    else:
+        card = "" if found.device_gib is None else f" and {found.device_gib:.1f} GiB of the device's"
+        say(
+            "Hours marked measured are this machine's, one cell after the other, by a little of each stage on drawn "
+            f"text; the others are estimates for two cores without bfloat16.{guess} Measuring took at most "
+            f"{found.memory_gib:.1f} GiB of memory{card}."
+        )
     if away:
         say(f"Not planned, as not on this machine yet: {', '.join(away)}. saelab run fetches them.")
     if unseen := unknown_models(config):

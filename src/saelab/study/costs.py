@@ -5,9 +5,10 @@ only to tell minutes from days. Texts and calls are upper bounds: a feature that
 question that was answered is not asked again. Sizes come from a short table or from the name; nothing is opened.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import polars as pl
 
@@ -31,15 +32,26 @@ from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 CHARACTERS = 4  # of a token
 
 
-def plan_table(study: StudyConfig) -> pl.DataFrame:
-    """One row per stage: cells and estimated hours; a total last."""
+def plan_table(study: StudyConfig, measured: Mapping[str, float] | None = None) -> pl.DataFrame:
+    """One row per stage: cells and hours; a total last.
+
+    measured: hours of stages that were measured here (measured.py); the others stay estimates, and a column says which
+    are which.
+    """
     cells = cells_of(study)
-    stages = [*dict.fromkeys(c.stage for c in cells), None]
-    rows = []
-    for stage in stages:
-        own = [c for c in cells if stage in (None, c.stage)]
-        rows.append({"stage": stage or "total", "cells": len(own), "hours": _rounded(sum(c.estimate for c in own))})
-    return pl.DataFrame(rows)
+    rows: list[dict[str, Any]] = []
+    for stage in dict.fromkeys(c.stage for c in cells):
+        own = [c for c in cells if c.stage == stage]
+        known = None if measured is None else measured.get(stage)
+        seconds = sum(c.estimate for c in own) if known is None else 3600 * known
+        rows.append(
+            {"stage": stage, "cells": len(own), "hours": seconds, "from": "estimate" if known is None else "measured"}
+        )
+    total = sum(row["hours"] for row in rows)
+    of = {row["from"] for row in rows}
+    rows.append({"stage": "total", "cells": len(cells), "hours": total, "from": of.pop() if len(of) == 1 else "both"})
+    table = pl.DataFrame([row | {"hours": _rounded(row["hours"])} for row in rows])
+    return table.drop("from") if measured is None else table
 
 
 def seconds_here(study: StudyConfig, stages: Collection[str] | None = None) -> float:
