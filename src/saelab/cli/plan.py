@@ -2,9 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saelab.cli.output import note, say, show_record, show_table
 from saelab.cli.progress import shown
+
+if TYPE_CHECKING:
+    from saelab.study.measured import MeasuredPlan
+    from saelab.study.spec import StudyConfig
 
 
 def plan(study: Path, *, scale: str | None = None, measure: bool = False, json: bool = False) -> int:
@@ -37,12 +42,7 @@ def plan(study: Path, *, scale: str | None = None, measure: bool = False, json: 
     config, away = opened_here(read_study(study, scale))
     for sentence in told_unread(config):
         note(sentence)
-    found = None
-    if measure:
-        from saelab.study.measured import measure as measured
-
-        with shown() as progress:
-            found = measured(config, progress=progress)
+    found = _measured(config) if measure else None
     table, calls = plan_table(config, None if found is None else found.hours), judge_calls(config)
     power, who = power_of(config), ", ".join(judge.name for judge in config.judges.values())
     if json:
@@ -71,18 +71,29 @@ def plan(study: Path, *, scale: str | None = None, measure: bool = False, json: 
         say(f"Judge: {who}; at most {calls.calls:,} calls ({tokens}): {cost}.")
     guessed = [m.lm for m in config.models if not size_of(m.lm).known]
     guess = f" The size of {', '.join(guessed)} is guessed from the name." if guessed else ""
-    if found is None:
-        say(f"Hours are estimates for two cores without bfloat16, one cell after the other.{guess}")
-    else:
-        card = "" if found.device_gib is None else f" and {found.device_gib:.1f} GiB of the device's"
-        say(
-            "Hours marked measured are this machine's, one cell after the other, by a little of each stage on drawn "
-            f"text; the others are estimates for two cores without bfloat16.{guess} Measuring took at most "
-            f"{found.memory_gib:.1f} GiB of memory{card}."
-        )
+    say(_hours(found) + guess)
     if away:
         say(f"Not planned, as not on this machine yet: {', '.join(away)}. saelab run fetches them.")
     if unseen := unknown_models(config):
         say(f"Sites, positions and templates were not compared with {', '.join(unseen)}: not on this machine yet.")
     check(config, download=False)
     return 0
+
+
+def _measured(study: "StudyConfig") -> "MeasuredPlan":
+    from saelab.study.measured import measure
+
+    with shown() as progress:
+        return measure(study, progress=progress)
+
+
+def _hours(found: "MeasuredPlan | None") -> str:
+    """Whose hours the table has."""
+    if found is None:
+        return "Hours are estimates for two cores without bfloat16, one cell after the other."
+    card = "" if found.device_gib is None else f" and {found.device_gib:.1f} GiB of the device's"
+    return (
+        "Hours marked measured are this machine's, one cell after the other, by a little of each stage on drawn text; "
+        "the others are estimates for two cores without bfloat16. Measuring took at most "
+        f"{found.memory_gib:.1f} GiB of memory{card}."
+    )

@@ -132,7 +132,7 @@ def _effects(study: StudyConfig, lm: LanguageModel, site: str, seconds: float) -
     d = lm.width(lm.site(site))
     rows = torch.nn.functional.normalize(torch.randn(width, d, generator=torch.Generator().manual_seed(0)), dim=1)
     weights = {"W_enc": rows.T, "W_dec": rows, "b_enc": torch.zeros(width), "b_dec": torch.zeros(d)}
-    sae = TopKSae(SaeConfig(architecture="topk", d_in=d, d_sae=width, k=8, site=site), weights)
+    sae = TopKSae(SaeConfig(architecture=TopKSae.saelens_name, d_in=d, d_sae=width, k=8, site=site), weights)
     asked: dict[str, Any] = {"prefix": c.prefixes, "alpha": c.alpha, "k": c.k}
     asked |= {"edit": c.edit, "positions": c.positions}
 
