@@ -44,7 +44,7 @@ def page() -> str:
     parts += ["\n## Options of a grid\n", "`models[].grids[].options` sets these for the SAEs of the grid.\n"]
     common = set.intersection(*(set(kind.model_fields) for kind in ARCHITECTURES.values()))
     any_kind = next(iter(ARCHITECTURES.values()))
-    hidden = {"architecture", "d_in", "d_out", "d_sae", "k", "target_l0"}  # said by the grid itself
+    hidden = {"architecture", "d_in", "d_out", "d_sae", "freeze", "k", "target_l0"}  # said by the grid itself
     parts.append(_table(_rows(any_kind, common - hidden)))
     for name, kind in ARCHITECTURES.items():
         own = set(kind.model_fields) - common - hidden

@@ -71,37 +71,6 @@ def test_adam_has_the_second_moment_of_its_paper() -> None:
     assert float(share) == pytest.approx(0.001, rel=1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["topk", "jumprelu", "gated"])
-def test_a_frozen_decoder_keeps_its_bytes(architecture: str) -> None:
-    """The encoder learns around it, after a resume too; a decoder that is not frozen moves."""
-    data = torch.randn(12, 256, 8, generator=torch.Generator().manual_seed(0))
-    own = {"level": 4, "d_in": 8, "d_sae": 64, "dead_tokens": 256}
-    for frozen in (True, False):
-        cfg = training_config(architecture, **own, frozen_decoder=frozen)
-        whole, torn = (Trainee(cfg, data[0], steps=12, seed=0, dtype=torch.float32) for _ in range(2))
-        decoder, encoder = whole.weights.decoder.clone(), whole.weights.encoder.clone()
-        for i, x in enumerate(data):
-            if i == 6:
-                torn.load(*whole.state())
-            whole.step(x)
-            if i >= 6:
-                torn.step(x)
-        assert not torch.equal(whole.weights.encoder, encoder)
-        assert torch.equal(whole.weights.decoder, decoder) == frozen
-        assert torch.equal(torn.weights.encoder, whole.weights.encoder)
-        assert torch.equal(torn.weights.decoder, whole.weights.decoder)
-
-
-def test_a_decoder_that_learns_is_not_mentioned() -> None:
-    """A config's digest seeds its first weights: those of all other SAEs are what they were."""
-    plain_one, frozen = (training_config("topk", level=4, d_in=8, d_sae=64, frozen_decoder=f) for f in (False, True))
-    assert (
-        "frozen_decoder" not in plain_one.model_dump(mode="json") and frozen.model_dump(mode="json")["frozen_decoder"]
-    )
-    assert plain_one.digest() != frozen.digest()
-    assert type(frozen).parse(frozen.model_dump(mode="json")) == frozen
-
-
 def test_k_falls_from_its_start_and_then_rests() -> None:
     """From 12 to 4 over the first half: 12, 8 half way, 4 from there on; every step has that many active."""
     data = torch.randn(8, 64, 16, generator=torch.Generator().manual_seed(0)).unbind()

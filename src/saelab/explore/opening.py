@@ -127,7 +127,7 @@ def _of_run(run: RunFolder) -> list[OpenedSae]:
     except ArtefactError as error:  # a run that has not adopted its SAEs yet
         raise UserError(f"{run.root} has no SAEs yet: {error}", hint=f"saelab run {quote(str(run.study))}") from error
     return [
-        OpenedSae(s.name, str(run.sae(s.name)), s.site, s.model.lm, s.d_sae, s.architecture, run=run, spec=s)
+        OpenedSae(s.name, str(run.sae(s.name)), s.site, s.model.reference, s.d_sae, s.architecture, run=run, spec=s)
         for s in specs
         if run.sae(s.name).exists() or (s.adopted is not None and s.adopted.keep == "reference")
     ]

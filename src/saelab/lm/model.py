@@ -26,6 +26,7 @@ from saelab.lm.generate import Sampling, Watch
 from saelab.lm.loading import dtype_of, open_model
 from saelab.lm.passes import Prefix
 from saelab.lm.proofs import copied, proved
+from saelab.lm.shuffle import shuffle_weights
 from saelab.lm.sources import locate
 from saelab.lm.tokens import Tokens
 
@@ -107,6 +108,16 @@ class LanguageModel:
             parameter.data = parameter.data.to(dtype_of(dtype))
         decoder = copied(self._decoder, model)
         return LanguageModel(decoder, self.tokenizer, reference=self.reference, name=self.name, **self._tokens.asked)
+
+    def shuffled(self, seed: int = 0) -> "LanguageModel":
+        """A control of the same statistics that has learnt nothing: a copy in which the entries of every weight tensor
+        have changed places (`shuffle.py`).
+        """
+        model = copy.deepcopy(self._decoder.model)
+        shuffle_weights(model, seed)
+        mark, decoder = " (shuffled_weights)", copied(self._decoder, model)
+        asked: dict[str, Any] = {"reference": self.reference + mark, "name": self.name + mark} | self._tokens.asked
+        return LanguageModel(decoder, self.tokenizer, **asked)
 
     def tokenize(self, texts: Sequence[str], *, bos: bool = True) -> list[list[int]]:
         """Token ids of each text, with one BOS first where `bos` and the model has one."""

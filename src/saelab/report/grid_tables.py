@@ -101,7 +101,8 @@ def _by_site(saes: pl.DataFrame, names: Names, row_of: Callable[[dict[str, Any]]
 def _named(row: dict[str, Any], names: Names, adopted: Collection[str]) -> TableCell:
     name, level = row["architecture"], row["level"]
     shown = names.architecture(name) + ("" if level is None else f"\u00a0{level:g}")
-    return text(shown, row["sae"] if row["sae"] in adopted else "", swatch=names.swatch(name), title=row["sae"])
+    note = row["sae"] if row["sae"] in adopted else (row.get("control") or "").replace("_", " ")
+    return text(shown, note, swatch=names.swatch(name), title=row["sae"])
 
 
 def _fidelity(row: dict[str, Any]) -> Iterator[TableCell]:

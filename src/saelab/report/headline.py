@@ -49,7 +49,7 @@ def answer(material: Material) -> str:
     said = str(material.summary.get("verdict") or "")
     if _steered(material) or material.saes is None or not material.saes.height:
         return said or _as_trained(material)
-    measured = _as_measured(material.saes)
+    measured = _as_measured(material.asked_about)
     return said if measured is None or (said and question(material).startswith("Which")) else measured
 
 
@@ -77,8 +77,10 @@ def _interpreted(material: Material) -> bool:
     return material.candidates is not None or material.saes is not None
 
 
-def _as_measured(saes: pl.DataFrame) -> str | None:
+def _as_measured(saes: pl.DataFrame | None) -> str | None:
     """How SAEs do beside random dictionaries; None where fidelity was not measured."""
+    if saes is None:
+        return None
     known = saes.drop_nulls(["fvu", "random_fvu"])
     if not known.height:
         return None
@@ -129,8 +131,8 @@ def picture(material: Material) -> Figure | None:
     found = next((p.content for p in training(material).parts if p.kind == "figure"), None)
     if blind and material.doses is not None:
         found = doses(material.doses, material.names)
-    elif material.saes is not None and material.saes["fvu"].null_count() < material.saes.height:
-        found = frontier(material.saes, material.names)
+    elif (saes := material.asked_about) is not None and saes["fvu"].null_count() < saes.height:
+        found = frontier(saes, material.names)
     return found and replace(found, name="first", panels=found.panels[:1])
 
 

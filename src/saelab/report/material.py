@@ -4,6 +4,7 @@ The only module of the report that reads. A file that is not there is an absence
 but broken, or that lacks a needed column, is an `ArtefactError` and there is no report. Knows nothing of HTML.
 """
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ READINGS = ("feature", "prompt", "answer", "copy", "text", HEADLINE, f"{HEADLINE
 DICTIONARY = ("set", "outcome", "percentile", "lift")
 ARMS = ("outcome", "criterion", "percentile", "lift", "difference", "less", "n", "n_saes")
 SPREAD = ("score", "items", "repeats", "f", "p", "reliability", "se", "smallest", "state")
+BASELINES = ("control", "score", "saes", "trained", "untrained", "difference", "low", "high", "told", "state", "method")
 CONTROLS = ("lm", "site", "name", "outcome", "value", "low", "high", "n", "p", "bound", "holds", "state")
 DOSES = ("lm", "site", "set", "dose", "outcome", "lift", "low", "high")
 EVALUATIONS = ("kind", "metric", "value", "preset", "reason")
@@ -123,7 +125,8 @@ class Material:
     """The tables of a whole run; None where the artefact does not exist.
 
     evaluations: one row per (SAE, metric) of SAEBench's suite. published: those of others' files, as they give them.
-    compared: a row per aspect and pair of adopted SAEs (study/compare.py).
+    compared: a row per aspect and pair of adopted SAEs (study/compare.py). baselines: a row per control of training and
+    score (study/baselines.py).
     arms, spread, controls, doses: what the instrument says (study/steering.py). untrained: outcomes of the features of
     all random dictionaries.
     candidates: one row per scored or steered feature (sae, feature, description, balanced_accuracy, percentile, ...).
@@ -151,6 +154,13 @@ class Material:
     untrained: pl.DataFrame | None = None
     published: pl.DataFrame | None = None
     compared: pl.DataFrame | None = None
+    baselines: pl.DataFrame | None = None
+
+    @property
+    def asked_about(self) -> pl.DataFrame | None:
+        """The rows of `saes` that are no controls; of a run of controls alone, all."""
+        own = self.saes if self.saes is None else self.saes.filter(~pl.col("sae").is_in(_controls(self.saes)))
+        return own if own is None or own.height else self.saes
 
     @property
     def gate(self) -> str:
@@ -169,11 +179,14 @@ def read_material(run: RunFolder) -> Material:
     run.check_readable()
     names = _folders(run.interp("").root) or _folders(run.steering("").root)
     candidates, states, judges = _per_sae(run, names)
+    saes = _table(run.stats.table("saes").path, SAES) if run.stats.table("saes").exists else _measured(run, names)
+    if candidates is not None:
+        candidates = candidates.filter(~pl.col("sae").is_in(_controls(saes)))
     pairs = _pairs(run)
     material = Material(
         summary=run.summary.read() if run.summary.exists else {},
         names=_names(run.names.path),
-        saes=_table(run.stats.table("saes").path, SAES) if run.stats.table("saes").exists else _measured(run, names),
+        saes=saes,
         agreement=_table(run.stats.table("agreement").path, AGREEMENT),
         selection=_table(run.stats.table("selection").path, SELECTION),
         feature_level=_table(run.stats.table("features").path, FEATURE_LEVEL),
@@ -185,6 +198,7 @@ def read_material(run: RunFolder) -> Material:
         states=states,
         judges=judges,
         evaluations=_evaluations(run, names),
+        baselines=_table(run.stats.table("baselines").path, BASELINES),
         compared=_table(run.stats.table("compared").path, ("aspect", "first", "second", "difference", "better")),
         published=_table(run.stats.table("published").path, ("sae", "kind", "metric", "value", "differs")),
         arms=_table(run.stats.table("arms").path, ARMS),
@@ -243,13 +257,21 @@ def _measured(run: RunFolder, names: list[str]) -> pl.DataFrame | None:
         scored = features.filter(pl.col("state") == "ok")["balanced_accuracy"].drop_nulls()
         random = fidelity["random_dictionary"]
         rows.append({
-            "sae": sae, "lm": "", "site": ".".join(sae.split(".")[-2:]), "architecture": known[0], "level": known[1],
+            "sae": sae, "lm": "", "architecture": known[0], "level": known[1],
+            "site": "".join(re.findall(r"\.l0_\d+\.(?:from_[a-z_]+\.)?([a-z_]+\.\d+)", sae)),
+            "control": next(iter(re.findall(r"\.(frozen_[a-z]+)$", sae)), None),
             **{name: fidelity[name] for name in ("l0", "fvu", "ce_recovered", "dead_share")},
             **{f"random_{name}": random[name] for name in ("fvu", "ce_recovered")},
             "random_interpretability": (random.get("interpretability") or {}).get("balanced_accuracy"),
             "interpretability": scored.mean(), "n_scored": scored.len(), "utility": None,
         })  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None).pipe(_no_nan) if rows else None
+
+
+def _controls(saes: pl.DataFrame | None) -> list[str]:
+    """The SAEs that are controls of training; no card is about them."""
+    known = saes is not None and "control" in saes.columns
+    return saes.drop_nulls("control")["sae"].to_list() if saes is not None and known else []
 
 
 def _folders(parent: Path) -> list[str]:

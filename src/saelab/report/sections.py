@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from saelab.instrument.readers import HEADLINE
+from saelab.report import baselines as baseline_section
 from saelab.report import (
     evaluation_tables,
     feature_card,
@@ -39,6 +40,7 @@ def sections(material: Material, cards: Sequence[FeatureCard], shown: str = "") 
     makers += [selection] if material.selection is not None else []
     makers += [lambda m: grid(m, cards)]
     makers += [adopted] if adopted_of(material) and not which else []
+    makers += [baselines] if material.baselines is not None and material.baselines.height else []
     makers += [evaluations] if material.evaluations is not None else []
     makers += [lambda m: matching(m, cards)]
     makers += [training] if material.training is not None or not adopted_of(material) else []
@@ -59,20 +61,29 @@ def _without(section: Section, figure: str) -> Section:
 def grid(material: Material, cards: Sequence[FeatureCard] = ()) -> Section:
     """Every SAE, with the random dictionary beside it."""
     name, title = "grid", "The grid of SAEs"
-    if material.saes is None or not material.saes.height:
+    asked = material.asked_about
+    if material.saes is None or asked is None or not asked.height:
         return Section(name, title, "", absent="No SAE has been measured yet (stats/saes.parquet).")
     lead = (
         "One row per SAE: lower FVU (fraction of variance unexplained) and higher cross-entropy (CE) recovered are "
         "better, and both must beat the random dictionary of the same L0, in grey. A name leads to a feature's card."
     )
+    if asked.height < material.saes.height:
+        lead += " Controls of training stand in the tables alone, not in the figures or in what is claimed."
     first = {c.pick.sae: f"card-{i}" for i, c in reversed(list(enumerate(cards, 1)))}
     own = {r["sae"] for r in adopted_of(material)}
     parts = (
-        Part("figure", figures.frontier(material.saes, material.names)),
+        Part("figure", figures.frontier(asked, material.names)),
         Part("table", grid_tables.measured(material.saes, material.names, own, first)),
     )
     steered = grid_tables.steered(material.saes, material.names, own)
     return Section(name, title, lead, parts if steered is None else (*parts, Part("table", steered)))
+
+
+def baselines(material: Material) -> Section:
+    """Which scores tell trained SAEs from frozen ones."""
+    assert material.baselines is not None
+    return baseline_section.section(material.baselines, material.names)
 
 
 def evaluations(material: Material) -> Section:
@@ -94,7 +105,7 @@ def evaluations(material: Material) -> Section:
 
 def scatter(material: Material) -> figures.Figure | None:
     """Interpretability against how SAEs steer; None where no SAE has both scores."""
-    saes, y = material.saes, steering_of(material)
+    saes, y = material.asked_about, steering_of(material)
     if saes is None or not saes.drop_nulls(["interpretability", y]).height:
         return None
     return figures.scatter(saes, material.names, y, {r["sae"] for r in adopted_of(material)})

@@ -264,6 +264,9 @@ def bound_for(pre: Float[Tensor, "B F"], l0: float) -> float:
 # one, and 250 steps give what 350 give from an L0 of half the dictionary (measured on SmolLM2, docs/training.md).
 START_L0 = 2.0
 
+# What of an SAE stays as it began, as a control of what training gives (arXiv 2602.14111; training/freeze.py).
+Freeze = Literal["none", "decoder", "encoder", "soft", "principal"]
+
 # 2510.03659, section 4 (dictionary_learning's demo settings): spec/study.md 1.
 PAPER: dict[str, Any] = {
     "lr": 3e-4, "lr_warmup": 1000.0, "sparsity_warmup": 5000.0, "lr_decay": 0.2, "beta1": 0.9, "fitted_start": False,
@@ -297,10 +300,11 @@ class TrainConfig(Config):
     )
     fitted_start: bool = Field(default=False, description="Shorten the first encoder if its x̂ overshoots.")
     # Said only where it is on: a config's digest seeds its first weights, and those of the others stay as they are.
-    frozen_decoder: bool = Field(
-        default=False,
-        exclude_if=lambda on: not on,
-        description="Leave the decoder as it was drawn, as a control of what training gives its directions.",
+    freeze: Freeze = Field(
+        default="none",
+        exclude_if=lambda part: part == "none",
+        description="What stays as it began, as a control: decoder, encoder, soft (decoder rows within a cosine of "
+        "0.8), principal (both, the principal directions in signed pairs).",
     )
 
     paper: ClassVar[dict[str, Any]] = {}
@@ -315,6 +319,19 @@ class TrainConfig(Config):
             known = {k: v for k, v in (PAPER | cls.paper).items() if k in cls.model_fields}
             return known | data
         return data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_key(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "frozen_decoder" in data:
+            raise ValueError("`frozen_decoder: true` is now said by `freeze: decoder`")
+        return data
+
+    @model_validator(mode="after")
+    def _axes_are_of_one_site(self) -> "TrainConfig":
+        if self.freeze == "principal" and self.d_out is not None:
+            raise ValueError("`freeze: principal` is of SAEs: the principal directions of one site rebuild no other")
+        return self
 
     @property
     def level(self) -> int:

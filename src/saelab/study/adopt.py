@@ -93,6 +93,12 @@ def standing(study: StudyConfig, run: RunFolder, names: Iterable[str] | None = N
     return found
 
 
+def asked_about(study: StudyConfig, run: RunFolder) -> list[SaeSpec]:
+    """The SAEs of which claims are made: those that stand and are no controls; of a study of controls alone, these."""
+    found = standing(study, run)
+    return [s for s in found if s.control is None] or found
+
+
 def sae_of(spec: SaeSpec, run: RunFolder) -> Sae:
     """The same of an SAE; an `ArtefactError` where it is a transcoder."""
     found = coder_of(spec, run)

@@ -118,7 +118,8 @@ def _of_model(
         )
     if wanted("select") and not 1 <= study.selection.k <= facts.vocab_size:
         yield Fault(("selection", "k"), f"counts tokens, of which {model.key} has {facts.vocab_size}")
-    if not (wanted("gate", "steer", "rate", "calibrate") and any(part.steer for part in (*model.grids, *model.saes))):
+    steered = model.control is None and any(part.steer for part in (*model.grids, *model.saes))
+    if not (wanted("gate", "steer", "rate", "calibrate") and steered):
         return
     if not facts.template and model.template is None:
         what = 'the model has no chat template: say how it is asked, such as "Question: {instruction}\\nAnswer:"'

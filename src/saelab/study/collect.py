@@ -21,7 +21,7 @@ from saelab.store.layout import (
     RunFolder,
 )
 from saelab.store.tables import read_table
-from saelab.study.adopt import fallen, standing
+from saelab.study.adopt import asked_about, fallen, standing
 from saelab.study.names import CONTROLS, INTERPRETABILITY, SCORES, UNSELECTED, predictors
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 
@@ -45,7 +45,8 @@ SAES: dict[str, Any] = {
 def saes_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     """One row per SAE with its coordinates, fidelity, interpretability and utility (columns `SAES`).
 
-    state: ok, or why an SAE could not be adopted; all its scores are then null.
+    state: ok, or why an SAE could not be adopted; all its scores are then null. control: what an SAE is a control of
+    training by; the column is there where some are.
     """
     rows = [_coordinates(s) | {"state": run.adopted(s.name).read()["state"]} for s in fallen(study, run)]
     for spec in standing(study, run):
@@ -53,6 +54,9 @@ def saes_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         row |= _outcomes(study, run, spec) if spec.steer else {}
         rows.append(row | (_utility(study, run, spec) if spec.steer and study.rated else {}))
     table, order = pl.DataFrame(rows, schema=SAES), {s.name: i for i, s in enumerate(saes_of(study))}
+    controls = {s.name: s.control for s in saes_of(study)}
+    if any(controls.values()):
+        table = table.with_columns(control=pl.col("sae").replace_strict(controls, return_dtype=pl.String))
     return table.sort(pl.col("sae").replace_strict(order, return_dtype=pl.Int64))
 
 
@@ -90,14 +94,14 @@ def _outcomes(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, An
 
 
 def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
-    """One row per (SAE, steered feature, method, arm): utility beside interpretability and effects.
+    """One row per (SAE, steered feature, method, arm): utility beside interpretability and effects. No controls.
 
     criterion: `UNSELECTED` for the random arm steered by its features, the arm's name for a selected one, and the
     method's name for controls of the ratings. Every outcome has its percentile, and its lift under `OUTCOME_lift`;
     test_score is the rating where a judge rated.
     """
     tables = []
-    for spec in standing(study, run):
+    for spec in asked_about(study, run):
         if not spec.steer:
             continue
         read = outcomes_of(run, spec)

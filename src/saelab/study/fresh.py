@@ -80,6 +80,7 @@ class Wanted:
     name: str | None = None
     start: str | None = None
     options: Mapping[str, float | int | str] = field(default_factory=dict)
+    freeze: str = "none"
     target: str | None = None
 
 
@@ -108,6 +109,7 @@ def further(reference: str, asked: Wanted) -> Wanted:
     usual = next((name for name in fits if name in (found.architecture, sae.saelens_name)), fits[0])
     said = sae.cfg.metadata.get("training")
     kept = said if isinstance(said, dict) and not asked.architectures else {}
+    freeze = "decoder" if kept.get("frozen_decoder") else str(kept.get("freeze", "none"))  # the former key
     text = found.text if found.text and found.text.startswith(("path:", "hf:")) else None
     return replace(
         asked,
@@ -119,12 +121,14 @@ def further(reference: str, asked: Wanted) -> Wanted:
         text=asked.text or text,
         start=reference,
         options=_own_options(usual, kept),
+        freeze=freeze,
     )
 
 
 def _own_options(architecture: str, training: Mapping[str, Any]) -> dict[str, float | int | str]:
     """The settings of a finished training that are not those which it would have without a word."""
-    kind, own = ARCHITECTURES[architecture], {"architecture", "d_in", "d_out", "d_sae", level_key(architecture)}
+    kind, own = ARCHITECTURES[architecture], {"architecture", "d_in", "d_out", "d_sae", "freeze"}
+    own |= {level_key(architecture)}
     usual = {name: f.default for name, f in kind.model_fields.items() if name not in own}
     return {
         name: value
@@ -170,6 +174,7 @@ def study_text(wanted: Wanted) -> str:
 
 def _further_lines(wanted: Wanted) -> str:
     lines = "" if wanted.start is None else f"        start: {_quoted(wanted.start)}   # training goes on from it\n"
+    lines += "" if wanted.freeze == "none" else f"        freeze: [{wanted.freeze}]   # stays as it began\n"
     lines += "" if wanted.target is None else f"        target: {wanted.target}   # transcoders: what they rebuild\n"
     return lines + (f"        options: {json.dumps(dict(wanted.options))}\n" if wanted.options else "")
 

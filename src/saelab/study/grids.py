@@ -13,6 +13,7 @@ from saelab.core.config import Config, Fault, Faults, faults_in
 from saelab.core.errors import UserError, nearest
 from saelab.core.names import LONGEST, path_part
 from saelab.core.sites import ORDER, Kind, Site, find_site, parse_site
+from saelab.saes.base import Freeze
 from saelab.saes.catalogue import ARCHITECTURES, level_key
 
 LARGEST = 2**31  # what any count of a study may reach; more is a slip of the pen
@@ -43,7 +44,7 @@ Name = Annotated[str, AfterValidator(path_part)]
 
 
 class GridConfig(Config):
-    """SAEs at some sites: every architecture at every level, width and training seed."""
+    """SAEs at some sites: every architecture at every level, width, training seed and way to be frozen."""
 
     sites: tuple[SiteName, ...] = Field(min_length=1, description="Such as resid_post.15.")
     architectures: tuple[Architecture, ...] = Field(min_length=1, description="Which SAEs.")
@@ -52,6 +53,12 @@ class GridConfig(Config):
     )
     d_sae: int | tuple[int, ...] = Field(description="Features per SAE: one width or several.")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="Training runs of each SAE, by number.")
+    freeze: tuple[Freeze, ...] = Field(
+        default=("none",),
+        min_length=1,
+        exclude_if=lambda kinds: kinds == ("none",),
+        description="What stays as it began (decoder, encoder, soft, principal): baselines beside `none`, the SAE.",
+    )
     steer: bool = Field(
         default=True, description="Whether features are selected and steered with, or only trained and scored."
     )
@@ -85,6 +92,8 @@ class GridConfig(Config):
                 raise Faults([Fault(("target",), what)])
             if self.start is not None:
                 raise Faults([Fault(("start",), "a transcoder begins with weights of its own")])
+            if "principal" in self.freeze:
+                raise Faults([Fault(("freeze",), "principal directions of one site (principal) rebuild no other")])
         if not self.widths or not 1 <= min(self.widths) <= max(self.widths) < LARGEST:
             raise Faults([Fault(("d_sae",), "must be a positive number or a list of them")])
         found = dict.fromkeys(_untrainable(self))
@@ -194,9 +203,9 @@ class PathConfig(Config):
 
 def _untrainable(grid: GridConfig) -> Iterator[Fault]:
     """What keeps the training config of one of a grid's SAEs from being built."""
-    own = {"architecture", "d_in", "d_out", "d_sae", *map(level_key, grid.architectures)}
+    own = {"architecture", "d_in", "d_out", "d_sae", "freeze", *map(level_key, grid.architectures)}
     for name in own & set(grid.options):
-        yield Fault(("options", name), "is said by architectures, levels and d_sae")
+        yield Fault(("options", name), "is said by architectures, levels, d_sae and freeze")
     for i, level in enumerate(grid.levels):
         if level >= min(grid.widths):
             yield Fault(("levels", i), f"a target L0 of {level} needs more than {min(grid.widths)} features")

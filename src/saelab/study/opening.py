@@ -76,7 +76,7 @@ def open_sae(one: AdoptedConfig) -> Sae:
 
 def placed(sae: Sae, spec: SaeSpec) -> Sae:
     """The SAE with the site at which it is scored, and its language model where its files name none."""
-    sae.cfg = sae.cfg.model_copy(update={"site": spec.site, "lm": sae.cfg.lm or spec.model.lm})
+    sae.cfg = sae.cfg.model_copy(update={"site": spec.site, "lm": sae.cfg.lm or spec.model.reference})
     return sae
 
 

@@ -48,14 +48,16 @@ def cells_of(study: StudyConfig) -> list[Cell]:
     settings = {"seed": study.seed, "resamples": study.resamples, "name": study.name}
     suite = _suite_cells(study, ends)
     first, last = _anchor_cells(study, [*ends, *suite])
-    return in_order([*first, *cells, Cell("stats", study.name, settings, (*ends, *last), SECONDS["stats"]), *suite])
+    told = suite if any(s.control for s in saes_of(study)) else []  # which of its scores tell controls from SAEs
+    before = (*ends, *last, *told)
+    return in_order([*first, *cells, Cell("stats", study.name, settings, before, SECONDS["stats"]), *suite])
 
 
 def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     saes = [s for s in saes_of(study) if s.model == model]
     sites = list(dict.fromkeys(s.site for s in saes))
     harvested = list(dict.fromkeys([*sites, *(s.encodes for s in saes)]))
-    lm = {"lm": model.lm, "dtype": model.dtype}
+    lm = _lm(model)
     text = Cell("text", model.key, {"lm": model.lm} | study.text.model_dump(mode="json"), (), SECONDS["text"])
     tokens = study.text.train_contexts * study.text.context
     settings = lm | {"sites": harvested} | study.harvest.model_dump(mode="json")
@@ -83,7 +85,7 @@ def _made(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harve
 def _adopt(sae: SaeSpec, harvest: Cell) -> Cell:
     """The cell of an SAE that exists. Its key holds the sum of its weights and their reading, not where they lie."""
     assert sae.adopted is not None
-    lm = {"lm": sae.model.lm, "dtype": sae.model.dtype, "as_read": sae.adopted.as_read}
+    lm = _lm(sae.model) | {"as_read": sae.adopted.as_read}
     one = {"architecture": sae.architecture, "level": sae.level, "site": sae.site, "weights": adopted_as(sae)}
     return Cell("adopt", sae.name, lm | {"saes": {sae.name: one}}, (harvest,), SECONDS["adopt"] * _weight(sae.model))
 
@@ -112,7 +114,8 @@ def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harv
 def _trained_as(sae: SaeSpec) -> Mapping[str, object]:
     """All that decides how an SAE of a grid is trained. Where its start lies is not part of it, its sum is."""
     start = {} if sae.start is None else {"start": sae.start_sha256}
-    return {"architecture": sae.architecture, "level": sae.level, "d_sae": sae.d_sae} | sae.options | start
+    own = start if sae.freeze == "none" else start | {"freeze": sae.freeze}
+    return {"architecture": sae.architecture, "level": sae.level, "d_sae": sae.d_sae} | sae.options | own
 
 
 def _gate(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], made: dict[str, Cell]) -> Cell | None:
@@ -120,7 +123,8 @@ def _gate(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], made:
     if not saes:
         return None
     sizes = dictionaries_of(saes)
-    settings = _asked(model) | {"site": saes[0].site, "saes": [s.name for s in saes], "dictionaries": sizes}
+    own = [s.name for s in saes if s.control is None] or [s.name for s in saes]  # of which the dose is chosen
+    settings = _asked(model) | {"site": saes[0].site, "saes": own, "dictionaries": sizes}
     settings |= {"instructions": study.instructions} | study.instrument.settings
     inputs = tuple({cell.key: cell for cell in (made[s.name] for s in saes)}.values())
     estimate = SECONDS["gate"] * gate_texts(study.instrument, len(sizes)) * study.instrument.new_tokens
@@ -135,7 +139,7 @@ def dictionaries_of(saes: Sequence[SaeSpec]) -> list[tuple[int, int | None]]:
 def _sae_cells(
     study: StudyConfig, sae: SaeSpec, before: tuple[Cell, Cell], gate: Cell | None, calibrate: Cell
 ) -> list[Cell]:
-    lm, weight = {"lm": sae.model.lm, "dtype": sae.model.dtype}, _weight(sae.model)
+    lm, weight = _lm(sae.model), _weight(sae.model)
     settings = lm | study.interp.model_dump(mode="json") | study.judge.identity | {"embeds": study.embeds}
     interp = Cell("interp", sae.name, settings, before, SECONDS["interp"] * weight)
     steered = sae.steer and gate is not None
@@ -167,7 +171,7 @@ def _suite_cells(study: StudyConfig, ends: Sequence[Cell]) -> list[Cell]:
     cells = []
     for model in study.models:
         saes = [s for s in saes_of(study) if s.model == model]
-        own = {"lm": model.lm, "dtype": model.dtype, "sites": list(dict.fromkeys(s.site for s in saes))}
+        own = _lm(model) | {"sites": list(dict.fromkeys(s.site for s in saes))}
         own |= {"seed": study.suite.seed}
         read = [
             Cell("read", f"{model.key}.{r.key}", own | r.model_dump(mode="json"), (), SECONDS["read"] * _weight(model))
@@ -190,11 +194,16 @@ def _anchor_cells(study: StudyConfig, judged: Sequence[Cell]) -> tuple[list[Cell
     return [start], [Cell("anchors", "end", study.judge.identity, (start, *judged), SECONDS["anchors"])]
 
 
+def _lm(model: ModelConfig) -> dict[str, str]:
+    """The settings that say which weights a model runs with."""
+    own = {"lm": model.lm, "dtype": model.dtype}
+    return own if model.control is None else own | {"control": model.control}
+
+
 def _asked(model: ModelConfig) -> dict[str, str]:
     """The settings of a model that answers instructions."""
-    own = {"lm": model.lm, "dtype": model.dtype}
     said = {"template": model.template, "system": model.system}
-    return own | {k: v for k, v in said.items() if v is not None}
+    return _lm(model) | {k: v for k, v in said.items() if v is not None}
 
 
 def _steered_tokens(study: StudyConfig) -> int:
@@ -212,7 +221,7 @@ def _match_cells(
 ) -> list[Cell]:
     saes = path_saes(study, model, path)
     names = [s.name for s in saes]
-    settings = {"lm": model.lm, "dtype": model.dtype} | study.matching.model_dump(mode="json")
+    settings = _lm(model) | study.matching.model_dump(mode="json")
     cells: list[Cell] = []
     runs = [made[s.name] for s in saes]
     for i, (first, second) in enumerate(pairwise(names)):

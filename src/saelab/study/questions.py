@@ -22,7 +22,7 @@ from saelab.stats.tiers import Scored, best_tier
 from saelab.stats.units import units_of
 from saelab.steering.arms import RANDOM
 from saelab.store.layout import RunFolder
-from saelab.study.adopt import standing
+from saelab.study.adopt import asked_about
 from saelab.study.names import CONTROLS, UNSELECTED, chosen_arms, predictors
 from saelab.study.spec import SaeSpec, StudyConfig
 
@@ -86,7 +86,7 @@ def _partials(study: StudyConfig, grid: pl.DataFrame) -> Rows:
 
 def _noise(study: StudyConfig, run: RunFolder, grid: pl.DataFrame, spread: pl.DataFrame) -> Rows:
     known = dict(spread.select("score", "reliability").iter_rows())
-    read = pl.concat([_texts(run, spec) for spec in standing(study, run) if spec.steer])
+    read = pl.concat([_texts(run, spec) for spec in asked_about(study, run) if spec.steer])
     for outcome in OUTCOMES:
         for row in reliability(read, item="item", value=outcome).iter_rows(named=True):
             about = {"one judgement": "one text of a feature", "mean of the repeats": "a feature's texts"}[row["of"]]
@@ -118,7 +118,7 @@ def _texts(run: RunFolder, spec: SaeSpec) -> pl.DataFrame:
 
 def _tiers(study: StudyConfig, run: RunFolder, features: pl.DataFrame) -> Rows:
     """Of every criterion and control, by the headline outcome."""
-    specs = [s for s in standing(study, run) if s.steer]
+    specs = [s for s in asked_about(study, run) if s.steer]
     halves = {spec.name: _halves(_texts(run, spec)) for spec in specs}
     drawn = features.filter(pl.col("criterion") == UNSELECTED)
     names = [n for n in (*(m.name for m in predictors()), *CONTROLS) if n in drawn.columns]

@@ -6,30 +6,30 @@ cannot is in checks.py. Nothing is computed here.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from saelab.activations.harvest import HarvestConfig
 from saelab.core.config import Config, Fault, Faults
 from saelab.core.errors import ArtefactError, UserError, nearest
-from saelab.core.names import path_part
 from saelab.core.sites import parse_site
 from saelab.instrument.config import READERS, InstrumentConfig
 from saelab.interp.run import InterpConfig
 from saelab.interp.suite.catalogue import CATALOGUE
 from saelab.interp.suite.config import SuiteConfig
 from saelab.judges.catalogue import JudgeConfig
-from saelab.lm.sources import SHORT_NAMES, named
+from saelab.lm.sources import named
 from saelab.matching.run import MatchConfig
+from saelab.saes.base import Freeze
 from saelab.saes.catalogue import ARCHITECTURES
 from saelab.selection.criteria.catalogue import that_read
 from saelab.selection.run import SelectionConfig
 from saelab.stats.estimate import FEWEST
 from saelab.steering.config import UtilityConfig
-from saelab.store.references import Reference, parse_reference
-from saelab.study.grids import AdoptedConfig, GridConfig, Name, PathConfig, said
+from saelab.store.references import parse_reference
+from saelab.study.grids import AdoptedConfig, GridConfig, Name, PathConfig
+from saelab.study.models import ModelConfig
 from saelab.text.corpora import CorpusConfig
 from saelab.training.config import TrainingConfig
 
@@ -56,51 +56,6 @@ class TextConfig(Config):
         if not isinstance(corpus, dict) or "documents" in corpus:
             return data
         return rest | {"corpus": corpus | {"documents": data["documents"]}}
-
-
-class ModelConfig(Config):
-    """One language model and what is done with it."""
-
-    lm: Annotated[str, AfterValidator(said(named))] = Field(
-        description="Short name or reference of the language model."
-    )
-    name: Name | None = Field(default=None, description="How it is called in tables; by default the end of `lm`.")
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto", description="Type in which the LM runs; auto: bfloat16 where the machine multiplies it."
-    )
-    device: str = Field(
-        default="auto",
-        description="Where the LM runs: auto (CUDA where there is a card, else the CPU), cpu, cuda, cuda:1 or mps.",
-    )
-    template: str | None = Field(
-        default=None, description="How it is asked instead of by its chat template: a text that holds {instruction}."
-    )
-    system: str | None = Field(default=None, description="System prompt of every chat, where its template takes one.")
-    grids: tuple[GridConfig, ...] = Field(default=(), description="SAEs that are trained.")
-    saes: tuple[AdoptedConfig, ...] = Field(default=(), description="SAEs that exist, beside those of grids.")
-    paths: tuple[PathConfig, ...] = Field(default=(), description="Features followed from site to site.")
-
-    @model_validator(mode="after")
-    def _has_a_name_and_a_template(self) -> "ModelConfig":
-        try:
-            path_part(self.key)
-        except ValueError as error:
-            raise Faults([Fault(("lm",), f"gives no name for tables: {error}. Say one with `name`.")]) from None
-        if self.template is not None and "{instruction}" not in self.template:
-            raise Faults([Fault(("template",), "does not hold {instruction}")])
-        if self.template is not None and self.system is not None:
-            raise Faults([Fault(("system",), "would not be read beside a template; write it into the template")])
-        if not self.grids and not self.saes:
-            raise Faults([Fault(("grids",), "say which SAEs: `grids` to train, or `saes` that exist")])
-        return self
-
-    @property
-    def key(self) -> str:
-        """A name fit for a folder."""
-        if self.name is not None or self.lm in SHORT_NAMES:
-            return self.name or self.lm
-        where: Reference = parse_reference(self.lm)
-        return Path(where.inside or where.name).name
 
 
 class ResourcesConfig(Config):
@@ -182,6 +137,15 @@ class SaeSpec(Config):
     start: str | None = None
     start_sha256: str | None = None
     reads: str | None = None
+    freeze: Freeze = "none"
+
+    @property
+    def control(self) -> str | None:
+        """What it is a control of training by, of its own or of its language model; None of an SAE that is asked about.
+
+        Claims of a study are made of the SAEs that are no controls.
+        """
+        return self.model.control or (None if self.freeze == "none" else f"frozen_{self.freeze}")
 
     @property
     def encodes(self) -> str:
@@ -207,7 +171,7 @@ def saes_of(study: StudyConfig) -> list[SaeSpec]:
 def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
     return [
         SaeSpec(
-            name=_name(study, model, grid, f"{architecture}.l0_{level}.{grid.ends(site)}", (width, seed)),
+            name=_name(study, model, grid, f"{architecture}.l0_{level}.{grid.ends(site)}", (width, seed, freeze)),
             model=model,
             architecture=architecture,
             level=level,
@@ -215,10 +179,11 @@ def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
             reads=None if grid.target is None else str(parse_site(site)),
             d_sae=width,
             seed=seed,
-            steer=grid.steer,
+            steer=grid.steer and model.control is None,
             options=grid.options,
             start=grid.start,
             start_sha256=grid.start_sha256,
+            freeze=freeze,
         )
         for grid in model.grids
         for site in grid.sites
@@ -226,6 +191,7 @@ def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
         for level in grid.levels
         for width in grid.widths
         for seed in grid.seeds
+        for freeze in grid.freeze
     ]
 
 
@@ -244,7 +210,7 @@ def _adopted(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
                 site=str(parse_site(site)),
                 d_sae=one.found.d_sae,
                 seed=0,
-                steer=one.steer,
+                steer=one.steer and model.control is None,
                 effects=one.effects,
                 adopted=one,
             )
@@ -265,16 +231,17 @@ def is_open(study: StudyConfig) -> bool:
 
 def steers(study: StudyConfig) -> bool:
     """Whether features of any SAE are steered with."""
-    return any(part.steer for model in study.models for part in (*model.grids, *model.saes))
+    return any(part.steer for m in study.models if m.control is None for part in (*m.grids, *m.saes))
 
 
-def _name(study: StudyConfig, model: ModelConfig, grid: GridConfig, own: str, axes: tuple[int, int]) -> str:
+def _name(study: StudyConfig, model: ModelConfig, grid: GridConfig, own: str, axes: tuple[int, int, Freeze]) -> str:
     """`topk.l0_32.resid_post.15`; the model's key stands in front where there are several models, the width and a
-    training seed that is not 0 behind where there are several.
+    training seed that is not 0 behind where there are several, and what is frozen (`.frozen_decoder`).
     """
-    width, seed = axes
+    width, seed, freeze = axes
     own += f".w{width}" if len(grid.widths) > 1 else ""
     own += f".s{seed}" if seed else ""
+    own += "" if freeze == "none" else f".frozen_{freeze}"
     return own if len(study.models) == 1 else f"{model.key}.{own}"
 
 
@@ -290,6 +257,7 @@ def path_saes(study: StudyConfig, model: ModelConfig, path: PathConfig) -> list[
     for site in path.sites:
         wanted = (path.architecture, path.level, str(parse_site(site)), path.seed)
         fit = [s for s in own if (s.architecture, s.level, s.site, s.seed) == wanted and s.reads is None]
+        fit = [s for s in fit if s.freeze == "none"]
         fit = [s for s in fit if path.d_sae in (None, s.d_sae)]
         if len(fit) != 1:
             what = f"{path.architecture}.l0_{path.level}.{wanted[2]}"

@@ -81,7 +81,10 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
     written = None if reads is None else work.opened_shards(model, site)
     ends: dict[str, int] = {"d_in": shards.d} | ({} if written is None else {"d_out": written.d})
     configs = {
-        s.name: training_config(s.architecture, **ends, d_sae=s.d_sae, level=s.known_level, **s.options) for s in specs
+        s.name: training_config(
+            s.architecture, **ends, d_sae=s.d_sae, level=s.known_level, freeze=s.freeze, **s.options
+        )
+        for s in specs
     }
     starts = {s.name: start for s in specs if (start := start_of(s)) is not None}
     return training_stage.run(
@@ -92,7 +95,7 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
         saes=work.run.saes,
         folder=work.run.training(cell.name),
         seed=cell.settings["seed"],
-        lm=model.lm,
+        lm=model.reference,
         site=reads or site,
         site_out=None if reads is None else site,
         text=work.study.text.corpus.source,

@@ -5,6 +5,7 @@ With the sum in the study its plan needs none of their files, and training refus
 
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import product
 
 from saelab.core.config import Fault
 from saelab.core.errors import ArtefactError, SaelabError
@@ -59,8 +60,8 @@ def _misfits(model: ModelConfig, grid: GridConfig, sae: Sae) -> Iterator[str]:
         facts = facts_of(model.lm, fetch=False)
     read = {sae.cfg.d_in} if facts is None else {facts.width(parse_site(site)) for site in grid.sites}
     for architecture in grid.architectures:
-        for d_sae in grid.widths:
-            for d_in in sorted(read):
-                cfg = training_config(architecture, level=grid.levels[0], d_in=d_in, d_sae=d_sae, **grid.options)
-                if (why := start_misfit(sae, cfg)) is not None:
-                    yield why
+        for d_sae, d_in, freeze in product(grid.widths, sorted(read), grid.freeze):
+            own = grid.options | {"freeze": freeze}
+            cfg = training_config(architecture, level=grid.levels[0], d_in=d_in, d_sae=d_sae, **own)
+            if (why := start_misfit(sae, cfg)) is not None:
+                yield why

@@ -25,7 +25,7 @@ from saelab.stats.lift import LIKE, THESE, selection_lift
 from saelab.stats.spread import spread_table
 from saelab.steering.arms import RANDOM
 from saelab.store.layout import InstrumentFolder, RunFolder
-from saelab.study.adopt import standing
+from saelab.study.adopt import asked_about, standing
 from saelab.study.collect import dictionary_lifts, outcomes_of
 from saelab.study.names import INTERPRETABILITY, UNSELECTED
 from saelab.study.spec import SaeSpec, StudyConfig
@@ -41,7 +41,7 @@ def sites_of(study: StudyConfig, run: RunFolder) -> Sites:
 
 def steering_tables(study: StudyConfig, run: RunFolder, features: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """The tables above by name. features: the study's table `steered`."""
-    specs = [s for s in standing(study, run) if s.steer]
+    specs = [s for s in asked_about(study, run) if s.steer]
     read = {s.name: outcomes_of(run, s) for s in specs}
     blind = _state(study, run) == "failed"  # what cannot be seen is no gain
     rows = [row for outcome in OUTCOMES for row in _arms(study, run, outcome, features, read, blind=blind)]
@@ -139,7 +139,7 @@ def _arms(
     if UNSELECTED in own["criterion"]:
         found = {c: selection_lift(own, score=c, draws=study.resamples, **asked) for c in (outcome, f"{outcome}_lift")}
     own_dictionary, beside = _dictionaries(study, run, outcome)
-    lms = [s.model.key for s in standing(study, run) if s.steer]
+    lms = [s.model.key for s in asked_about(study, run) if s.steer]
     rows = []
     for name in names:
         mine = own.filter(pl.col("criterion") == name)
@@ -188,7 +188,7 @@ def _dictionaries(
     study: StudyConfig, run: RunFolder, outcome: str
 ) -> tuple[list[Hashable], dict[Hashable, Float[np.ndarray, "_"]]]:
     """Of every steered SAE the name of its random dictionary, and by name the lifts of its features."""
-    specs = [s for s in standing(study, run) if s.steer]
+    specs = [s for s in asked_about(study, run) if s.steer]
     own: list[Hashable] = [(s.model.key, s.site, s.d_sae, s.known_level) for s in specs]
     some = dict(zip(own, specs, strict=True))
     return own, {name: dictionary_lifts(run, spec, "lift")[outcome] for name, spec in some.items()}

@@ -28,7 +28,8 @@ from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.store.provenance import machine, versions
 from saelab.store.tables import read_table, write_table
-from saelab.study.adopt import adopted_rows, fallen, standing
+from saelab.study.adopt import adopted_rows, asked_about, fallen, standing
+from saelab.study.baselines import baselines
 from saelab.study.collect import features_table, saes_table
 from saelab.study.compare import compared
 from saelab.study.names import CONTROLS, UNSELECTED, chosen_arms, predictors
@@ -44,17 +45,19 @@ AXES = ("architecture", "level", "lm")
 
 def write_statistics(study: StudyConfig, run: RunFolder) -> list[Path]:
     """Write the tables of `stats/`; returns their paths."""
-    tables = {"saes": saes_table(study, run)}
+    tables, asked = {"saes": saes_table(study, run)}, asked_about(study, run)
     if any(model.saes for model in study.models):
         tables["compared"] = compared(study, run)
-    if any(s.steer for s in standing(study, run)):
-        features = features_table(study, run)
+    if any(s.control for s in standing(study, run)):
+        tables["baselines"] = baselines(study, run)
+    if any(s.steer for s in asked):
+        features, grid = features_table(study, run), tables["saes"].filter(pl.col("sae").is_in([s.name for s in asked]))
         tables |= {
             "steered": features,
-            "agreement": _agreement(study, tables["saes"], features),
+            "agreement": _agreement(study, grid, features),
             "features": _features(study, features),
         } | steering_tables(study, run, features)
-        tables["questions"] = questions(study, run, tables["saes"], features, tables["spread"])
+        tables["questions"] = questions(study, run, grid, features, tables["spread"])
         if study.rated:
             tables["selection"] = _selection(study, features)
     paths = []
@@ -225,29 +228,39 @@ def _dtype(study: StudyConfig, run: RunFolder, model: str) -> str | None:
 
 def results(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     """What a finished study says: nothing in it depends on when, where or in how many pieces it was run."""
-    return {
-        "study": study.name,
-        "saes": run.stats.table("saes").read().to_dicts(),
-        "agreement": _rows(run, "agreement", pl.col("statistic").is_in(["psi", "Psi"]) | (pl.col("mode") == "overall")),
-        "instrument": gates_of(study, run),
-        "steering_lift": headline_of(study, run),
-        "verdict": verdict(study, run),
-        "arms": _rows(run, "arms", pl.lit(True)),
-        "spread": _rows(run, "spread", pl.lit(True)),
-        "questions": _rows(run, "questions", pl.lit(True)),
-        "selection": _rows(run, "selection", pl.col("sae") == "all"),
-        "matching": _matching(study, run),
-        "seeds": {"study": study.seed, "training": sorted({s.seed for s in saes_of(study) if s.adopted is None})},
-        "judge": study.judge.name,
-        "anchors": _anchors(run),
-        "text": _texts(study, run),
-        "lm": {m.key: {"reference": m.lm, "dtype": _dtype(study, run, m.key)} for m in study.models},
-        "counts": _counts(study, run),
-    } | (_of_adopted(study, run) if (any(m.saes for m in study.models)) else {})
+    return (
+        {
+            "study": study.name,
+            "saes": run.stats.table("saes").read().to_dicts(),
+            "agreement": _rows(
+                run, "agreement", pl.col("statistic").is_in(["psi", "Psi"]) | (pl.col("mode") == "overall")
+            ),
+            "instrument": gates_of(study, run),
+            "steering_lift": headline_of(study, run),
+            "verdict": verdict(study, run),
+            "arms": _rows(run, "arms", pl.lit(True)),
+            "spread": _rows(run, "spread", pl.lit(True)),
+            "questions": _rows(run, "questions", pl.lit(True)),
+            "selection": _rows(run, "selection", pl.col("sae") == "all"),
+            "matching": _matching(study, run),
+            "seeds": {"study": study.seed, "training": sorted({s.seed for s in saes_of(study) if s.adopted is None})},
+            "judge": study.judge.name,
+            "anchors": _anchors(run),
+            "text": _texts(study, run),
+            "lm": {m.key: {"reference": m.lm, "dtype": _dtype(study, run, m.key)} for m in study.models},
+            "counts": _counts(study, run),
+        }
+        | (_of_adopted(study, run) if (any(m.saes for m in study.models)) else {})
+        | _of_controls(study, run)
+    )
 
 
 def _of_adopted(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
     return {"adopted": adopted_rows(study, run), "compared": _rows(run, "compared", pl.lit(True))}
+
+
+def _of_controls(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
+    return {"baselines": _rows(run, "baselines", pl.lit(True))} if any(s.control for s in saes_of(study)) else {}
 
 
 def _rows(run: RunFolder, table: str, keep: pl.Expr) -> list[dict[str, Any]]:

@@ -35,10 +35,9 @@ TRAIN, HELD_OUT = "train", "held_out"
 
 
 def load_lm(model: ModelConfig) -> LanguageModel:
-    """The language model of a study file's entry."""
-    return LanguageModel.load(
-        model.lm, dtype=model.dtype, device=model.device, plain=model.template, system=model.system
-    )
+    """The language model of a study file's entry, or what is left of it as a control."""
+    lm = LanguageModel.load(model.lm, dtype=model.dtype, device=model.device, plain=model.template, system=model.system)
+    return lm if model.control is None else lm.shuffled()
 
 
 @dataclass

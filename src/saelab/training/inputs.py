@@ -9,7 +9,7 @@ come from the source where it knows them, otherwise from its first batches. They
 (saes/base.py). A transcoder's batches hold both sites side by side, [x, y], each scaled by its own m and s.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Protocol, runtime_checkable
@@ -103,11 +103,14 @@ def _scaling(mean: Float[Tensor, " D"], variance: float) -> Scaling:
 
 @dataclass
 class Inputs:
-    """A finite stream of batches from step `start`, with the scaling that goes with it."""
+    """A finite stream of batches from step `start`, with the scaling that goes with it. sample: draws some batches of
+    its beginning, whatever the step.
+    """
 
     scaling: Scaling
     first: Float[Tensor, "B D"]
     batches: Iterator[Tensor]
+    sample: Callable[[], Float[Tensor, "M D"]]
 
 
 def open_inputs(
@@ -131,16 +134,17 @@ def open_inputs(
         if scaling is None:
             scaling = _scaling_by(source.moments, d_in)
         stream = _checked(source.batches(batch, seed=seed, steps=steps, start=start), start)
+        beginning = source.batches(batch, seed=seed, steps=min(steps, SAMPLE_BATCHES), start=0)  # read when asked for
     else:
         stream = islice(_checked(_repeated(source), 0), steps)
-        sample = list(islice(stream, SAMPLE_BATCHES))
-        if scaling is None and sample:
-            scaling = scaling_of(sample, d_in)
-        stream = islice(chain(sample, stream), start, None)
+        beginning = list(islice(stream, SAMPLE_BATCHES))
+        if scaling is None and beginning:
+            scaling = scaling_of(beginning, d_in)
+        stream = islice(chain(beginning, stream), start, None)
     first = next(stream, None)
     if scaling is None or first is None:
         raise UserError("There are no activations to train on: the source of batches is empty.")
-    return Inputs(scaling.to(place), first, chain([first], stream))
+    return Inputs(scaling.to(place), first, chain([first], stream), lambda: torch.cat(list(beginning)))
 
 
 def _repeated(source: Iterable[Batch]) -> Iterator[Tensor]:

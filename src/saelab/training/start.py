@@ -26,6 +26,8 @@ def start_misfit(sae: Sae, cfg: TrainConfig) -> str | None:
     """Why an SAE of this config cannot begin with the weights of `sae`; None where it can."""
     if cfg.d_out is not None:
         return "a transcoder begins with weights of its own"
+    if cfg.freeze == "principal":
+        return "with `freeze: principal` it begins with the principal directions"
     fits = trained_as(sae)
     if cfg.architecture not in fits:
         others = f" ({' and '.join(fits)} can)" if fits else ""

@@ -18,6 +18,7 @@ from saelab.saes.base import Sae, SaeConfig, TrainConfig, Weights
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.transcoder import Transcoder
 from saelab.training.dead import silence
+from saelab.training.freeze import FROZEN, place, principal, within
 from saelab.training.inputs import Scaling
 from saelab.training.objective import BatchResult, fitted_length, gradients
 from saelab.training.schedule import learning_rate, ramp
@@ -41,7 +42,8 @@ class Figures:
 
 class Trainee:
     """One SAE being trained, the same on all ranks; `steps` is the length of the whole run, `sample` a whole batch,
-    on the device where it is trained, `start` weights to begin with instead of random ones.
+    on the device where it is trained, `start` weights to begin with instead of random ones, `axes` the
+    principal directions for `freeze: principal`, those of `sample` where there are none.
     """
 
     def __init__(
@@ -54,16 +56,18 @@ class Trainee:
         dtype: torch.dtype,
         ranks: Ranks = ALONE,
         start: Weights | None = None,
+        axes: Float[Tensor, "D D"] | None = None,
     ):
         self.cfg, self.steps, self.dtype, self.ranks = cfg, steps, dtype, ranks
         self.rule = cfg.rule(dtype)
         self.weights = (start or initial_weights(cfg, seed)).to(sample.device)
+        if cfg.freeze == "principal":
+            place(self.weights, principal(sample) if axes is None else axes)
         if start is None:
             self._begin(*self._parts(sample))
-        trained = self.weights.trained()
-        if cfg.frozen_decoder:
-            del trained["decoder"]
-        self.parameters = {name: nn.Parameter(tensor) for name, tensor in trained.items()}
+        kept = FROZEN.get(cfg.freeze, ())
+        self.parameters = {n: nn.Parameter(t) for n, t in self.weights.trained().items() if n not in kept}
+        self.begun = self.weights.decoder.clone() if cfg.freeze == "soft" else None
         self.adam = torch.optim.Adam(self.parameters.values(), lr=cfg.lr, betas=(cfg.beta1, 0.999), fused=True)
         self.silent = torch.zeros(cfg.d_sae, dtype=torch.int64, device=sample.device)
         self.dead_tokens = cfg.dead_tokens or min(DEAD_TOKENS, max(1, steps * sample.shape[0] // 20))
@@ -78,7 +82,7 @@ class Trainee:
 
         A transcoder's decoder rows begin as what goes along with their latents' pre-activations on the sample.
         """
-        if target is not None and not self.cfg.frozen_decoder:
+        if target is not None and self.cfg.freeze != "decoder":
             rows = self.weights.encoder @ (sample.T @ target)
             self.weights.decoder = rows / rows.norm(dim=1, keepdim=True).clamp(min=1e-8)
         self.rule.initial(self.weights, sample)
@@ -110,7 +114,7 @@ class Trainee:
             coefficient,
             self.dtype,
             dead=dead,
-            aux_coefficient=cfg.aux_coefficient,
+            aux_coefficient=0.0 if cfg.freeze == "principal" else cfg.aux_coefficient,
             progress=self.done / self.steps,
             target=target,
             ranks=self.ranks,
@@ -133,10 +137,9 @@ class Trainee:
         return self.controller.coefficient(self.l0, lr, warm)
 
     def _apply(self, grads: dict[str, Tensor], lr: float) -> None:
+        grads = {name: grad for name, grad in grads.items() if name in self.parameters}
         decoder = self.parameters.get("decoder")
-        if decoder is None:
-            del grads["decoder"]
-        else:
+        if decoder is not None:
             remove_along(grads["decoder"], decoder)
         if self.cfg.clip is not None:
             norm = sqrt(sum(float(torch.linalg.vector_norm(g)) ** 2 for g in grads.values()))
@@ -150,7 +153,10 @@ class Trainee:
         self.adam.zero_grad()
         if decoder is not None:
             decoder.div_(decoder.norm(dim=1, keepdim=True).clamp(min=1e-8))
-        self.rule.constrain(self.weights)
+            if self.begun is not None:
+                decoder.copy_(within(decoder, self.begun))
+        if "encoder" in self.parameters:
+            self.rule.constrain(self.weights)
 
     def _pin(self, outcome: BatchResult, tokens: int) -> None:
         if self.controller is None or self.done < (1 - PIN_SHARE) * self.steps:
@@ -163,6 +169,8 @@ class Trainee:
         for name, parameter in self.parameters.items():
             for key, value in self.adam.state[parameter].items():
                 tensors[f"adam.{name}.{key}"] = value
+        if self.begun is not None:
+            tensors["begun"] = self.begun
         numbers = {"done": self.done, "l0": self.l0, "log_c": self.controller.log_c if self.controller else None}
         return tensors | {"silent": self.silent}, numbers
 
@@ -176,6 +184,8 @@ class Trainee:
             if found:
                 place = parameter.device
                 self.adam.state[parameter] = {key: value.to(place, copy=True) for key, value in found.items()}
+        if self.begun is not None:
+            self.begun.copy_(tensors["begun"])
         self.silent.copy_(tensors["silent"])
         self.done = int(numbers["done"] or 0)
         self.l0 = numbers["l0"]

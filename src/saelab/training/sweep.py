@@ -19,6 +19,7 @@ from saelab.saes.base import Sae, TrainConfig
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.transcoder import Transcoder
 from saelab.training.config import Precision
+from saelab.training.freeze import principal
 from saelab.training.inputs import ActivationSource, Batch, Inputs, open_inputs
 from saelab.training.start import started
 from saelab.training.step import Figures, Trainee
@@ -139,7 +140,8 @@ def enrol(
         None if sae is None else started(sae, c, inputs.scaling)
         for c, sae in zip(configs, starts or [None] * len(configs), strict=True)
     ]
-    some = {"steps": steps, "seed": seed, "dtype": dtype, "ranks": ranks}
+    axes = principal(inputs.scaling(inputs.sample())) if any(c.freeze == "principal" for c in configs) else None
+    some = {"steps": steps, "seed": seed, "dtype": dtype, "ranks": ranks, "axes": axes}
     return [Trainee(c, sample, start=start, **some) for c, start in zip(configs, own, strict=True)]
 
 
