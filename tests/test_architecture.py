@@ -33,7 +33,7 @@ LAYERS = [
     {"instrument"},
     {"study", "report"},
     {"explore"},
-    {"publish", "workflow.py"},
+    {"publish", "human", "workflow.py"},
     {"cli"},
     {"__main__.py"},
 ]

@@ -32,6 +32,7 @@ ASKED = {
     "feature": "path:sae 1",
     "explore": "path:sae",
     "steer": "path:sae 1 --prompt I --strength 4",
+    "rate": "folder",
     "instrument": "--lm gpt2 --site resid_post.1 --out gate",
     "concepts": "folder --out axbench --site resid_post.1",
     "match": "path:sae path:sae",

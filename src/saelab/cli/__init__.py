@@ -78,6 +78,11 @@ VERBS = {
         "Whether steering can be seen at a site of a model: the gate of known classes and a random dictionary.",
         "saelab instrument --lm smollm2-135m --site resid_post.15 --out gate",
     ),
+    "rate": (
+        "rate:rate",
+        "Rate steered texts yourself, blind, and see whether you agree with the judges. Served on this machine alone.",
+        "saelab rate demo --rater anna",
+    ),
     "concepts": (
         "concepts:concepts",
         "AxBench's two tasks on its files: directions detect written concepts and steer with them.",

@@ -136,12 +136,13 @@ def _answer(session: Session, build: Callable[[Session, Request], Response]) -> 
 
 def _asked(session: Session, build: Callable[[Session, Any], Response]) -> Callable[..., Any]:
     async def answer(request: Request) -> Response:
-        return await run_in_threadpool(build, session, await _data(request))
+        return await run_in_threadpool(build, session, await data_of(request))
 
     return answer
 
 
-async def _data(request: Request) -> Any:
+async def data_of(request: Request) -> Any:
+    """The JSON of a request. Raises `UserError` where it is none."""
     try:
         data = await request.json()
         json.dumps(data, ensure_ascii=False).encode()  # half a character is none that a tokenizer or a page takes
@@ -251,7 +252,7 @@ def _streamed(session: Session) -> Callable[..., Any]:
     """Texts as they are written, a JSON line at a time; the writing ends when nobody reads on."""
 
     async def answer(request: Request) -> Response:
-        what = steer_live.asked(await _data(request))
+        what = steer_live.asked(await data_of(request))
         saes = {t.sae: await run_in_threadpool(session.sae, t.sae) for t in what.turns}
         session.model.get()
         loop, stop = asyncio.get_running_loop(), threading.Event()

@@ -76,7 +76,7 @@ class Guard:
             if not length.isdigit() or int(length) > LARGEST:
                 return PlainTextResponse("saelab: the request is too large.", 413)
         if not self._knows(headers) and not self._carries(scope):
-            said = "saelab: open the address that `saelab explore` printed; it holds the key to these pages."
+            said = "saelab: open the address that saelab printed; it holds the key to these pages."
             return PlainTextResponse(said, 403)
         return None
 

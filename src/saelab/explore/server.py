@@ -41,7 +41,7 @@ def bound(host: str, port: int) -> socket.socket:
         found.close()
         raise UserError(
             f"Nothing can be served at {host}:{port}: {error.strerror or error}.",
-            hint="Another explorer may be running: take --port 0, which finds a free one.",
+            hint="Another server of saelab may be running: take --port 0, which finds a free one.",
         ) from error
     return found
 

@@ -1,6 +1,7 @@
 """Texts kept step by step in a folder, so that what was interrupted goes on and another request starts anew."""
 
 import hashlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import polars as pl
 import torch
 
 from saelab.core.config import digest_of
+from saelab.core.errors import ArtefactError
 from saelab.instrument.asked import ASKED, READ
 from saelab.instrument.bench import Keep
 from saelab.instrument.classes import LabelledTexts
@@ -60,6 +62,15 @@ def opened(kept: StepsFolder, manifest: dict[str, Any]) -> Keep:
         return step.read(list(READ if name.endswith(ASKED) else TABLE))
 
     return keep
+
+
+def step_of(kept: StepsFolder, name: str) -> str:
+    """The step that holds a set's texts, beside those of its dev. Raises `ArtefactError` where there is none."""
+    own = re.compile(rf"{re.escape(name)}(\.[\d.e+-]+)?")  # the dose, where all its features have one
+    found = [path.stem for path in sorted(kept.texts.glob("*")) if own.fullmatch(path.stem)]
+    if len(found) != 1:
+        raise ArtefactError(f"{kept.texts} holds no texts of {name}.")
+    return found[0]
 
 
 def states_asked(kept: StepsFolder) -> dict[str, int]:

@@ -100,6 +100,12 @@ def dictionary_name(width: int, level: int) -> str:
     return f"{RANDOM}.{width}.{level}"
 
 
+def dictionary_features(place: Place, width: int, level: int) -> Features:
+    """The features of a site's random dictionary, as many as the config says where so many can be read."""
+    sizes, seed = place.config, seed_of(place.config.seed, width, level)
+    return untrained_features(place.text, place.embed, width=width, l0=level, count=sizes.n_random, least=0, seed=seed)
+
+
 def run(
     place: Place,
     classes: Sequence[LabelledTexts] | str,
@@ -133,10 +139,7 @@ def run(
     random = {}
     for width, level in dictionaries:
         name = dictionary_name(width, level)
-        features = untrained_features(
-            place.text, place.embed, width=width, l0=level, count=config.n_random, least=0,
-            seed=seed_of(config.seed, width, level),
-        )  # fmt: skip
+        features = dictionary_features(place, width, level)
         if len(features) >= LEAST:
             random[name] = _at(bench, name, features, own)
             found.keep(random[name], features)

@@ -16,6 +16,7 @@ run/
   instrument/<lm>.<site>/     as a gate's folder, below
   steering/<sae>/             manifest.json  texts/features.*.parquet  outcomes.parquet  readings.parquet
   ratings/<sae>/              manifest.json  generations.parquet  judgements.parquet  utility.parquet
+  human/                      shown/<set>.parquet: features and texts that people are shown; answers/<rater>.jsonl
   matching/<a>--<b>/          matching.parquet  quality.json  paths.parquet (end to end)
   stats/                      saes.parquet  steered.parquet  agreement.parquet  selection.parquet  features.parquet
 
@@ -192,6 +193,21 @@ class RatingsFolder:
 
 
 @dataclass(frozen=True)
+class HumanFolder:
+    """What people are shown of a run's steered texts, and what each has answered."""
+
+    root: Path
+
+    def shown(self, name: str) -> Table:
+        """The features of one set: what each is about, and how the judges read every text under it."""
+        return Table(self.root / "shown" / f"{name}.parquet")
+
+    def answers(self, rater: str) -> Path:
+        """One rater's answers, a line each."""
+        return self.root / "answers" / f"{rater}.jsonl"
+
+
+@dataclass(frozen=True)
 class ConceptsFolder(RatingsFolder):
     """What a run over written concepts leaves beside the evaluation."""
 
@@ -337,6 +353,10 @@ class RunFolder:
 
     def ratings(self, sae: str) -> RatingsFolder:
         return RatingsFolder(self.root / "ratings" / sae)
+
+    @property
+    def human(self) -> HumanFolder:
+        return HumanFolder(self.root / "human")
 
     def instrument(self, lm: str, site: str) -> InstrumentFolder:
         return InstrumentFolder(self.root / "instrument" / f"{lm}.{site}")
