@@ -34,7 +34,7 @@ class RatingSession:
         """Keep an answer, `{trial, answer}`. Raises `UserError` for what is none."""
         if not isinstance(data, dict) or data.get("answer") not in ANSWERS:
             raise UserError(f"An answer is one of {', '.join(ANSWERS)}.")
-        if data.get("trial") not in {t.key for t in self.asked}:
+        if data.get("trial") not in [t.key for t in self.asked]:
             raise UserError("There is no such trial.", hint="Load the page again.")
         with self._lock:
             self.answers.add(data["trial"], data["answer"])

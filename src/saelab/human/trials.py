@@ -8,7 +8,6 @@ features are about nothing. Pure data: no model, no file.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -19,8 +18,7 @@ from saelab.instrument.outcomes import UNSTEERED
 from saelab.instrument.readers import HEADLINE, OUTCOMES
 from saelab.steering.arms import RANDOM
 
-Side = Literal["left", "right"]
-SIDES: tuple[Side, Side] = ("left", "right")
+SIDES = ("left", "right")
 OTHER, NONE = "another feature", "unsteered"  # what the foil was steered with
 # Of ten trials in a row, how many are of a random dictionary or not, by foil.
 TEN = {(False, OTHER): 4, (False, NONE): 4, (True, OTHER): 1, (True, NONE): 1}
@@ -43,8 +41,8 @@ class BlindTrial:
     answer: bool
     left: str
     right: str
-    steered: Side
-    judges: Mapping[str, Side | None]
+    steered: str
+    judges: Mapping[str, str | None]
 
 
 def trials_of(sets: Sequence[SteeredSet], seed: int) -> list[BlindTrial]:
@@ -90,7 +88,7 @@ def _differ(one: str, other: str) -> bool:
     return bool(one.strip() and other.strip()) and one.strip() != other.strip()
 
 
-def _higher(steered: float, foil: float, side: int) -> Side | None:
+def _higher(steered: float, foil: float, side: int) -> str | None:
     if not np.isfinite(steered - foil) or steered == foil:
         return None
     return SIDES[side] if steered > foil else SIDES[1 - side]

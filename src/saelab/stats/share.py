@@ -13,8 +13,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import scipy
 from jaxtyping import Bool
+from scipy.special import betainc, betaincinv, stdtrit
 
 from saelab.stats.estimate import FEWEST, Estimate
 
@@ -32,13 +32,13 @@ def share_estimate(yes: Bool[np.ndarray, " N"], clusters: Sequence[Hashable], *,
     share = float(yes.mean())
     spread = np.bincount(index, yes - share)
     variance = count / (count - 1) * float((spread**2).sum()) / n**2
-    shrunk = (scipy.stats.t.ppf(0.975, n - 1) / scipy.stats.t.ppf(0.975, count - 1)) ** 2
-    size = float(count) if variance < 1e-12 else min(float(n), share * (1 - share) / variance * float(shrunk))
-    hits = share * size
-    low = float(scipy.stats.beta.ppf(0.025, hits, size - hits + 1)) if hits > 0 else 0.0
-    high = float(scipy.stats.beta.ppf(0.975, hits + 1, size - hits)) if hits < size else 1.0
-    above = float(scipy.stats.beta.cdf(EVEN, hits, size - hits + 1)) if hits > 0 else 1.0
-    below = float(scipy.stats.beta.sf(EVEN, hits + 1, size - hits)) if hits < size else 1.0
+    shrunk = float(stdtrit(n - 1, 0.975) / stdtrit(count - 1, 0.975)) ** 2
+    size = float(count) if variance < 1e-12 else min(float(n), share * (1 - share) / variance * shrunk)
+    hits, misses = share * size, (1 - share) * size
+    low = float(betaincinv(hits, misses + 1, 0.025)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, misses, 0.975)) if misses > 0 else 1.0
+    above = float(betainc(hits, misses + 1, EVEN)) if hits > 0 else 1.0
+    below = 1 - float(betainc(hits + 1, misses, EVEN)) if misses > 0 else 1.0
     method = f"Korn-Graubard over {count} {name}"
     found = replace(start, state="ok", value=share, low=low, high=high, interval_method=method)
     return replace(found, p=min(1.0, 2 * min(above, below)), p_method=method)
