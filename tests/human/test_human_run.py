@@ -29,7 +29,7 @@ from saelab.study import workspace
 from saelab.study.spec import StudyConfig
 from saelab.study.workspace import Workspace
 
-SAE, LM, SITE = "topk.l0_4.resid_post.1", "tiny", "resid_post.1"
+SAE, LM, SITE = "topk.l0_4.resid_post.1", "lm", "resid_post.1"
 
 
 def files_of(run: RunFolder) -> dict[str, str]:
@@ -144,7 +144,7 @@ def test_from_start_to_the_table(steered_run: RunFolder, capsys: pytest.CaptureF
         assert isinstance(now, dict) and now["trial"] is None
         status, report = ask("/api/report")
         assert status == 200 and isinstance(report, dict) and {r["what"] for r in report["rows"]} == {
-            "finds the steered text", "chooses as described by lexical", "chooses as read_back by tiny",
+            "finds the steered text", "chooses as described by lexical", "chooses as read_back by lm",
         }  # fmt: skip
         assert ask("/api/undo", {})[0] == 200 and len(AnswerFile(run.human, "anna").read().choices) == 4
         served.server.should_exit = True

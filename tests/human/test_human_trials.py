@@ -22,13 +22,20 @@ def test_a_run_has_the_same_trials_for_everybody_and_another_seed_has_others() -
     assert [t.key for t in trials] != [t.key for t in trials_of(some_sets(), 1)]
 
 
-def test_what_else_a_run_steers_leaves_a_trial_as_it_is() -> None:
-    """So that answers hold when an SAE joins; a text that changed is another trial."""
-    few, more = trials_of(some_sets()[:1], 0), trials_of(some_sets(), 0)
-    assert {t.key for t in few} < {t.key for t in more}
+def test_texts_that_changed_are_other_trials() -> None:
     one = some_sets()[0]
     changed = replace(one, texts=one.texts.with_columns(pl.col("text") + " more"))
-    assert not {t.key for t in trials_of([changed], 0)} & {t.key for t in few}
+    assert not {t.key for t in trials_of([changed], 0)} & {t.key for t in trials_of([one], 0)}
+
+
+def test_an_unsteered_text_comes_again_only_when_all_have_come() -> None:
+    """Else a rater would know it for a foil."""
+    foils = [t.right if t.steered == "left" else t.left for t in trials_of(some_sets(), 0) if t.foil == NONE]
+    per_prompt = 10  # of each set; some_set writes the unsteered texts of every set anew
+    seen = Counter(foils)
+    assert len(foils) > 20 and max(seen.values()) <= -(-len(foils) // per_prompt)
+    one = [t.right if t.steered == "left" else t.left for t in trials_of([some_set("sae", 8)], 0) if t.foil == NONE]
+    assert len(one) == len(set(one)) > 5
 
 
 def test_a_trial_shows_the_steered_text_and_a_foil_of_the_same_prompt() -> None:

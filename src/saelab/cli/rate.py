@@ -83,11 +83,14 @@ def _announced(tell: Callable[[str], None], address: str) -> None:
 
 def _print(table: "pl.DataFrame", notes: list[str], *, as_json: bool) -> None:
     """The table, one block per rater, and what is left out."""
+    import polars.selectors as cs
+
     if as_json:
         show_table(table, as_json=True)
     else:
         for name in table["rater"].unique(maintain_order=True):
-            show_table(table.filter(rater=name).drop("rater", "p"), as_json=False, title=f"rater {name}")
+            own = table.filter(rater=name).drop("rater", "p", "chance").with_columns(cs.float().round(2))
+            show_table(own, as_json=False, title=f"rater {name}; chance is 0.5, and 0 for kappa")
         if not table.height:
             say("No trial has been answered.")
     for line in notes:

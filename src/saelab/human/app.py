@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -57,4 +58,5 @@ def _answer(work: Callable[[Any], dict[str, Any]]) -> Callable[..., Any]:
 async def _failed(request: Request, error: Exception) -> Response:
     del request
     known, status = said_of(error)
+    status = 404 if isinstance(error, HTTPException) else status
     return JSONResponse({"error": known.message, "hint": known.hint}, status)

@@ -1,11 +1,12 @@
 """Trials: a feature in words and two texts that answer one prompt, one of them steered with the feature.
 
 The other text, the foil, was steered with another feature of the set for one half of the trials, and not at all for the
-other half. Which texts, which side and which order follow from the study's seed and the names of the texts, so that a
-run has the same trials for everybody. SAEs and arms take turns, and one trial in five is of a random dictionary, whose
-features are about nothing. Pure data: no model, no file.
+other half; it comes again only when all that fit have come. Which texts, which side and which order follow from the
+study's seed and the names of the texts, so that a run has the same trials for everybody. SAEs and arms take turns, and
+one trial in five is of a random dictionary, whose features are about nothing. Pure data: no model, no file.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from saelab.core.config import digest_of
 from saelab.core.seeds import numpy_generator
 from saelab.human.shown import SteeredSet
 from saelab.instrument.outcomes import UNSTEERED
-from saelab.instrument.readers import HEADLINE, OUTCOMES
+from saelab.instrument.readers import HEADLINE
 from saelab.steering.arms import RANDOM
 
 SIDES = ("left", "right")
@@ -45,43 +46,70 @@ class BlindTrial:
     judges: Mapping[str, str | None]
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """A trial without its foil. text, others: places of the steered text and of what its foil may be, in the order of
+    a draw; owner: the place of its feature.
+    """
+
+    of: SteeredSet
+    text: int
+    owner: int
+    foil: str
+    others: list[int]
+    side: int
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return self.of.arms.get(self.of.features["feature"][self.owner], ())
+
+
 def trials_of(sets: Sequence[SteeredSet], seed: int) -> list[BlindTrial]:
     """Every steered text of a run with its foil, in the order in which they are asked."""
-    made = [trial for one in sets for trial in _of_set(one, seed)]
-    streams = {kind: _in_turn([t for t in made if (t.control, t.foil) == kind], seed) for kind in TEN}
+    made = [draft for one in sets for draft in _drafts(one, seed)]
+    streams = {kind: _in_turn([d for d in made if (d.of.control, d.foil) == kind], seed) for kind in TEN}
     kinds, order = [kind for kind, n in TEN.items() for _ in range(n)], list[BlindTrial]()
+    used = Counter[str]()
     while len(order) < len(made):
         block = numpy_generator(seed, "human", "order", len(order)).permutation(len(kinds))
-        order += [trial for k in block.tolist() if (trial := next(streams[kinds[k]], None)) is not None]
+        order += [_trial(d, used) for k in block.tolist() if (d := next(streams[kinds[k]], None)) is not None]
     return order
 
 
-def _of_set(one: SteeredSet, seed: int) -> Iterator[BlindTrial]:
+def _drafts(one: SteeredSet, seed: int) -> Iterator[_Draft]:
     owner, texts = one.texts["owner"].to_numpy(), one.texts["text"].to_list()
     prompts, copies = one.texts["prompt"].to_list(), one.texts["copy"].to_list()
-    read = {o: one.features[o].to_list() for o in OUTCOMES}
+    read, features = one.features[HEADLINE].to_list(), one.features["feature"].to_list()
     for i in np.flatnonzero(owner != UNSTEERED).tolist():
-        k, prompt = int(owner[i]), prompts[i]
-        about, feature = one.features["about"][k], one.features["feature"][k]
-        draw = numpy_generator(seed, "human", one.name, feature, prompt, copies[i])
-        others = [j for j, p in enumerate(prompts) if p == prompt and owner[j] != k and _differ(texts[i], texts[j])]
-        kinds = {
-            OTHER: [j for j in others if owner[j] != UNSTEERED],
-            NONE: [j for j in others if owner[j] == UNSTEERED],
-        }
-        foil = (OTHER, NONE)[int(draw.integers(2))]
+        k = int(owner[i])
+        draw = numpy_generator(seed, "human", one.name, features[k], prompts[i], copies[i])
+        foil, side = (OTHER, NONE)[int(draw.integers(2))], int(draw.integers(2))
+        others = [
+            j for j, prompt in enumerate(prompts)
+            if prompt == prompts[i] and owner[j] != k and (owner[j] == UNSTEERED) == (foil == NONE)
+            and _differ(texts[i], texts[j])
+        ]  # fmt: skip
         # A judge that was asked has read a share of the texts: those come first.
-        candidates = [j for j in kinds[foil] if np.isfinite(read[HEADLINE][k][j])] or kinds[foil]
-        if not candidates:
-            continue
-        j, side = candidates[int(draw.integers(len(candidates)))], int(draw.integers(2))
-        pair = (texts[i], texts[j]) if side == 0 else (texts[j], texts[i])
-        judges = {one.judges[o]: _higher(values[k][i], values[k][j], side) for o, values in read.items()}
-        yield BlindTrial(
-            key=digest_of([one.name, feature, about, prompt, *pair])[:16], set=one.name, feature=feature,
-            control=one.control, arms=one.arms.get(feature, ()), foil=foil, about=about, prompt=prompt,
-            answer=one.texts["answer"][i], left=pair[0], right=pair[1], steered=SIDES[side], judges=judges,
-        )  # fmt: skip
+        others = [j for j in others if np.isfinite(read[k][j])] or others
+        if others:
+            yield _Draft(one, i, k, foil, draw.permutation(others).tolist(), side)
+
+
+def _trial(draft: _Draft, used: Counter[str]) -> BlindTrial:
+    """With the foil that was shown least often so far: an unsteered text that comes again would be known for a foil."""
+    one, side, texts = draft.of, draft.side, draft.of.texts["text"]
+    other = min(draft.others, key=lambda j: used[texts[j]])
+    used[texts[other]] += 1
+    pair = [texts[draft.text], texts[other]][:: 1 if side == 0 else -1]
+    feature, about = one.features["feature"][draft.owner], one.features["about"][draft.owner]
+    prompt, answer = one.texts["prompt"][draft.text], one.texts["answer"][draft.text]
+    read = {judge: one.features[outcome][draft.owner] for outcome, judge in one.judges.items()}
+    return BlindTrial(
+        key=digest_of([one.name, feature, about, prompt, *pair])[:16], set=one.name, feature=feature,
+        control=one.control, arms=draft.arms, foil=draft.foil, about=about, prompt=prompt, answer=answer,
+        left=pair[0], right=pair[1], steered=SIDES[side],
+        judges={judge: _higher(values[draft.text], values[other], side) for judge, values in read.items()},
+    )  # fmt: skip
 
 
 def _differ(one: str, other: str) -> bool:
@@ -94,13 +122,13 @@ def _higher(steered: float, foil: float, side: int) -> str | None:
     return SIDES[side] if steered > foil else SIDES[1 - side]
 
 
-def _in_turn(trials: Sequence[BlindTrial], seed: int) -> Iterator[BlindTrial]:
-    """One trial after another of every set and arm, each of them in an order of its own."""
-    queues: dict[tuple[str, str], list[BlindTrial]] = {}
-    for trial in trials:
+def _in_turn(drafts: Sequence[_Draft], seed: int) -> Iterator[_Draft]:
+    """One draft after another of every set and arm, each of them in an order of its own."""
+    queues: dict[tuple[str, str], list[_Draft]] = {}
+    for draft in drafts:
         # The rarer arm counts where a feature is in several.
-        arm = next((a for a in trial.arms if a != RANDOM), RANDOM)
-        queues.setdefault((trial.set, arm), []).append(trial)
+        arm = next((a for a in draft.arms if a != RANDOM), RANDOM)
+        queues.setdefault((draft.of.name, arm), []).append(draft)
     for name, queue in queues.items():
         order = numpy_generator(seed, "human", "turn", *name).permutation(len(queue))
         queues[name] = [queue[k] for k in order.tolist()]
