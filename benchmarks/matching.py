@@ -171,7 +171,7 @@ def beside(family: str, n: int, asked: argparse.Namespace, too_slow: set[tuple[s
                 peer = [str(asked.python), str(Path(__file__).with_name("matching_peers.py")), method, matrix]
                 keep = ["--save", matrix] if method == "matrix" and not repeat else []
                 command = [*ours, method, *about, *keep] if method in ("saelab", "matrix") else peer
-                known.append(in_process(command, asked.limit))
+                known.append(in_process(command, 3600 if method in ("saelab", "matrix") else asked.limit))
                 if known[-1].get("over"):
                     too_slow.add((family, method))
     cost = runs["saelab"][0]["cost"]

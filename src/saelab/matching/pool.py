@@ -15,6 +15,7 @@ from saelab.matching.cost import Costs, Edges
 from saelab.matching.listing import Listing
 
 RELATIVE_GAP = 1e-9
+MARGIN = 0.05  # of the median threshold of a row
 
 
 @dataclass
@@ -81,7 +82,9 @@ class Pool:
         """The pairs with reduced costs below the margin, wherever what is known of unlisted ones does not do."""
         if self.listing is None:
             return below(self.costs, u, v, rows=np.zeros(0, int))
-        margin = 4 * float(np.median(self.listing.above) + np.median(self.listing.beside))
+        # Pairs a little above zero are listed too, or the next small move of the prices would need another pass.
+        slack = float(np.median(self.listing.above) + np.median(self.listing.beside))
+        margin = max(4 * slack, MARGIN * float(np.median(self.listing.by_row)))
         by_row, by_column = self.listing.unlisted(u, v)
         by_row = np.maximum(by_row, self.floor - (u - self.u) - max(0.0, float((v - self.v).max())))
         rows, columns = np.flatnonzero(by_row < margin), np.flatnonzero(by_column < margin)
