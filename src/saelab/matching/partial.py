@@ -137,7 +137,7 @@ def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
     min_j c_ij / (|a_i|^2 + |b_j|^2).
     """
     some = -(-costs.shape[0] // NULL_ROWS)
-    null = Costs(costs.a[::some], _unrelated(costs, seed))
+    null = Costs(costs.a[::some], unrelated(costs, seed))
     least = []
     for part, block in null.blocks():
         block.div_(null.b_square + null.a_square[part, None])
@@ -145,7 +145,7 @@ def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
     return float(torch.quantile(torch.cat(least).double(), rate))
 
 
-def _unrelated(costs: Costs, seed: int) -> Float[Tensor, "m p"]:
+def unrelated(costs: Costs, seed: int) -> Float[Tensor, "m p"]:
     """Rows with the norms of b in every tensor, nearly its means and covariances, and none of its features."""
     tensors = costs.b.split(list(costs.widths) or costs.b.shape[1], dim=1)
     width = max(t.shape[1] for t in tensors)

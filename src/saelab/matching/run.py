@@ -22,7 +22,7 @@ from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
 from saelab.matching import baselines
 from saelab.matching.baselines import BASELINES, COMPOSED, MATCHED, Baseline
-from saelab.matching.classes import Classes, classed
+from saelab.matching.classes import classed
 from saelab.matching.cost import Costs, Parts, costs_between
 from saelab.matching.evaluate import (
     Skip,
@@ -39,6 +39,7 @@ from saelab.matching.fold import Fold, FoldedFeatures, features_of
 from saelab.matching.match import Matching, compose, match
 from saelab.matching.partial import null_reject, persistence
 from saelab.matching.paths import feature_paths, survival
+from saelab.matching.written import certificate, pairs_table
 from saelab.saes.base import Sae
 from saelab.stats.estimate import Estimate
 from saelab.stats.ratio import Sums, ratio_estimate
@@ -104,7 +105,7 @@ def run(
         on = first.encode(rows[0]) > 0, second.encode(rows[1]) > 0
     work = _Work(lm, reading, sites[1], saes, on, config.seed, progress)
     scales = (folded[0].scale, folded[1].scale)
-    quality: dict[str, Any] = {"fold": config.fold, "parts": config.parts} | _certificate(found)
+    quality: dict[str, Any] = {"fold": config.fold, "parts": config.parts} | certificate(found)
     quality |= {} if config.weights == EVEN else {"weights": config.weights}
     quality |= work.score(found.permutation)
     quality |= {"reject": found.rejected_at, "matched_share": float((found.permutation >= 0).mean())}
@@ -136,7 +137,7 @@ def run(
         quality[COMPOSED] |= {"same_as_direct_of_partners": float(agree.mean()) if len(agree) else None}
         quality["survival"] = [s.tolist() for s in survival(partners)]
         written.append(place.paths.write(feature_paths(partners, costs.shape[1])))
-    return [place.matching.write(_table(found, classes)), place.quality.write(quality), *written]
+    return [place.matching.write(pairs_table(found, classes)), place.quality.write(quality), *written]
 
 
 Rows = tuple[Tensor, Tensor]
@@ -221,17 +222,6 @@ def _composed(steps: Sequence[np.ndarray]) -> np.ndarray:
     return path
 
 
-def _certificate(found: Matching) -> dict[str, Any]:
-    return {
-        "cost": found.cost,
-        "lower_bound": found.lower_bound,
-        "gap": found.gap,
-        "method": found.method,
-        "rounds": found.rounds,
-        "clipped": list(found.clipped),
-    }
-
-
 def _beside(folded: Sequence[FoldedFeatures], costs: Costs, found: Matching, seed: int) -> dict[str, Any]:
     """What the matching is compared with: cosines, costs of the baselines, and errors per tensor in folded units."""
     first, second = folded
@@ -253,15 +243,3 @@ def _beside(folded: Sequence[FoldedFeatures], costs: Costs, found: Matching, see
 def _median(x: np.ndarray) -> float | None:
     known = x[np.isfinite(x)]
     return float(np.median(known)) if len(known) else None
-
-
-def _table(found: Matching, classes: Classes) -> pl.DataFrame:
-    table = pl.DataFrame({"a": np.arange(len(found.permutation)), "b": found.permutation})
-    return table.with_columns(
-        pl.Series("cost", found.pair_cost).fill_nan(None),
-        pl.Series("cosine", found.cosine).fill_nan(None),
-        pl.Series("partner", [int(j) if j >= 0 else None for j in classes.permutation], pl.Int64),
-        pl.Series("class", classes.names),
-        pl.Series("distance", classes.distance).fill_nan(None),
-        pl.Series("family", [int(f) if f >= 0 else None for f in classes.family], pl.Int64),
-    )

@@ -58,6 +58,13 @@ MATCHED = (
     ("born, died", "Of a feature: at the site before, or after, nothing is nearer than the reject cost."),
     ("ambiguous", "Of a pair: another pair of one of the two features is nearly as good."),
 )
+AGAIN = (
+    (
+        "stability",
+        "Mean cosine of a feature with its partners in the same SAE trained with other seeds. Of an SAE: the mean over "
+        "its features, PW-MCC (2505.20254) with signed cosines.",
+    ),
+)
 
 
 def glossary(material: Material) -> list[Section]:
@@ -67,6 +74,7 @@ def glossary(material: Material) -> list[Section]:
         *(STEERING if material.arms is not None else ()),
         *(RANKS if material.agreement is not None else ()),
         *(MATCHED if material.pairs else ()),
+        *(AGAIN if material.repeats else ()),
     ]
     if not words:
         return []

@@ -36,6 +36,7 @@ def measured(
     """
     ids, cards = anchors(saes), cards or {}
     untrained, embedded = (_known(saes, c) for c in ("random_interpretability", "embedding_auroc"))
+    stable = _known(saes, "stability")
     columns = (
         Column("SAE", kind="text"),
         Column("L0", "against target", room=6),
@@ -45,13 +46,14 @@ def measured(
         Column("Interpretability", "95 % interval", room=12),
         *([Column("Random", "interpretability")] if untrained else []),
         *([Column("By embedding", "AUROC, random", room=5)] if embedded else []),
+        *([Column("Stability", "over seeds, chance", room=8)] if stable else []),
         Column("Features", "scored", room=9),
     )
 
     def row_of(row: dict[str, Any]) -> TableRow:
         first = replace(_named(row, names, adopted), link=cards.get(row["sae"], ""))
         if row.get("state") in (None, "ok"):
-            rest = tuple(_fidelity(row)) + tuple(_described(row, untrained=untrained, embedded=embedded))
+            rest = tuple(_fidelity(row)) + tuple(_described(row, untrained=untrained, embedded=embedded, stable=stable))
         else:
             rest = (text("not scored", words.reason(row["state"])), *[BLANK] * (len(columns) - 2))
         return TableRow((first, *rest), id=ids[row["sae"]])
@@ -116,7 +118,7 @@ def _fidelity(row: dict[str, Any]) -> Iterator[TableCell]:
     yield percentage(row.get("dead_share"), 1, why="not measured")
 
 
-def _described(row: dict[str, Any], *, untrained: bool, embedded: bool) -> Iterator[TableCell]:
+def _described(row: dict[str, Any], *, untrained: bool, embedded: bool, stable: bool) -> Iterator[TableCell]:
     none = "no feature was scored"
     yield estimate(row, "interpretability", why=none)
     if untrained:
@@ -124,6 +126,9 @@ def _described(row: dict[str, Any], *, untrained: bool, embedded: bool) -> Itera
     if embedded:
         beside = words.finite(row["random_embedding_auroc"])
         yield figure(row["embedding_auroc"], note="" if beside is None else words.number(beside), why=none)
+    if stable:
+        beside = words.finite(row["random_stability"])
+        yield figure(row["stability"], note="" if beside is None else words.number(beside), why="trained once")
     yield TableCell(words.number(int(row.get("n_scored") or 0), 0))
 
 

@@ -103,6 +103,29 @@ def classes(pairs: Sequence[SaePair]) -> PageTable:
     return PageTable("Features by what becomes of them", columns, tuple(rows))
 
 
+def repeats(pairs: Sequence[SaePair]) -> PageTable:
+    """Trainings of one SAE with other seeds, matched by directions."""
+    columns = (
+        Column("Trainings", kind="text"),
+        Column("MCC", "mean cosine of partners", room=8),
+        Column("Chance", "unrelated dictionary", room=8),
+        Column("Carried on"),
+        Column("Changed"),
+        Column("No partner"),
+        Column("Cost", kind="text"),
+    )
+    rows = []
+    for pair in pairs:
+        own, counts = pair.quality, pair.quality["classes"]
+        shares = (
+            percentage(counts[k] / pair.features, 1, why="no table of pairs") for k in ("carried on", "changed", "died")
+        )
+        about = text(pair.first, pair.second)
+        mcc, chance = (figure(own.get(k), 3, why="not measured") for k in ("mcc", "chance"))
+        rows.append(TableRow((about, mcc, chance, *shares, text(certificate(own)))))
+    return PageTable("The same SAE trained again with another seed", columns, tuple(rows))
+
+
 def certificate(quality: dict[str, Any]) -> str:
     """How far a cost is proved to be from the optimum."""
     cost, gap = words.finite(quality.get("cost")), words.finite(quality.get("gap"))

@@ -130,6 +130,7 @@ class Material:
     arms, spread, controls, doses: what the instrument says (study/steering.py). untrained: outcomes of the features of
     all random dictionaries.
     candidates: one row per scored or steered feature (sae, feature, description, balanced_accuracy, percentile, ...).
+    pairs: matchings from site to site; repeats: of two trainings of one SAE.
     states: (stage, state, reason, n), summed over the SAEs. judges: names of the judges that scored features.
     """
 
@@ -142,6 +143,7 @@ class Material:
     questions: pl.DataFrame | None
     training: pl.DataFrame | None
     pairs: tuple[SaePair, ...]
+    repeats: tuple[SaePair, ...]
     candidates: pl.DataFrame | None
     states: pl.DataFrame
     judges: tuple[str, ...]
@@ -182,7 +184,8 @@ def read_material(run: RunFolder) -> Material:
     saes = _table(run.stats.table("saes").path, SAES) if run.stats.table("saes").exists else _measured(run, names)
     if candidates is not None:
         candidates = candidates.filter(~pl.col("sae").is_in(_controls(saes)))
-    pairs = _pairs(run)
+    matched = _pairs(run)
+    pairs = tuple(p for p in matched if not p.quality.get("repeat"))
     material = Material(
         summary=run.summary.read() if run.summary.exists else {},
         names=_names(run.names.path),
@@ -193,6 +196,7 @@ def read_material(run: RunFolder) -> Material:
         questions=_table(run.stats.table("questions").path, QUESTIONS),
         training=_training(run),
         pairs=pairs,
+        repeats=tuple(p for p in matched if p.quality.get("repeat")),
         paths=_paths(run, pairs),
         candidates=candidates,
         states=states,

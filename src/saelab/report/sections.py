@@ -32,6 +32,11 @@ from saelab.report.parts import Part, Section
 from saelab.report.record import what_was_run
 from saelab.report.steering_sections import arms, instrument, selection, steering_of
 
+AGAIN = (
+    "The same SAE trained again with another seed, feature by feature. MCC: the mean cosine of partners, the greatest "
+    "that any pairing reaches; chance is that of a dictionary with the same covariance that shares no feature."
+)
+
 
 def sections(material: Material, cards: Sequence[FeatureCard], shown: str = "") -> list[Section]:
     """All sections in reading order, then what the run does not hold and what was run. shown: the figure at the top."""
@@ -194,6 +199,9 @@ def frank(table: pl.DataFrame, x: str, y: str, *, gate: str = "passed") -> str:
 def matching(material: Material, cards: Sequence[FeatureCard] = ()) -> Section:
     """Features followed from site to site."""
     name, title = "matching", "Features from layer to layer"
+    again = [Part("table", matching_tables.repeats(material.repeats))] if material.repeats else []
+    if not material.pairs and again:
+        return Section(name, "Features found again", AGAIN, tuple(again))
     if not material.pairs:
         return Section(name, title, "", absent="No SAEs have been matched yet (matching/*/quality.json).")
     lead = (
@@ -211,6 +219,8 @@ def matching(material: Material, cards: Sequence[FeatureCard] = ()) -> Section:
         parts.append(Part("table", matching_tables.classes(flow.neighbours(material.pairs))))
     if followed := flow.table(material, cards):
         parts.append(Part("table", followed))
+    if again:
+        parts += [Part("heading", "Features found again"), Part("text", AGAIN), *again]
     return Section(name, title, lead, tuple(parts))
 
 

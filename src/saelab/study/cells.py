@@ -30,7 +30,7 @@ REVISIONS: Mapping[str, int] = {
     "rate": 1,
     "anchors": 1,
     "match": 3,
-    "stats": 6,
+    "stats": 7,
     "record": 1,
 }
 

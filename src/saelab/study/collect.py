@@ -23,6 +23,7 @@ from saelab.store.layout import (
 from saelab.store.tables import read_table
 from saelab.study.adopt import asked_about, fallen, standing
 from saelab.study.names import CONTROLS, INTERPRETABILITY, SCORES, UNSELECTED, predictors
+from saelab.study.repeats import stability_of, stability_row
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 
 # What stands beside every outcome: how far texts were moved, and how they look.
@@ -34,7 +35,8 @@ SAES: dict[str, Any] = {
     "random_fvu": pl.Float64, "random_ce_recovered": pl.Float64, "dead_share": pl.Float64,
     "interpretability": pl.Float64, "interpretability_low": pl.Float64, "interpretability_high": pl.Float64,
     "random_interpretability": pl.Float64, "auroc": pl.Float64, "accuracy": pl.Float64, "embedding_auroc": pl.Float64,
-    "random_embedding_auroc": pl.Float64, "n_scored": pl.Int64, "utility": pl.Float64, "utility_low": pl.Float64,
+    "random_embedding_auroc": pl.Float64, "n_scored": pl.Int64, "stability": pl.Float64, "stability_low": pl.Float64,
+    "stability_high": pl.Float64, "random_stability": pl.Float64, "utility": pl.Float64, "utility_low": pl.Float64,
     "utility_high": pl.Float64, "n_rated": pl.Int64, "n_missing": pl.Int64, "n_steered": pl.Int64,
     **{f"{name}{end}": pl.Float64 for name in OUTCOMES
        for end in ("", "_low", "_high", "_lift", "_lift_low", "_lift_high", "_less", "_less_low", "_less_high")},
@@ -50,7 +52,7 @@ def saes_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     """
     rows = [_coordinates(s) | {"state": run.adopted(s.name).read()["state"]} for s in fallen(study, run)]
     for spec in standing(study, run):
-        row = fidelity_row(study, run, spec)
+        row = fidelity_row(study, run, spec) | stability_row(study, run, spec)
         row |= _outcomes(study, run, spec) if spec.steer else {}
         rows.append(row | (_utility(study, run, spec) if spec.steer and study.rated else {}))
     table, order = pl.DataFrame(rows, schema=SAES), {s.name: i for i, s in enumerate(saes_of(study))}
@@ -130,10 +132,12 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         joined = joined.join(effects.select("feature", *rest), on="feature", how="left", maintain_order="left")
         arm = pl.when(pl.col("reason_chosen") == RANDOM).then(pl.lit(UNSELECTED)).otherwise("reason_chosen")
         criterion = pl.when(pl.col("method") == SAE_FEATURE).then(arm).otherwise("method")
+        if (stable := stability_of(study, run, spec)) is not None:
+            joined = joined.join(stable[0], on="feature", how="left", maintain_order="left")
         tables.append(joined.with_columns(sae=pl.lit(spec.name), lm=pl.lit(spec.model.key), criterion=criterion))
     if not tables:
         raise ArtefactError("No SAE of this study is steered, so there is nothing to compare.")
-    return pl.concat(tables)
+    return pl.concat(tables, how="diagonal")
 
 
 def fidelity_row(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:

@@ -30,6 +30,7 @@ OWN = (
     Measure("utility", "utility"),
     Measure("test_score", "steering score"),
 )
+STABILITY = Measure("stability", "stability over training seeds", "cosine")
 UNSELECTED = "none"  # what tables call the random arm steered by its own features: the SAE without selection
 CONTROL_METHODS = (methods.RANDOM_DIRECTION, methods.UNSTEERED)  # what stands beside the steered features
 DRAWN = ("label", "colour", "dash", "note", "note_of")  # of what a matching is read against
@@ -38,7 +39,7 @@ CONTROLS = that_read("nothing")  # criteria that know nothing of the feature
 
 def predictors() -> tuple[Measure, ...]:
     """Every score of a feature that is set beside how it steers; the controls are a family of their own."""
-    return (*SCORES, *(c for c in CRITERIA.values() if c.name not in CONTROLS))
+    return (*SCORES, STABILITY, *(c for c in CRITERIA.values() if c.name not in CONTROLS))
 
 
 def chosen_arms(study: StudyConfig) -> dict[str, arms.Arm]:
@@ -56,7 +57,7 @@ def names_of(study: StudyConfig) -> dict[str, Any]:
         for n, label in methods.LABELS.items()
         if n in CONTROL_METHODS and study.rated
     }
-    measures = (*OWN, *MEASURES, *SCORES, *CRITERIA.values())
+    measures = (*OWN, *MEASURES, *SCORES, STABILITY, *CRITERIA.values())
     return {
         "architectures": {name: asdict(kind.look) for name, kind in ARCHITECTURES.items()},
         "measures": {m.name: {"label": m.label, "unit": m.unit, "signed": m.signed} for m in measures},

@@ -2,18 +2,19 @@
 
 The graph, for every model: text -> harvest -> train (a site's SAEs together) or adopt (one that exists) -> gate of
 every site that is steered, interp, select -> steer (and rate, where a judge rates texts) for every SAE that is steered,
-interp for the others, match for every step of a path; the lexical judge is calibrated once per model; then stats over
-all. A judge that is a model answers its anchors first and last.
+interp for the others, match for every step of a path and every two trainings of one SAE; the lexical judge is
+calibrated once per model; then stats over all. A judge that is a model answers its anchors first and last.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations, pairwise
 
 from saelab.core.seeds import seed_of
 from saelab.instrument.config import gate_texts, steered_texts
 from saelab.interp.suite.evaluation import readings_of
 from saelab.steering.plan import budget
 from saelab.study.cells import Cell, in_order
+from saelab.study.repeats import repeats
 from saelab.study.sizes import BASE, size_of
 from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, path_saes, saes_of
 
@@ -34,6 +35,7 @@ SECONDS = {
     "steer": 1 / 70,  # per generated token
     "rate": 1 / 70,  # per generated token
     "match": 12.0,
+    "again": 4.0,
     "anchors": 20.0,
     "stats": 5.0,
 }
@@ -71,6 +73,7 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     for sae in saes:
         ends += _sae_cells(study, sae, (text, made[sae.name]), gates[sae.site], calibrate)
     matched = [c for path in model.paths for c in _match_cells(study, model, path, text, made)]
+    matched += _repeat_cells(study, saes, made, {c.name for c in matched})
     return [*made.values(), *(gate for gate in gates.values() if gate is not None), *ends, *matched]
 
 
@@ -231,3 +234,16 @@ def _match_cells(
         inputs = (text, runs[0], runs[-1], *cells)
         cells.append(Cell("match", f"{names[0]}--{names[-1]}", settings | {"path": names}, inputs, SECONDS["match"]))
     return cells
+
+
+def _repeat_cells(
+    study: StudyConfig, saes: Sequence[SaeSpec], made: dict[str, Cell], paths: Collection[str]
+) -> list[Cell]:
+    """Every two trainings of one SAE of a grid, matched; what a path matches already is left to it."""
+    found = []
+    for first, second in combinations(saes, 2):
+        name = f"{first.name}--{second.name}"
+        if repeats(first, second) and name not in paths:
+            inputs = (made[first.name], made[second.name])
+            found.append(Cell("match", name, {"repeat": True, "seed": study.matching.seed}, inputs, SECONDS["again"]))
+    return found

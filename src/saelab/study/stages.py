@@ -23,6 +23,7 @@ from saelab.interp.suite import run as suite_stage
 from saelab.interp.suite.evaluation import readings_of
 from saelab.interp.suite.published import published
 from saelab.judges.anchors import drift, judge_anchors
+from saelab.matching import repeats as repeats_stage
 from saelab.matching import run as matching_stage
 from saelab.saes.catalogue import training_config
 from saelab.selection import run as selection_stage
@@ -232,6 +233,10 @@ def _anchors(cell: Cell, work: Workspace) -> list[Path]:
 
 def _match(cell: Cell, work: Workspace) -> list[Path]:
     names = _named(cell)
+    if cell.settings.get("repeat"):
+        first, second = (work.sae(n) for n in names)
+        folder = work.run.matching(names[0], names[1]).root
+        return repeats_stage.run(first, second, folder, seed=cell.settings["seed"], progress=work.progress)
     specs = [work.saes[n] for n in names]
     model = specs[0].model
     folders = [work.run.matching(a, b) for a, b in pairwise(names)]

@@ -1,0 +1,37 @@
+"""What every matching leaves in its folder, whatever it was made for: its pairs as a table, and its certificate.
+
+Must never know an SAE or a language model.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from saelab.matching.classes import Classes
+from saelab.matching.match import Matching
+
+
+def certificate(found: Matching) -> dict[str, Any]:
+    """Cost, bound and gap, how they were found, and how many tiny scales were raised."""
+    return {
+        "cost": found.cost,
+        "lower_bound": found.lower_bound,
+        "gap": found.gap,
+        "method": found.method,
+        "rounds": found.rounds,
+        "clipped": list(found.clipped),
+    }
+
+
+def pairs_table(found: Matching, classes: Classes) -> pl.DataFrame:
+    """One row per feature of the first: its pair in the matching, and what the partial matching says of it."""
+    table = pl.DataFrame({"a": np.arange(len(found.permutation)), "b": found.permutation})
+    return table.with_columns(
+        pl.Series("cost", found.pair_cost).fill_nan(None),
+        pl.Series("cosine", found.cosine).fill_nan(None),
+        pl.Series("partner", [int(j) if j >= 0 else None for j in classes.permutation], pl.Int64),
+        pl.Series("class", classes.names),
+        pl.Series("distance", classes.distance).fill_nan(None),
+        pl.Series("family", [int(f) if f >= 0 else None for f in classes.family], pl.Int64),
+    )
