@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saelab.matching import partial
-from saelab.matching.classes import CARRIED, CHANGED, DIED, classed
+from saelab.matching.classes import CARRIED, CHANGED, DIED, ONE, UNSURE, classed, partial_cosine
 from saelab.matching.cost import Costs, costs_between
 from saelab.matching.fold import FoldedFeatures
 from saelab.matching.partial import match_partially, null_reject, persistence
@@ -44,13 +44,83 @@ def test_planted_classes_are_found() -> None:
     assert np.allclose(found.distance[:100], 0.05, atol=0.02), "1 - cosine"
 
 
-def test_near_copies_are_flagged_as_a_family() -> None:
+def turned(rows: torch.Tensor, cosine: float, towards: torch.Tensor) -> torch.Tensor:
+    """Unit rows at a cosine from the given ones."""
+    other = unit(towards - (towards * rows).sum(1, keepdim=True) * rows)
+    return cosine * rows + (1 - cosine**2) ** 0.5 * other
+
+
+def families(seed: int) -> Costs:
+    """A clustered dictionary of 400 rows: 100 one to one (cosine .9), 50 that split in two, 100 that merge by two, 150
+    that die; as many are born. Children and ancestors lie at cosine .7 from the whole, and .9 from where that is.
+    """
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(25, D, generator=g)
+    rows = unit(torch.randn(1000, D, generator=g) + 0.5 * centres[torch.randint(25, (1000,), generator=g)])
+    own, dead, born, whole, mixed, u, v, noise, rest = rows.split([100, 150, 150, 50, 50, 50, 50, 100, 300])
+    other = iter(rest.split(50))
+    first, second, third, fourth = (
+        turned(turned(x, 0.7, s * y), 0.9, next(other)) for x, y in ((whole, u), (mixed, v)) for s in (1, -1)
+    )
+    a = torch.cat([own, whole, third, fourth, dead])
+    return Costs(a, torch.cat([turned(own, 0.9, noise), first, second, mixed, born]))
+
+
+def test_splits_and_merges_are_told_at_the_stated_rates() -> None:
+    wrong = dict.fromkeys(("split", "merge", "one", "died", "born"), 0.0)
+    for seed in range(3):
+        costs = families(seed)
+        found = classed(costs, null_reject(costs, 0.01, seed=seed))
+        relations, names = np.array(found.relations, dtype=object), np.array(found.names)
+        for k in range(50):  # the two halves of a whole: one is the partner, the other has split off
+            split = {int(found.permutation[100 + k]), *np.flatnonzero(found.off == 100 + k).tolist()}
+            wrong["split"] += split != {100 + k, 150 + k}
+            merge = {*np.flatnonzero(found.into == 200 + k), *np.flatnonzero(found.permutation == 200 + k)}
+            wrong["merge"] += merge != {150 + k, 200 + k}
+        wrong["one"] += (found.permutation[:100] != np.arange(100)).sum() + (relations[:100] != ONE).sum()
+        wrong["died"] += (names[250:] != DIED).sum()
+        wrong["born"] += (~found.born[250:]).sum()
+        members = found.family[np.r_[100:250]]
+        assert (members >= 0).mean() > 0.97 and (found.family[:100] == -1).mean() > 0.97
+    rates = {"split": wrong["split"] / 150, "merge": wrong["merge"] / 150, "one": wrong["one"] / 300}
+    rates |= {"died": wrong["died"] / 450, "born": wrong["born"] / 450}
+    assert max(rates.values()) <= 0.05, rates
+
+
+def test_a_near_neighbour_is_no_part_of_a_feature() -> None:
+    """Control: b has a neighbour that is like it and adds nothing of the feature; no split is told."""
+    g = torch.Generator().manual_seed(3)
+    a, fresh = (unit(torch.randn(N, D, generator=g)) for _ in range(2))
+    b = turned(a, 0.9, fresh)
+    beside = turned(b, 0.8, unit(torch.randn(N, D, generator=g)))
+    found = classed(Costs(a, torch.cat([b, beside])), 0.6)
+    assert ((a * beside).sum(1) > 0.6).all(), "they are admissible, and nearest to the feature"
+    assert (found.permutation == np.arange(N)).all() and (found.off >= 0).sum() <= 0.02 * N
+    half = unit(a - 0.8 * b)  # what the partner leaves of the feature
+    assert (classed(Costs(a, torch.cat([b, turned(half, 0.9, beside)])), 0.6).off >= 0).sum() >= 0.5 * N, "control"
+
+
+def test_partial_cosines_are_those_of_the_residuals() -> None:
+    g = torch.Generator().manual_seed(4)
+    i, j, p = (unit(torch.randn(20, D, generator=g, dtype=torch.float64) + 1) for _ in range(3))
+    residuals = [unit(x - (x * p).sum(1, keepdim=True) * p) for x in (i, j)]
+    known = [(x * y).sum(1).numpy() for x, y in ((i, j), (i, p), (j, p))]
+    assert np.allclose(partial_cosine(*known), (residuals[0] * residuals[1]).sum(1).numpy(), atol=1e-12)
+    one = np.ones(1)
+    assert partial_cosine(one, one, one) == 0, "a copy leaves nothing"
+
+
+def test_copies_that_cannot_be_told_apart_are_ambiguous() -> None:
     g = torch.Generator().manual_seed(1)
     a = unit(torch.randn(N, D, generator=g))
-    a[1:4] = unit(a[:1] + 0.02 * torch.randn(3, D, generator=g))
-    found = classed(Costs(a, a + 0.01 * torch.randn(N, D, generator=g)), 0.5)
-    assert len(set(found.family[:4])) == 1 and found.family[0] >= 0
-    assert (found.family[4:] == -1).all()
+    a[1:4] = unit(a[:1] + 0.002 * torch.randn(3, D, generator=g))
+    b = unit(a + 0.05 * torch.randn(N, D, generator=g))
+    found = classed(Costs(a, b), 0.5)
+    assert found.relations[:4] == [UNSURE] * 4
+    assert found.relations[4:] == [ONE] * (N - 4) and (found.family[4:] == -1).all()
+    far = unit(torch.randn(N, D, generator=g))
+    a[1:4] = far[1:4]
+    assert classed(Costs(a, unit(a + 0.05 * far)), 0.5).relations == [ONE] * N, "control"
 
 
 def test_large_and_small_components_are_solved_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_the_parts_of_a_step_agree(folders: list[Path]) -> None:
     quality, table = read_json(folders[0] / "quality.json"), pl.read_parquet(folders[0] / "matching.parquet")
-    assert table.columns == ["a", "b", "cost", "cosine", "partner", "class", "distance", "family"]
+    assert table.columns == ["a", "b", "cost", "cosine", "partner", "class", "distance", "family", "relation", "into"]
     assert (table["b"] == table["partner"]).all() and set(table["class"]) == {"carried on"}, "the same features"
     assert quality["cost"] == pytest.approx(0, abs=1e-6) and quality["matching_score"] > quality["chance"]
     assert quality["classes"]["carried on"] == F and quality["classes"]["born"] == 0

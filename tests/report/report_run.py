@@ -322,8 +322,8 @@ def _matching(run: RunFolder, first: int, second: int) -> None:
         "cosine": {"matched_median": 0.29, "top1_median": 0.33, "random_median": 0.01},
         "baselines": {"random": 6900.0, "greedy": 2510.0, "mutual_nearest_share": 0.41},
     }  # fmt: skip
-    quality["classes"] = {"carried on": 700, "changed": 400 + first, "died": 948 - first, "born": 948 - first,
-                          "ambiguous": 31, "rho": 0.8, "strict": 0.5}  # fmt: skip
+    quality["classes"] = {"carried on": 700, "changed": 400 + first, "merged": 48, "died": 900 - first,
+                          "born": 928 - first, "split off": 20, "ambiguous": 31, "rho": 0.8, "strict": 0.5}  # fmt: skip
     if far:
         _paths(run, run.matching(a, b).root / "paths.parquet")
         quality["composed"] = {"matching_score": 0.27, "chance": 0.04, "skip": skip, "same_as_direct": 0.44}

@@ -171,7 +171,7 @@ def test_a_path_leads_to_the_cards_of_its_features(run: RunFolder, page: str) ->
     assert [p.layers for p in steps] == [(14, 15), (15, 16)]
     for pair in steps:
         counts = pair.quality["classes"]
-        assert sum(counts[k] for k in ("carried on", "changed", "died")) == pair.features
+        assert sum(counts[k] for k in ("carried on", "changed", "merged", "died")) == pair.features
     assert flow.figure([p for p in material.pairs if p not in steps]) is None, "control: only neighbours flow"
 
 

@@ -1,4 +1,4 @@
-"""`seeds` of a grid: every two trainings of an SAE are matched, and stability reaches the tables, the record, the page."""
+"""`seeds` of a grid: every two trainings of an SAE are matched; stability reaches tables, record and page."""
 
 from typing import Any
 

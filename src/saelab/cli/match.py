@@ -293,7 +293,7 @@ def _quality_row(quality: dict[str, Any]) -> dict[str, Any]:
         "CE change": skip["ce_change"],
         "CE change, 95 %": _ends(skip, "ce_change"),
         **beside,
-        **{k: quality["classes"][k] for k in ("carried on", "changed", "died", "born")},
+        **{k: quality["classes"][k] for k in ("carried on", "changed", "merged", "died", "split off", "born")},
     }
 
 

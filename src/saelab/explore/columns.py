@@ -27,7 +27,8 @@ PLAIN = {
 }
 TEXTS = ("description",)
 MEANINGS = {
-    "class": "what becomes of the feature: carried on (the match is near), changed (farther), died or born (no match)",
+    "class": "what becomes of the feature: carried on (the match is near), changed (farther), merged (a part of "
+    "another's match), died (no match)",
     "distance": "1 − cosine of the two decoder rows; 0 is the same direction",
     "arm": "Arm: why the feature was steered with (random: drawn at random; else the score that chose it).",
     "lift": "Lift: by how much the text is more what the feature stands for than texts without it.",

@@ -1,5 +1,7 @@
-"""The matching stage of two SAEs: matching.parquet (a, b, cost, cosine, partner, class, distance, family; one row per
-feature of the first) and quality.json. `partner` is b where the pair beats the null (partial.py), else null.
+"""The matching stage of two SAEs: matching.parquet and quality.json.
+
+The table has one row per feature of the first (a, b, cost, cosine, partner, class, distance, family, relation, into);
+`partner` is of the partial matching (classes.py), null without one.
 
 With the steps of a path, their composition is evaluated beside the direct matching, and paths.parquet follows every
 feature from its birth to its death. The only place here with files.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int
 
 from saelab.matching.classes import Classes
 from saelab.matching.match import Matching
@@ -30,8 +31,15 @@ def pairs_table(found: Matching, classes: Classes) -> pl.DataFrame:
     return table.with_columns(
         pl.Series("cost", found.pair_cost).fill_nan(None),
         pl.Series("cosine", found.cosine).fill_nan(None),
-        pl.Series("partner", [int(j) if j >= 0 else None for j in classes.permutation], pl.Int64),
+        pl.Series("partner", _known(classes.permutation), pl.Int64),
         pl.Series("class", classes.names),
         pl.Series("distance", classes.distance).fill_nan(None),
-        pl.Series("family", [int(f) if f >= 0 else None for f in classes.family], pl.Int64),
+        pl.Series("family", _known(classes.family), pl.Int64),
+        pl.Series("relation", classes.relations, pl.String),
+        pl.Series("into", _known(classes.into), pl.Int64),
     )
+
+
+def _known(numbers: Int[np.ndarray, " n"]) -> list[int | None]:
+    """Numbers with none for -1."""
+    return [int(k) if k >= 0 else None for k in numbers]

@@ -17,8 +17,8 @@ from saelab.report.material import Material, SaePair
 
 MOST_CARDS = 12
 WIDTH, HEIGHT, TOP, EDGE, BAR = 640, 330, 26, 40, 12  # of the picture of a flow
-BOTH, OUTGOING = ("carried on", "changed"), ("carried on", "changed", "died")
-SHADES = {name: f"var(--{name.partition(' ')[0]})" for name in (*OUTGOING, "born")}
+BOTH, OUTGOING = ("carried on", "changed"), ("carried on", "changed", "merged", "died")
+SHADES = {name: f"var(--{name.partition(' ')[0]})" for name in (*OUTGOING, "split off", "born")}
 
 Path = tuple[tuple[str, int], ...]  # (SAE, feature) from site to site
 
@@ -40,7 +40,8 @@ def figure(pairs: Sequence[SaePair]) -> Figure | None:
         chains.setdefault(pair.first.rpartition(".")[0], []).append(pair)
     caption = (
         "Height: number of features. A feature is matched where the pair beats a rotated, unrelated dictionary (1 % of "
-        "whose features would match); carried on: at half that distance or less; changed: beyond it."
+        "whose features would match); carried on: at half that distance or less; changed: beyond it. Merged: without a "
+        "partner, but a part of a feature that another one is matched with; split off: the same from the second site."
     )
     keys = tuple(patch(name, shade) for name, shade in SHADES.items())
     panels = tuple(_flow(chain, name if len(chains) > 1 else "") for name, chain in chains.items())
@@ -49,12 +50,12 @@ def figure(pairs: Sequence[SaePair]) -> Figure | None:
 
 def _flow(chain: Sequence[SaePair], title: str) -> Drawing:
     """A chain of neighbours: a bar per site, a band per class of features between them."""
-    per = (HEIGHT - TOP - 40) / max(sum(int(p.quality["classes"][k]) for k in OUTGOING) for p in chain)
+    per = (HEIGHT - TOP - 40) / max(sum(int(p.quality["classes"].get(k, 0)) for k in OUTGOING) for p in chain)
     gap = (WIDTH - 2 * EDGE - BAR) / len(chain)
     paths: list[Drawn] = []
     labels = [Label(f"{EDGE}", "14", title, "start", "title")] if title else []
     for i, pair in enumerate(chain):
-        counts = {name: int(pair.quality["classes"][name]) for name in SHADES}
+        counts = {name: int(pair.quality["classes"].get(name, 0)) for name in SHADES}
         start, end = EDGE + i * gap + BAR, EDGE + (i + 1) * gap
         at = {"left": float(TOP), "right": float(TOP)}
         for name, shade in SHADES.items():

@@ -56,7 +56,12 @@ MATCHED = (
     ("carried on", "Of a feature: its partner is nearer than half the reject cost. Being matched does not say so."),
     ("changed", "Of a feature: its partner is further than that, but nearer than the reject cost."),
     ("born, died", "Of a feature: at the site before, or after, nothing is nearer than the reject cost."),
-    ("ambiguous", "Of a pair: another pair of one of the two features is nearly as good."),
+    ("merged, split off", "Of a feature without a partner: it is a part of one that another feature is matched with."),
+    ("one to many", "Of a pair: its feature of the second site shares the first one's with others that split off it."),
+    (
+        "ambiguous",
+        "Of a pair: given another neighbour of one of the two, the other adds nothing that chance would not.",
+    ),
 )
 AGAIN = (
     (

@@ -94,7 +94,7 @@ def _measures(record: dict[str, Any], less: dict[str, Any]) -> list[TableCell]:
 
 def classes(pairs: Sequence[SaePair]) -> PageTable:
     """What becomes of the features of each site at the next."""
-    names = ("carried on", "changed", "died", "born", "ambiguous")
+    names = ("carried on", "changed", "merged", "died", "split off", "born", "one to many", "many to one", "ambiguous")
     columns = (Column("Sites", kind="text"), *(Column(words.upper(n)) for n in names))
     rows = []
     for pair in pairs:

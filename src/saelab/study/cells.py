@@ -29,7 +29,7 @@ REVISIONS: Mapping[str, int] = {
     "steer": 3,
     "rate": 1,
     "anchors": 1,
-    "match": 3,
+    "match": 4,
     "stats": 7,
     "record": 1,
 }
