@@ -84,7 +84,8 @@ def test_splits_and_merges_are_told_at_the_stated_rates() -> None:
         assert (members >= 0).mean() > 0.97 and (found.family[:100] == -1).mean() > 0.97
     rates = {"split": wrong["split"] / 150, "merge": wrong["merge"] / 150, "one": wrong["one"] / 300}
     rates |= {"died": wrong["died"] / 450, "born": wrong["born"] / 450}
-    assert max(rates.values()) <= 0.05, rates
+    assert max(rates[k] for k in ("split", "merge", "one")) <= 0.03, rates
+    assert max(rates[k] for k in ("died", "born")) <= 0.08, rates  # clusters are shared, so strangers can be neighbours
 
 
 def test_a_near_neighbour_is_no_part_of_a_feature() -> None:

@@ -14,6 +14,7 @@ from saelab.cli.models import model_for
 from saelab.cli.output import note, say, show_table
 from saelab.cli.progress import shown
 from saelab.cli.references import run_of, text_at
+from saelab.cli.story import told
 from saelab.core.errors import UserError
 from saelab.store.layout import MatchingFolder
 from saelab.store.tables import write_table
@@ -43,8 +44,11 @@ class _Asked:
 
 def match(
     first: str,
-    second: str,
+    second: str | None = None,
     *more: str,
+    story: bool = False,
+    judge: str = "embedding",
+    corpus: list[str] | None = None,
     fold: Fold | None = None,
     parts: Literal["all", "decoder", "encoder"] | None = None,
     reject: str | None = None,
@@ -59,6 +63,8 @@ def match(
 ) -> int:
     """Match features pairwise along a path of SAEs; with three or more, also end to end by composition.
 
+    With --story the references are run folders whose studies have paths, and the figures of SAE Match are drawn.
+
     Parameters
     ----------
     first:
@@ -68,6 +74,13 @@ def match(
         The next SAE.
     more:
         Further SAEs of the path.
+    story:
+        Draw the paper's figures from finished runs, a section for every language model: --out FOLDER gets story.html
+        and numbers.csv.
+    judge:
+        Who compares descriptions for --story: embedding, local:LM or openai:MODEL.
+    corpus:
+        A further text for --story (reference; may be said again), beside the one held out from training.
     fold:
         Scale of each feature: theta (thresholds), none (cosine), or the mean, rms, 0.9 quantile or maximum of its
         active codes, which needs --lm. By default theta; where an SAE has no thresholds, mean with --lm and none
@@ -88,7 +101,7 @@ def match(
         Text that they are evaluated on. By default what was held out from training, of SAEs of one run folder; of
         others the embedded corpus, and it is said whether they may have been trained on it.
     contexts:
-        Contexts of 128 tokens that are read with --lm.
+        Contexts that are read with --lm or --story.
     shown_pairs:
         How many pairs of each step are listed, nearest first, with the descriptions that the SAEs' run folder holds.
     out:
@@ -97,6 +110,11 @@ def match(
     json:
         Print JSON.
     """
+    if story:
+        runs = [Path(r.removeprefix("path:")) for r in (first, second, *more) if r is not None]
+        return told(runs, judge=judge, corpora=corpus or [], contexts=contexts, pairs=100, out=_folder(out))
+    if second is None:
+        raise UserError("One SAE has nothing to be matched with.", hint="Name the next one, or a run with --story.")
     from saelab.cli.references import opened
     from saelab.saes.base import Sae
 
@@ -326,7 +344,7 @@ def _text_for(
 
 def _folder(out: Path | None) -> Path:
     if out is None:
-        raise UserError("With --lm a folder for the results is needed.", hint="Give --out FOLDER.")
+        raise UserError("A folder for the results is needed.", hint="Give --out FOLDER.")
     return out
 
 

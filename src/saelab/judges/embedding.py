@@ -20,6 +20,7 @@ from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description, Judgement
 from saelab.judges import lexical
 from saelab.judges.client import Request
+from saelab.judges.comparison import COMPARISON
 from saelab.lm.loading import SAFE, quiet
 from saelab.lm.whole import check_whole
 from saelab.store.references import fetch
@@ -29,7 +30,7 @@ MINILM = (
     "#b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 )
 LONGEST, TOGETHER = 128, 64
-TASK = "detection"
+TASKS = ("detection", COMPARISON)
 
 
 @runtime_checkable
@@ -104,10 +105,10 @@ READERS: Mapping[str, Callable[[], Embedder]] = {"embedding": MiniLM, lexical.NA
 
 
 class EmbeddingJudge:
-    """Detection by meaning: (1 + cosine of the window's text and the description's) / 2.
+    """Detection by meaning: (1 + cosine of the window's text and the description's) / 2; two descriptions likewise.
 
-    Not a language model's opinion. The description is read as its terms, separated by commas, or as it is written where
-    it has none.
+    Not a language model's opinion. Beside a window a description is read as its terms, separated by commas, or as it is
+    written where it has none; beside another description both are read as they are written.
     """
 
     def __init__(self, embed: Embedder):
@@ -118,26 +119,28 @@ class EmbeddingJudge:
         return f"embedding:{self._embed.name}"
 
     def judge(self, requests: Sequence[Request], *, progress: Progress = SILENT) -> list[Judgement]:
-        """Scores in [0, 1] of detection requests that have a description and a text with words."""
+        """Scores in [0, 1] of detection and comparison requests that have a description and a text with words."""
         del progress
-        phrases = [_phrase(r.description) for r in requests]
+        phrases = [_phrase(r.description, written=r.task == COMPARISON) for r in requests]
         names = {phrase: i for i, phrase in enumerate(dict.fromkeys(phrases))}
         about = self._embed(list(names))
         shown = self._embed([r.judged_text() for r in requests])
         found = []
         for request, phrase, vector in zip(requests, phrases, shown, strict=True):
             other = about[names[phrase]]
-            if request.task != TASK or not vector.any() or not other.any():
-                why = "nothing to compare" if request.task == TASK else f"it does not answer {request.task!r}"
+            if request.task not in TASKS or not vector.any() or not other.any():
+                why = "nothing to compare" if request.task in TASKS else f"it does not answer {request.task!r}"
                 found.append(Judgement("missing", None, self.name, why))
             else:
                 found.append(Judgement("ok", float(np.clip((1 + vector @ other) / 2, 0, 1)), self.name))
         return found
 
 
-def _phrase(description: Description | None) -> str:
+def _phrase(description: Description | None, *, written: bool) -> str:
     if description is None:
         return ""
+    if written:
+        return description.text
     return ", ".join(term.text.strip() for term in description.terms) or description.text
 
 

@@ -164,11 +164,10 @@ def _left_over(
     own = pairs[edges.i[first]]
     some = first[(own >= 0) & (own != edges.j[first]) & (back[edges.j[first]] >= 0)]
     i, j, p = edges.i[some], edges.j[some], pairs[edges.i[some]]
-    rest = partial_cosine(
-        _cosines(rows[0], rows[1], i, p), 1 - edges.weights[some] / 2, _cosines(rows[1], rows[1], p, j)
-    )
+    c_ij, c_ip, c_jp = 1 - edges.weights[some] / 2, _cosines(rows[0], rows[1], i, p), _cosines(rows[1], rows[1], j, p)
+    worse = (partial_cosine(c_ip, c_ij, c_jp) < level) & (partial_cosine(c_ij, c_ip, c_jp) >= level)
     found = np.zeros(len(pairs), bool)
-    found[i[(rest < level) & _part_of(edges, some, back, rows, level)]] = True
+    found[i[worse & _part_of(edges, some, back, rows, level)]] = True
     return found
 
 

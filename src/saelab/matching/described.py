@@ -1,8 +1,10 @@
-"""Do matched features have the same description? Asked of a judge, 1 to 3, between a null and a ceiling.
+"""Do matched features have the same description? Asked of a judge, between a null and a ceiling.
 
-Every pair is asked in both orders. Kinds: matched pairs; random pairs of the same features (the null); and, where A's
-features have been described twice, the two descriptions of one feature (the ceiling). What the judge did not answer has
-a state and no value and enters no mean. Knows no back end.
+Every pair is asked in both orders. Kinds: the pairs of every matching; random pairs of the same features (the null);
+and, where A's features have been described twice, the two descriptions of one feature (the ceiling). A judge of words
+answers 1 to 3 and 3 is the same; of one that answers otherwise (sentence embeddings) a pair is the same above the
+level that one random pair in twenty reaches. What the judge did not answer has a state and no value and enters no mean.
+Knows no back end.
 """
 
 from collections.abc import Mapping
@@ -16,8 +18,9 @@ from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description
 from saelab.core.seeds import numpy_generator
 from saelab.judges.client import Judge, Request
-from saelab.judges.comparison import COMPARISON
+from saelab.judges.comparison import COMPARISON, SCALE
 
+RANDOM, SAME = "random", "same"
 SCHEMA = {
     "kind": pl.String, "a": pl.Int64, "b": pl.Int64, "order": pl.Int64, "state": pl.String, "value": pl.Float64,
     "reason": pl.String, "judge": pl.String,
@@ -28,28 +31,30 @@ def compared(
     judge: Judge,
     first: Mapping[int, Description],
     second: Mapping[int, Description],
-    permutation: Int[np.ndarray, " n"],
+    matchings: Mapping[str, Int[np.ndarray, " n"]],
     *,
     again: Mapping[int, Description] | None = None,
     pairs: int = 100,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> pl.DataFrame:
-    """One row per question: kind (matched, random, same), a, b, order (0, 1), state, value, reason, judge.
+    """One row per question: kind (a matching, random, same), a, b, order (0, 1), state, value, reason, judge.
 
-    first, second: descriptions by feature. again: other descriptions of A's features, for the ceiling. pairs: matched
-    pairs drawn among those with both descriptions.
+    first, second: descriptions by feature. again: other descriptions of A's features, for the ceiling. pairs: drawn of
+    each matching among those with both descriptions, as far as they go the same features of A.
     """
-    known = [i for i in sorted(first) if int(permutation[i]) in second]
     generator = numpy_generator(seed, "matching", "described")
-    drawn = sorted(generator.permutation(known)[:pairs].tolist())
-    partners = [int(permutation[i]) for i in drawn]
-    asked = [("matched", i, j, first[i], second[j]) for i, j in zip(drawn, partners, strict=True)]
+    order = generator.permutation(max(first, default=-1) + 1)
+    asked: list[tuple[str, int, int, Description, Description]] = []
+    for kind, permutation in matchings.items():
+        known = [i for i in order.tolist() if i in first and int(permutation[i]) in second][:pairs]
+        asked += [(kind, i, int(permutation[i]), first[i], second[int(permutation[i])]) for i in sorted(known)]
+    drawn = [pair for pair in asked if pair[0] == next(iter(matchings))]
     # A cyclic shift of a random order pairs every feature with another one's partner.
-    order = generator.permutation(len(drawn))
-    other = {int(order[k]): partners[int(order[k - 1])] for k in range(len(order))} if len(order) > 1 else {}
-    asked += [("random", drawn[k], other[k], first[drawn[k]], second[other[k]]) for k in sorted(other)]
-    asked += [("same", i, i, first[i], again[i]) for i in drawn if again is not None and i in again]
+    turn = generator.permutation(len(drawn)).tolist()
+    other = {k: drawn[turn[n - 1]] for n, k in enumerate(turn)} if len(turn) > 1 else {}
+    asked += [(RANDOM, drawn[k][1], other[k][2], drawn[k][3], other[k][4]) for k in sorted(other)]
+    asked += [(SAME, i, i, x, again[i]) for _, i, _, x, _ in drawn if again is not None and i in again]
     requests = [
         Request(COMPARISON, text=y.text, description=x)
         for *_, left, right in asked
@@ -64,21 +69,36 @@ def compared(
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def summarised(table: pl.DataFrame) -> dict[str, dict[str, Any]]:
-    """Per kind: pairs, mean over pairs answered in both orders, share answered 3 in both, share of pairs whose orders
-    disagree, and how many pairs lack an answer.
+def pair_values(table: pl.DataFrame) -> pl.DataFrame:
+    """One row per pair (kind, a, b): mean, least and most of its two answers; ok: whether it has both."""
+    return table.group_by("kind", "a", "b", maintain_order=True).agg(
+        mean=pl.col("value").mean(), least=pl.col("value").min(), most=pl.col("value").max(),
+        ok=(pl.col("state") == "ok").all(),
+    )  # fmt: skip
+
+
+def same_level(tables: pl.DataFrame, *, scale: bool) -> float | None:
+    """The value from which on a pair is the same: the end of the scale, or what one random pair in twenty exceeds.
+
+    scale: whether the judge answers 1 to 3. None: no random pair was answered.
+    """
+    if scale:
+        return float(len(SCALE))
+    random = pair_values(tables).filter(pl.col("ok") & (pl.col("kind") == RANDOM))["least"]
+    return None if random.is_empty() else float(np.nextafter(np.quantile(random.to_numpy(), 0.95), np.inf))
+
+
+def summarised(table: pl.DataFrame, level: float = len(SCALE)) -> dict[str, dict[str, Any]]:
+    """Per kind: pairs, mean over pairs answered in both orders, share at the level or above in both, share of pairs
+    whose orders disagree, and how many pairs lack an answer.
     """
     found: dict[str, dict[str, Any]] = {}
-    for (kind,), rows in table.group_by("kind", maintain_order=True):
-        pairs = rows.group_by("a", "b", maintain_order=True).agg(
-            mean=pl.col("value").mean(), least=pl.col("value").min(), most=pl.col("value").max(),
-            ok=(pl.col("state") == "ok").all(),
-        )  # fmt: skip
+    for (kind,), pairs in pair_values(table).group_by("kind", maintain_order=True):
         whole = pairs.filter("ok")
         found[str(kind)] = {
             "pairs": pairs.height,
             "mean": whole["mean"].mean() if whole.height else None,
-            "same": (whole["least"] == 3).mean() if whole.height else None,
+            "same": (whole["least"] >= level).mean() if whole.height else None,
             "orders_disagree": (whole["least"] != whole["most"]).mean() if whole.height else None,
             "missing": pairs.height - whole.height,
         }

@@ -7,7 +7,7 @@ variance" is printed as its complement; here EV = 1 - sum Var(err) / sum Var(x) 
 - mean|^2 (with the mean shift).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,18 +41,42 @@ class TwoSites:
     stream: Float[Tensor, "N T E"] | None = None  # with which a pass from the second starts, where it is inside a block
 
 
-def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], contexts: int) -> TwoSites:
+@dataclass(frozen=True)
+class PathReading:
+    """Several sites on one text, read in one pass. counts: positions that are no special token."""
+
+    tokens: Int[Tensor, "N T"]
+    documents: Int[Tensor, "N T"]
+    counts: Bool[Tensor, "N T"]
+    states: Mapping[str, Float[Tensor, "N T E"]]
+
+    def kept(self, sites: Iterable[str]) -> Bool[Tensor, "N T"]:
+        """Positions that count and are no attention sink at any of the sites."""
+        kept = self.counts.clone()
+        for x in (self.states[site] for site in sites):
+            norms = x.norm(dim=-1)
+            kept &= norms <= sink_bound(norms[self.counts])
+        return kept
+
+    def two(self, first: str, second: str) -> TwoSites:
+        """Two of the sites."""
+        before = stream_site(second)
+        stream = self.states[before] if before else None
+        states = self.states[first], self.states[second]
+        return TwoSites(self.tokens, self.documents, *states, self.kept((first, second)), stream)
+
+
+def read_path(lm: LanguageModel, text: PackedText, sites: Sequence[str], contexts: int) -> PathReading:
     """One LM pass over the first contexts."""
     tokens, counts = text.tokens[:contexts].long(), text.counts[:contexts]
-    before = stream_site(sites[1])
-    states = read_states(lm, tokens, [*dict.fromkeys([*sites, *([before] if before else [])])], batch_size=BATCH)
-    kept = counts.clone()
-    for x in (states[site] for site in sites):
-        norms = x.norm(dim=-1)
-        kept &= norms <= sink_bound(norms[counts])
-    documents = text.document_ids[:contexts].long()
-    stream = states[before] if before else None
-    return TwoSites(tokens, documents, states[sites[0]], states[sites[1]], kept, stream)
+    wanted = dict.fromkeys([*sites, *(before for site in sites if (before := stream_site(site)))])
+    states = read_states(lm, tokens, [*wanted], batch_size=BATCH)
+    return PathReading(tokens, text.document_ids[:contexts].long(), counts, states)
+
+
+def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], contexts: int) -> TwoSites:
+    """Two sites on the first contexts."""
+    return read_path(lm, text, sites, contexts).two(*sites)
 
 
 def by_document(values: Shaped[Tensor, " M"], documents: Int[Tensor, " M"]) -> Float[np.ndarray, " K"]:

@@ -9,6 +9,7 @@ refused, so that no None or NaN can be printed. The same artefacts give the same
 import base64
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -23,6 +24,10 @@ from saelab.store.layout import RunFolder
 from saelab.store.sums import check_run
 
 TEMPLATES = Path(__file__).parent / "templates"
+MADE = (
+    "Made by saelab from the tables of this run; the page holds everything it shows, loads nothing, and is rebuilt by "
+    "saelab report."
+)
 
 
 def write_report(run: RunFolder, out: Path | None = None) -> Path:
@@ -45,26 +50,27 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
 
 def render(material: Material, cards: list[feature_card.FeatureCard]) -> str:
     """The page as HTML."""
-    script = _script((TEMPLATES / "page.js").read_text("utf-8"))
     shown = picture(material)
     name = str(material.summary.get("study") or "")
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            title=f"{name}: saelab report".lstrip(": "),
-            kicker=f"Study {name}" if name else "A study that is not finished",
-            question=question(material),
-            answer=answer_lines(material),
-            picture=shown,
-            opening=opening(material),
-            tiles=tiles(material),
-            sections=sections(material, cards, shown.name if shown else ""),
-            style=stylesheet() + material.names.style(),
-            hashes=_hash(script),
-            script=script,
-        )
+    return printed(
+        title=f"{name}: saelab report".lstrip(": "),
+        kicker=f"Study {name}" if name else "A study that is not finished",
+        question=question(material),
+        answer=answer_lines(material),
+        picture=shown,
+        opening=opening(material),
+        tiles=tiles(material),
+        sections=sections(material, cards, shown.name if shown else ""),
+        looks=material.names.style(),
     )
+
+
+def printed(*, looks: str = "", **values: Any) -> str:
+    """A page of these values. looks: rules beside the style sheet's."""
+    script = _script((TEMPLATES / "page.js").read_text("utf-8"))
+    page = environment().get_template("page.html")
+    values = {"picture": None, "tiles": (), "made": MADE} | values
+    return page.render(style=stylesheet() + looks, hashes=_hash(script), script=script, **values)
 
 
 def stylesheet() -> Markup:
