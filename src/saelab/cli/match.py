@@ -171,7 +171,7 @@ def _steps(
     path = None
     for step, (a, b) in enumerate(pairwise(saes)):
         found = saelab.match(a, b, **settings, progress=progress)
-        rows.append(_row(references[step], references[step + 1], found))
+        rows.append(_row(references[step], references[step + 1], found) | _shares(found, (a, b)))
         pairs.append(_pairs(found, step, (a, b)))
         path = found.permutation if path is None else compose(path, found.permutation)
         if step == 0:
@@ -206,6 +206,19 @@ def _row(first: str, second: str, found: "Matching") -> dict[str, Any]:
         "same as direct": None,
         "method": found.method,
     }
+
+
+def _shares(found: "Matching", saes: "tuple[Sae | Directions, Sae | Directions]") -> dict[str, Any]:
+    """What each tensor adds to the cost, where several are compared."""
+    from saelab.matching.evaluate import cost_shares
+    from saelab.matching.fold import features_of
+
+    fold, parts, weights = found.asked
+    if parts != "all":
+        return {}
+    first, second = (features_of(s, fold) for s in saes)
+    shares = cost_shares(first, second, found.permutation, weights)
+    return {f"{k} of cost": None if shares is None else shares[k] for k in ("decoder", "encoder", "bias")}
 
 
 def _pairs(found: "Matching", step: int, saes: "tuple[Sae | Directions, Sae | Directions]") -> pl.DataFrame:
@@ -310,6 +323,7 @@ def _quality_row(quality: dict[str, Any]) -> dict[str, Any]:
         "explained variance, 95 %": _ends(skip, "explained_variance"),
         "CE change": skip["ce_change"],
         "CE change, 95 %": _ends(skip, "ce_change"),
+        **{f"{k} of cost": v for k, v in (quality.get("shares") or {}).items()},
         **beside,
         **{k: quality["classes"][k] for k in ("carried on", "changed", "merged", "died", "split off", "born")},
     }

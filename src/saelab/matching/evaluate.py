@@ -176,6 +176,20 @@ def tensor_errors(
     return {k: float((a[i] - b[j]).double().square().mean()) for k, (a, b) in pairs.items()}
 
 
+def cost_shares(
+    first: FoldedFeatures,
+    second: FoldedFeatures,
+    permutation: Int[np.ndarray, " F"],
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> dict[str, float] | None:
+    """What decoder, encoder and bias of the pairs add to a cost of all tensors, as shares of 1; None of no pair."""
+    errors = tensor_errors(first, second, permutation)
+    sizes = {"decoder": first.decoder.shape[1], "encoder": first.encoder.shape[1], "bias": 1}
+    sums = {k: w * (errors[k] or 0.0) * sizes[k] for k, w in zip(sizes, weights, strict=True)}
+    total = sum(sums.values())
+    return {k: v / total for k, v in sums.items()} if total else None
+
+
 def explained_variance(x: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"]) -> tuple[float, float]:
     """(centred, with the mean shift) shares of the variance of x that a prediction explains."""
     error = (rebuilt - x).double()

@@ -32,6 +32,7 @@ from saelab.matching.evaluate import (
     clean_nll,
     coactivation,
     coactive,
+    cost_shares,
     decoder_distances,
     read_sites,
     skips,
@@ -98,7 +99,7 @@ def run(
     rows = reading.first[reading.kept], reading.second[reading.kept]
     saes = (first, second)
     found = _matched(config, saes, rows, (config.fold, config.parts), progress)
-    folded = [features_of(s, config.fold, activations=x) for s, x in zip(saes, rows, strict=True)]
+    folded = tuple(features_of(s, config.fold, activations=x) for s, x in zip(saes, rows, strict=True))
     costs = costs_between(folded[0], folded[1], config.parts, config.weights)
     # Classes are told by decoder directions alone: distance is 1 - cosine, whatever the fold.
     directions = costs_between(features_of(first, "none"), features_of(second, "none"), "decoder")
@@ -110,6 +111,11 @@ def run(
     quality: dict[str, Any] = {"fold": config.fold, "parts": config.parts} | certificate(found)
     quality |= {} if config.weights == EVEN else {"weights": config.weights}
     quality |= work.score(found.permutation)
+    quality |= (
+        {"shares": cost_shares(folded[0], folded[1], found.permutation, config.weights)}
+        if config.parts == "all"
+        else {}
+    )
     quality |= {"reject": found.rejected_at, "matched_share": float((found.permutation >= 0).mean())}
     distance = decoder_distances(folded[0], folded[1], found.permutation)
     moved = {f"quantile_{q:g}": distance <= np.nanquantile(distance, q) for q in config.quantiles}
