@@ -14,7 +14,7 @@ from saelab.cli.models import model_for
 from saelab.cli.output import note, say, show_table
 from saelab.cli.progress import shown
 from saelab.cli.references import run_of, text_at
-from saelab.cli.story import told
+from saelab.cli.story import tell
 from saelab.core.errors import UserError
 from saelab.store.layout import MatchingFolder
 from saelab.store.tables import write_table
@@ -112,7 +112,7 @@ def match(
     """
     if story:
         runs = [Path(r.removeprefix("path:")) for r in (first, second, *more) if r is not None]
-        return told(runs, judge=judge, corpora=corpus or [], contexts=contexts, pairs=100, out=_folder(out))
+        return tell(runs, judge=judge, corpora=corpus or [], contexts=contexts, pairs=100, out=_folder(out))
     if second is None:
         raise UserError("One SAE has nothing to be matched with.", hint="Name the next one, or a run with --story.")
     from saelab.cli.references import opened

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EMBEDDING = "embedding"
 
 
-def told(runs: Sequence[Path], *, judge: str, corpora: Sequence[str], contexts: int, pairs: int, out: Path) -> int:
+def tell(runs: Sequence[Path], *, judge: str, corpora: Sequence[str], contexts: int, pairs: int, out: Path) -> int:
     """Tell the story of every run; writes story.html and numbers.csv into a folder."""
     import polars as pl
 
