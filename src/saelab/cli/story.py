@@ -25,6 +25,7 @@ def tell(runs: Sequence[Path], *, judge: str, corpora: Sequence[str], contexts: 
     from saelab.study.story import stories
 
     asked = _judge(judge, out)
+    gap = 0.0
     found: dict[str, tuple[pl.DataFrame, list[dict[str, object]]]] = {}
     with shown() as progress:
         for root in runs:
@@ -35,9 +36,10 @@ def tell(runs: Sequence[Path], *, judge: str, corpora: Sequence[str], contexts: 
             ):  # fmt: skip
                 name = story.lm.name if story.lm.name not in found else f"{story.lm.name}, {root.name}"
                 found[name] = (points(story), nearest(story))
+                gap = max(gap, story.gap)
     table = pl.concat(part.select(pl.lit(lm).alias("lm"), pl.all()) for lm, (part, _) in found.items())
     write_text(out / "numbers.csv", table.write_csv(float_precision=5))
-    write_text(out / "story.html", story_page(found, asked.name))
+    write_text(out / "story.html", story_page(found, asked.name, gap))
     say(f"Written: {out / 'story.html'}")
     return 0
 

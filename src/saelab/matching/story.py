@@ -23,10 +23,10 @@ from saelab.matching.cost import Parts
 from saelab.matching.described import compared, same_level
 from saelab.matching.evaluate import PathReading, coactive, read_path
 from saelab.matching.fold import Fold, FoldedFeatures, features_of, has_thresholds
-from saelab.matching.match import match
+from saelab.matching.match import Matching, match
 from saelab.saes.base import Sae
 from saelab.stats.estimate import Estimate
-from saelab.stats.ratio import ratio_estimate
+from saelab.stats.ratio import Sums, ratio_estimate
 from saelab.text.pack import PackedText
 
 FOLDED, DIRECTIONS, UNFOLDED, CHANCE = "folded", "directions", "unfolded", "chance"
@@ -73,6 +73,7 @@ class Story:
     pairs: int = 100
     seed: int = 0
     progress: Progress = SILENT
+    made: dict[tuple[str, str, Fold, Parts], Matching] = field(default_factory=dict)
 
     @cached_property
     def members(self) -> dict[str, Member]:
@@ -119,9 +120,20 @@ class Story:
     def matched(self, a: Member, b: Member, how: str) -> Pairs:
         """One of the matchings of two SAEs."""
         fold, parts = HOW[how]
-        fold = self.fold if how == FOLDED else fold
-        rows = (self.rows(a), self.rows(b))
-        return match(a.sae, b.sae, fold=fold, parts=parts, activations=rows, seed=self.seed).permutation
+        return self.matched_by(a, b, self.fold if how == FOLDED else fold, parts)
+
+    def matched_by(self, a: Member, b: Member, fold: Fold, parts: Parts) -> Pairs:
+        """A full matching of two SAEs, made once."""
+        asked = a.name, b.name, fold, parts
+        if asked not in self.made:
+            rows = (self.rows(a), self.rows(b))
+            self.made[asked] = match(a.sae, b.sae, fold=fold, parts=parts, activations=rows, seed=self.seed)
+        return self.made[asked].permutation
+
+    @property
+    def gap(self) -> float:
+        """The largest gap of the matchings that were made, as a share of the cost."""
+        return max((m.gap / m.cost for m in self.made.values() if m.cost), default=0.0)
 
     @cached_property
     def stepped(self) -> dict[tuple[str, str], dict[str, Pairs]]:
@@ -140,10 +152,13 @@ class Story:
             return self.folded[member.name].scale
         return features_of(member.sae, HOW[how][0]).scale
 
+    def shared(self, a: Member, b: Member, pairs: Pairs) -> Sums:
+        """The two halves of the matching score by document."""
+        return coactive(self.on[a.name], self.on[b.name], pairs, self.own.documents[self.kept])
+
     def score(self, a: Member, b: Member, pairs: Pairs) -> Estimate:
         """The matching score, with its interval over documents."""
-        sums = coactive(self.on[a.name], self.on[b.name], pairs, self.own.documents[self.kept])
-        return ratio_estimate(sums, name=f"story/{a.name}/{b.name}", seed=self.seed)
+        return ratio_estimate(self.shared(a, b, pairs), name=f"story/{a.name}/{b.name}", seed=self.seed)
 
     @cached_property
     def answers(self) -> dict[tuple[str, str], pl.DataFrame]:

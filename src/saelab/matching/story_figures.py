@@ -4,7 +4,7 @@ Figures are called as in the paper. Intervals are 95 %, over documents or over p
 drawn.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -27,8 +27,8 @@ from saelab.matching.evaluate import (
     transferred,
 )
 from saelab.matching.fold import Fold, implied_threshold
-from saelab.matching.match import compose, match
-from saelab.matching.story import CHANCE, DIRECTIONS, FOLDED, HOW, Member, Pairs, Story
+from saelab.matching.match import compose
+from saelab.matching.story import CHANCE, DIRECTIONS, FOLDED, HOW, UNFOLDED, Member, Pairs, Story
 from saelab.stats.estimate import Estimate
 from saelab.stats.means import mean_estimate
 from saelab.stats.ratio import Sums, ratio_estimate
@@ -117,10 +117,20 @@ def _histogram(figure: str, series: str, values: np.ndarray, edges: np.ndarray) 
 
 
 def scores(story: Story) -> Iterator[Point]:
-    """Figure 7, right: P(partner on | feature on)."""
+    """Figure 7, right: P(partner on | feature on), and how far the paper's lies above the others on the same text."""
     for a, b in story.steps:
         for how, pairs in story.stepped[a.name, b.name].items():
             yield _with_ends("7", how, b.layer, story.score(a, b, pairs))
+        sums = {how: story.shared(a, b, story.stepped[a.name, b.name][how]) for how in HOW}
+        yield from _less(story, "7", b.layer, sums)
+
+
+def _less(story: Story, figure: str, x: float, sums: Mapping[str, Sums]) -> Iterator[Point]:
+    """The folded matching's value less each other's, paired over documents."""
+    for other in (DIRECTIONS, UNFOLDED):
+        name = f"story/{figure}/{other}/{x:g}"
+        found = ratio_estimate(sums[FOLDED], sums[other], name=name, seed=story.seed)
+        yield _with_ends(f"{figure} less", other, x, found)
 
 
 def _with_ends(figure: str, series: str, x: float, found: Estimate) -> Point:
@@ -152,35 +162,36 @@ def skipped(story: Story) -> Iterator[Point]:
             for a, b in story.steps:
                 two = reading.two(a.site, b.site)
                 clean = clean_nll(story.lm, two, b.site)
+                own = dict[str, Skip]()
                 for how in HOW:
                     found = skips(
                         story.lm, two, b.site, (a.sae, b.sae), story.stepped[a.name, b.name][how],
                         (story.scale_of(a, how), story.scale_of(b, how)), beside=how == FOLDED, clean=clean,
                     )  # fmt: skip
-                    for name, skip in found.items():
-                        series = how if name == MATCHED else name
-                        yield from _of_skip(story, text, series, b.layer, skip)
+                    own |= {how if name == MATCHED else name: skip for name, skip in found.items()}
+                for figure, halves in (("10", "ce"), ("11", "variance")):
+                    sums: dict[str, Sums] = {name: getattr(skip, halves) for name, skip in own.items()}
+                    yield from _of_skip(story, f"{figure} {text}", b.layer, sums)
                 task.advance()
 
 
-def _of_skip(story: Story, text: str, series: str, x: float, skip: Skip) -> Iterator[Point]:
-    measures: tuple[tuple[str, Sums], ...] = (("10", skip.ce), ("11", skip.variance))
-    for figure, sums in measures:
-        name = f"story/{text}/{series}/{figure}/{x:g}"
-        yield _with_ends(f"{figure} {text}", series, x, ratio_estimate(sums, name=name, seed=story.seed))
+def _of_skip(story: Story, figure: str, x: float, sums: Mapping[str, Sums]) -> Iterator[Point]:
+    for series, own in sums.items():
+        found = ratio_estimate(own, name=f"story/{figure}/{series}/{x:g}", seed=story.seed)
+        yield _with_ends(figure, series, x, found)
+    yield from _less(story, figure, x, sums)
 
 
 def tensors(story: Story) -> Iterator[Point]:
     """Figure 12: which tensors are compared, at the levels of one pair of sites."""
-    for a, b in story.levels or story.steps:
+    for a, b in story.levels or [story.middle]:
         ways: dict[str, tuple[Fold, Parts]] = {
             "all": (story.fold, "all"), "decoder": (story.fold, "decoder"), "encoder": (story.fold, "encoder"),
             DIRECTIONS: HOW[DIRECTIONS],
         }  # fmt: skip
         for name, (fold, parts) in ways.items():
-            rows = (story.rows(a), story.rows(b))
-            found = match(a.sae, b.sae, fold=fold, parts=parts, activations=rows, seed=story.seed)
-            yield _with_ends("12", name, float(a.level), story.score(a, b, found.permutation))
+            pairs = story.matched_by(a, b, fold, parts)
+            yield _with_ends("12", name, float(a.level), story.score(a, b, pairs))
 
 
 def levels(story: Story) -> Iterator[Point]:

@@ -67,6 +67,7 @@ FIGURES = (
     )),
     Drawn("Figures 7, right, and 8: matching score", (
         ("7", "One site to the next", "site", "P(partner on | feature on)"),
+        ("7 less", "The paper's less these, paired", "site", "difference"),
         ("8", "From the first site on", "sites apart", "P(partner on | feature on)"),
     )),
     Drawn("Figures 12 and 14: by L0, at one pair of sites", (
@@ -80,8 +81,12 @@ FIGURES = (
 SKIPS = (("10", "Loss of the skip", "nats"), ("11", "Explained variance of the skip", ""))
 
 
-def story_page(told: Mapping[str, tuple[pl.DataFrame, Sequence[Mapping[str, Any]]]], judge: str) -> str:
-    """The page. told: by LM the points, and the nearest pairs with their descriptions. judge: who compared them."""
+def story_page(
+    told: Mapping[str, tuple[pl.DataFrame, Sequence[Mapping[str, Any]]]], judge: str, gap: float | None = None
+) -> str:
+    """The page. told: by LM the points, and the nearest pairs with their descriptions. judge: who compared them; gap:
+    the largest of a matching, as a share of its cost.
+    """
     lines = [_headline(lm, points) for lm, (points, _) in told.items()]
     sections = [_section(n, lm, points, pairs) for n, (lm, (points, pairs)) in enumerate(told.items())]
     return printed(
@@ -89,10 +94,17 @@ def story_page(told: Mapping[str, tuple[pl.DataFrame, Sequence[Mapping[str, Any]
         kicker="SAE Match (arXiv 2410.07656) on these SAEs",
         question="Are features of neighbouring layers the same, and does folding help to match them?",
         answer=[line for line in lines if line],
-        opening=f"Descriptions are compared by {judge}. Intervals are 95 %, over documents or over pairs.",
+        opening=f"Descriptions are compared by {judge}. Intervals are 95 %, over documents or over pairs.{_proved(gap)}",
         sections=sections,
         made="Made by saelab match --story; the page holds everything it shows and loads nothing.",
     )
+
+
+def _proved(gap: float | None) -> str:
+    if gap is None:
+        return ""
+    how = "proved optimal" if gap <= 1e-9 else f"within {words.adaptive(100 * gap)} % of the optimum"
+    return f" Every matching is {how}."
 
 
 def _headline(lm: str, points: pl.DataFrame) -> str:
@@ -115,10 +127,17 @@ def _section(number: int, lm: str, points: pl.DataFrame, pairs: Sequence[Mapping
 
 def _skips(points: pl.DataFrame) -> Iterable[Drawn]:
     """Figures 10, 11 (13 of a second LM): a picture per text."""
-    texts = [f.partition(" ")[2] for f in points["figure"].unique(maintain_order=True) if f.startswith("10 ")]
+    texts = [
+        f.partition(" ")[2]
+        for f in points["figure"].unique(maintain_order=True)
+        if f.startswith("10 ") and not f.endswith(" less")
+    ]
     for name in texts:
-        panels = tuple((f"{figure} {name}", title, "site", unit) for figure, title, unit in SKIPS)
-        yield Drawn(f"Figures 10, 11 and 13: a block skipped, on {name}", panels)
+        panels = [(f"{figure} {name}", title, "site", unit) for figure, title, unit in SKIPS]
+        panels += [
+            (f"{figure} {name} less", "The paper's less these, paired", "site", unit) for figure, _, unit in SKIPS
+        ]
+        yield Drawn(f"Figures 10, 11 and 13: a block skipped, on {name}", tuple(panels))
 
 
 def _figure(name: str, drawn: Drawn, points: pl.DataFrame) -> Figure | None:
