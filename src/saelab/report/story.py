@@ -36,6 +36,7 @@ SERIES = {
     "encoder": ("folded: encoder", "line-2", "solid"),
 }
 COLOURS = 6
+LESS, PAIRED = " less", "The paper's less these, paired"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ FIGURES = (
     )),
     Drawn("Figures 7, right, and 8: matching score", (
         ("7", "One site to the next", "site", "P(partner on | feature on)"),
-        ("7 less", "The paper's less these, paired", "site", "difference"),
+        ("7" + LESS, PAIRED, "site", "difference"),
         ("8", "From the first site on", "sites apart", "P(partner on | feature on)"),
     )),
     Drawn("Figures 12 and 14: by L0, at one pair of sites", (
@@ -94,7 +95,7 @@ def story_page(
         kicker="SAE Match (arXiv 2410.07656) on these SAEs",
         question="Are features of neighbouring layers the same, and does folding help to match them?",
         answer=[line for line in lines if line],
-        opening=f"Descriptions are compared by {judge}. Intervals are 95 %, over documents or over pairs.{_proved(gap)}",
+        opening=f"Descriptions are compared by {judge}. Intervals: 95 %, over documents or over pairs.{_proved(gap)}",
         sections=sections,
         made="Made by saelab match --story; the page holds everything it shows and loads nothing.",
     )
@@ -127,16 +128,10 @@ def _section(number: int, lm: str, points: pl.DataFrame, pairs: Sequence[Mapping
 
 def _skips(points: pl.DataFrame) -> Iterable[Drawn]:
     """Figures 10, 11 (13 of a second LM): a picture per text."""
-    texts = [
-        f.partition(" ")[2]
-        for f in points["figure"].unique(maintain_order=True)
-        if f.startswith("10 ") and not f.endswith(" less")
-    ]
-    for name in texts:
+    figures = [f for f in points["figure"].unique(maintain_order=True) if f.startswith("10 ")]
+    for name in (f.partition(" ")[2] for f in figures if not f.endswith(LESS)):
         panels = [(f"{figure} {name}", title, "site", unit) for figure, title, unit in SKIPS]
-        panels += [
-            (f"{figure} {name} less", "The paper's less these, paired", "site", unit) for figure, _, unit in SKIPS
-        ]
+        panels += [(f"{figure} {name}{LESS}", PAIRED, "site", unit) for figure, _, unit in SKIPS]
         yield Drawn(f"Figures 10, 11 and 13: a block skipped, on {name}", tuple(panels))
 
 
