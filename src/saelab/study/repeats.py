@@ -16,8 +16,13 @@ from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 
 def repeats(first: SaeSpec, second: SaeSpec) -> bool:
     """Whether two SAEs of a grid differ in their training seed alone."""
-    own, other = (s.model_dump(exclude={"name", "seed"}) for s in (first, second))
-    return own == other and first.adopted is None and first.seed != second.seed
+    if first.adopted or second.adopted or first.seed == second.seed:
+        return False
+    own, other = (
+        (s.model.key, s.architecture, s.level, s.site, s.d_sae, s.reads, s.options, s.start_sha256)
+        for s in (first, second)
+    )
+    return own == other
 
 
 def stability_of(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> tuple[pl.DataFrame, list[float]] | None:
