@@ -111,8 +111,7 @@ def test_match_tells_before_it_loads(tmp_path: Path, capsys: pytest.CaptureFixtu
     text = said(capsys, *asked, "--fold", "theta", "--lm", "x", "--out", tmp_path / "o", code=2)
     assert "needs thresholds" in text
     assert main([*map(str, asked)]) == 0, "without thresholds, by directions"
-    found = capsys.readouterr()
-    assert "compared by directions alone (--fold none)" in found.err and "matched" in found.out
+    assert "matched" in capsys.readouterr().out
 
 
 def test_declared_facts_are_shared_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,7 +92,7 @@ def test_a_scalar_fold_does_nothing_to_decoder_matching() -> None:
 def test_matching_recovers_the_shuffle_of_an_sae(parts: str) -> None:
     sae = jump()
     order = torch.randperm(F, generator=torch.Generator().manual_seed(2))
-    found = match(sae, shuffled(sae, order), parts=parts)
+    found = match(sae, shuffled(sae, order), fold="theta", parts=parts)
     assert np.array_equal(found.permutation, order.numpy())
     assert found.cost == pytest.approx(0, abs=1e-6)
     assert np.allclose(found.cosine, 1, atol=1e-5)
@@ -102,7 +102,7 @@ def test_theta_needs_thresholds() -> None:
     a = jump()
     a.threshold = torch.zeros(F)
     with pytest.raises(UserError, match="needs thresholds"):
-        match(a, jump(1))
+        match(a, jump(1), fold="theta")
     with pytest.raises(UserError, match="measured on activations"):
         match(a, jump(1), fold="mean")
 

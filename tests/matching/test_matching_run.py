@@ -78,7 +78,7 @@ def test_steps_compose_and_paths_follow_them(folders: list[Path]) -> None:
 def test_controls_and_intervals_are_of_the_same_text(folders: list[Path]) -> None:
     """A control that finds the same pairs differs in nothing but its scale; intervals hold their values."""
     quality = read_json(folders[0] / "quality.json")
-    assert set(quality["controls"]) == {"directions", "unfolded"}
+    assert set(quality["controls"]) == {"folded", "unfolded"}, "a control is no control of itself"
     for record in quality["controls"].values():
         assert record["same_as_matched"] == 1, "the same dictionary, shuffled: every way finds it"
         assert record["less"]["matching_score"]["value"] == 0 and record["gap"] <= 1e-6
@@ -101,8 +101,9 @@ def test_a_control_is_no_control_of_itself(tmp_path: Path) -> None:
     tokens = torch.randint(5, 250, (4, 12), generator=g).int()
     text = PackedText(tokens, torch.zeros_like(tokens), ("a",), None, frozenset())
     a, b = (sae(torch.randperm(F, generator=g)) for _ in range(2))
-    config = MatchConfig(contexts=4, fold="none", parts="decoder")
+    config = MatchConfig(contexts=4, fold="theta", parts="all")
     run(config, a, b, tmp_path, lm=tiny_lm(n_layers=4, d_model=D), text=text, sites=SITES[:2])
     quality = read_json(tmp_path / "quality.json")
-    assert set(quality["controls"]) == {"unfolded"}
+    assert set(quality["controls"]) == {"directions", "unfolded"}
+    assert sum(quality["shares"].values()) == pytest.approx(1), "what each tensor adds to the cost"
     assert quality["matching_score"] is not None and quality["matching_score_low"] is None, "one document: no interval"

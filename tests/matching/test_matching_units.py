@@ -84,7 +84,7 @@ def test_python_inputs_are_checked() -> None:
         spoilt = getattr(a, name).clone()
         spoilt[..., 3] = float("nan")
         with pytest.raises(UserError, match=f"{name} holds values that are NaN"):
-            match(replace(a, **{name: spoilt}), b)
+            match(replace(a, **{name: spoilt}), b, fold="theta")
     never = a.threshold.clone()
     never[3] = float("inf")
     assert match(replace(a, threshold=never), b, fold="none").cost > 0, "a dead feature, where thresholds play no part"
@@ -96,5 +96,5 @@ def test_python_inputs_are_checked() -> None:
     ]  # fmt: skip
     for wrong, said in asked:
         with pytest.raises(UserError) as error:
-            match(a, b, **wrong)
+            match(a, b, parts="all", **wrong)
         assert said in f"{error.value} {error.value.hint}"

@@ -83,8 +83,7 @@ def match(
         A further text for --story (reference; may be said again), beside the one held out from training.
     fold:
         Scale of each feature: theta (thresholds), none (cosine), or the mean, rms, 0.9 quantile or maximum of its
-        active codes, which needs --lm. By default theta; where an SAE has no thresholds, mean with --lm and none
-        without it.
+        active codes, which needs --lm. By default none.
     parts:
         Tensors compared: all, decoder, encoder. By default all; with --fold none the decoder, since raw biases would
         rule the rest.
@@ -121,7 +120,7 @@ def match(
     found = [opened(r)[0] for r in (first, second, *more)]
     references = _names((first, second, *more))
     saes = [s for s in found if isinstance(s, Sae)]
-    fold = fold or _fold_for(found, lm)
+    fold = fold or "none"
     parts = parts or ("decoder" if fold == "none" else "all")
     if lm is not None:
         if len(saes) < len(found):
@@ -140,19 +139,6 @@ def match(
     if not json:
         _list_pairs(pairs, (first, second, *more), shown_pairs)
     return 0
-
-
-def _fold_for(found: "Sequence[Any]", lm: str | None) -> Fold:
-    """What scales there are: thresholds, or what is measured on a model, or none; it is said where theta cannot be."""
-    from saelab.matching.fold import has_thresholds
-    from saelab.saes.base import Sae
-
-    if all(isinstance(one, Sae) and has_thresholds(one) for one in found):
-        return "theta"
-    fold: Fold = "none" if lm is None else "mean"
-    how = "directions alone" if lm is None else "the mean of their codes"
-    note(f"Not every one of these has thresholds, so features are compared by {how} (--fold {fold}).")
-    return fold
 
 
 def _steps(
@@ -309,11 +295,11 @@ def _evaluated(
 
 def _quality_row(quality: dict[str, Any]) -> dict[str, Any]:
     """A row of the summary from what is measured of a step; intervals are over documents, 95 %."""
-    skip, directions = quality["skip"], quality["controls"].get("directions")
-    beside = {} if directions is None else {
-        "matching score of directions alone": directions["matching_score"],
-        "explained variance of directions alone": directions["skip"]["explained_variance"],
-    }  # fmt: skip
+    skip, beside = quality["skip"], dict[str, Any]()
+    for name, label in (("directions", "directions alone"), ("folded", "all tensors, folded")):
+        if (other := quality["controls"].get(name)) is not None:
+            beside[f"matching score of {label}"] = other["matching_score"]
+            beside[f"explained variance of {label}"] = other["skip"]["explained_variance"]
     return {
         "gap": shown_gap(quality["gap"], quality["cost"]),
         "matching score": quality["matching_score"],

@@ -94,6 +94,7 @@ BASELINES = {
         Baseline(MATCHED, "Matched features", "line-0", "solid"),
         Baseline(COMPOSED, "Matched step by step", "line-0", "dash"),
         Baseline("directions", "Matched by decoder directions", "line-1", "dash", control=("none", "decoder")),
+        Baseline("folded", "Matched by all tensors, folded", "line-5", "dash", control=("theta", "all")),
         Baseline("unfolded", "Matched by all tensors, unfolded", "line-2", "dash", control=("none", "all")),
         Baseline("drop", "Blocks dropped", "line-3", note="blocks dropped", note_of="ce_change",
                  predict=lambda a, b, x, y: x),

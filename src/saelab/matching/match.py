@@ -84,8 +84,8 @@ def match(
     sae_a: HasFeatures | Directions,
     sae_b: HasFeatures | Directions,
     *,
-    fold: Fold = "theta",
-    parts: Parts = "all",
+    fold: Fold = "none",
+    parts: Parts = "decoder",
     reject: float | Literal["null"] | None = None,
     activations: tuple[Float[Tensor, "N D"], Float[Tensor, "N D"]] | None = None,
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -94,11 +94,12 @@ def match(
 ) -> Matching:
     """Match the features of two SAEs of one input width, or of what writes to a site (decoder rows only).
 
-    fold: the scale of each feature, see `fold.features_of`; "theta" (the paper) falls back on nothing: an SAE without
-    thresholds needs another. parts: which tensors are compared. reject: None for a full matching; rho for a partial
-    one (admissible where the cost is at most rho times the sum of squared norms); "null" takes the rho at which 1 %
-    of features would match a rotated, unrelated dictionary. activations: of each SAE's site, for the folds that are
-    measured. A full matching of SAEs with different numbers of features leaves none of the smaller one's unmatched.
+    fold: the scale of each feature, see `fold.features_of`; "none" is unit decoder rows, and "theta" (the paper) falls
+    back on nothing: an SAE without thresholds needs another. parts: which tensors are compared (the paper: all).
+    reject: None for a full matching; rho for a partial one (admissible where the cost is at most rho times the sum of
+    squared norms); "null" takes the rho at which 1 % of features would match a rotated, unrelated dictionary.
+    activations: of each SAE's site, for the folds that are measured. A full matching of SAEs with different numbers of
+    features leaves none of the smaller one's unmatched.
     Raises `UserError` for SAEs of different input widths.
     """
     _check(sae_a, sae_b)

@@ -38,7 +38,7 @@ from saelab.matching.evaluate import (
     skips,
     tensor_errors,
 )
-from saelab.matching.fold import Fold, FoldedFeatures, features_of
+from saelab.matching.fold import Fold, FoldedFeatures, features_of, has_thresholds
 from saelab.matching.match import Matching, compose, match
 from saelab.matching.partial import null_reject, persistence
 from saelab.matching.paths import feature_paths, survival
@@ -57,9 +57,9 @@ class MatchConfig(Config):
     """How features are matched across sites."""
 
     fold: Literal["theta", "mean", "rms", "quantile", "max", "none"] = Field(
-        default="theta", description="The scale of each feature."
+        default="none", description="The scale of each feature; none: unit decoder rows."
     )
-    parts: Literal["all", "decoder", "encoder"] = Field(default="all", description="Tensors that are compared.")
+    parts: Literal["all", "decoder", "encoder"] = Field(default="decoder", description="Tensors that are compared.")
     weights: tuple[float, float, float] = Field(
         default=EVEN,
         exclude_if=lambda weights: weights == EVEN,
@@ -72,9 +72,10 @@ class MatchConfig(Config):
     quantiles: tuple[float, ...] = Field(
         default=(), description="Shares of the pairs, of least decoder distance, that are moved alone (Eq. 6)."
     )
-    controls: tuple[Literal["directions", "unfolded"], ...] = Field(
-        default=("directions", "unfolded"),
-        description="Other matchings of the same features, put to work beside: by decoder directions, by raw tensors.",
+    controls: tuple[Literal["directions", "folded", "unfolded"], ...] = Field(
+        default=("directions", "folded", "unfolded"),
+        description="Other matchings of the same features, put to work beside: by decoder directions, by all tensors "
+        "folded (the paper), by raw tensors.",
     )
     seed: int = Field(default=0, description="Names the draws of the random baseline and of rejected costs.")
 
@@ -206,13 +207,15 @@ def _control(
 ) -> dict[str, Any]:
     """Another matching of the same features, put to work alike. less: the matching less this one, on the same text."""
     assert other.control is not None
-    found = _matched(config, work.saes, rows, other.control, work.progress)
-    scales = tuple(features_of(s, other.control[0], activations=x).scale for s, x in zip(work.saes, rows, strict=True))
+    fold, parts = other.control
+    fold = "mean" if fold == "theta" and not all(map(has_thresholds, work.saes)) else fold
+    found = _matched(config, work.saes, rows, (fold, parts), work.progress)
+    scales = tuple(features_of(s, fold, activations=x).scale for s, x in zip(work.saes, rows, strict=True))
     own = work.skips(found.permutation, (scales[0], scales[1]), beside=False)[MATCHED]
     halves = [coactive(*work.on, p, work.documents) for p in (permutation, found.permutation)]
     pairs = {MEASURES[0]: halves, MEASURES[1]: (skip.variance, own.variance), MEASURES[2]: (skip.ce, own.ce)}
     less = {name: work.estimate(f"{other.name}/{name}", a, b) for name, (a, b) in pairs.items()}
-    record: dict[str, Any] = {"fold": other.control[0], "parts": other.control[1], "gap": found.gap}
+    record: dict[str, Any] = {"fold": fold, "parts": parts, "gap": found.gap}
     record |= work.score(found.permutation) | {"skip": work.ends(other.name, own)}
     record["same_as_matched"] = float((found.permutation == permutation).mean())
     record["less"] = {n: {"value": e.value, "low": e.low, "high": e.high, "note": e.note} for n, e in less.items()}

@@ -45,7 +45,7 @@ class Point:
 
     figure: str
     series: str
-    x: float
+    x: float | int
     value: float | None
     low: float | None = None
     high: float | None = None
@@ -56,7 +56,7 @@ def points(story: Story) -> pl.DataFrame:
     rows: list[Point] = []
     for part in (norms, errors, judged, scores, distances, skipped, tensors, levels, jumps, nearest_moved):
         rows += part(story)
-    return pl.DataFrame([asdict(p) for p in rows], schema=SCHEMA)
+    return pl.DataFrame([asdict(p) | {"x": float(p.x)} for p in rows], schema=SCHEMA)
 
 
 def norms(story: Story) -> Iterator[Point]:
@@ -125,7 +125,7 @@ def scores(story: Story) -> Iterator[Point]:
         yield from _less(story, "7", b.layer, sums)
 
 
-def _less(story: Story, figure: str, x: float, sums: Mapping[str, Sums]) -> Iterator[Point]:
+def _less(story: Story, figure: str, x: float | int, sums: Mapping[str, Sums]) -> Iterator[Point]:
     """The folded matching's value less each other's, paired over documents."""
     for other in (DIRECTIONS, UNFOLDED):
         name = f"story/{figure}/{other}/{x:g}"
@@ -133,7 +133,7 @@ def _less(story: Story, figure: str, x: float, sums: Mapping[str, Sums]) -> Iter
         yield _with_ends(f"{figure} less", other, x, found)
 
 
-def _with_ends(figure: str, series: str, x: float, found: Estimate) -> Point:
+def _with_ends(figure: str, series: str, x: float | int, found: Estimate) -> Point:
     return Point(figure, series, x, found.value, found.low, found.high)
 
 
@@ -175,7 +175,7 @@ def skipped(story: Story) -> Iterator[Point]:
                 task.advance()
 
 
-def _of_skip(story: Story, figure: str, x: float, sums: Mapping[str, Sums]) -> Iterator[Point]:
+def _of_skip(story: Story, figure: str, x: float | int, sums: Mapping[str, Sums]) -> Iterator[Point]:
     for series, own in sums.items():
         found = ratio_estimate(own, name=f"story/{figure}/{series}/{x:g}", seed=story.seed)
         yield _with_ends(figure, series, x, found)
