@@ -31,7 +31,7 @@ for site, rows in acts.items():  # attention sinks would weigh more than all oth
     norms = rows.norm(dim=1)
     acts[site] = rows[norms < 10 * norms.median()]
 
-# %% One JumpReLU SAE at each: its thresholds are the scale by which features are compared (the paper's folding)
+# %% One JumpReLU SAE at each; features are compared by their decoder directions (fold="theta", parts="all": the paper)
 saes = []
 for site in SITES:
     rows, draw = acts[site], torch.Generator().manual_seed(0)
