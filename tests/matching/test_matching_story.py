@@ -119,6 +119,6 @@ def test_the_page_holds_every_figure(story: Story, table: pl.DataFrame) -> None:
     page = story_page({"tiny": (table, nearest(story)), "other": (table, [])}, "scripted")
     for number in ("1:", "3:", "4 and 7", "5 and 6", "7, right", "10, 11 and 13", "12 and 14", "15 and 16"):
         assert page.count(f"<h3>Figure {number}") + page.count(f"<h3>Figures {number}") >= 2, number
-    assert page.count("on other") == 2 and "tiny, matching score" in page and "topic " in page
+    assert page.count("on other</h3>") == 2 and "tiny, matching score" in page and "topic " in page
     bare = story_page({"tiny": (table.filter(pl.col("figure") == "7"), [])}, "scripted")
     assert "Figure 1:" not in bare and "Figures 7, right" in bare, "control: what is not there is not drawn"
