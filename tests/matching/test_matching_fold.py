@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.matching.cost import costs_between
-from saelab.matching.evaluate import coactivation, explained_variance, transferred
+from saelab.matching.evaluate import coactivation, cost_shares, explained_variance, transferred
 from saelab.matching.fold import features_of, implied_threshold
 from saelab.matching.match import compose, match
 
@@ -96,6 +96,20 @@ def test_matching_recovers_the_shuffle_of_an_sae(parts: str) -> None:
     assert np.array_equal(found.permutation, order.numpy())
     assert found.cost == pytest.approx(0, abs=1e-6)
     assert np.allclose(found.cosine, 1, atol=1e-5)
+
+
+def test_the_shares_of_a_cost_are_those_of_its_tensors() -> None:
+    a, b = (features_of(jump(k)) for k in (0, 1))
+    pairs, weights = np.roll(np.arange(F), 3), (1.0, 2.0, 0.5)
+    found = cost_shares(a, b, pairs, weights)
+    whole = costs_between(a, b, "all", weights).edges(np.arange(F), pairs).sum()
+    apart = [
+        w * ((x.double() - y.double()[pairs]).numpy() ** 2).sum()
+        for w, x, y in zip(weights, (a.decoder, a.encoder, a.bias), (b.decoder, b.encoder, b.bias), strict=True)
+    ]
+    assert found is not None and list(found.values()) == pytest.approx([x / whole for x in apart])
+    assert sum(found.values()) == pytest.approx(1)
+    assert cost_shares(a, a, np.arange(F)) is None, "control: nothing to share"
 
 
 def test_theta_needs_thresholds() -> None:

@@ -40,6 +40,11 @@ class TwoSites:
     kept: Bool[Tensor, "N T"]
     stream: Float[Tensor, "N T E"] | None = None  # with which a pass from the second starts, where it is inside a block
 
+    def part(self, contexts: int) -> "TwoSites":
+        """The first contexts of it."""
+        parts = (x[:contexts] for x in (self.tokens, self.documents, self.first, self.second, self.kept))
+        return TwoSites(*parts, None if self.stream is None else self.stream[:contexts])
+
 
 @dataclass(frozen=True)
 class PathReading:
@@ -218,6 +223,35 @@ class Skip:
         return {name: getattr(self, name) for name in names}
 
 
+def variance_sums(x: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"], documents: Int[Tensor, " N"]) -> Sums:
+    """The two halves of the centred explained variance by document."""
+    error, spread = (z - z.mean(0) for z in ((rebuilt - x).double(), x.double()))
+    error, spread = error.square().sum(1), spread.square().sum(1)
+    return Sums(by_document(spread - error, documents), by_document(spread, documents))
+
+
+def predicted(
+    reading: TwoSites,
+    saes: tuple[HasFeatures, HasFeatures],
+    permutation: Int[np.ndarray, " F"],
+    scales: tuple[Float[Tensor, " F"], Float[Tensor, " G"]],
+    *,
+    moved: Mapping[str, Bool[np.ndarray, " F"]] | None = None,
+    beside: bool = True,
+) -> dict[str, Float[Tensor, "M D"]]:
+    """The states that `skips` puts in place of the second site's, by name, at the kept positions."""
+    x, y = reading.first[reading.kept], reading.second[reading.kept]
+    a, b = saes
+    with torch.inference_mode():
+        codes = a.encode(x)
+        found = {MATCHED: b.decode(transferred(codes, permutation, scales))}
+        if beside:
+            found |= {other.name: other.predict(a, b, x, y) for other in BASELINES.values() if other.predict}
+        for name, which in (moved or {}).items():
+            found[name] = limited(codes, saes, permutation, scales, which)
+    return found
+
+
 def skips(
     lm: LanguageModel,
     reading: TwoSites,
@@ -235,15 +269,9 @@ def skips(
     some features go through their partners (`limited`). beside: whether the others are wanted. clean: `clean_nll`,
     where it is known.
     """
-    x, y = reading.first[reading.kept], reading.second[reading.kept]
-    a, b = saes
+    predictions = predicted(reading, saes, permutation, scales, moved=moved, beside=beside)
+    y = reading.second[reading.kept]
     with torch.inference_mode():
-        codes = a.encode(x)
-        predictions = {MATCHED: b.decode(transferred(codes, permutation, scales))}
-        if beside:
-            predictions |= {other.name: other.predict(a, b, x, y) for other in BASELINES.values() if other.predict}
-        for name, which in (moved or {}).items():
-            predictions[name] = limited(codes, saes, permutation, scales, which)
         found: dict[str, Skip] = {}
         with progress.task("skipping", len(predictions) + 1, "passes") as task:
             true = _second(reading, site)
@@ -270,10 +298,7 @@ def _skip(
 ) -> Skip:
     """change: of the log-likelihoods of the tokens that follow the kept positions."""
     centred, shifted = explained_variance(y, rebuilt)
-    error, spread = (z - z.mean(0) for z in ((rebuilt - y).double(), y.double()))
-    error, spread = error.square().sum(1), spread.square().sum(1)
-    documents, scored = reading.documents[reading.kept], reading.kept[:, :-1]
-    variance = Sums(by_document(spread - error, documents), by_document(spread, documents))
+    scored, variance = reading.kept[:, :-1], variance_sums(y, rebuilt, reading.documents[reading.kept])
     following = reading.documents[:, :-1][scored]
     ce = Sums(by_document(change, following), by_document(torch.ones_like(change), following))
     return Skip(centred, shifted, float(change.double().mean()), variance, ce)

@@ -59,6 +59,7 @@ class Story:
 
     steps: SAEs of neighbouring sites, in order; chain: SAEs of one level over the most sites; levels: SAEs of two
     neighbouring sites at several levels, as pairs of one level. texts: by name, the first held out from training.
+    contexts: read of every text; loss_contexts: of them, those on which the LM is run on to its loss.
     judge: of descriptions, on a scale of 1 to 3 or (scale false) otherwise.
     """
 
@@ -70,6 +71,7 @@ class Story:
     judge: Judge
     scale: bool
     contexts: int = 24
+    loss_contexts: int = 8
     pairs: int = 100
     seed: int = 0
     progress: Progress = SILENT

@@ -17,14 +17,15 @@ from saelab.matching.baselines import MATCHED, random_pairs
 from saelab.matching.cost import Parts
 from saelab.matching.described import compared, pair_values, summarised
 from saelab.matching.evaluate import (
-    Skip,
     clean_nll,
     decoder_distances,
     explained_variance,
     limited,
+    predicted,
     skips,
     tensor_errors,
     transferred,
+    variance_sums,
 )
 from saelab.matching.fold import Fold, implied_threshold
 from saelab.matching.match import compose
@@ -161,17 +162,21 @@ def skipped(story: Story) -> Iterator[Point]:
         for text, reading in story.readings.items():
             for a, b in story.steps:
                 two = reading.two(a.site, b.site)
-                clean = clean_nll(story.lm, two, b.site)
-                own = dict[str, Skip]()
+                few, documents = two.part(story.loss_contexts), two.documents[two.kept]
+                clean, x, y = clean_nll(story.lm, few, b.site), float(b.layer), two.second[two.kept]
+                losses, variances = dict[str, Sums](), dict[str, Sums]()
                 for how in HOW:
-                    found = skips(
-                        story.lm, two, b.site, (a.sae, b.sae), story.stepped[a.name, b.name][how],
-                        (story.scale_of(a, how), story.scale_of(b, how)), beside=how == FOLDED, clean=clean,
-                    )  # fmt: skip
-                    own |= {how if name == MATCHED else name: skip for name, skip in found.items()}
-                for figure, halves in (("10", "ce"), ("11", "variance")):
-                    sums: dict[str, Sums] = {name: getattr(skip, halves) for name, skip in own.items()}
-                    yield from _of_skip(story, f"{figure} {text}", b.layer, sums)
+                    pairs = story.stepped[a.name, b.name][how]
+                    saes, scales = (a.sae, b.sae), (story.scale_of(a, how), story.scale_of(b, how))
+                    beside = how == FOLDED
+                    found = skips(story.lm, few, b.site, saes, pairs, scales, beside=beside, clean=clean)
+                    states = predicted(two, saes, pairs, scales, beside=beside)
+                    for name, skip in found.items():
+                        series = how if name == MATCHED else name
+                        losses[series] = skip.ce
+                        variances[series] = variance_sums(y, states[name], documents)
+                yield from _of_skip(story, f"10 {text}", x, losses)
+                yield from _of_skip(story, f"11 {text}", x, variances)
                 task.advance()
 
 

@@ -35,6 +35,7 @@ def stories(
     scale: bool,
     corpora: Sequence[str] = (),
     contexts: int = 24,
+    loss_contexts: int = 8,
     pairs: int = 100,
     progress: Progress = SILENT,
 ) -> list[Story]:
@@ -58,7 +59,7 @@ def stories(
             size = {"context": study.text.context, "n_contexts": contexts}
             texts[_named(source)] = pack_for(lm, documents, progress=progress, **size)
         sides = _of(members, steps), [members[s.name] for s in chain], _of(members, levels)
-        found.append(Story(lm, texts, *sides, judge, scale, contexts, pairs, study.seed, progress))
+        found.append(Story(lm, texts, *sides, judge, scale, contexts, loss_contexts, pairs, study.seed, progress))
     if not found:
         raise UserError(f"{run.root} follows no feature from site to site.", hint="Give its study `paths`.")
     return found
