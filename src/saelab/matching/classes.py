@@ -102,17 +102,15 @@ def classed(costs: Costs, rho: float, *, strict: float = STRICT) -> Classes:
     """The classes at a reject cost, of rows of unit norm."""
     edges, level = admissible(costs, rho), 1 - rho
     rows, turned_rows = (costs.a, costs.b), (costs.b, costs.a)
-    for turn in range(ROUNDS):
-        permutation, _ = solved(edges, *rejections(costs, rho))
-        back = np.full(costs.shape[1], -1)
-        back[permutation[permutation >= 0]] = np.flatnonzero(permutation >= 0)
-        turned = Edges(edges.j, edges.i, edges.weights)
+    for _ in range(ROUNDS):
+        permutation, back, turned = _paired(edges, costs, rho)
         alone = _left_over(edges, permutation, back, rows, level)[edges.i]
         alone |= _left_over(turned, back, permutation, turned_rows, level)[edges.j]
         left = alone & (permutation[edges.i] == edges.j)
-        if not left.any() or turn == ROUNDS - 1:
+        if not left.any():
             break
         edges = edges.kept(~left)
+    permutation, back, turned = _paired(edges, costs, rho)
     distance = np.full(len(permutation), np.nan)
     own = edges.kept(permutation[edges.i] == edges.j)
     distance[own.i] = own.weights / 2
@@ -121,6 +119,14 @@ def classed(costs: Costs, rho: float, *, strict: float = STRICT) -> Classes:
     ambiguous = _dispensable(edges, permutation, rows, level)
     ambiguous |= (permutation >= 0) & _dispensable(turned, back, turned_rows, level)[permutation]
     return Classes(permutation, distance, into, off, ambiguous, rho, strict)
+
+
+def _paired(edges: Edges, costs: Costs, rho: float) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"], Edges]:
+    """The partial matching on some edges, by row and by column, and the edges seen from the columns."""
+    permutation, _ = solved(edges, *rejections(costs, rho))
+    back = np.full(costs.shape[1], -1)
+    back[permutation[permutation >= 0]] = np.flatnonzero(permutation >= 0)
+    return permutation, back, Edges(edges.j, edges.i, edges.weights)
 
 
 def partial_cosine(c_ij: np.ndarray, c_ip: np.ndarray, c_jp: np.ndarray) -> Float[np.ndarray, " K"]:

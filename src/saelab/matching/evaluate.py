@@ -42,8 +42,11 @@ class TwoSites:
 
     def part(self, contexts: int) -> "TwoSites":
         """The first contexts of it."""
-        parts = (x[:contexts] for x in (self.tokens, self.documents, self.first, self.second, self.kept))
-        return TwoSites(*parts, None if self.stream is None else self.stream[:contexts])
+        some = slice(contexts)
+        return TwoSites(
+            self.tokens[some], self.documents[some], self.first[some], self.second[some], self.kept[some],
+            None if self.stream is None else self.stream[some],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
