@@ -348,7 +348,6 @@ REACHED_OTHERWISE = {
     "lm/past.py has_previous_state": "masks of transformers",
     "lm/tiny.py tiny_lm": "tests, examples and benchmarks: a model without files",
     "lm/tiny.py _shapes": "tiny_lm",
-    "matching/described.py summarised": "docs/matching.md: figures 4 to 7 of the paper, through any judge",
     "text/unpack.py readinto": "io.BufferedReader",
     "text/unpack.py _unpack": "readinto",
 }

@@ -18,6 +18,7 @@ def tell(runs: Sequence[Path], *, judge: str, corpora: Sequence[str], contexts: 
     """Tell the story of every run; writes story.html and numbers.csv into a folder."""
     import polars as pl
 
+    from saelab.matching.baselines import BASELINES
     from saelab.matching.story_figures import nearest, points
     from saelab.report.story import story_page
     from saelab.store.files import write_text
@@ -38,8 +39,9 @@ def tell(runs: Sequence[Path], *, judge: str, corpora: Sequence[str], contexts: 
                 found[name] = (points(story), nearest(story))
                 gap = max(gap, story.gap)
     table = pl.concat(part.select(pl.lit(lm).alias("lm"), pl.all()) for lm, (part, _) in found.items())
+    looks = {b.name: (b.label, b.colour, b.dash) for b in BASELINES.values() if b.predict}
     write_text(out / "numbers.csv", table.write_csv(float_precision=5))
-    write_text(out / "story.html", story_page(found, asked.name, gap))
+    write_text(out / "story.html", story_page(found, asked.name, looks=looks, gap=gap))
     say(f"Written: {out / 'story.html'}")
     return 0
 
@@ -48,11 +50,13 @@ def _judge(name: str, out: Path) -> "Judge":
     """Who compares descriptions. A paid judge's replies are kept beside the page, so that none is paid for twice."""
     from saelab.judges.catalogue import JudgeConfig
     from saelab.judges.embedding import READERS, EmbeddingJudge
+    from saelab.store.layout import RunFolder
 
     if name == EMBEDDING:
         return EmbeddingJudge(READERS[EMBEDDING]())
     config = JudgeConfig.parse(name, origin="--judge")
     if not config.kind.takes:
         raise UserError(f"{name} cannot compare descriptions.", hint="Say embedding, local:LM or openai:MODEL.")
-    out.mkdir(parents=True, exist_ok=True)
-    return config.open(out / "replies.sqlite")
+    replies = RunFolder(out).replies
+    replies.parent.mkdir(parents=True, exist_ok=True)
+    return config.open(replies)

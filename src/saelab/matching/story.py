@@ -18,7 +18,7 @@ from saelab.core.progress import SILENT, Progress
 from saelab.core.records import Description
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
-from saelab.matching.baselines import random_pairs
+from saelab.matching import baselines
 from saelab.matching.cost import Parts
 from saelab.matching.described import compared, same_level
 from saelab.matching.evaluate import PathReading, coactive, read_path
@@ -144,7 +144,7 @@ class Story:
         with self.progress.task("matching steps", len(self.steps), "steps") as task:
             for a, b in self.steps:
                 pairs = {how: self.matched(a, b, how) for how in HOW}
-                found[a.name, b.name] = pairs | {CHANCE: random_pairs(len(pairs[FOLDED]), self.seed)}
+                found[a.name, b.name] = pairs | {CHANCE: baselines.random_pairs(len(pairs[FOLDED]), self.seed)}
                 task.advance()
         return found
 

@@ -6,6 +6,7 @@ but means that it says so of.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -16,17 +17,15 @@ from saelab.report.chart import Axis, Figure, Key, Line, Mark, Panel, draw, key
 from saelab.report.page import printed
 from saelab.report.parts import Part, Section
 
+Look = tuple[str, str, str]  # of a series: its label, colour (a variable of the page's palette) and dash
 # How a series is drawn; those that are not here take a colour by their place.
-SERIES = {
+SERIES: dict[str, Look] = {
     "folded": ("folded, all tensors (the paper)", "line-0", "solid"),
     "directions": ("decoder directions", "line-1", "solid"),
     "unfolded": ("unfolded, all tensors", "line-2", "solid"),
     "chance": ("random pairs", "line-4", "dot"),
     "random": ("random pairs", "line-4", "dot"),
     "same": ("same", "line-3", "dash"),
-    "drop": ("block dropped", "line-3", "dot"),
-    "current": ("encode-decode, nothing skipped", "line-5", "dash"),
-    "previous": ("encode-decode of the state before", "line-5", "dot"),
     "composed, folded": ("step by step, folded", "line-0", "dash"),
     "direct, folded": ("direct, folded", "line-0", "solid"),
     "composed, directions": ("step by step, directions", "line-1", "dash"),
@@ -40,7 +39,7 @@ LESS, PAIRED = " less", "The paper's less these, paired"
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PaperFigure:
     """A figure of the paper: its panels (key of the points, title, axes), and what to read it for."""
 
     title: str
@@ -49,32 +48,32 @@ class Drawn:
 
 
 FIGURES = (
-    Drawn("Figure 1: norms and thresholds", (
+    PaperFigure("Figure 1: norms and thresholds", (
         ("1 norms", "Mean norm of the state", "site", ""),
         ("1 thetas", "Mean threshold, unit decoder rows", "site", ""),
         ("1 change", "A step each", "change of the mean norm", "distance of matched columns"),
     ), "Thresholds grow as states do; a step over which the norm changes more moves the folded columns further."),
-    Drawn("Figure 3: errors of matched tensors, in folded units", (
+    PaperFigure("Figure 3: errors of matched tensors, in folded units", (
         ("3 decoder", "Decoder", "site", "mean squared error"), ("3 encoder", "Encoder", "site", ""),
         ("3 bias", "Bias", "site", ""),
     )),
-    Drawn("Figures 4 and 7, left: pairs with the same description", (
+    PaperFigure("Figures 4 and 7, left: pairs with the same description", (
         ("4", "One site to the next", "site", "share of pairs"),
         ("8 described", "From the first site on", "sites apart", "share of pairs"),
     ), "Same: two descriptions of one feature, from two halves of the text, which is the most that can be reached."),
-    Drawn("Figures 5 and 6: decoder error of matched pairs", (
+    PaperFigure("Figures 5 and 6: decoder error of matched pairs", (
         ("5", "Pairs by decoder error", "mean squared error", "pairs"),
         ("6", "By what the judge says of the pair", "share of pairs", "mean squared error"),
     )),
-    Drawn("Figures 7, right, and 8: matching score", (
+    PaperFigure("Figures 7, right, and 8: matching score", (
         ("7", "One site to the next", "site", "P(partner on | feature on)"),
         ("7" + LESS, PAIRED, "site", "difference"),
         ("8", "From the first site on", "sites apart", "P(partner on | feature on)"),
     )),
-    Drawn("Figures 12 and 14: by L0, at one pair of sites", (
+    PaperFigure("Figures 12 and 14: by L0, at one pair of sites", (
         ("12", "Matching score", "L0", ""), ("14", "Explained variance of the skip", "L0", ""),
     )),
-    Drawn("Figures 15 and 16: neighbours of one L0; only the nearest pairs moved", (
+    PaperFigure("Figures 15 and 16: neighbours of one L0; only the nearest pairs moved", (
         ("15", "Explained variance of the skip", "L0 of the first", ""),
         ("16", "Explained variance of the skip", "share of pairs moved", ""),
     )),
@@ -83,13 +82,19 @@ SKIPS = (("10", "Loss of the skip", "nats"), ("11", "Explained variance of the s
 
 
 def story_page(
-    told: Mapping[str, tuple[pl.DataFrame, Sequence[Mapping[str, Any]]]], judge: str, gap: float | None = None
+    told: Mapping[str, tuple[pl.DataFrame, Sequence[Mapping[str, Any]]]],
+    judge: str,
+    *,
+    looks: Mapping[str, Look] = MappingProxyType({}),
+    gap: float | None = None,
 ) -> str:
-    """The page. told: by LM the points, and the nearest pairs with their descriptions. judge: who compared them; gap:
-    the largest of a matching, as a share of its cost.
+    """The page. told: by LM the points, and the nearest pairs with their descriptions. judge: who compared them; looks:
+    of further series; gap: the largest of a matching, as a share of its cost.
     """
     lines = [_headline(lm, points) for lm, (points, _) in told.items()]
-    sections = [_section(n, lm, points, pairs) for n, (lm, (points, pairs)) in enumerate(told.items())]
+    sections = [
+        _section((n, lm), points, pairs, SERIES | dict(looks)) for n, (lm, (points, pairs)) in enumerate(told.items())
+    ]
     return printed(
         title="Features from layer to layer",
         kicker="SAE Match (arXiv 2410.07656) on these SAEs",
@@ -115,10 +120,16 @@ def _headline(lm: str, points: pl.DataFrame) -> str:
     return f"{lm}, matching score, mean over steps: {'; '.join(said)}." if said else ""
 
 
-def _section(number: int, lm: str, points: pl.DataFrame, pairs: Sequence[Mapping[str, Any]]) -> Section:
+def _section(
+    place: tuple[int, str],
+    points: pl.DataFrame,
+    pairs: Sequence[Mapping[str, Any]],
+    looks: Mapping[str, Look],
+) -> Section:
+    number, lm = place
     parts: list[Part] = []
     for drawn in (*FIGURES[:5], *_skips(points), *FIGURES[5:]):
-        if figure := _figure(f"{number}-{len(parts)}", drawn, points):
+        if figure := _figure(f"{number}-{len(parts)}", drawn, points, looks):
             parts += [Part("heading", drawn.title), Part("figure", figure)]
         if drawn is FIGURES[3] and pairs:
             parts.append(Part("table", _nearest(pairs)))
@@ -126,16 +137,16 @@ def _section(number: int, lm: str, points: pl.DataFrame, pairs: Sequence[Mapping
     return Section(f"lm-{number}", lm, lead, tuple(parts))
 
 
-def _skips(points: pl.DataFrame) -> Iterable[Drawn]:
+def _skips(points: pl.DataFrame) -> Iterable[PaperFigure]:
     """Figures 10, 11 (13 of a second LM): a picture per text."""
     figures = [f for f in points["figure"].unique(maintain_order=True) if f.startswith("10 ")]
     for name in (f.partition(" ")[2] for f in figures if not f.endswith(LESS)):
         panels = [(f"{figure} {name}", title, "site", unit) for figure, title, unit in SKIPS]
         panels += [(f"{figure} {name}{LESS}", PAIRED, "site", unit) for figure, _, unit in SKIPS]
-        yield Drawn(f"Figures 10, 11 and 13: a block skipped, on {name}", tuple(panels))
+        yield PaperFigure(f"Figures 10, 11 and 13: a block skipped, on {name}", tuple(panels))
 
 
-def _figure(name: str, drawn: Drawn, points: pl.DataFrame) -> Figure | None:
+def _figure(name: str, drawn: PaperFigure, points: pl.DataFrame, looks: Mapping[str, Look]) -> Figure | None:
     panels, keys = [], dict[str, Key]()
     for figure, title, across, up in drawn.panels:
         own = points.filter(pl.col("figure") == figure).drop_nulls("value")
@@ -144,7 +155,7 @@ def _figure(name: str, drawn: Drawn, points: pl.DataFrame) -> Figure | None:
         lines, marks = [], []
         single = figure == "1 change"
         for number, ((series,), rows) in enumerate(own.group_by("series", maintain_order=True)):
-            label, shade, dash = SERIES.get(str(series), (str(series), f"line-{number % COLOURS}", "solid"))
+            label, shade, dash = looks.get(str(series), (str(series), f"line-{number % COLOURS}", "solid"))
             colour = f"var(--{shade})"
             at = list(rows.sort("x").select("x", "value", "low", "high").iter_rows())
             lines += [Line(tuple((x, y) for x, y, *_ in at), colour, dash)] if len(at) > 1 else []
