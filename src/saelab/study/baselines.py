@@ -49,7 +49,7 @@ def baselines(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
             rows.append(about | {"score": score} | _row(values, _paired(*values)))
         for score, read in _of_features(run, own, seen=seen):
             groups = [[read(pair[side]) for pair in own] for side in (0, 1)]
-            if all(v.size for side in groups for v in side):
+            if any(np.isfinite(v).any() for side in groups for v in side):
                 rows.append(about | {"score": score} | _row(groups, _over_features(*groups)))
     return pl.DataFrame(rows, schema=COLUMNS)
 
