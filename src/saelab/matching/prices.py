@@ -19,10 +19,10 @@ from torch import Tensor
 from saelab.core.seeds import seed_of
 from saelab.matching.cost import BLOCK_ENTRIES, Costs, Edges
 
-HOT = (1.5, 1.0, 0.7, 0.5, 0.4)  # temperatures in standard deviations of the inner products, see `spread`
+HOT = (1.2, 0.7, 0.4)  # temperatures in standard deviations of the inner products, see `spread`
 COLD = (0.4, 0.04, 6)  # first and last temperature in the same units, and how many, on the edges
 INNER = 3  # scalings at each cold temperature
-ROWS = 4  # one in so many rows gives v, fewer where their costs would not fit
+ROWS = 8  # one in so many rows gives v, fewer where their costs would not fit
 COLUMNS = 16  # one in so many columns gives u
 SAMPLE_ENTRIES = 1 << 27
 SPREAD_SAMPLE = 512
