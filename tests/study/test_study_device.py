@@ -105,7 +105,7 @@ def test_auto_is_what_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.sweep
 def test_every_verb_that_computes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = world(tmp_path / "world")
-    run_study(asked(data, "cpu"), tmp_path / "run")
+    run_study(asked(data, "auto"), tmp_path / "run")  # `interp` of a run keeps to what its study says
     first, second = (f"path:{tmp_path}/run/saes/jumprelu.l0_4.{site}" for site in LAYERS)
     lm, text = f"path:{tmp_path}/world/lm", f"path:{tmp_path}/world/text.jsonl"
     commands = [
