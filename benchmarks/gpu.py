@@ -29,6 +29,7 @@ from saelab.matching.match import match
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
 from saelab.saes.catalogue import ARCHITECTURES, training_config
+from saelab.saes.transcoder import on_device
 from saelab.selection.effects import feature_effects
 from saelab.training.inputs import scaling_of
 from saelab.training.step import Trainee
@@ -215,9 +216,9 @@ def of_training(bench: Bench) -> None:
 def of_matching(bench: Bench) -> None:
     """Certified matching of two dictionaries, one a noisy and shuffled copy of the other."""
     for width in bench.size.matched:
-        first = dictionary(bench, bench.size.d, width)
+        first = on_device(dictionary(bench, bench.size.d, width), bench.device)
         order = torch.randperm(width, generator=torch.Generator().manual_seed(1))
-        second = dictionary(bench, bench.size.d, width, order=order)
+        second = on_device(dictionary(bench, bench.size.d, width, order=order), bench.device)
         start = time.perf_counter()
         found = match(first, second, fold="none", parts="decoder")
         bench.found(f"certified matching, F {width} x {bench.size.d}", time.perf_counter() - start, "s", "15 at 65,536")
