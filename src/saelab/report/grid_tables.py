@@ -88,14 +88,15 @@ def _known(saes: pl.DataFrame, column: str) -> bool:
 
 
 def _by_site(saes: pl.DataFrame, names: Names, row_of: Callable[[dict[str, Any]], TableRow]) -> tuple[TableRow, ...]:
-    """A row per SAE in the grid's order, under a heading for every language model, site and width."""
+    """A row per SAE in the grid's order, under a heading for every LM, site, width and length of training."""
     rows, place = [], None
     for row in names.in_grid_order(saes).iter_rows(named=True):
-        here = (row["lm"], row["site"], row.get("width"))
+        here = (row["lm"], row["site"], row.get("width"), row.get("steps"))
         if here != place:
             place = here
             width = "" if row.get("width") is None else f"{words.number(row['width'], 0)} features"
-            rows.append(heading(", ".join(filter(None, here[:2])), width))
+            steps = "" if row.get("steps") is None else f"{words.number(row['steps'], 0)} steps of training"
+            rows.append(heading(", ".join(filter(None, here[:2])), ", ".join(filter(None, (width, steps)))))
         rows.append(row_of(row))
     return tuple(rows)
 

@@ -48,12 +48,13 @@ class Names:
         return sorted(set(names), key=lambda n: (known.index(n) if n in known else len(known), n))
 
     def in_grid_order(self, saes: pl.DataFrame) -> pl.DataFrame:
-        """SAEs by LM and site, then architecture (in the order of the record) and level."""
+        """SAEs by LM, site, width and steps, then architecture (in the order of the record) and level."""
         order = list(self.architectures)
         rank = pl.col("architecture").replace_strict(
             order, range(len(order)), default=len(order), return_dtype=pl.Int64
         )
-        return saes.sort("lm", "site", rank, "architecture", "level", "sae")
+        place = [c for c in ("lm", "site", "width", "steps") if c in saes.columns]
+        return saes.sort(*place, rank, "architecture", "level", "sae")
 
     def arm(self, name: str) -> str:
         """What chose some features, in words."""

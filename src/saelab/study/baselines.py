@@ -61,7 +61,7 @@ def pairs_of(saes: Sequence[SaeSpec]) -> list[Pair]:
 
 
 def _place(sae: SaeSpec) -> tuple[Any, ...]:
-    return (sae.model.lm, sae.site, sae.reads, sae.architecture, sae.level, sae.d_sae, sae.seed, sae.start,
+    return (sae.model.lm, sae.site, sae.reads, sae.architecture, sae.level, sae.d_sae, sae.seed, sae.steps, sae.start,
             str(sae.options), None if sae.adopted is None else sae.name)  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from saelab.store.tables import read_table
 from saelab.study.adopt import asked_about, fallen, standing
 from saelab.study.names import CONTROLS, INTERPRETABILITY, SCORES, UNSELECTED, predictors
 from saelab.study.repeats import stability_of, stability_row
-from saelab.study.spec import SaeSpec, StudyConfig, saes_of
+from saelab.study.spec import SaeSpec, StudyConfig, saes_of, training_of
 
 # What stands beside every outcome: how far texts were moved, and how they look.
 ABOUT = ("strength", "share", "kl_per_token", "nll", "distinct")
@@ -48,7 +48,7 @@ def saes_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     """One row per SAE with its coordinates, fidelity, interpretability and utility (columns `SAES`).
 
     state: ok, or why an SAE could not be adopted; all its scores are then null. control: what an SAE is a control of
-    training by; the column is there where some are.
+    training by; the column is there where some are. steps: of training; there where a grid gives its own.
     """
     rows = [_coordinates(s) | {"state": run.adopted(s.name).read()["state"]} for s in fallen(study, run)]
     for spec in standing(study, run):
@@ -59,6 +59,9 @@ def saes_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     controls = {s.name: s.control for s in saes_of(study)}
     if any(controls.values()):
         table = table.with_columns(control=pl.col("sae").replace_strict(controls, return_dtype=pl.String))
+    if any(s.steps for s in saes_of(study)):
+        steps = {s.name: None if s.adopted else training_of(study, s).steps for s in saes_of(study)}
+        table = table.with_columns(steps=pl.col("sae").replace_strict(steps, return_dtype=pl.Int64))
     return table.sort(pl.col("sae").replace_strict(order, return_dtype=pl.Int64))
 
 

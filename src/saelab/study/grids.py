@@ -44,7 +44,7 @@ Name = Annotated[str, AfterValidator(path_part)]
 
 
 class GridConfig(Config):
-    """SAEs at some sites: every architecture at every level, width, training seed and way to be frozen."""
+    """SAEs at some sites: every architecture, level, width, training seed, way to be frozen and length of training."""
 
     sites: tuple[SiteName, ...] = Field(min_length=1, description="Such as resid_post.15.")
     architectures: tuple[Architecture, ...] = Field(min_length=1, description="Which SAEs.")
@@ -58,6 +58,11 @@ class GridConfig(Config):
         min_length=1,
         exclude_if=lambda kinds: kinds == ("none",),
         description="What stays as it began (decoder, encoder, soft, principal): baselines beside `none`, the SAE.",
+    )
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(),
+        exclude_if=lambda steps: not steps,
+        description="Optimiser steps of each SAE, one or several numbers, instead of those of `training`.",
     )
     steer: bool = Field(
         default=True, description="Whether features are selected and steered with, or only trained and scored."

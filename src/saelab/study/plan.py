@@ -16,7 +16,7 @@ from saelab.steering.plan import budget
 from saelab.study.cells import Cell, in_order
 from saelab.study.repeats import repeats
 from saelab.study.sizes import BASE, size_of
-from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, path_saes, saes_of
+from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, path_saes, saes_of, training_of
 
 # Rough seconds on two cores in float32, for a 135M-parameter LM (sizes.py scales them); native bfloat16 halves them.
 # Only progress bars and plans use them.
@@ -80,9 +80,12 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
 def _made(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> dict[str, Cell]:
     """By SAE, the cell that it comes from."""
     own = [s for s in saes if s.adopted is None]
-    runs = list(dict.fromkeys((s.site, s.reads, s.seed) for s in own))
-    trained = {run: _train(study, model, [s for s in own if (s.site, s.reads, s.seed) == run], harvest) for run in runs}
-    return {s.name: _adopt(s, harvest) if s.adopted else trained[s.site, s.reads, s.seed] for s in saes}
+    runs = list(dict.fromkeys((s.site, s.reads, s.seed, s.steps) for s in own))
+    trained = {
+        run: _train(study, model, [s for s in own if (s.site, s.reads, s.seed, s.steps) == run], harvest)
+        for run in runs
+    }
+    return {s.name: _adopt(s, harvest) if s.adopted else trained[s.site, s.reads, s.seed, s.steps] for s in saes}
 
 
 def _adopt(sae: SaeSpec, harvest: Cell) -> Cell:
@@ -100,16 +103,18 @@ def adopted_as(sae: SaeSpec) -> str:
 
 def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> Cell:
     site, reads, seed = saes[0].site, saes[0].reads, saes[0].seed
+    training = training_of(study, saes[0])
     own: tuple[int | str, ...] = (*((reads,) if reads else ()), *((seed,) if seed else ()))
     settings = {
         # Its own seed for every site: SAEs that start from the same weights are matched by their start (see LOG.md).
         "seed": seed_of(study.seed, "training", model.key, site, *own),
         "saes": {s.name: _trained_as(s) for s in saes},
         # Where it is trained is no part of what is asked; the name stays, and so do the keys of former runs.
-        "training": study.training.model_dump(mode="json") | {"device": "cpu"},
+        "training": training.model_dump(mode="json") | {"device": "cpu"},
     } | ({"reads": reads} if reads else {})
-    work = study.training.steps * study.training.batch * size_of(model.lm).d_model * sum(s.d_sae for s in saes)
+    work = training.steps * training.batch * size_of(model.lm).d_model * sum(s.d_sae for s in saes)
     parts = [model.key, *([f"from_{reads.partition('.')[0]}"] if reads else []), site, *([f"s{seed}"] if seed else [])]
+    parts += [] if saes[0].steps is None else [f"steps_{saes[0].steps}"]
     name = ".".join(parts)
     return Cell("train", name, settings, (harvest,), SECONDS["train"] * work)
 

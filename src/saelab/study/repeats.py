@@ -19,7 +19,7 @@ def repeats(first: SaeSpec, second: SaeSpec) -> bool:
     if first.adopted or second.adopted or first.seed == second.seed:
         return False
     own, other = (
-        (s.model.key, s.architecture, s.level, s.site, s.d_sae, s.reads, s.options, s.start_sha256, s.freeze)
+        (s.model.key, s.architecture, s.level, s.site, s.d_sae, s.reads, s.options, s.start_sha256, s.freeze, s.steps)
         for s in (first, second)
     )
     return own == other

@@ -121,6 +121,7 @@ class SaeSpec(Config):
     """One SAE of a study, by its coordinates. level: None until it is measured (adopted ones that state none).
 
     site: what it rebuilds, where its features act. reads: of a transcoder, the site that it reads instead.
+    steps: of its training, where its grid says another number than the study.
     """
 
     name: str
@@ -138,6 +139,7 @@ class SaeSpec(Config):
     start_sha256: str | None = None
     reads: str | None = None
     freeze: Freeze = "none"
+    steps: int | None = None
 
     @property
     def control(self) -> str | None:
@@ -171,7 +173,9 @@ def saes_of(study: StudyConfig) -> list[SaeSpec]:
 def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
     return [
         SaeSpec(
-            name=_name(study, model, grid, f"{architecture}.l0_{level}.{grid.ends(site)}", (width, seed, freeze)),
+            name=_name(
+                study, model, grid, f"{architecture}.l0_{level}.{grid.ends(site)}", (width, seed, freeze, steps)
+            ),
             model=model,
             architecture=architecture,
             level=level,
@@ -184,6 +188,7 @@ def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
             start=grid.start,
             start_sha256=grid.start_sha256,
             freeze=freeze,
+            steps=steps,
         )
         for grid in model.grids
         for site in grid.sites
@@ -192,6 +197,7 @@ def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
         for width in grid.widths
         for seed in grid.seeds
         for freeze in grid.freeze
+        for steps in grid.steps or (None,)
     ]
 
 
@@ -223,6 +229,11 @@ def name_of(study: StudyConfig, model: ModelConfig, one: AdoptedConfig) -> str:
     return one.called if one.name or len(study.models) == 1 else f"{model.key}.{one.called}"
 
 
+def training_of(study: StudyConfig, sae: SaeSpec) -> TrainingConfig:
+    """The settings by which an SAE of a grid is trained: the study's, with the steps that its grid gives."""
+    return study.training if sae.steps is None else study.training.model_copy(update={"steps": sae.steps})
+
+
 def is_open(study: StudyConfig) -> bool:
     """Whether every SAE that is adopted or begun with has been opened, so that all are known."""
     begun = all(g.start is None or g.start_sha256 is not None for model in study.models for g in model.grids)
@@ -234,14 +245,17 @@ def steers(study: StudyConfig) -> bool:
     return any(part.steer for m in study.models if m.control is None for part in (*m.grids, *m.saes))
 
 
-def _name(study: StudyConfig, model: ModelConfig, grid: GridConfig, own: str, axes: tuple[int, int, Freeze]) -> str:
+def _name(
+    study: StudyConfig, model: ModelConfig, grid: GridConfig, own: str, axes: tuple[int, int, Freeze, int | None]
+) -> str:
     """`topk.l0_32.resid_post.15`; the model's key stands in front where there are several models, the width and a
-    training seed that is not 0 behind where there are several, and what is frozen (`.frozen_decoder`).
+    training seed that is not 0 behind where there are several, what is frozen (`.frozen_decoder`), and its own steps.
     """
-    width, seed, freeze = axes
+    width, seed, freeze, steps = axes
     own += f".w{width}" if len(grid.widths) > 1 else ""
     own += f".s{seed}" if seed else ""
     own += "" if freeze == "none" else f".frozen_{freeze}"
+    own += "" if steps is None else f".steps_{steps}"
     return own if len(study.models) == 1 else f"{model.key}.{own}"
 
 

@@ -33,6 +33,7 @@ from saelab.store.files import write_json
 from saelab.store.references import fetch
 from saelab.study import adopt as adopt_stage
 from saelab.study.cells import Cell
+from saelab.study.spec import training_of
 from saelab.study.starts import start_of
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
@@ -89,7 +90,7 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
     }
     starts = {s.name: start for s in specs if (start := start_of(s)) is not None}
     return training_stage.run(
-        work.study.training,
+        training_of(work.study, specs[0]),
         configs,
         shards if written is None else PairedShards(shards, written),
         starts=starts,

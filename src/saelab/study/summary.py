@@ -74,9 +74,10 @@ def _agreement(study: StudyConfig, saes: pl.DataFrame, features: pl.DataFrame) -
     difference where an SAE scores 0 without selection.
     """
     grid = saes.filter(pl.col("n_steered").is_not_null())
-    # Width is an axis where one LM has several; training seeds are repeats, not an axis.
-    several = any(part["width"].n_unique() > 1 for part in grid.partition_by("lm"))
-    axes = AXES + (("width",) if several else ())
+    # An axis where one LM has several; training seeds are repeats, not an axis.
+    parts = grid.partition_by("lm")
+    several = [a for a in ("site", "width", "steps") if a in grid.columns and any(p[a].n_unique() > 1 for p in parts)]
+    axes = (*AXES, *several)
     settings: dict[str, Any] = {"axes": {a: a for a in axes}, "seed": study.seed, "draws": study.resamples}
     found = [agreement(grid, x="interpretability", y=outcome, **settings) for outcome in OUTCOMES]
     found.append(agreement(grid, x=OUTCOMES[0], y=OUTCOMES[1], **settings))
