@@ -83,7 +83,7 @@ class FakeEndpoint:
         self._server.server_close()
 
     def _answer(self, handler: BaseHTTPRequestHandler, what: str, body: dict[str, Any]) -> None:
-        reply = self.answer(body["messages"][0]["content"])
+        reply = self.answer(body["messages"][-1]["content"])
         good = self._completion(reply)
         if what == "hang-up":
             handler.close_connection = True

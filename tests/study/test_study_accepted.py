@@ -93,6 +93,7 @@ ON_THIS_MACHINE: dict[str, tuple[Callable[[Data], Any], str]] = {
     "kind": (lambda d: grid(d).update(sites=["mlp_in.1"]), r"grids.0.steer: features of mlp_in.1 are not .*Say: false"),
     "instructions": (lambda d: d.update(instructions="none.txt"), r"instructions: There is no file none.txt"),
     "n_test": (lambda d: d["steering"].update(n_test=60), r"steering.n_test: .*Nearest: 39"),
+    "n_test unread": (lambda d: d["steering"].update(n_test=60, ratings=False), r"steering.n_test: .*Nearest: 39"),
     "text": (lambda d: d["text"]["corpus"].update(source="path:/no/such"), r"text.corpus.source: There is nothing"),
     "column": (lambda d: d["text"]["corpus"].update(column="txt", source=table(d)), r"corpus.source: .*'txt'.*text"),
     "model": (lambda d: model(d).update(lm="path:/no/such", name="tiny"), r"models.0.lm: There is nothing"),
@@ -258,7 +259,7 @@ def test_the_study_of_the_docs_is_a_study() -> None:
 
 
 UNREAD: dict[str, tuple[Callable[[Data], Any], str]] = {
-    "too many instructions": (lambda d: d["steering"].update(n_test=60, ratings=False), "steering.n_test"),
+    "test instructions": (lambda d: d["steering"].update(n_test=7, ratings=False), "steering.n_test"),
     "factors of ratings": (lambda d: d["steering"].update(factors=[1.0], ratings=False), "steering.factors"),
     "factors of no strength": (lambda d: d["instrument"].update(factors=[1.0]), "instrument.factors"),
     "no reader is asked": (lambda d: d["instrument"].update(readers_asked=3), "instrument.readers_asked"),
@@ -280,7 +281,7 @@ def test_what_a_study_gives_and_nothing_reads_is_said(study_data: Data, what: st
 def test_a_plan_and_a_run_say_what_nothing_reads(
     study_data: Data, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    study_data["steering"] |= {"ratings": False, "n_test": 60}
+    study_data["steering"] |= {"ratings": False, "n_test": 7}
     for verb in (["plan"], ["plan", "--json"], ["run", "--out", str(tmp_path / "run")]):
         study_data["training"]["device"] = "cpu" if verb[0] == "plan" else "cdua"  # it is refused before it begins
         assert main([verb[0], str(written(tmp_path, study_data)), *verb[1:]]) == (0 if verb[0] == "plan" else 2)

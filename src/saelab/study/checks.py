@@ -21,6 +21,7 @@ from saelab.judges.steering_lexical import FEWEST
 from saelab.judges.transport import key_of
 from saelab.lm.facts import ModelFacts, facts_of
 from saelab.lm.sources import same_model
+from saelab.steering.config import UtilityConfig
 from saelab.store.references import cached, fetch, parse_reference
 from saelab.study.grids import AdoptedConfig, GridConfig
 from saelab.study.spec import APART, EMBEDDED, JUDGED_AT, ModelConfig, StudyConfig, misfits, steers
@@ -216,13 +217,13 @@ def _of_files(study: StudyConfig, wanted: Callable[..., bool]) -> Iterator[Fault
         yield Fault(("instructions",), "an instruction is given twice; it could land in dev and in test")
     if study.instrument.prompts > len(held):
         yield Fault(("instrument", "prompts"), f"{study.instrument.prompts} instructions, out of {len(held)}")
-    if not study.rated:
-        return
-    asked = study.steering.n_dev + study.steering.n_test
+    asked, plain = study.steering.n_dev + study.steering.n_test, UtilityConfig()
+    if not study.rated and asked == plain.n_dev + plain.n_test:
+        return  # nobody asks for them
     if asked > len(held):
         what = f"{study.steering.n_dev} dev and {study.steering.n_test} test instructions, out of {len(held)}"
         yield Fault(("steering", "n_test"), f"{what}. Nearest: {max(1, len(held) - study.steering.n_dev)}.")
-    if study.judge.kind.per_model and len(held) < FEWEST:
+    if study.rated and study.judge.kind.per_model and len(held) < FEWEST:
         yield Fault(("instructions",), f"{len(held)} of them; the judge is calibrated on at least {FEWEST}")
 
 
