@@ -32,6 +32,9 @@ def train(
 
     With --from a finished SAE is trained further, on its own language model, site and text, or on others.
 
+    Several processes train every SAE together under torchrun, on one machine or many that see one run folder:
+    torchrun --nproc-per-node 2 -m saelab train study.yaml
+
     Parameters
     ----------
     study:
@@ -61,8 +64,9 @@ def train(
     from saelab.study.checks import check
     from saelab.study.costs import seconds_here
     from saelab.study.fresh import FLAGS, TRAINED
-    from saelab.study.run import run
+    from saelab.study.run import follow, run
     from saelab.study.scales import read_study
+    from saelab.training.distributed import joined
 
     if study is not None and any(given is not None for given in (lm, site, to, text, arch, l0, d_sae, tokens, from_)):
         raise UserError(
@@ -72,9 +76,13 @@ def train(
     place = out or (Path("runs") / config.name if study is None else place_of(study))
     if study is None:
         check(config, TRAINED, names=FLAGS)
-    note(size_said(config, seconds_here(config, TRAINED)))
-    with shown() as progress:
-        folder = run(config, place, stages=TRAINED, tell=note, progress=progress)
+    with joined() as ranks:
+        if ranks.index:
+            follow(config, place, ranks)
+            return 0
+        note(size_said(config, seconds_here(config, TRAINED)))
+        with shown() as progress:
+            folder = run(config, place, stages=TRAINED, tell=note, progress=progress, ranks=ranks)
     say(f"SAEs: {folder.saes}")
     for name in sorted(path.name for path in folder.saes.iterdir() if path.is_dir()):
         say(f"  saelab inspect {folder.saes / name}")

@@ -25,6 +25,10 @@ class Ranks(Protocol):
         """The vectors of all ranks, one after another; lengths may differ."""
         ...
 
+    def told(self, word: str) -> str:
+        """The word of the first rank, on all; the others wait for it."""
+        ...
+
 
 class Alone:
     """One process."""
@@ -37,6 +41,9 @@ class Alone:
 
     def gather(self, values: Tensor) -> Tensor:
         return values
+
+    def told(self, word: str) -> str:
+        return word
 
 
 ALONE: Ranks = Alone()

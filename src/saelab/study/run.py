@@ -8,6 +8,7 @@ from pathlib import Path
 from saelab.core.errors import UserError
 from saelab.core.hardware import limited
 from saelab.core.progress import SILENT, Progress
+from saelab.saes.ranks import ALONE, Ranks
 from saelab.store.layout import RunFolder
 from saelab.store.ledger import Ledger
 from saelab.study.cells import Cell, in_order, stamped
@@ -37,6 +38,7 @@ def run(
     replace: bool = False,
     tell: Callable[[str], None] = lambda sentence: None,
     progress: Progress = SILENT,
+    ranks: Ranks = ALONE,
 ) -> RunFolder:
     """Run what is not done yet of a study into the folder `out`, and write `results.json` and `summary.json`.
 
@@ -44,7 +46,8 @@ def run(
     machine, or the one that is already connected) or `ray:ADDRESS` (a running cluster, which sees the same folder under
     the same path). threads: here of the whole process (None: torch's own number), on Ray of one cell (None: one).
     replace: give up finished cells whose settings have changed; tell: is given sentences of what is accepted, deleted
-    and found damaged. Cells, and the parts of those that run alone, compute with one thread each, so results are the
+    and found damaged. ranks: processes that train the SAEs together, of which this is the first; the others call
+    `follow`. Cells, and the parts of those that run alone, compute with one thread each, so results are the
     same bytes for any number of threads on processors of one kind; except that SAEs which are fewer than the threads
     share them all.
 
@@ -78,21 +81,41 @@ def run(
             ran = run_on_ray(cells, study, folder, ledger, place, progress)
         else:
             shown = Stoppable(progress)
-            with limited(threads) as used, closing(Workspace(study, folder, shown)) as work:
+            with limited(threads) as used, closing(Workspace(study, folder, shown, ranks=ranks)) as work:
                 ran = run_in_process(
                     cells,
-                    lambda cell: do(cell, work),
+                    lambda cell: _led(cell, work),
                     ledger,
                     shown,
                     clear=lambda cell: clear(cell, folder),
                     forget=work.forget,
                 )
+        ranks.told("")
         if stages is None:
             _record(study, folder, ledger, whole, {"this_call": time.perf_counter() - start}, ran=bool(ran), used=used)
         for damage in ledger.damages():
             if damage.noticed >= began:
                 tell(f"Damaged, and made again: {damage.file} (of {damage.stage} {damage.name}).")
     return folder
+
+
+def follow(study: StudyConfig, out: str | Path, ranks: Ranks) -> None:
+    """Train, with the first of several ranks, what that one trains, until its `run` into the same folder has ended.
+
+    Writes nothing. The folder must be on a disk that all ranks see; the same study must be given to all.
+    """
+    study = opened(study)
+    cells = {cell.key: cell for cell in stamped(cells_of(study), input_sums(study))}
+    with closing(Workspace(study, RunFolder(Path(out).absolute()), ranks=ranks)) as work:
+        while key := ranks.told(""):
+            do(cells[key], work)
+
+
+def _led(cell: Cell, work: Workspace) -> list[Path]:
+    """Do a cell, with the other ranks where it trains SAEs."""
+    if cell.stage == "train":
+        work.ranks.told(cell.key)
+    return do(cell, work)
 
 
 def _record(

@@ -102,6 +102,7 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
         site_out=None if reads is None else site,
         text=work.study.text.corpus.source,
         progress=work.progress,
+        ranks=work.ranks,
     )
 
 

@@ -23,6 +23,7 @@ from saelab.judges.client import Judge
 from saelab.judges.embedding import Embedder, EmbeddingJudge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
+from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.transcoder import AnySae
 from saelab.store.layout import RunFolder, tensors_name
 from saelab.store.tensors import read_tensors
@@ -45,12 +46,14 @@ class Workspace:
     """One study in one process.
 
     asked: judges that another process holds, by `StudyConfig.judges`; the others are opened when first asked for.
+    ranks: the processes that train its SAEs together; this one is any of them.
     """
 
     study: StudyConfig
     run: RunFolder
     progress: Progress = SILENT
     asked: Mapping[str, Judge] = field(default_factory=dict[str, Judge])
+    ranks: Ranks = ALONE
     _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     _lock: Any = field(default_factory=RLock)
 

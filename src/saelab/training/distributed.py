@@ -1,4 +1,6 @@
-"""Several processes, one SAE: data-parallel training, in a script that torchrun starts.
+"""Several processes, one SAE: data-parallel training, in `saelab train` or a script that torchrun starts.
+
+    torchrun --nproc-per-node 2 -m saelab train study.yaml
 
     with joined() as ranks:
         saes = saelab.train(configs, batches, steps=..., ranks=ranks)
@@ -12,6 +14,7 @@ same bytes. This file must never know what an SAE is.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -19,6 +22,8 @@ from torch import Tensor
 
 from saelab.core.errors import UserError
 from saelab.saes.ranks import ALONE, Ranks
+
+LONGEST = timedelta(days=30)  # that ranks wait for the first, which harvests; one that died is noticed at once
 
 
 class Processes:
@@ -45,6 +50,12 @@ class Processes:
         dist.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)])
 
+    def told(self, word: str) -> str:
+        """The word of the first rank, on all."""
+        words = [word]
+        dist.broadcast_object_list(words, device=torch.device("cpu"))
+        return words[0]
+
 
 def launched() -> bool:
     """Whether torchrun started this process as one of several."""
@@ -66,7 +77,7 @@ def joined(backend: str | None = None) -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = backend or "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend or "gloo")
+    dist.init_process_group(backend or "gloo", timeout=LONGEST)
     try:
         yield Processes()
     finally:
