@@ -138,14 +138,15 @@ def quality(asked: argparse.Namespace, architecture: str) -> None:
         for _ in range(asked.steps):
             worker.step()
         out = folder / f"{name}.npy"
-        found = worker.ask(do="evaluate", out=str(out))
+        for k in (None, *asked.read_at):
+            found = worker.ask(do="evaluate", out=str(out), k=k)
+            error = (torch.from_numpy(np.load(out)) - held).square().sum()
+            cells = [architecture, name, f"{found['l0']:.1f}", f"{float(error / variance):.4f}"]
+            cells += [f"{found['live']:.1%}", f"{found['often']:.1%}"]
+            if asked.tokens is not None:
+                cells.append(f"{recovered(asked, out):.4f}")
+            print("| " + " | ".join(cells) + " |", flush=True)
         worker.close()
-        error = (torch.from_numpy(np.load(out)) - held).square().sum()
-        cells = [architecture, name, f"{found['l0']:.1f}", f"{float(error / variance):.4f}"]
-        cells += [f"{found['live']:.1%}", f"{found['often']:.1%}"]
-        if asked.tokens is not None:
-            cells.append(f"{recovered(asked, out):.4f}")
-        print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def recovered(asked: argparse.Namespace, reconstruction: Path) -> float:
@@ -215,6 +216,7 @@ def start(
         "d_in": int(np.load(asked.activations, mmap_mode="r").shape[1]),
         "quality": asked.quality,
         "dead": dead,
+        "options": json.loads(asked.options),
         **{
             name: getattr(asked, name)
             for name in ("d_sae", "l0", "batch", "steps", "threads", "precision", "device", "sparse", "peer_lr", "seed")
@@ -236,7 +238,7 @@ def harvest(asked: argparse.Namespace) -> None:
     from saelab.text.pack import pack_for
 
     torch.set_num_threads(asked.threads)
-    lm = LanguageModel.load("smollm2-135m")
+    lm = LanguageModel.load("smollm2-135m", dtype=asked.lm_dtype)
     documents, separator = iter_documents(CorpusConfig()), lm.tokenizer.eos_token_id
     packed = pack_for(lm, documents, context=128, n_contexts=asked.harvest, separator_id=separator)
     folder = Path(asked.activations).with_suffix(".shards")  # stays where the harvest is killed, which then goes on
@@ -272,6 +274,7 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES)
     parser.add_argument("--harvest", type=int, help="contexts of 128 tokens to harvest first")
     parser.add_argument("--site", default="resid_post.15", help="to harvest")
+    parser.add_argument("--lm-dtype", default="float32", help="of the LM that is harvested from")
     parser.add_argument("--tokens", help="the file --harvest writes beside the activations")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--device", default="cpu", help="cpu or cuda; peak memory is then the device's")
@@ -288,6 +291,8 @@ def main() -> None:
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--quality", action="store_true")
+    parser.add_argument("--options", default="{}", help="further settings of saelab's training config, as JSON")
+    parser.add_argument("--read-at", type=int, nargs="*", default=[], help="of saelab's TopK: levels to read it at too")
     parser.add_argument("--peer-lr", type=float, help="the peers' learning rate; by default each one's own")
     parser.add_argument("--sparse", action="store_true", help="sae-lens' own sparse activations (TopK only)")
     asked = parser.parse_args()

@@ -47,6 +47,7 @@ class Saelab:
         from saelab.training.sweep import resolve
 
         extra = {} if s["quality"] else {"dead_tokens": DEAD_TOKENS}
+        extra |= s["options"]
         cfg = training_config(s["architecture"], level=s["l0"], d_in=s["d_in"], d_sae=s["d_sae"], **extra)
         self.scaling = scaling_of([sample])  # on the sample's device, and so are the weights
         dtype = resolve(s["precision"], s["device"])
@@ -250,21 +251,22 @@ def batches(s: Settings, rows: np.ndarray) -> Any:
 
 
 @torch.no_grad()
-def evaluate(trainer: Any, train: np.ndarray, held: np.ndarray, out: str) -> dict[str, float]:
+def evaluate(trainer: Any, train: np.ndarray, held: np.ndarray, out: str, k: int | None = None) -> dict[str, float]:
     """Reconstruct held-out rows to `out`; L0, and the share of latents that fire on them or on `LIVE_TOKENS` more.
 
-    On the CPU: `finish` leaves every library's SAE there, as `sae`.
+    On the CPU: `finish` leaves every library's SAE there, as `sae`. k: another level that saelab's is read at.
     """
     trainer.finish()
+    sae = trainer.sae if k is None else trainer.sae.keeping(k)
     found, counts = [], torch.zeros((), dtype=torch.int64)
     for x in parts(held):
-        z = trainer.sae.encode(x)
-        found.append(trainer.sae.decode(z).float())
+        z = sae.encode(x)
+        found.append(sae.decode(z).float())
         counts = counts + (z > 0).sum(0)
     np.save(out, torch.cat(found).numpy())
     often, l0 = float((counts > 0).float().mean()), float(counts.sum()) / len(held)
     for x in parts(train[-LIVE_TOKENS:]):
-        counts = counts + (trainer.sae.encode(x) > 0).sum(0)
+        counts = counts + (sae.encode(x) > 0).sum(0)
     return {"l0": l0, "often": often, "live": float((counts > 0).float().mean())}
 
 
@@ -313,7 +315,7 @@ def main() -> None:
             answer["peak"] = memory("VmHWM") - before if on_device is None else on_device
             answer["l0"] = trainer.l0() if library != "product" else None
         elif ask["do"] == "evaluate":
-            answer |= evaluate(trainer, train, held, ask["out"])
+            answer |= evaluate(trainer, train, held, ask["out"], ask["k"])
         print(json.dumps(answer), flush=True)
 
 

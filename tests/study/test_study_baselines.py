@@ -9,7 +9,7 @@ import pytest
 
 from saelab.core.errors import UserError
 from saelab.store.layout import RunFolder
-from saelab.study.baselines import _paired, pairs_of
+from saelab.study.baselines import _of_features, _over_features, _paired, _row, pairs_of
 from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig, saes_of
 from saelab.workflow import run_study
@@ -74,6 +74,21 @@ def test_a_mean_difference_of_pairs_has_the_t_interval() -> None:
     assert _paired(np.array([1.0, 2.0]), np.zeros(2)).state == "too_few"
     alike = _paired(np.ones(3), np.zeros(3))
     assert alike.value == 1 and alike.low is None, "nothing varies: no interval"
+
+
+def test_stability_tells_what_is_found_again(study_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted stabilities of features: 0.3 apart they are told; controls with the SAEs' own are not (control)."""
+    study = with_controls(study_data)
+    pairs = [pair for pair in pairs_of(saes_of(study)) if pair[1].freeze != "none"]
+    rng = np.random.default_rng(0)
+    for apart in (0.3, 0.0):
+        values = {s.name: rng.normal(0.8 - apart * (s.freeze != "none"), 0.1, 40) for pair in pairs for s in pair}
+        found = {name: (pl.DataFrame({"stability": v}), [0.1]) for name, v in values.items()}
+        monkeypatch.setattr("saelab.study.baselines.stability_of", lambda study, run, s, found=found: found[s.name])
+        read = dict(_of_features(study, RunFolder(Path()), pairs, seen=False))["stability"]
+        groups = [[read(pair[side]) for pair in pairs] for side in (0, 1)]
+        row = _row(groups, _over_features(*groups))
+        assert row["told"] is (apart > 0) and row["difference"] == pytest.approx(apart, abs=0.05)
 
 
 @pytest.mark.parametrize(

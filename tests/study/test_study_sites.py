@@ -56,6 +56,14 @@ def test_every_site_and_a_transcoder_to_the_page(data: dict[str, Any], tmp_path:
         ({"sites": ["mlp_in.1"], "steer": True}, r"grids\.0\.steer: features of mlp_in\.1 are not selected"),
         ({"sites": ["mlp_out.1"], "target": "mlp_in"}, r"target.*mlp_in is not made after mlp_out\.1"),
         ({"sites": ["mlp_out.1"], "target": "mlp_out"}, r"target.*not made after"),
+        (
+            {"sites": ["mlp_in.1"], "target": "mlp_out", "architectures": ["topk", "aligned"]},
+            r"grids\.0\.target: a transcoder's .* \(of aligned\)",
+        ),
+        (
+            {"options": {"k_start": 6}},
+            r"grids\.0\.options: k_start = 6 is not between k = 8 and .* \(of topk\)",
+        ),
         ({"sites": ["z.9"]}, r"z\.9 is beyond the last block"),
     ],
 )

@@ -153,6 +153,7 @@ class Rule(ABC):
     levels: tuple[int, ...] = ()  # sizes of nested parts whose reconstructions are averaged in the loss; empty for one
     finished: ClassVar[type[Sae] | None] = None  # what it makes, which training can then begin with
     scaled: ClassVar[tuple[str, ...]] = ()  # those of its own vectors that are in units of the inputs
+    reopens: bool = False  # whether the gates of dead latents are set anew
 
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
         """Add the architecture's own vectors and set biases; `sample` are scaled inputs."""
@@ -214,6 +215,14 @@ class Rule(ABC):
 
     def shift(self, weights: Weights, amount: float) -> None:
         """Open (+) or close (-) every latent's gate by an amount of pre-activation."""
+        raise NotImplementedError
+
+    def held_l0(self, progress: float) -> float | None:
+        """The L0 that shifts of the gates hold a step on after this share of the run; None: the coefficient leads."""
+        del progress
+
+    def reopen(self, weights: Weights, dead: Int[Tensor, " M"], reached: Float[Tensor, " M"]) -> None:
+        """Set the gates of dead latents so that pre-activations above `reached` open them (`reopens`)."""
         raise NotImplementedError
 
     @abstractmethod

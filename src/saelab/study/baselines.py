@@ -23,6 +23,7 @@ from saelab.store.tables import read_table
 from saelab.study.adopt import standing
 from saelab.study.collect import outcomes_of
 from saelab.study.names import INTERPRETABILITY
+from saelab.study.repeats import stability_of
 from saelab.study.spec import SaeSpec, StudyConfig
 from saelab.study.steering import gates_of
 
@@ -47,7 +48,7 @@ def baselines(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         about = {"control": control, "saes": len(own)}
         for score, values in _of_saes(run, own):
             rows.append(about | {"score": score} | _row(values, _paired(*values)))
-        for score, read in _of_features(run, own, seen=seen):
+        for score, read in _of_features(study, run, own, seen=seen):
             groups = [[read(pair[side]) for pair in own] for side in (0, 1)]
             if any(np.isfinite(v).any() for side in groups for v in side):
                 rows.append(about | {"score": score} | _row(groups, _over_features(*groups)))
@@ -94,9 +95,11 @@ def _suite(run: RunFolder, sae: SaeSpec) -> Mapping[tuple[str, str], float | Non
 
 
 def _of_features(
-    run: RunFolder, pairs: Sequence[Pair], *, seen: bool
+    study: StudyConfig, run: RunFolder, pairs: Sequence[Pair], *, seen: bool
 ) -> Iterable[tuple[str, Callable[[SaeSpec], Values]]]:
-    """Scores of features. Lifts are there where SAE and control are steered with and steering can be seen."""
+    """Scores of features. Lifts are there where SAE and control are steered with and steering can be seen, stability
+    where SAE and control were trained with several seeds.
+    """
 
     def tested(sae: SaeSpec, column: str) -> Values:
         table = run.interp(sae.name).features.read(["state", column])
@@ -106,8 +109,13 @@ def _of_features(
         drawn = outcomes_of(run, sae).filter((pl.col("arm") == RANDOM) & (pl.col("outcome") == outcome))
         return _numbers(drawn, "lift")
 
+    def found_again(sae: SaeSpec) -> Values:
+        found = stability_of(study, run, sae)
+        return np.array([]) if found is None else _numbers(found[0], "stability")
+
     for score, column in OF_FEATURES.items():
         yield score, lambda s, column=column: tested(s, column)
+    yield "stability", found_again
     for outcome in OUTCOMES if seen and all(s.steer for pair in pairs for s in pair) else ():
         yield f"{outcome}_lift", lambda s, outcome=outcome: lifts(s, outcome)
 

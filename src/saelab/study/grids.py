@@ -5,6 +5,7 @@ Checks what is known from the file alone; nothing is opened or computed here.
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -13,7 +14,7 @@ from saelab.core.config import Config, Fault, Faults, faults_in
 from saelab.core.errors import UserError, nearest
 from saelab.core.names import LONGEST, path_part
 from saelab.core.sites import ORDER, Kind, Site, find_site, parse_site
-from saelab.saes.base import Freeze
+from saelab.saes.base import Freeze, TrainConfig
 from saelab.saes.catalogue import ARCHITECTURES, level_key
 
 LARGEST = 2**31  # what any count of a study may reach; more is a slip of the pen
@@ -64,6 +65,11 @@ class GridConfig(Config):
         exclude_if=lambda steps: not steps,
         description="Optimiser steps of each SAE, one or several numbers, instead of those of `training`.",
     )
+    joint_levels: bool = Field(
+        default=False,
+        exclude_if=lambda joint: not joint,
+        description="Whether one training of hierarchicaltopk is for all the levels and read at each of them.",
+    )
     steer: bool = Field(
         default=True, description="Whether features are selected and steered with, or only trained and scored."
     )
@@ -101,6 +107,11 @@ class GridConfig(Config):
                 raise Faults([Fault(("freeze",), "principal directions of one site (principal) rebuild no other")])
         if not self.widths or not 1 <= min(self.widths) <= max(self.widths) < LARGEST:
             raise Faults([Fault(("d_sae",), "must be a positive number or a list of them")])
+        if self.joint_levels and not any(map(self.levels_together, self.architectures)):
+            what = "no architecture of the grid is trained for several levels at once (hierarchicaltopk is)"
+            raise Faults([Fault(("joint_levels",), what)])
+        if self.joint_levels and self.target is not None:
+            raise Faults([Fault(("joint_levels",), "a transcoder is read at the level that it is trained for")])
         found = dict.fromkeys(_untrainable(self))
         if found:
             raise Faults(list(found))
@@ -114,6 +125,11 @@ class GridConfig(Config):
     def ends(self, site: str) -> str:
         """How a name says it: `resid_post.15`, of a transcoder `from_mlp_in.mlp_out.15`."""
         return f"{'' if self.target is None else f'from_{parse_site(site).kind}.'}{self.written(site)}"
+
+    def levels_together(self, architecture: str) -> tuple[int, ...]:
+        """The levels that one training of an architecture is for; empty where each level has its own."""
+        joint = self.joint_levels and "ks" in ARCHITECTURES[architecture].model_fields
+        return tuple(sorted(set(self.levels))) if joint else ()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -214,11 +230,21 @@ def _untrainable(grid: GridConfig) -> Iterator[Fault]:
     for i, level in enumerate(grid.levels):
         if level >= min(grid.widths):
             yield Fault(("levels", i), f"a target L0 of {level} needs more than {min(grid.widths)} features")
-    options = {k: v for k, v in grid.options.items() if k not in own}
-    for architecture in grid.architectures:
-        kind, width = ARCHITECTURES[architecture], max(grid.widths)
-        try:
-            kind.model_validate(options | {level_key(architecture): 1, "d_in": 1, "d_sae": width})
-        except ValidationError as error:
-            for fault in faults_in(error, kind):
-                yield Fault(("options", *fault.where), f"{fault.what} (of {architecture})")
+    levels = [level for level in grid.levels if level < min(grid.widths)] or [1]
+    for architecture, level, width in product(grid.architectures, levels, grid.widths):
+        kind = ARCHITECTURES[architecture]
+        said = {k: v for k, v in grid.options.items() if k not in own}
+        said |= {level_key(architecture): level, "d_in": 1, "d_sae": width}
+        found = [Fault(("options", *fault.where), fault.what) for fault in _refused(kind, said)]
+        if not found and grid.target is not None:
+            found = [Fault(("target",), fault.what) for fault in _refused(kind, said | {"d_out": 1})]
+        yield from (Fault(fault.where, f"{fault.what} (of {architecture})") for fault in found)
+
+
+def _refused(kind: type[TrainConfig], settings: dict[str, Any]) -> list[Fault]:
+    """What is wrong with the settings of a training config."""
+    try:
+        kind.model_validate(settings)
+    except ValidationError as error:
+        return faults_in(error, kind)
+    return []

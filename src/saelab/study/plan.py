@@ -14,6 +14,7 @@ from saelab.instrument.config import gate_texts, steered_texts
 from saelab.interp.suite.evaluation import readings_of
 from saelab.steering.plan import budget
 from saelab.study.cells import Cell, in_order
+from saelab.study.levels import trained
 from saelab.study.repeats import repeats
 from saelab.study.sizes import BASE, size_of
 from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, path_saes, saes_of, training_of
@@ -112,7 +113,7 @@ def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harv
         # Where it is trained is no part of what is asked; the name stays, and so do the keys of former runs.
         "training": training.model_dump(mode="json") | {"device": "cpu"},
     } | ({"reads": reads} if reads else {})
-    work = training.steps * training.batch * size_of(model.lm).d_model * sum(s.d_sae for s in saes)
+    work = training.steps * training.batch * size_of(model.lm).d_model * sum(s.d_sae for s in trained(saes))
     parts = [model.key, *([f"from_{reads.partition('.')[0]}"] if reads else []), site, *([f"s{seed}"] if seed else [])]
     parts += [] if saes[0].steps is None else [f"steps_{saes[0].steps}"]
     name = ".".join(parts)
@@ -123,7 +124,7 @@ def _trained_as(sae: SaeSpec) -> Mapping[str, object]:
     """All that decides how an SAE of a grid is trained. Where its start lies is not part of it, its sum is."""
     start = {} if sae.start is None else {"start": sae.start_sha256}
     own = start if sae.freeze == "none" else start | {"freeze": sae.freeze}
-    return {"architecture": sae.architecture, "level": sae.level, "d_sae": sae.d_sae} | sae.options | own
+    return {"architecture": sae.architecture, "level": sae.level, "d_sae": sae.d_sae} | sae.training_options | own
 
 
 def _gate(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], made: dict[str, Cell]) -> Cell | None:

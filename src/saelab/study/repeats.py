@@ -22,7 +22,7 @@ def repeats(first: SaeSpec, second: SaeSpec) -> bool:
         (s.model.key, s.architecture, s.level, s.site, s.d_sae, s.reads, s.options, s.start_sha256, s.freeze, s.steps)
         for s in (first, second)
     )
-    return own == other
+    return own == other and first.ks == second.ks
 
 
 def stability_of(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> tuple[pl.DataFrame, list[float]] | None:

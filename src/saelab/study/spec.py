@@ -121,7 +121,7 @@ class SaeSpec(Config):
     """One SAE of a study, by its coordinates. level: None until it is measured (adopted ones that state none).
 
     site: what it rebuilds, where its features act. reads: of a transcoder, the site that it reads instead.
-    steps: of its training, where its grid says another number than the study.
+    steps: of its training, where its grid says another number than the study. ks: the levels that its training is of.
     """
 
     name: str
@@ -140,6 +140,7 @@ class SaeSpec(Config):
     reads: str | None = None
     freeze: Freeze = "none"
     steps: int | None = None
+    ks: tuple[int, ...] = ()
 
     @property
     def control(self) -> str | None:
@@ -148,6 +149,11 @@ class SaeSpec(Config):
         Claims of a study are made of the SAEs that are no controls.
         """
         return self.model.control or (None if self.freeze == "none" else f"frozen_{self.freeze}")
+
+    @property
+    def training_options(self) -> dict[str, Any]:
+        """The settings of its training config beside its coordinates."""
+        return self.options | ({"ks": self.ks} if self.ks else {})
 
     @property
     def encodes(self) -> str:
@@ -189,6 +195,7 @@ def _trained(study: StudyConfig, model: ModelConfig) -> list[SaeSpec]:
             start_sha256=grid.start_sha256,
             freeze=freeze,
             steps=steps,
+            ks=grid.levels_together(architecture),
         )
         for grid in model.grids
         for site in grid.sites

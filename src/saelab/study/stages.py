@@ -32,6 +32,7 @@ from saelab.steering.plan import candidates
 from saelab.store.files import write_json
 from saelab.store.references import fetch
 from saelab.study import adopt as adopt_stage
+from saelab.study import levels
 from saelab.study.cells import Cell
 from saelab.study.spec import training_of
 from saelab.study.starts import start_of
@@ -84,14 +85,15 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
     ends: dict[str, int] = {"d_in": shards.d} | ({} if written is None else {"d_out": written.d})
     configs = {
         s.name: training_config(
-            s.architecture, **ends, d_sae=s.d_sae, level=s.known_level, freeze=s.freeze, **s.options
+            s.architecture, **ends, **s.training_options, d_sae=s.d_sae, level=s.known_level, freeze=s.freeze
         )
         for s in specs
     }
-    starts = {s.name: start for s in specs if (start := start_of(s)) is not None}
-    return training_stage.run(
+    own = levels.trained(specs)
+    starts = {s.name: start for s in own if (start := start_of(s)) is not None}
+    files = training_stage.run(
         training_of(work.study, specs[0]),
-        configs,
+        {s.name: configs[s.name] for s in own},
         shards if written is None else PairedShards(shards, written),
         starts=starts,
         saes=work.run.saes,
@@ -104,6 +106,7 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
         progress=work.progress,
         ranks=work.ranks,
     )
+    return [*files, *levels.write_others(specs, configs, work.run.saes)]
 
 
 def _adopt(cell: Cell, work: Workspace) -> list[Path]:

@@ -24,6 +24,16 @@ def silence(silent: Int[Tensor, " F"], fired: Float[Tensor, " F"], tokens: int) 
     return torch.where(fired > 0, torch.zeros_like(silent), silent + tokens)
 
 
+def reached(
+    weights: Weights, x: Float[Tensor, "B D"], dead: Int[Tensor, " M"], share: float, ranks: Ranks = ALONE
+) -> Float[Tensor, " M"]:
+    """What the pre-activations of each dead latent exceed on a share of the rows (mean over the ranks)."""
+    read = x if weights.across else x - weights.b_dec
+    pre = torch.addmm(weights.b_enc[dead], read, weights.encoder[dead].T)
+    rank = max(1, round(share * len(x)))
+    return ranks.total(pre.topk(rank, dim=0, sorted=False).values.amin(0)) / ranks.size
+
+
 def aux_entries(pre: Float[Tensor, "B F"], dead: Int[Tensor, " M"], width: int) -> SparseEntries:
     """The codes of AuxK as entries of the dead latents [B, M]; `width`: d of the residual."""
     return top_k(pre.index_select(1, dead), max(1, width // 2))

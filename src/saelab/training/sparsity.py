@@ -42,9 +42,9 @@ class SparsityController:
         """log(L0 / T), limited to one e-fold."""
         return min(1.0, max(-1.0, log(max(l0, 1e-3) / self.target)))
 
-    def offset(self, l0: float, codes: Tensor, tokens: int, ranks: Ranks = ALONE) -> float:
-        """How far to open (+) or close (-) the gate towards the target L0; `codes`: heights above the gate, any
-        shape; `tokens` of all ranks.
+    def offset(self, l0: float, codes: Tensor, tokens: int, ranks: Ranks = ALONE, target: float | None = None) -> float:
+        """How far to open (+) or close (-) the gate towards the target L0, or towards `target`; `codes`: heights above
+        the gate, any shape; `tokens` of all ranks.
         """
         heights = codes[codes > 0]
         height, count = ranks.total(torch.stack([heights.sum(), heights.new_full((), heights.numel())])).tolist()
@@ -54,5 +54,5 @@ class SparsityController:
         slope = float(ranks.total((heights < near).sum())) / near / tokens  # dL0 / d(offset)
         if slope <= 0:
             return 0.0
-        step = DAMPING * (self.target - l0) / slope
+        step = DAMPING * ((self.target if target is None else target) - l0) / slope
         return min(near, max(-near, step))

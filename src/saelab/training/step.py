@@ -17,7 +17,7 @@ from saelab.saes.across import transcoder_from
 from saelab.saes.base import Sae, SaeConfig, TrainConfig, Weights
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.transcoder import Transcoder
-from saelab.training.dead import silence
+from saelab.training.dead import reached, silence
 from saelab.training.freeze import FROZEN, place, principal, within
 from saelab.training.inputs import Scaling
 from saelab.training.objective import BatchResult, fitted_length, gradients
@@ -122,6 +122,7 @@ class Trainee:
         self._apply(grads, lr)
         self._pin(outcome, tokens)
         self.silent = silence(self.silent, outcome.fired, tokens)
+        self._reopen(x)
         self.l0 = outcome.l0
         self.done += 1
         return Figures(outcome.loss, outcome.fvu, outcome.l0, dead.numel() / cfg.d_sae, lr, coefficient)
@@ -131,7 +132,7 @@ class Trainee:
         return (self.silent >= self.dead_tokens).nonzero().squeeze(1)
 
     def _coefficient(self, lr: float) -> float:
-        if self.controller is None:
+        if self.controller is None or self.rule.held_l0(self.done / self.steps) is not None:
             return 0.0
         warm = ramp(self.done, self.steps, warmup=self.cfg.sparsity_warmup)
         return self.controller.coefficient(self.l0, lr, warm)
@@ -159,9 +160,16 @@ class Trainee:
             self.rule.constrain(self.weights)
 
     def _pin(self, outcome: BatchResult, tokens: int) -> None:
-        if self.controller is None or self.done < (1 - PIN_SHARE) * self.steps:
+        held = self.rule.held_l0(self.done / self.steps)
+        if self.controller is None or (held is None and self.done < (1 - PIN_SHARE) * self.steps):
             return
-        self.rule.shift(self.weights, self.controller.offset(outcome.l0, outcome.heights, tokens, self.ranks))
+        offset = self.controller.offset(outcome.l0, outcome.heights, tokens, self.ranks, target=held)
+        self.rule.shift(self.weights, offset)
+
+    def _reopen(self, x: Float[Tensor, "B D"]) -> None:
+        if self.rule.reopens and len(dead := self.dead()):
+            share = self.rule.target_l0 / self.cfg.d_sae
+            self.rule.reopen(self.weights, dead, reached(self.weights, x, dead, share, self.ranks))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, float | int | None]]:
         """Everything that a further step depends on: tensors, and plain numbers."""

@@ -12,7 +12,7 @@ The step needs the active entries and those inside the window only. c is found b
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -49,17 +49,20 @@ class JumpReluRule(Rule):
     finished = JumpReluSae
     scaled = ("threshold",)
 
-    def __init__(self, target_l0: int, threshold: float | None, bandwidth: float, dtype: torch.dtype):
-        self.target_l0 = target_l0
-        self.first_coefficient = 0.1 / target_l0
-        self.threshold = threshold
-        self.bandwidth = bandwidth
+    def __init__(self, cfg: "JumpReluConfig", dtype: torch.dtype):
+        self.target_l0 = cfg.target_l0
+        self.first_coefficient = 0.1 / cfg.target_l0
+        self.threshold = cfg.threshold
+        self.bandwidth = cfg.bandwidth
+        self.held_from, self.held_rise = cfg.held_from, cfg.held_rise
+        self.reopens = cfg.reopen
         self.dtype = dtype
 
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
         start = self.threshold
         if start is None:
-            start = bound_for(sample @ weights.encoder.T, START_L0 * self.target_l0)
+            multiple = START_L0 if self.held_from is None else self.held_from
+            start = bound_for(sample @ weights.encoder.T, multiple * self.target_l0)
         weights.extra["threshold"] = torch.full_like(weights.b_enc, start)
 
     def entries(self, pre: Float[Tensor, "B F"], weights: Weights, reach: float = 1.0) -> SparseEntries | DenseEntries:
@@ -89,6 +92,18 @@ class JumpReluRule(Rule):
     def shift(self, weights: Weights, amount: float) -> None:
         weights.extra["threshold"] -= amount
 
+    def held_l0(self, progress: float) -> float | None:
+        if self.held_from is None:
+            return None
+        return self.target_l0 * self.held_from ** (1 - min(1.0, progress / self.held_rise))
+
+    def reopen(self, weights: Weights, dead: Int[Tensor, " M"], reached: Float[Tensor, " M"]) -> None:
+        theta = weights.extra["threshold"]
+        # A latent whose bias has sunk opens at no threshold, so the bias is lifted to the threshold of the others.
+        opened = torch.minimum(theta[dead], reached.clamp(min=max(0.0, float(theta.median()))))
+        weights.b_enc[dead] += (opened - reached).clamp(min=0)
+        theta[dead] = opened
+
     def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:
         weights.extra["threshold"].clamp_(min=0)
         return JumpReluSae(cfg, folded(weights, scale, mean, scaled=self.scaled))
@@ -103,6 +118,25 @@ class JumpReluConfig(TrainConfig):
         default=None, gt=0, description="Where thresholds start; by default where twice the target L0 passes."
     )
     bandwidth: float = Field(default=0.1, gt=0, description="Width of the kernel that gives thresholds a gradient.")
+    held_from: float | None = Field(
+        default=None,
+        gt=0,
+        exclude_if=lambda multiple: multiple is None,
+        description="Multiple of the target L0 on which shifts of all thresholds hold the first step, without an L0 "
+        "term; null: the L0 term leads to the target.",
+    )
+    held_rise: float = Field(
+        default=0.6,
+        gt=0,
+        le=1,
+        exclude_if=lambda share: share == 0.6,
+        description="Share of the run over which the held L0 goes from there to the target.",
+    )
+    reopen: bool = Field(
+        default=False,
+        exclude_if=lambda on: not on,
+        description="Whether gates of dead latents are set anew, to open as often as the average latent's.",
+    )
 
     paper: ClassVar[dict[str, Any]] = {"threshold": 0.001, "bandwidth": 0.001, "aux_coefficient": 0.0}
     look: ClassVar[Look] = Look("JumpReLU", "#bf3560", "#ee86a5")
@@ -112,4 +146,4 @@ class JumpReluConfig(TrainConfig):
         return self.target_l0
 
     def rule(self, dtype: torch.dtype) -> JumpReluRule:
-        return JumpReluRule(self.target_l0, self.threshold, self.bandwidth, dtype)
+        return JumpReluRule(self, dtype)

@@ -1,0 +1,86 @@
+"""JumpReLU's options for latents that live: gates held on an L0, and gates of dead latents set anew."""
+
+from typing import Any
+
+import pytest
+import torch
+from planted import batches, directions
+from torch import Tensor
+
+from saelab.saes.architectures.jump_relu import JumpReluConfig
+from saelab.saes.base import Sae
+from saelab.saes.catalogue import training_config
+from saelab.training.inputs import scaling_of
+from saelab.training.step import Trainee
+
+D, F, LEVEL, STEPS = 32, 128, 8, 120
+
+
+def trainee_of(data: list[Tensor], **options: Any) -> Trainee:
+    cfg = training_config("jumprelu", level=LEVEL, d_in=D, d_sae=F, **options)
+    return Trainee(cfg, scaling_of(data)(data[0]), steps=STEPS, seed=0, dtype=torch.float32)
+
+
+def test_a_config_without_them_is_as_before() -> None:
+    """Configs seed their first weights: what is not asked for is not said. Control: what is, is."""
+    options = {"held_from", "held_rise", "reopen"}
+    assert not options & set(JumpReluConfig(d_in=D, d_sae=F, target_l0=LEVEL).model_dump())
+    asked = JumpReluConfig(d_in=D, d_sae=F, target_l0=LEVEL, held_from=0.5, held_rise=0.3, reopen=True)
+    assert options <= set(asked.model_dump())
+
+
+def test_held_gates_follow_their_l0_without_a_coefficient() -> None:
+    """L0 goes from a quarter of the target to it over half of the run, within 15 %. Control: the coefficient's path."""
+    data, found = batches(20), {}
+    for name, options in {"held": {"held_from": 0.25, "held_rise": 0.5}, "default": {}}.items():
+        one, scaling = trainee_of(data, **options), scaling_of(data)
+        figures = [one.step(scaling(data[i % 20])) for i in range(STEPS)]
+        goals = [LEVEL * 0.25 ** (1 - min(1.0, i / STEPS / 0.5)) for i in range(STEPS)]
+        off = [abs(f.l0 / goal - 1) for f, goal in zip(figures, goals, strict=True)]
+        found[name] = sum(off[10:]) / len(off[10:])
+        assert (max(f.coefficient for f in figures) == 0.0) is (name == "held")
+    assert found["held"] < 0.15 < found["default"]
+
+
+@pytest.mark.parametrize("reopen", [True, False])
+def test_a_buried_latent_opens_as_often_as_the_others(reopen: bool) -> None:
+    """Latents whose bias has sunk have no positive pre-activation, so nothing but this revives them (control)."""
+    data = batches(20)
+    one, scaling = trainee_of(data, reopen=reopen, dead_tokens=512), scaling_of(data)
+    buried = torch.arange(0, F, 4)
+    one.weights.b_enc[buried] = -10.0
+    one.silent[buried] = 512
+    x = scaling(data[0])
+    one.step(x)
+    opened = (x - one.weights.b_dec) @ one.weights.encoder.T + one.weights.b_enc > one.weights.extra["threshold"]
+    often = opened[:, buried].float().mean(0)
+    if reopen:
+        assert often == pytest.approx(torch.full((len(buried),), LEVEL / F), abs=1.01 / len(x))
+    else:
+        assert float(often.max()) == 0.0
+
+
+def test_reopened_latents_learn_what_is_planted() -> None:
+    """Half of the latents buried: with their gates set anew more planted directions are found.
+
+    Control: of data whose coordinates are shuffled among the rows nothing planted is found either way.
+    """
+    planted, data = directions(64, D), batches(30)
+    rows = torch.cat(data)
+    g = torch.Generator().manual_seed(3)
+    mixed = torch.stack([column[torch.randperm(len(rows), generator=g)] for column in rows.T], 1)
+    found = {}
+    for name, stream in {"planted": data, "shuffled": list(mixed.split(256))}.items():
+        for reopen in (True, False):
+            one, scaling = trainee_of(stream, reopen=reopen, dead_tokens=512), scaling_of(stream)
+            one.weights.b_enc[: F // 2] = -10.0
+            for i in range(STEPS):
+                one.step(scaling(stream[i % 30]))
+            sae = one.finish(scaling)
+            assert isinstance(sae, Sae)
+            alive = (sae.encode(torch.cat(stream)) > 0).any(0)
+            near = (sae.W_dec[alive] @ planted.T).max(0).values
+            found[name, reopen] = (float(alive.float().mean()), float((near > 0.9).float().mean()))
+    assert found["planted", True][0] > 0.95 and found["planted", False][0] < 0.55
+    assert found["planted", True][1] > found["planted", False][1] + 0.1
+    assert max(found["shuffled", True][1], found["shuffled", False][1]) < 0.05
