@@ -61,26 +61,26 @@ def test_a_buried_latent_opens_as_often_as_the_others(reopen: bool) -> None:
 
 
 def test_reopened_latents_learn_what_is_planted() -> None:
-    """Half of the latents buried: with their gates set anew more planted directions are found.
-
-    Control: of data whose coordinates are shuffled among the rows nothing planted is found either way.
+    """Eight of 64 latents are left and 24 directions planted: with gates set anew nearly all are found, else eight at
+    most. Control: of data whose coordinates are shuffled among the rows nothing planted is found either way.
     """
-    planted, data = directions(64, D), batches(30)
-    rows = torch.cat(data)
-    g = torch.Generator().manual_seed(3)
+    planted = directions(24, D)
+    data = batches(30, dictionary=planted, active=3)
+    rows, g = torch.cat(data), torch.Generator().manual_seed(3)
     mixed = torch.stack([column[torch.randperm(len(rows), generator=g)] for column in rows.T], 1)
-    found = {}
+    found: dict[tuple[str, bool], float] = {}
     for name, stream in {"planted": data, "shuffled": list(mixed.split(256))}.items():
         for reopen in (True, False):
-            one, scaling = trainee_of(stream, reopen=reopen, dead_tokens=512), scaling_of(stream)
-            one.weights.b_enc[: F // 2] = -10.0
-            for i in range(STEPS):
+            cfg = training_config("jumprelu", level=3, d_in=D, d_sae=64, reopen=reopen, dead_tokens=1024, lr=0.01)
+            scaling = scaling_of(stream)
+            one = Trainee(cfg, scaling(stream[0]), steps=150, seed=0, dtype=torch.float32)
+            one.weights.b_enc[8:] = -10.0
+            for i in range(150):
                 one.step(scaling(stream[i % 30]))
             sae = one.finish(scaling)
             assert isinstance(sae, Sae)
             alive = (sae.encode(torch.cat(stream)) > 0).any(0)
-            near = (sae.W_dec[alive] @ planted.T).max(0).values
-            found[name, reopen] = (float(alive.float().mean()), float((near > 0.9).float().mean()))
-    assert found["planted", True][0] > 0.95 and found["planted", False][0] < 0.55
-    assert found["planted", True][1] > found["planted", False][1] + 0.1
-    assert max(found["shuffled", True][1], found["shuffled", False][1]) < 0.05
+            assert float(alive.float().mean()) > 0.8 if reopen else int(alive.sum()) <= 8
+            found[name, reopen] = float(((sae.W_dec[alive] @ planted.T).max(0).values > 0.8).float().mean())
+    assert found["planted", True] > 0.9 and found["planted", False] <= 8 / 24
+    assert found["shuffled", True] == found["shuffled", False] == 0.0
