@@ -34,6 +34,9 @@ FAST = {"lr": 0.006, "lr_decay": 0.7}  # of the demo
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": FAST,
+    "fast, reopened": FAST | {"reopen": True},
+    "fast, held": FAST | {"held_from": 0.1},
+    "fast, held and reopened": FAST | {"held_from": 0.1, "reopen": True},
 }
 CASE = ("lm", "l0", "steps")
 ASKED = (*CASE, "seed", "variant")
