@@ -106,7 +106,7 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
         progress=work.progress,
         ranks=work.ranks,
     )
-    return [*files, *levels.write_others(specs, configs, work.run.saes)]
+    return [*files, *(levels.write_others(specs, configs, work.run.saes) if files else [])]  # the first rank writes
 
 
 def _adopt(cell: Cell, work: Workspace) -> list[Path]:
