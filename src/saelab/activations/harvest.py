@@ -7,45 +7,28 @@ same token at every site. Nothing here knows SAEs.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from saelab.activations.moments import MomentsFitter
+from saelab.activations.passes import TOGETHER, ReadsSites, norms, passes
 from saelab.activations.shards import ActivationShards, Manifest, ShardRecord, read_shard, write_moments
 from saelab.activations.site import SINK_RATIO, sink_bound
 from saelab.core.config import Config, digest_of
 from saelab.core.errors import ArtefactError, UserError
-from saelab.core.hardware import fitting, side_by_side
+from saelab.core.hardware import fitting
 from saelab.core.progress import SILENT, Progress, Task
 from saelab.core.sites import parse_site
 from saelab.store.files import sha256_of
 from saelab.store.layout import MOMENTS, SHARDS, shard_name
 from saelab.store.tensors import write_tensors
 from saelab.text.pack import PackedText
-
-# Rows whose moments are taken together (they are widened to float64).
-TOGETHER = 4096
-
-
-@runtime_checkable
-class ReadsSites(Protocol):
-    """What a harvest asks of a language model."""
-
-    @property
-    def reference(self) -> str: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def run_to(self, tokens: Int[Tensor, "B T"], sites: Sequence[str]) -> Mapping[str, Float[Tensor, "B T D"]]:
-        """Activations at the sites, by name."""
-        ...
 
 
 class HarvestConfig(Config):
@@ -58,7 +41,12 @@ class HarvestConfig(Config):
     sink_ratio: float = Field(
         default=SINK_RATIO, gt=1, description="A position whose norm exceeds this many medians is a sink."
     )
-    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="Type of the stored rows.")
+    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="Type of the rows.")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type of the rows."""
+        return getattr(torch, self.dtype)
 
 
 def harvest(
@@ -144,10 +132,10 @@ class _Work:
         So the sites agree on the sinks to the last one, even if the LM's arithmetic is no longer quite the same.
         """
         first, stop = self._range(k)
-        rows, norms = self._run(first, stop, task)
+        rows, lengths = self._run(first, stop, task)
         if len(self.manifests) < len(self.sites):
-            self._begin(rows, norms)
-        over = {site: norms[site] > self.manifests[site].sink_threshold for site in self.sites}
+            self._begin(rows, lengths)
+        over = {site: lengths[site] > self.manifests[site].sink_threshold for site in self.sites}
         sink = torch.stack(list(over.values())).any(dim=0)
         where = self.counts[first:stop].nonzero().int()
         for site in self.sites:
@@ -168,7 +156,7 @@ class _Work:
                 special=self.size(k) - len(where),
                 sinks=int(sink.sum()),
                 sinks_here=int(over[site].sum()),
-                largest_norm=float(norms[site].max()) if len(where) else 0.0,
+                largest_norm=float(lengths[site].max()) if len(where) else 0.0,
             )
             others = [r for r in self.manifests[site].shards if r.file != record.file]
             ordered = sorted([*others, record], key=lambda r: r.first)
@@ -184,27 +172,21 @@ class _Work:
     def _passes(self, first: int, stop: int, size: int, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The same by passes of so many contexts."""
         rows: dict[str, list[Tensor]] = {site: [] for site in self.sites}
-        dtype = getattr(torch, self.config.dtype)
         batches = [slice(at, min(at + size, stop)) for at in range(first, stop, size)]
         began, done = time.perf_counter(), 0
-        # Threads keep the cores of a processor busy; a card has one queue, and would hold the passes of all of them.
-        with side_by_side(len(batches) if _on_cpu(self.lm) else 1) as pool:
-            passes = pool.map(lambda b: self.lm.run_to(self.packed.tokens[b].long(), self.sites), batches)
-            for batch, found in zip(batches, passes, strict=True):
-                counts = self.counts[batch]
-                for site in self.sites:
-                    kept = found[site][counts.to(found[site].device)].to("cpu", dtype)
-                    _refuse_non_finite(kept, counts, site, batch.start)
-                    rows[site].append(kept)
-                done += counts.numel()
-                task.advance(counts.numel(), **{"tokens/s": done / (time.perf_counter() - began)})
+        found = passes(self.lm, self.packed, batches, self.sites, self.config.torch_dtype, torch.device("cpu"))
+        for counts, made in found:
+            for site in self.sites:
+                rows[site].append(made[site])
+            done += counts.numel()
+            task.advance(counts.numel(), **{"tokens/s": done / (time.perf_counter() - began)})
         joined = {site: torch.cat(parts) for site, parts in rows.items()}
-        return joined, {site: _norms(x) for site, x in joined.items()}
+        return joined, {site: norms(x) for site, x in joined.items()}
 
-    def _begin(self, rows: dict[str, Tensor], norms: dict[str, Tensor]) -> None:
+    def _begin(self, rows: dict[str, Tensor], lengths: dict[str, Tensor]) -> None:
         """Start the manifests: the first shard's median decides what a sink is."""
         for site in self.sites:
-            if not len(norms[site]):
+            if not len(lengths[site]):
                 raise UserError("No position of the first shard counts.", hint="Give more text or longer contexts.")
             self.manifests[site] = Manifest(
                 key=self.key,
@@ -213,8 +195,8 @@ class _Work:
                 d=rows[site].shape[1],
                 dtype=self.config.dtype,
                 context=self.packed.context,
-                median_norm=float(norms[site].median()),
-                sink_threshold=sink_bound(norms[site], self.config.sink_ratio),
+                median_norm=float(lengths[site].median()),
+                sink_threshold=sink_bound(lengths[site], self.config.sink_ratio),
             )
 
     def finish(self) -> None:
@@ -242,24 +224,3 @@ def _earlier(folder: Path, key: str) -> Manifest | None:
 
 def _same(path: Path, sha256: str | None) -> bool:
     return path.exists() and sha256_of(path) == sha256
-
-
-def _on_cpu(lm: ReadsSites) -> bool:
-    device = getattr(lm, "device", None)
-    return device is None or device.type == "cpu"
-
-
-def _norms(rows: Tensor) -> Tensor:
-    return torch.cat([piece.float().norm(dim=1) for piece in rows.split(TOGETHER)])
-
-
-def _refuse_non_finite(rows: Tensor, counts: Tensor, site: str, first: int) -> None:
-    """An `ArtefactError` that names context and position of the first row that is NaN or infinite."""
-    bad = ~torch.isfinite(rows).all(dim=1)
-    if bool(bad.any()):
-        context, position = counts.nonzero()[int(bad.nonzero()[0])].tolist()
-        raise ArtefactError(
-            f"The language model gave NaN or infinite activations at {site}, context {first + context}, position "
-            f"{position}; the shard was not written.",
-            hint="Try another dtype of the model.",
-        )

@@ -54,8 +54,8 @@ class SiteText:
         cls, lm: LanguageModel, packed: PackedText, shards: ActivationShards, contexts: int | None = None
     ) -> "SiteText":
         """What was harvested at a site: the whole, or its first `contexts`."""
-        n = min(contexts or packed.n_contexts, packed.n_contexts)
         records = shards.manifest.shards
+        n = min(contexts or packed.n_contexts, packed.n_contexts, records[-1].stop)
         parts = [shards.read(k) for k, record in enumerate(records) if record.first < n]
         context = torch.cat([part.context for part in parts]).long()
         kept = context < n

@@ -94,7 +94,7 @@ def _harvested(study: StudyConfig, lm: LanguageModel, sites: list[str], seconds:
         packed = pack_for(lm, [Document("0", words)], context=study.text.context, n_contexts=contexts)
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            shards = harvest(lm, packed, sites, Path(folder), config=study.harvest)[sites[0]]
+            shards = harvest(lm, packed, sites, Path(folder), config=study.harvest.own)[sites[0]]
             took = time.perf_counter() - began
             return took / packed.tokens.numel(), torch.cat(list(shards.batches(256, passes=1, seed=0))).float()
 

@@ -1,9 +1,10 @@
 """From a study to its cells. Nothing is computed or fetched here.
 
-The graph, for every model: text -> harvest -> train (a site's SAEs together) or adopt (one that exists) -> gate of
-every site that is steered, interp, select -> steer (and rate, where a judge rates texts) for every SAE that is steered,
-interp for the others, match for every step of a path and every two trainings of one SAE; the lexical judge is
-calibrated once per model; then stats over all. A judge that is a model answers its anchors first and last.
+The graph, for every model: text -> harvest -> train (a site's SAEs together; from the stream those of all sites) or
+adopt (one that exists) -> gate of every site that is steered, interp, select -> steer (and rate, where a judge rates
+texts) for every SAE that is steered, interp for the others, match for every step of a path and every two trainings of
+one SAE; the lexical judge is calibrated once per model; then stats over all. A judge that is a model answers its
+anchors first and last.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,11 +19,13 @@ from saelab.study.levels import trained
 from saelab.study.repeats import repeats
 from saelab.study.sizes import BASE, size_of
 from saelab.study.spec import ModelConfig, PathConfig, SaeSpec, StudyConfig, path_saes, saes_of, training_of
+from saelab.study.streams import harvested_contexts, sites_of_model, stream_runs, streamed
 
 # Rough seconds on two cores in float32, for a 135M-parameter LM (sizes.py scales them); native bfloat16 halves them.
 # Only progress bars and plans use them.
 SECONDS = {
     "text": 12.0,
+    "packed": 1e-5,  # per token of text
     "harvest": 1 / 930,  # per token
     "train": 4.5e-11,  # per step, batch row, input width and feature
     "adopt": 4.0,
@@ -59,12 +62,14 @@ def cells_of(study: StudyConfig) -> list[Cell]:
 def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
     saes = [s for s in saes_of(study) if s.model == model]
     sites = list(dict.fromkeys(s.site for s in saes))
-    harvested = list(dict.fromkeys([*sites, *(s.encodes for s in saes)]))
-    lm = _lm(model)
-    text = Cell("text", model.key, {"lm": model.lm} | study.text.model_dump(mode="json"), (), SECONDS["text"])
     tokens = study.text.train_contexts * study.text.context
-    settings = lm | {"sites": harvested} | study.harvest.model_dump(mode="json")
-    harvest = Cell("harvest", model.key, settings, (text,), SECONDS["harvest"] * tokens * _weight(model))
+    estimate = SECONDS["text"] + SECONDS["packed"] * tokens
+    text = Cell("text", model.key, {"lm": model.lm} | study.text.model_dump(mode="json"), (), estimate)
+    contexts = harvested_contexts(study, model)
+    settings = _lm(model) | {"sites": sites_of_model(study, model)} | study.harvest.own.model_dump(mode="json")
+    settings |= {"contexts": contexts} if streamed(study, model) else {}
+    estimate = SECONDS["harvest"] * contexts * study.text.context * _weight(model)
+    harvest = Cell("harvest", model.key, settings, (text,), estimate)
     made = _made(study, model, saes, harvest)
     settings = _asked(model) | {"instructions": study.instructions, "seed": study.seed}
     settings |= {"max_new_tokens": study.steering.max_new_tokens}
@@ -81,12 +86,17 @@ def _model_cells(study: StudyConfig, model: ModelConfig) -> list[Cell]:
 def _made(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> dict[str, Cell]:
     """By SAE, the cell that it comes from."""
     own = [s for s in saes if s.adopted is None]
+    adopted = {s.name: _adopt(s, harvest) for s in saes if s.adopted is not None}
+    if streamed(study, model):
+        cells = {name: _train_stream(study, model, name, part, harvest) for name, part in stream_runs(study, own)}
+        by_sae = {s.name: cells[name] for name, part in stream_runs(study, own) for s in part}
+        return {s.name: (by_sae | adopted)[s.name] for s in saes}
     runs = list(dict.fromkeys((s.site, s.reads, s.seed, s.steps) for s in own))
     trained = {
         run: _train(study, model, [s for s in own if (s.site, s.reads, s.seed, s.steps) == run], harvest)
         for run in runs
     }
-    return {s.name: _adopt(s, harvest) if s.adopted else trained[s.site, s.reads, s.seed, s.steps] for s in saes}
+    return {s.name: adopted.get(s.name) or trained[s.site, s.reads, s.seed, s.steps] for s in saes}
 
 
 def _adopt(sae: SaeSpec, harvest: Cell) -> Cell:
@@ -104,20 +114,54 @@ def adopted_as(sae: SaeSpec) -> str:
 
 def _train(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harvest: Cell) -> Cell:
     site, reads, seed = saes[0].site, saes[0].reads, saes[0].seed
-    training = training_of(study, saes[0])
-    own: tuple[int | str, ...] = (*((reads,) if reads else ()), *((seed,) if seed else ()))
     settings = {
-        # Its own seed for every site: SAEs that start from the same weights are matched by their start (see LOG.md).
-        "seed": seed_of(study.seed, "training", model.key, site, *own),
+        "seed": _training_seed(study, saes[0]),
         "saes": {s.name: _trained_as(s) for s in saes},
-        # Where it is trained is no part of what is asked; the name stays, and so do the keys of former runs.
-        "training": training.model_dump(mode="json") | {"device": "cpu"},
+        "training": _training(study, saes[0]),
     } | ({"reads": reads} if reads else {})
-    work = training.steps * training.batch * size_of(model.lm).d_model * sum(s.d_sae for s in trained(saes))
     parts = [model.key, *([f"from_{reads.partition('.')[0]}"] if reads else []), site, *([f"s{seed}"] if seed else [])]
     parts += [] if saes[0].steps is None else [f"steps_{saes[0].steps}"]
-    name = ".".join(parts)
-    return Cell("train", name, settings, (harvest,), SECONDS["train"] * work)
+    return Cell("train", ".".join(parts), settings, (harvest,), step_seconds(study, saes))
+
+
+def _train_stream(study: StudyConfig, model: ModelConfig, name: str, saes: Sequence[SaeSpec], harvest: Cell) -> Cell:
+    """SAEs of several sites, trained on one pass of the language model."""
+    settings = {
+        "seed": seed_of(study.seed, "stream", model.key, saes[0].seed),
+        "saes": {s.name: _trained_as(s) | _placed(study, s) for s in saes},
+        "training": _training(study, saes[0]),
+        "stream": {"buffer_rows": study.harvest.buffer_rows},
+    }
+    estimate = step_seconds(study, saes) + pass_seconds(study, saes)
+    return Cell("train", f"{model.key}.{name}", settings, (harvest,), estimate)
+
+
+def step_seconds(study: StudyConfig, saes: Sequence[SaeSpec]) -> float:
+    """Estimated seconds of the steps of SAEs that are trained together."""
+    training, width = training_of(study, saes[0]), size_of(saes[0].model.lm).d_model
+    return SECONDS["train"] * training.steps * training.batch * width * sum(s.d_sae for s in trained(saes))
+
+
+def pass_seconds(study: StudyConfig, saes: Sequence[SaeSpec]) -> float:
+    """Estimated seconds of the language model's passes in training from the stream."""
+    training = training_of(study, saes[0])
+    return SECONDS["harvest"] * training.steps * training.batch * _weight(saes[0].model)
+
+
+def _training(study: StudyConfig, sae: SaeSpec) -> dict[str, object]:
+    # Where it is trained is no part of what is asked; the name stays, and so do the keys of former runs.
+    return training_of(study, sae).model_dump(mode="json", exclude={"checkpoints"}) | {"device": "cpu"}
+
+
+def _training_seed(study: StudyConfig, sae: SaeSpec) -> int:
+    """Its own for every site: SAEs that start from the same weights are matched by their start (see LOG.md)."""
+    own: tuple[int | str, ...] = (*((sae.reads,) if sae.reads else ()), *((sae.seed,) if sae.seed else ()))
+    return seed_of(study.seed, "training", sae.model.key, sae.site, *own)
+
+
+def _placed(study: StudyConfig, sae: SaeSpec) -> dict[str, object]:
+    """What SAEs of one cell have each for themselves where the cell is of several sites."""
+    return {"site": sae.site, "seed": _training_seed(study, sae)} | ({"reads": sae.reads} if sae.reads else {})
 
 
 def _trained_as(sae: SaeSpec) -> Mapping[str, object]:

@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from saelab.activations.harvest import HarvestConfig
 from saelab.core.config import Config, Fault, Faults
 from saelab.core.errors import ArtefactError, UserError, nearest
 from saelab.core.sites import parse_site
@@ -29,6 +28,7 @@ from saelab.stats.estimate import FEWEST
 from saelab.steering.config import UtilityConfig
 from saelab.store.references import parse_reference
 from saelab.study.grids import AdoptedConfig, GridConfig, Name, PathConfig
+from saelab.study.harvests import StudyHarvest
 from saelab.study.models import ModelConfig
 from saelab.text.corpora import CorpusConfig
 from saelab.training.config import TrainingConfig
@@ -72,7 +72,7 @@ class StudyConfig(Config):
     seed: int = Field(default=0, description="The root of all randomness.")
     models: tuple[ModelConfig, ...] = Field(min_length=1, description="Language models, each with its SAEs.")
     text: TextConfig
-    harvest: HarvestConfig = HarvestConfig()
+    harvest: StudyHarvest = StudyHarvest()
     training: TrainingConfig = TrainingConfig()
     interp: InterpConfig = InterpConfig()
     suite: SuiteConfig | None = Field(

@@ -25,6 +25,7 @@ from saelab.interp.suite.published import published
 from saelab.judges.anchors import drift, judge_anchors
 from saelab.matching import repeats as repeats_stage
 from saelab.matching import run as matching_stage
+from saelab.saes.base import TrainConfig
 from saelab.saes.catalogue import training_config
 from saelab.selection import run as selection_stage
 from saelab.steering import run as steering_stage
@@ -34,7 +35,7 @@ from saelab.store.references import fetch
 from saelab.study import adopt as adopt_stage
 from saelab.study import levels
 from saelab.study.cells import Cell
-from saelab.study.spec import training_of
+from saelab.study.spec import SaeSpec, training_of
 from saelab.study.starts import start_of
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
@@ -73,40 +74,50 @@ def _harvest(cell: Cell, work: Workspace) -> list[Path]:
     folder = work.run.activations(cell.name)
     sites = cell.settings["sites"]
     packed = work.text(model, TRAIN)
-    harvest(work.lm(model), packed, sites, folder, config=work.study.harvest, progress=work.progress)
+    packed = packed.first(cell.settings.get("contexts", packed.n_contexts))
+    harvest(work.lm(model), packed, sites, folder, config=work.study.harvest.own, progress=work.progress)
     return [f for site in sites for f in _files(folder / site)]
 
 
 def _train(cell: Cell, work: Workspace) -> list[Path]:
     specs = [work.saes[name] for name in cell.settings["saes"]]
-    model, site, reads = specs[0].model, specs[0].site, specs[0].reads
-    shards = work.opened_shards(model, reads or site)
-    written = None if reads is None else work.opened_shards(model, site)
-    ends: dict[str, int] = {"d_in": shards.d} | ({} if written is None else {"d_out": written.d})
-    configs = {
-        s.name: training_config(
-            s.architecture, **ends, **s.training_options, d_sae=s.d_sae, level=s.known_level, freeze=s.freeze
-        )
-        for s in specs
-    }
-    own = levels.trained(specs)
-    starts = {s.name: start for s in own if (start := start_of(s)) is not None}
-    files = training_stage.run(
+    model, live = specs[0].model, None
+    if "stream" in cell.settings:
+        live = work.live(model, cell.inputs[0].settings["sites"], cell.settings["stream"]["buffer_rows"])
+    shares, configs = [], dict[str, TrainConfig]()
+    for site, reads in dict.fromkeys((s.site, s.reads) for s in specs):
+        own = [s for s in specs if (s.site, s.reads) == (site, reads)]
+        shards = work.opened_shards(model, reads or site)
+        written = None if reads is None else work.opened_shards(model, site)
+        if live is not None:
+            source = live.at(reads or site, None if reads is None else site)
+        else:
+            source = shards if written is None else PairedShards(shards, written)
+        ends: dict[str, int] = {"d_in": shards.d} | ({} if written is None else {"d_out": written.d})
+        configs |= {s.name: _training_config(s, ends) for s in own}
+        own = levels.trained(own)
+        starts = {s.name: start for s in own if (start := start_of(s)) is not None}
+        seed = cell.settings["saes"][own[0].name]["seed"] if live is not None else cell.settings["seed"]
+        ways = {"site": reads or site, "site_out": None if reads is None else site}
+        mine = {s.name: configs[s.name] for s in own}
+        shares.append(training_stage.Share(mine, source, seed, **ways, starts=starts))
+    files = training_stage.run_shares(
         training_of(work.study, specs[0]),
-        {s.name: configs[s.name] for s in own},
-        shards if written is None else PairedShards(shards, written),
-        starts=starts,
+        shares,
         saes=work.run.saes,
         folder=work.run.training(cell.name),
         seed=cell.settings["seed"],
         lm=model.reference,
-        site=reads or site,
-        site_out=None if reads is None else site,
         text=work.study.text.corpus.source,
         progress=work.progress,
         ranks=work.ranks,
     )
     return [*files, *(levels.write_others(specs, configs, work.run.saes) if files else [])]  # the first rank writes
+
+
+def _training_config(spec: SaeSpec, ends: dict[str, int]) -> TrainConfig:
+    own = {"d_sae": spec.d_sae, "level": spec.known_level, "freeze": spec.freeze}
+    return training_config(spec.architecture, **ends, **spec.training_options, **own)
 
 
 def _adopt(cell: Cell, work: Workspace) -> list[Path]:

@@ -4,12 +4,13 @@ Everything is opened when first asked for and kept as long as it is likely to be
 are needed to make another workspace of the same study in another process.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import RLock
 from typing import Any
 
+from saelab.activations.live import LiveActivations
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import ArtefactError
 from saelab.core.progress import SILENT, Progress
@@ -96,6 +97,12 @@ class Workspace:
     def opened_shards(self, model: ModelConfig, site: str) -> ActivationShards:
         """The same, opened for this caller: where two sites are read side by side."""
         return ActivationShards(self.run.activations(model.key) / site)
+
+    def live(self, model: ModelConfig, sites: Sequence[str], buffer_rows: int) -> LiveActivations:
+        """The stream of a model over its training text, with what the sample of its activations says of every site."""
+        sample = {site: self.opened_shards(model, site) for site in sites}
+        text, config = self.text(model, TRAIN), self.study.harvest.own
+        return LiveActivations(self.lm(model), text, sample, config=config, buffer_rows=buffer_rows)
 
     def sae(self, name: str) -> Sae:
         """A trained or adopted SAE of this study. An `ArtefactError` where it is a transcoder."""

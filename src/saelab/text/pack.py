@@ -69,7 +69,11 @@ class PackedText:
 
     def first(self, contexts: int) -> "PackedText":
         """The first contexts alone."""
-        return replace(self, tokens=self.tokens[:contexts], document_ids=self.document_ids[:contexts])
+        return self.part(slice(contexts))
+
+    def part(self, contexts: slice) -> "PackedText":
+        """Some of its contexts."""
+        return replace(self, tokens=self.tokens[contexts], document_ids=self.document_ids[contexts])
 
     def save(self, folder: Path) -> None:
         """Write `tokens.safetensors`, then `manifest.json` that vouches for it; same text, same bytes."""

@@ -2,11 +2,13 @@
 
     <folder>/step-00000400/<sae>.safetensors    weights, optimiser state, counters
     <folder>/step-00000400/scaling.safetensors  mean and scale of the inputs
+    <folder>/step-00000400/seen.safetensors     of a stream: what it has counted
     <folder>/step-00000400/metrics.parquet      the rows so far
     <folder>/step-00000400/manifest.json        written last: key of the run, plain numbers, sha256 of every file
 
-A folder without a manifest is an interrupted write and counts as nothing. The last two are kept: when the newest is
-damaged that is said, with the file's name, and the one before it is used. This file must never know what training does.
+A folder without a manifest is an interrupted write and counts as nothing. The last two (or one) are kept: when the
+newest is damaged that is said, with the file's name, and the one before it is used. This file must never know what
+training does.
 """
 
 import logging
@@ -40,8 +42,8 @@ class Checkpoint:
     numbers: dict[str, Any]
     metrics: pl.DataFrame
 
-    def write(self, folder: Path) -> None:
-        """Write the checkpoint and drop all but the last two. A full disk is an error and costs nothing older."""
+    def write(self, folder: Path, *, kept: int = KEPT) -> None:
+        """Write the checkpoint and drop all but the last `kept`. A full disk is an error and costs nothing older."""
         place = folder / f"step-{self.step:08d}"
         shutil.rmtree(place, ignore_errors=True)
         for stem, tensors in self.tensors.items():
@@ -50,7 +52,7 @@ class Checkpoint:
         files = {p.name: sha256_of(p) for p in sorted(place.iterdir())}
         data = {"key": self.key, "step": self.step, "numbers": self.numbers, "files": files}
         write_json(place / MANIFEST, data | {"digest": digest_of(data)})
-        for old in _finished(folder)[KEPT:]:
+        for old in _finished(folder)[kept:]:
             # The manifest goes first: a half-removed folder must not look whole.
             (old / MANIFEST).unlink(missing_ok=True)
         for other in folder.iterdir():

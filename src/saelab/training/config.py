@@ -28,3 +28,9 @@ class TrainingConfig(Config):
     checkpoint_seconds: float = Field(
         default=120.0, ge=0, description="Time between checkpoints; 0: after every few steps."
     )
+    checkpoints: int = Field(
+        default=2,
+        ge=1,
+        exclude_if=lambda kept: kept == 2,
+        description="Checkpoints that are kept; with 1 there is none to go back to where the last one is damaged.",
+    )

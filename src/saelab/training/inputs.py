@@ -72,6 +72,20 @@ class ActivationSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Recalls(Protocol):
+    """A source that finds a late batch sooner by what it has seen. No batch depends on it."""
+
+    @property
+    def seen(self) -> dict[str, Tensor]:
+        """What it has seen, for a checkpoint."""
+        ...
+
+    def recall(self, seen: Mapping[str, Tensor]) -> None:
+        """Take over what an earlier run has seen."""
+        ...
+
+
 def scaling_of(batches: Iterable[Tensor], d_in: int | None = None) -> Scaling:
     """Mean and root mean squared deviation of the rows of some batches. d_in: where the columns of what is read end."""
     rows = torch.cat([b.to(torch.float32) for b in batches])

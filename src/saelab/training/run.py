@@ -1,18 +1,19 @@
-"""Trains all SAEs of one site from stored activations, writes them, and survives being killed.
+"""Trains all SAEs of one site, or of several read in step, writes them, and survives being killed.
 
     <saes>/<name>/            the SAEs (native folder)
     <folder>/metrics.parquet  one row per SAE and every few steps
     <folder>/checkpoints/     while it runs
 
 The same call after a SIGKILL goes on from the last checkpoint and ends with the same bytes as an uninterrupted run:
-batch i is a function of (seed, i), and a checkpoint holds all the rest. SIGTERM and Ctrl-C write a checkpoint first.
+batch i is a function of (seed, i), of stored activations and of a stream alike, and a checkpoint holds all the rest.
+SIGTERM and Ctrl-C write a checkpoint first.
 The only file of this stage with I/O beside checkpoint.py.
 """
 
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -35,7 +36,7 @@ from saelab.store.layout import METRICS
 from saelab.store.tables import write_table
 from saelab.training.checkpoint import Checkpoint, latest
 from saelab.training.config import TrainingConfig
-from saelab.training.inputs import ActivationSource, Scaling, open_inputs
+from saelab.training.inputs import ActivationSource, Inputs, Recalls, Scaling, open_inputs
 from saelab.training.sinks import Sink, tracker
 from saelab.training.step import Figures, Trainee
 from saelab.training.sweep import advance, check, enrol, read_width, resolve
@@ -53,6 +54,25 @@ COLUMNS = {
     "coefficient": pl.Float64,
     "tokens_per_second": pl.Float64,
 }
+
+
+@dataclass(frozen=True)
+class Share:
+    """What is trained on the activations of one site in a run. seed: of its SAEs' first weights.
+
+    site_out: what transcoders rebuild; the activations are then those of both sites (activations/pairs.py). starts: by
+    name, finished SAEs whose weights training begins with (training/start.py).
+    """
+
+    configs: Mapping[str, TrainConfig]
+    activations: ActivationSource
+    seed: int
+    site: str | None = None
+    site_out: str | None = None
+    starts: Mapping[str, Sae] = field(default_factory=dict[str, Sae])
+
+
+SEEN = "seen"  # where a checkpoint keeps what a stream has counted
 
 
 def run(
@@ -73,29 +93,47 @@ def run(
 ) -> list[Path]:
     """Train the SAEs named by `configs` and write them to `<saes>/<name>`; returns the files written.
 
-    lm, site, text: what the activations are of, which the SAEs' files then say. site_out: what transcoders rebuild; the
-    activations are then those of both sites (activations/pairs.py). starts: by name, finished SAEs whose
-    weights training begins with (training/start.py).
+    lm, site, text: what the activations are of, which the SAEs' files then say. site_out, starts: see `Share`. The rest
+    as for `run_shares`.
+    """
+    share = Share(configs, activations, seed, site, site_out, starts or {})
+    named = {"lm": lm, "text": text}
+    return run_shares(config, [share], saes=saes, folder=folder, seed=seed, **named, progress=progress, ranks=ranks)
 
-    With several `ranks` (training.distributed) every one makes the same call with the same folders, which all can read;
-    the first writes.
+
+def run_shares(
+    config: TrainingConfig,
+    shares: Sequence[Share],
+    *,
+    saes: Path,
+    folder: Path,
+    seed: int = 0,
+    lm: str | None = None,
+    text: str | None = None,
+    progress: Progress = SILENT,
+    ranks: Ranks = ALONE,
+) -> list[Path]:
+    """Train SAEs of several sites, whose batches are read in step; of one stream, on one pass of the language model.
+
+    seed: of the order of the batches. lm, text: what the SAEs' files say. With several `ranks` (training.distributed)
+    every one makes the same call with the same folders, which all can read; the first writes.
 
     Raises `UserError` for NaN or infinite activations or widths that do not fit, `ResourceError` for a full disk (what
     was written before stays and the same call goes on from it), `ArtefactError` for damaged activations.
     """
-    check(list(configs.values()), config.steps)
-    begun = dict(starts or {})
-    key = run_key(config, configs, activations, seed, begun)
-    session = _Session(config, dict(configs), activations, folder, seed, key, ranks, begun)
-    trainees, scaling, inputs = session.open()
+    for share in shares:
+        check(list(share.configs.values()), config.steps)
+    keys = [run_key(config, s.configs, s.activations, s.seed, s.starts) for s in shares]
+    key = keys[0] if len(keys) == 1 else digest_of({"seed": seed, "shares": keys})
+    session = _Session(config, list(shares), folder, seed, key, ranks)
+    fed = session.open()
     session.sink = tracker(name=f"{folder.name} {key[:8]}") if ranks.index == 0 else None
     with _stopping() as stop:
         if session.done < config.steps:
-            advance(trainees, inputs, progress=progress, observe=lambda f, n: session.observe(f, n, stop))
+            advance(fed, progress=progress, observe=lambda f, n: session.observe(f, n, stop))
     if session.sink is not None:
         session.sink.close()
-    said = {"lm": lm, "site": site, "site_out": site_out}
-    written = session.finish(saes, scaling, text, said) if ranks.index == 0 else []
+    written = session.finish(saes, text, lm) if ranks.index == 0 else []
     ranks.total(torch.zeros(1))  # all leave together: a rank may read what the first has written
     return written
 
@@ -128,24 +166,30 @@ class _Session:
     """What a run accumulates: the steps done, the metrics rows, when the last checkpoint was written."""
 
     config: TrainingConfig
-    configs: dict[str, TrainConfig]
-    activations: ActivationSource
+    shares: list[Share]
     folder: Path
     seed: int
     key: str
     ranks: Ranks = ALONE
-    starts: dict[str, Sae] = field(default_factory=dict)
     sink: Sink | None = None
     done: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    trainees: list[Trainee] = field(default_factory=list)
-    scaling: Scaling | None = None
+    fed: list[tuple[list[Trainee], Inputs]] = field(default_factory=list)
     written: float = field(default_factory=time.monotonic)
     seen: float = field(default_factory=time.monotonic)
 
-    def open(self) -> tuple[list[Trainee], Scaling, Any]:
-        """Trainees and inputs at the last checkpoint, or at the start."""
-        config, steps = self.config, self.config.steps
+    @property
+    def configs(self) -> dict[str, TrainConfig]:
+        """Of all shares, in order."""
+        return {name: c for share in self.shares for name, c in share.configs.items()}
+
+    @property
+    def trainees(self) -> list[Trainee]:
+        """In the order of the configs."""
+        return [trainee for group, _ in self.fed for trainee in group]
+
+    def open(self) -> list[tuple[list[Trainee], Inputs]]:
+        """Trainees and inputs of every share at the last checkpoint, or at the start."""
         self.ranks.total(torch.zeros(1))  # what the first rank wrote is there before another reads
         found = latest(self.folder / "checkpoints", self.key)
         at = self.ranks.gather(torch.tensor([found.step if found else 0])).unique()
@@ -154,37 +198,39 @@ class _Session:
                 f"The processes see different checkpoints in {self.folder} (steps {at.tolist()}).",
                 hint="Give a folder that all of them share.",
             )
-        scaling = None
         if found is not None:
-            stored = found.tensors["scaling"]
-            scaling = Scaling.of(stored)
             self.done, self.rows = found.step, found.metrics.to_dicts()
-        # A finished run that was killed before its SAEs were written has no batch left; it still needs one for shapes.
-        start = min(self.done, steps - 1)
-        inputs = open_inputs(
-            self.activations,
-            steps=steps,
-            seed=self.seed,
-            batch=config.batch,
-            start=start,
-            scaling=scaling,
-            device=config.device,
-            d_in=read_width(list(self.configs.values())),
-        )
-        self.trainees = enrol(
-            list(self.configs.values()),
-            inputs,
-            steps=steps,
-            seed=self.seed,
-            precision=config.precision,
-            ranks=self.ranks,
-            starts=[self.starts.get(name) for name in self.configs],
-        )
-        self.scaling = inputs.scaling
+        self.fed = [self._open(i, share, found) for i, share in enumerate(self.shares)]
         if found is not None:
             for name, trainee in zip(self.configs, self.trainees, strict=True):
                 trainee.load(found.tensors[name], found.numbers[name])
-        return self.trainees, inputs.scaling, inputs
+        return self.fed
+
+    def _open(self, i: int, share: Share, found: Checkpoint | None) -> tuple[list[Trainee], Inputs]:
+        config, configs = self.config, list(share.configs.values())
+        if found is not None and isinstance(share.activations, Recalls) and SEEN in found.tensors:
+            share.activations.recall(found.tensors[SEEN])
+        inputs = open_inputs(
+            share.activations,
+            steps=config.steps,
+            seed=self.seed,
+            batch=config.batch,
+            # A finished run that was killed before its SAEs were written still needs a batch for shapes.
+            start=min(self.done, config.steps - 1),
+            scaling=None if found is None else Scaling.of(found.tensors[_scaling(i)]),
+            device=config.device,
+            d_in=read_width(configs),
+        )
+        trainees = enrol(
+            configs,
+            inputs,
+            steps=config.steps,
+            seed=share.seed,
+            precision=config.precision,
+            ranks=self.ranks,
+            starts=[share.starts.get(name) for name in share.configs],
+        )
+        return trainees, inputs
 
     def observe(self, figures: list[list[Figures]], tokens: int, stop: "_Stop") -> None:
         """Take in the figures of a group of steps; write a checkpoint when it is time or when asked to stop."""
@@ -220,31 +266,40 @@ class _Session:
 
     def write(self) -> None:
         """Write a checkpoint (the first rank; the others have the same state)."""
-        assert self.scaling is not None
         if self.ranks.index:
             return
-        tensors, numbers = {"scaling": self.scaling.tensors()}, {}
+        tensors, numbers = {_scaling(i): inputs.scaling.tensors() for i, (_, inputs) in enumerate(self.fed)}, {}
+        if isinstance(source := self.shares[0].activations, Recalls):
+            tensors[SEEN] = source.seen
         for name, trainee in zip(self.configs, self.trainees, strict=True):
             tensors[name], numbers[name] = trainee.state()
-        Checkpoint(self.key, self.done, tensors, numbers, self.table()).write(self.folder / "checkpoints")
+        place, kept = self.folder / "checkpoints", self.config.checkpoints
+        Checkpoint(self.key, self.done, tensors, numbers, self.table()).write(place, kept=kept)
 
-    def finish(self, saes: Path, scaling: Scaling, text: str | None, said: dict[str, Any]) -> list[Path]:
+    def finish(self, saes: Path, text: str | None, lm: str | None) -> list[Path]:
         """Write the SAEs and the metrics, and drop the checkpoints; returns the files."""
         config = self.config
         last = {row["sae"]: row for row in self.rows[-len(self.configs) :]}
         written: list[Path] = []
-        for name, trainee in zip(self.configs, self.trainees, strict=True):
-            about = {"seed": self.seed, "tokens_trained": config.steps * config.batch, "versions": _versions()}
-            about |= {"dataset_path": text} if text else {}  # SAELens' name for it
-            if (start := self.starts.get(name)) is not None:
-                about |= {"started_from": {"sha256": sum_of(start)} | _trained_before(start)}
-            about |= {"l0": last[name]["l0"], "precision": str(trainee.dtype)[6:]}
-            save_native(trainee.finish(scaling, **said, **about), saes / name)
-            written += sorted((saes / name).iterdir())
+        for share, (trainees, inputs) in zip(self.shares, self.fed, strict=True):
+            said = {"lm": lm, "site": share.site, "site_out": share.site_out}
+            for name, trainee in zip(share.configs, trainees, strict=True):
+                about = {"seed": share.seed, "tokens_trained": config.steps * config.batch, "versions": _versions()}
+                about |= {"dataset_path": text} if text else {}  # SAELens' name for it
+                if (start := share.starts.get(name)) is not None:
+                    about |= {"started_from": {"sha256": sum_of(start)} | _trained_before(start)}
+                about |= {"l0": last[name]["l0"], "precision": str(trainee.dtype)[6:]}
+                save_native(trainee.finish(inputs.scaling, **said, **about), saes / name)
+                written += sorted((saes / name).iterdir())
         metrics = self.folder / METRICS
         write_table(metrics, self.table())
         rmtree(self.folder / "checkpoints", ignore_errors=True)
         return [*written, metrics]
+
+
+def _scaling(share: int) -> str:
+    """Where a checkpoint keeps the scaling of a share."""
+    return f"scaling.{share}" if share else "scaling"
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from saelab.core.errors import UserError
-from saelab.core.hardware import multiplies_bfloat16, side_by_side
+from saelab.core.hardware import limited, multiplies_bfloat16, side_by_side, threads
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import Sae, TrainConfig
 from saelab.saes.ranks import ALONE, Ranks
@@ -97,7 +97,7 @@ def _trained(
     asked = {"steps": steps, "seed": seed, "batch": batch, "device": device}
     inputs = open_inputs(batches, **asked, d_in=read_width(configs))
     trainees = enrol(configs, inputs, steps=steps, seed=seed, precision=precision, ranks=ranks, starts=starts)
-    advance(trainees, inputs, progress=progress)
+    advance([(trainees, inputs)], progress=progress)
     return [t.finish(inputs.scaling, seed=seed) for t in trainees]
 
 
@@ -146,27 +146,32 @@ def enrol(
 
 
 def advance(
-    trainees: Sequence[Trainee],
-    inputs: Inputs,
+    fed: Sequence[tuple[Sequence[Trainee], Inputs]],
     *,
     progress: Progress = SILENT,
     observe: Callable[[list[list[Figures]], int], None] | None = None,
 ) -> None:
-    """Run all trainees to the end of the stream.
+    """Run all trainees to the end of their streams, which are read in step.
 
     After every few batches `observe` gets the figures per trainee and step, and the number of tokens per batch.
     """
+    trainees = [trainee for group, _ in fed for trainee in group]
     steps, done, ranks = trainees[0].steps, trainees[0].done, trainees[0].ranks
     # Ranks talk in one order, so with several of them the SAEs take turns.
-    jobs = len(trainees) if ranks.size == 1 else 1
+    jobs, all_threads = len(trainees) if ranks.size == 1 else 1, threads()
     with side_by_side(jobs) as pool, progress.task("training", steps * len(trainees), "SAE steps") as task:
-        while group := [inputs.scaling(_part(x, ranks)) for x in islice(inputs.batches, AHEAD)]:
+        while True:
             began = time.monotonic()
-            figures = list(pool.map(lambda t, g=group: [t.step(x) for x in g], trainees))
-            done += len(group)
-            tokens = group[0].shape[0] * ranks.size
-            speed = tokens * len(group) * len(trainees) / max(1e-9, time.monotonic() - began)
-            task.advance(len(group) * len(trainees), **{"tokens/s": round(speed)}, **_shown(figures, trainees))
+            with limited(all_threads):  # a stream runs a language model
+                groups = [[inputs.scaling(_part(x, ranks)) for x in islice(inputs.batches, AHEAD)] for _, inputs in fed]
+            if not all(groups):
+                break
+            work = [(t, batches) for (group, _), batches in zip(fed, groups, strict=True) for t in group]
+            figures = list(pool.map(lambda job: [job[0].step(x) for x in job[1]], work))
+            done += len(groups[0])
+            tokens = groups[0][0].shape[0] * ranks.size
+            speed = tokens * len(groups[0]) * len(trainees) / max(1e-9, time.monotonic() - began)
+            task.advance(len(groups[0]) * len(trainees), **{"tokens/s": round(speed)}, **_shown(figures, trainees))
             if observe is not None:
                 observe(figures, tokens)
     if done < steps:
