@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saelab.activations.live import open_stream
     from saelab.adapters.saebench import to_saebench
     from saelab.adapters.saelens import to_saelens
     from saelab.explore.opened import open_explored
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from saelab.saes.given import SaeLike
     from saelab.selection.effects import feature_effects
     from saelab.stats.agreement import agreement
-    from saelab.training.sweep import train
+    from saelab.training.sweep import train, train_sites
     from saelab.workflow import Evaluated, evaluate, run_study
 
 _WHERE = {
@@ -49,9 +50,11 @@ _WHERE = {
     "HierarchicalTopKConfig": "saelab.saes.catalogue",
     "AlignedConfig": "saelab.saes.catalogue",
     "train": "saelab.training.sweep",
+    "train_sites": "saelab.training.sweep",
     "feature_effects": "saelab.selection.effects",
     "match": "saelab.matching.match",
     "open_explored": "saelab.explore.opened",
+    "open_stream": "saelab.activations.live",
     "verify": "saelab.matching.match",
     "agreement": "saelab.stats.agreement",
     "to_saebench": "saelab.adapters.saebench",
@@ -84,11 +87,13 @@ __all__ = [
     "load_transcoder",
     "match",
     "open_explored",
+    "open_stream",
     "run_study",
     "save_sae",
     "to_saebench",
     "to_saelens",
     "train",
+    "train_sites",
     "verify",
 ]
 

@@ -9,6 +9,7 @@ import yaml
 from saelab.core.errors import UserError
 from saelab.judges.scripted import ScriptedJudge
 from saelab.store.layout import RunFolder
+from saelab.study.cards import card_bytes, card_table
 from saelab.study.cells import Cell
 from saelab.study.costs import disk_bytes, judge_calls, plan_table
 from saelab.study.plan import cells_of
@@ -146,8 +147,24 @@ def test_the_shipped_studies() -> None:
         assert plan_table(study).height == len({c.stage for c in cells_of(study)}) + 1
     assert {s.d_sae for s in saes_of(paper)} == {16384} and paper.training.steps * paper.training.batch >= 5e8
     assert [m.grids[0].sites for m in paper.models] == [("resid_post.12",), ("resid_post.17",), ("resid_post.20",)]
-    assert disk_bytes(paper) > 1e12 > disk_bytes(small)
+    stored = paper.model_copy(update={"harvest": paper.harvest.model_copy(update={"stream": False})})
+    assert disk_bytes(stored) > 1e12 > 2e11 > disk_bytes(paper, 8) > disk_bytes(paper) > disk_bytes(small)
     assert judge_calls(paper) is not None and judge_calls(reduced) is None
+
+
+def test_the_paper_on_eight_cards() -> None:
+    """Hours by assumed rates: more cards, fewer hours; and what is known by hand of the stage that takes most."""
+    paper = read_study(STUDIES / "paper.yaml")
+    one, eight = (card_table(paper, n).to_dicts() for n in (1, 8))
+    hours = {row["stage"]: (row["card_hours"], row["hours"]) for row in eight}
+    gemma, width = 5 * 5e8 / 200_000 / 3600, 2304 * 16384
+    read = gemma * (2.6 + 3.1 + 9.2) / 2.6
+    steps = 5e8 * 30 * 16384 * (2304 + 2048 + 3584) / (1.5e6 * width) / 3600
+    assert hours["train"][0] == pytest.approx(read + steps, rel=1e-3)
+    assert hours["train"][1] == pytest.approx(hours["train"][0] / 8, abs=0.01)
+    assert sum(row["hours"] for row in one[:-1]) == pytest.approx(one[-1]["hours"], abs=0.1) > eight[-1]["hours"]
+    assert all(row["assumed_a_second"] for row in eight[:-1]) and eight[-1]["hours"] < 240
+    assert 25e9 < card_bytes(paper) < 80e9
 
 
 @pytest.mark.parametrize(("last", "state"), [(0, "same"), (2, "changed"), ("down", "too_few")])

@@ -1,23 +1,26 @@
 """A small training run in a process of its own, to be killed.
 
 A server that forks, so that torch is imported once: each line of standard input is "<folder> <die at the n-th write>";
-the answer is the child's process id, then, when it has ended, its exit status (negative for a signal).
+the answer is the child's process id, then, when it has ended, its exit status (negative for a signal). With the
+argument `stream` the activations are those of a tiny language model as it runs, at two sites.
 """
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from live_tiny import streamed
 from planted import Stored, batches
 
 from saelab.saes.catalogue import training_config
 from saelab.store import files, tables, tensors
 from saelab.training.config import TrainingConfig
-from saelab.training.run import run
+from saelab.training.run import Share, run_shares
 
 
-def once(folder: Path, die_at: int) -> None:
+def once(folder: Path, die_at: int, shares: Callable[[], list[Share]]) -> None:
     """Train three tiny SAEs, a checkpoint after every few steps; die as by SIGKILL in the middle of a file write."""
     torch.set_num_threads(1)
     writes = 0
@@ -34,19 +37,24 @@ def once(folder: Path, die_at: int) -> None:
 
     for module in (files, tables, tensors):
         module.replacing = counted
-    configs = {a: training_config(a, level=3, d_in=16, d_sae=48) for a in ("gated", "jumprelu", "matryoshka")}
     config = TrainingConfig(steps=40, batch=64, metrics_every=7, checkpoint_seconds=0)
-    run(config, configs, Stored(batches(20, 64, 16)), saes=folder / "saes", folder=folder / "training", seed=3)
+    run_shares(config, shares(), saes=folder / "saes", folder=folder / "training", seed=3)
+
+
+def stored() -> list[Share]:
+    configs = {a: training_config(a, level=3, d_in=16, d_sae=48) for a in ("gated", "jumprelu", "matryoshka")}
+    return [Share(configs, Stored(batches(20, 64, 16)), seed=3)]
 
 
 def main() -> None:
     """Serve runs until standard input ends."""
-    say = sys.stdout
+    torch.set_num_threads(1)
+    say, shares = sys.stdout, streamed() if "stream" in sys.argv else stored
     for line in sys.stdin:
         folder, die_at = line.rsplit(" ", 1)
         child = os.fork()
         if child == 0:
-            once(Path(folder), int(die_at))
+            once(Path(folder), int(die_at), shares)
             os._exit(0)
         say.write(f"{child}\n")
         say.flush()

@@ -11,24 +11,27 @@ depends on (seed, i) alone; to begin at it, the LM reads two blocks again once t
 bounds and moments. This file must never know SAEs.
 """
 
+import tempfile
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
-from saelab.activations.harvest import HarvestConfig
+from saelab.activations.harvest import HarvestConfig, harvest
 from saelab.activations.moments import Moments
 from saelab.activations.pairs import PairMoments
 from saelab.activations.passes import ReadsSites, norms, passes, place_of
 from saelab.activations.shards import ActivationShards
 from saelab.core.errors import UserError
 from saelab.core.seeds import seed_of
-from saelab.text.pack import PackedText
+from saelab.text.corpora import CorpusConfig, iter_documents
+from saelab.text.pack import PackedText, Tokenising, pack_for
 
 BUFFER_ROWS = 1 << 18  # positions shuffled together
 GROUP = 16  # chunks read side by side
@@ -185,6 +188,33 @@ class LiveSite:
                 recent = self.live.recent(batch_size, seed, i)
             rows = recent.get(i)
             yield torch.cat([rows[site].float() for site in self.sites], 1)
+
+
+@runtime_checkable
+class ReadsTexts(ReadsSites, Tokenising, Protocol):
+    """A language model with its tokenizer."""
+
+
+def open_stream(
+    lm: ReadsTexts,
+    *sites: str,
+    text: PackedText | str | None = None,
+    tokens: int = 1_000_000,
+    context: int = 128,
+    sample_contexts: int = 512,
+    buffer_rows: int = BUFFER_ROWS,
+) -> LiveActivations:
+    """The stream of some sites of a language model; `.at(site)` is what `train` takes.
+
+    text: packed text, a reference (path:, hf:), or None for the embedded corpus, of which the first `tokens` are packed
+    into contexts of `context`. sample_contexts: of which the moments are taken. Raises what reading the text raises.
+    """
+    if not isinstance(text, PackedText):
+        corpus = CorpusConfig() if text is None else CorpusConfig(source=text)
+        text = pack_for(lm, iter_documents(corpus), context=context, n_contexts=max(1, tokens // context))
+    with tempfile.TemporaryDirectory() as folder:
+        sample = harvest(lm, text.first(sample_contexts), sites, folder)
+        return LiveActivations(lm, text, sample, buffer_rows=buffer_rows)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING
 
 from saelab.cli.output import note, say, show_record, show_table
 from saelab.cli.progress import shown
+from saelab.core.errors import UserError
 
 if TYPE_CHECKING:
     from saelab.study.measured import MeasuredPlan
     from saelab.study.spec import StudyConfig
 
 
-def plan(study: Path, *, scale: str | None = None, measure: bool = False, json: bool = False) -> int:
+def plan(
+    study: Path, *, scale: str | None = None, measure: bool = False, cards: int | None = None, json: bool = False
+) -> int:
     """Print cells and estimated hours per stage, disk, judge calls and their cost. Nothing is run or fetched.
 
     With --measure its language models are loaded, and some seconds of harvest, training, effects and steering are done
@@ -28,34 +31,44 @@ def plan(study: Path, *, scale: str | None = None, measure: bool = False, json: 
         One of the scales that the file defines, such as small.
     measure:
         Time ten seconds of each stage that can be, on this machine and its device.
+    cards:
+        Print the hours of a machine with so many GPUs instead, from assumed rates that are printed beside them.
     json:
         Print JSON.
     """
+    from saelab.study.cards import card_table
     from saelab.study.checks import check, unknown_models
     from saelab.study.costs import disk_bytes, judge_calls, judged_texts, plan_table, power_of
     from saelab.study.opening import opened_here
     from saelab.study.scales import read_study
     from saelab.study.sizes import size_of
     from saelab.study.spec import saes_of
+    from saelab.study.streams import streamed, why
     from saelab.study.unread import told_unread
 
+    if cards is not None and (cards < 1 or measure):
+        raise UserError("--cards is a number of GPUs, at least 1, and not beside --measure.")
     config, away = opened_here(read_study(study, scale))
     for sentence in told_unread(config):
         note(sentence)
     found = _measured(config) if measure else None
     table, calls = plan_table(config, None if found is None else found.hours), judge_calls(config)
+    table = table if cards is None else card_table(config, cards)
     power, who = power_of(config), ", ".join(judge.name for judge in config.judges.values())
     if json:
         record = {"study": config.name, "not_planned": away, "saes": len(saes_of(config)), "stages": table.to_dicts()}
         record |= {} if found is None else {"memory_gib": found.memory_gib, "device_gib": found.device_gib}
-        record |= {"disk_bytes": disk_bytes(config), "judge": who, "judged_texts": judged_texts(config)}
+        record |= {"disk_bytes": disk_bytes(config, cards or 1), "judge": who, "judged_texts": judged_texts(config)}
         record |= {"judge_calls": 0, "dollars": 0.0} if calls is None else {
             "judge_calls": calls.calls, "dollars": calls.dollars}  # fmt: skip
         show_record(record | {"power": None if power is None else asdict(power)}, as_json=True)
         check(config, download=False)
         return 0
     show_table(table, as_json=False, title=f"{config.name}: {len(saes_of(config))} SAEs")
-    say(f"Disk: about {disk_bytes(config) / 1e9:,.1f} GB. Steered texts to judge: {judged_texts(config):,}.")
+    say(f"Disk: {_disk(config, cards or 1)}. Steered texts to judge: {judged_texts(config):,}.")
+    for model in config.models:
+        if streamed(config, model) or config.harvest.stream != "auto":
+            say(why(config, model))
     if power is not None:
         tau = "no agreement at all" if power.tau is None else f"a true tau of {power.tau:.2f} or more"
         say(
@@ -71,7 +84,7 @@ def plan(study: Path, *, scale: str | None = None, measure: bool = False, json: 
         say(f"Judge: {who}; at most {calls.calls:,} calls ({tokens}): {cost}.")
     guessed = [m.lm for m in config.models if not size_of(m.lm).known]
     guess = f" The size of {', '.join(guessed)} is guessed from the name." if guessed else ""
-    say(_hours(found) + guess)
+    say((_hours(found) if cards is None else _on_cards(config, cards)) + guess)
     if away:
         say(f"Not planned, as not on this machine yet: {', '.join(away)}. saelab run fetches them.")
     if unseen := unknown_models(config):
@@ -96,4 +109,25 @@ def _hours(found: "MeasuredPlan | None") -> str:
         "Hours marked measured are this machine's, one cell after the other, by a little of each stage on drawn text; "
         "the others are estimates for two cores without bfloat16. Measuring took at most "
         f"{found.memory_gib:.1f} GiB of memory{card}."
+    )
+
+
+def _disk(study: "StudyConfig", at_once: int) -> str:
+    """Bytes at most, and of what."""
+    from saelab.study.costs import disk_parts
+
+    parts = disk_parts(study, at_once)
+    said = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in parts.items())
+    return f"at most about {sum(parts.values()) / 1e9:,.1f} GB ({said})"
+
+
+def _on_cards(study: "StudyConfig", cards: int) -> str:
+    """What the hours of a machine with GPUs are made from."""
+    from saelab.study.cards import card_bytes
+
+    return (
+        f"Hours are of {cards} cards of an H100's kind, by rates that are assumed and that nobody has measured: of a "
+        "language model of 2.6 B parameters, falling with the parameters. card_hours: of one card; hours: of the "
+        "longest cell, or of all shared among the cards; stages follow one another. The training cell that takes most "
+        f"needs about {card_bytes(study) / 1e9:,.0f} GB of a card's memory, batches aside."
     )

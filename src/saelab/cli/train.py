@@ -26,6 +26,7 @@ def train(
     d_sae: int | None = None,
     tokens: str | None = None,
     from_: Annotated[str | None, Parameter(name="--from")] = None,
+    stream: bool = False,
     out: Path | None = None,
 ) -> int:
     """Train the SAEs of a study file, or of flags. `saelab run FOLDER` goes on from there.
@@ -58,6 +59,8 @@ def train(
     from_:
         A finished SAE (reference or folder) whose weights training begins with. Its optimiser's state is not kept, so
         the learning rate warms up again.
+    stream:
+        Train on the language model as it runs: of its activations only a sample is stored.
     out:
         Run folder; by default runs/NAME.
     """
@@ -68,11 +71,16 @@ def train(
     from saelab.study.scales import read_study
     from saelab.training.distributed import joined
 
-    if study is not None and any(given is not None for given in (lm, site, to, text, arch, l0, d_sae, tokens, from_)):
+    flags = (lm, site, to, text, arch, l0, d_sae, tokens, from_, stream or None)
+    if study is not None and any(given is not None for given in flags):
         raise UserError(
             "A study file says which model, site, text and SAEs.", hint="Give the file, or the flags without it."
         )
-    config = read_study(study) if study is not None else _made(lm, (site, to), text, (arch, l0), (d_sae, tokens), from_)
+    config = (
+        read_study(study)
+        if study is not None
+        else _made(lm, (site, to), text, (arch, l0), (d_sae, tokens), (from_, stream))
+    )
     place = out or (Path("runs") / config.name if study is None else place_of(study))
     if study is None:
         check(config, TRAINED, names=FLAGS)
@@ -96,16 +104,18 @@ def _made(
     text: str | None,
     kinds: tuple[list[str] | None, list[str] | None],
     sizes: tuple[int | None, str | None],
-    start: str | None,
+    how: tuple[str | None, bool],
 ) -> Any:
-    """The study of the flags. sites: read, and rebuilt; kinds: architectures, levels; sizes: features, tokens."""
+    """The study of the flags. sites: read, and rebuilt; kinds: architectures, levels; sizes: features, tokens;
+    how: what training begins with, whether it is from the stream.
+    """
     from saelab.saes.catalogue import USUAL
     from saelab.study.fresh import Wanted, count_of, further, made, split, target_kind
 
-    (site, to), (arch, l0), (d_sae, tokens) = sites, kinds, sizes
+    (site, to), (arch, l0), (d_sae, tokens), (start, stream) = sites, kinds, sizes, how
     count = None if tokens is None else count_of(tokens)
     asked = Wanted(lm or "", split(site or []), split(arch or []), split(l0 or []), d_sae or 0, text_at(text), count)
-    asked = replace(asked, target=target_kind(to, asked.sites))
+    asked = replace(asked, target=target_kind(to, asked.sites), stream=stream)
     if start is not None:
         if d_sae is not None:
             raise UserError("--from says how many features there are.", hint="Leave --d-sae out.")

@@ -28,6 +28,7 @@ from saelab.steering.plan import Budget, budget
 from saelab.study.plan import cells_of, dictionaries_of
 from saelab.study.sizes import size_of
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
+from saelab.study.streams import activation_bytes, harvested_contexts
 
 CHARACTERS = 4  # of a token
 
@@ -63,15 +64,24 @@ def seconds_here(study: StudyConfig, stages: Collection[str] | None = None) -> f
     return work / (max(0.5, min(cores(), 16) / 2) * (2 if multiplies_bfloat16() else 1))
 
 
-def disk_bytes(study: StudyConfig) -> int:
-    """What a run keeps on disk, roughly: activations (bf16) and weights (fp32)."""
-    tokens = study.text.train_contexts * study.text.context
-    total = 0
-    for model in study.models:
-        d_in = size_of(model.lm).d_model
-        saes = [s for s in saes_of(study) if s.model == model]
-        total += tokens * d_in * 2 * len({s.site for s in saes}) + sum(8 * d_in * s.d_sae for s in saes)
-    return total
+def disk_parts(study: StudyConfig, at_once: int = 1) -> dict[str, int]:
+    """Bytes that a run has on disk at most, roughly: packed text, activations, SAEs (float32), and the checkpoints of
+    so many cells of training at once, the one that is being written among them.
+    """
+    saes, tokens = saes_of(study), study.text.train_contexts * study.text.context
+    weights = {s.name: 8 * size_of(s.model.lm).d_model * s.d_sae for s in saes}
+    states = [3 * sum(weights[n] for n in c.settings["saes"]) for c in cells_of(study) if c.stage == "train"]
+    return {
+        "text": 8 * tokens * len(study.models),
+        "activations": sum(activation_bytes(study, m, harvested_contexts(study, m)) for m in study.models),
+        "SAEs": sum(weights.values()),
+        "checkpoints": (study.training.checkpoints + 1) * sum(sorted(states)[-at_once:]),
+    }
+
+
+def disk_bytes(study: StudyConfig, at_once: int = 1) -> int:
+    """The sum of `disk_parts`."""
+    return sum(disk_parts(study, at_once).values())
 
 
 # Variances of a feature's percentile by `described`, measured at two language models (docs/steering.md): between the

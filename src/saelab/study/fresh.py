@@ -50,7 +50,7 @@ models:
 {corpus}  context: {context}
   train_contexts: {train}        # {tokens} tokens
   held_out_contexts: {held_out}
-training: {{steps: {steps}, batch: {batch}}}      # each token about once
+{stream}training: {{steps: {steps}, batch: {batch}}}      # each token about once
 judge: lexical                    # no language model; or local:LM, openai:MODEL
 selection:
   criteria: [delta_confidence, output_score]
@@ -82,6 +82,7 @@ class Wanted:
     options: Mapping[str, float | int | str] = field(default_factory=dict)
     freeze: str = "none"
     target: str | None = None
+    stream: bool = False
 
 
 def further(reference: str, asked: Wanted) -> Wanted:
@@ -162,6 +163,7 @@ def study_text(wanted: Wanted) -> str:
         levels=", ".join(wanted.levels),
         d_sae=wanted.d_sae,
         further=_further_lines(wanted),
+        stream="harvest: {stream: true} # SAEs are trained as the language model runs\n" if wanted.stream else "",
         corpus=corpus,
         context=CONTEXT,
         train=contexts,

@@ -27,7 +27,7 @@ from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import SaeConfig
 from saelab.saes.catalogue import training_config
 from saelab.selection.effects import feature_effects
-from saelab.study.plan import SECONDS, cells_of
+from saelab.study.plan import SECONDS, cells_of, pass_seconds, trained_by
 from saelab.study.sizes import BASE, size_of
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 from saelab.study.workspace import load_lm
@@ -62,7 +62,10 @@ def measure(study: StudyConfig, *, seconds: float = 10.0, progress: Progress = S
         alone = study.model_copy(update={"models": (model,), "suite": None})
         for cell in cells_of(alone):
             if cell.stage in factors:
-                hours[cell.stage] = hours.get(cell.stage, 0.0) + cell.estimate * factors[cell.stage] / 3600
+                streams = cell.stage == "train" and "stream" in cell.settings
+                passes = pass_seconds(study, trained_by(study, cell)) if streams else 0.0
+                took = passes * factors["harvest"] + (cell.estimate - passes) * factors[cell.stage]
+                hours[cell.stage] = hours.get(cell.stage, 0.0) + took / 3600
     card = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     return MeasuredPlan(hours, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30, card)

@@ -128,12 +128,17 @@ def _train_stream(study: StudyConfig, model: ModelConfig, name: str, saes: Seque
     """SAEs of several sites, trained on one pass of the language model."""
     settings = {
         "seed": seed_of(study.seed, "stream", model.key, saes[0].seed),
-        "saes": {s.name: _trained_as(s) | _placed(study, s) for s in saes},
+        "saes": {s.name: {**_trained_as(s), **_placed(study, s)} for s in saes},
         "training": _training(study, saes[0]),
         "stream": {"buffer_rows": study.harvest.buffer_rows},
     }
     estimate = step_seconds(study, saes) + pass_seconds(study, saes)
     return Cell("train", f"{model.key}.{name}", settings, (harvest,), estimate)
+
+
+def trained_by(study: StudyConfig, cell: Cell) -> list[SaeSpec]:
+    """The SAEs that a cell of training is of."""
+    return [s for s in saes_of(study) if s.name in cell.settings["saes"]]
 
 
 def step_seconds(study: StudyConfig, saes: Sequence[SaeSpec]) -> float:
@@ -148,7 +153,7 @@ def pass_seconds(study: StudyConfig, saes: Sequence[SaeSpec]) -> float:
     return SECONDS["harvest"] * training.steps * training.batch * _weight(saes[0].model)
 
 
-def _training(study: StudyConfig, sae: SaeSpec) -> dict[str, object]:
+def _training(study: StudyConfig, sae: SaeSpec) -> Mapping[str, object]:
     # Where it is trained is no part of what is asked; the name stays, and so do the keys of former runs.
     return training_of(study, sae).model_dump(mode="json", exclude={"checkpoints"}) | {"device": "cpu"}
 
@@ -159,7 +164,7 @@ def _training_seed(study: StudyConfig, sae: SaeSpec) -> int:
     return seed_of(study.seed, "training", sae.model.key, sae.site, *own)
 
 
-def _placed(study: StudyConfig, sae: SaeSpec) -> dict[str, object]:
+def _placed(study: StudyConfig, sae: SaeSpec) -> Mapping[str, object]:
     """What SAEs of one cell have each for themselves where the cell is of several sites."""
     return {"site": sae.site, "seed": _training_seed(study, sae)} | ({"reads": sae.reads} if sae.reads else {})
 

@@ -37,6 +37,7 @@ from saelab.study.plan import cells_of
 from saelab.study.questions import questions
 from saelab.study.spec import StudyConfig, saes_of
 from saelab.study.steering import gates_of, headline_of, steering_tables
+from saelab.study.streams import streamed
 from saelab.study.verdict import verdict
 from saelab.text.pack import PackedText
 
@@ -277,7 +278,9 @@ def _matching(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
 
 
 def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
-    """Per model: tokens harvested and held out, and the positions that were left out, counted."""
+    """Per model: tokens harvested and held out, and the positions that were left out, counted (of a sample, where SAEs
+    are trained from the stream).
+    """
     found = {}
     for model in study.models:
         train, held_out = (PackedText.load(run.tokens(model.key) / part) for part in ("train", "held_out"))
@@ -289,6 +292,8 @@ def _texts(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
             "train_tokens": train.tokens.numel(),
             "held_out_tokens": held_out.tokens.numel(),
         } | {k: v for k, v in vars(counts).items() if isinstance(v, int)}
+        if streamed(study, model):  # what was counted is then the sample
+            found[model.key]["trained_from"] = "stream"
     return found
 
 

@@ -6,12 +6,13 @@ batches are drawn ahead, so that no SAE waits for the others at every step. This
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from saelab.activations.live import LiveActivations
 from saelab.core.errors import UserError
 from saelab.core.hardware import limited, multiplies_bfloat16, side_by_side, threads
 from saelab.core.progress import SILENT, Progress
@@ -42,18 +43,44 @@ def train(
 ) -> list[Sae]:
     """Train SAEs on batches of activations [tokens, d_in]; returns them in the order of the configs, in raw units.
 
-    `batches`: any iterable of tensors (gone through again when shorter than `steps`, unless it is a generator), or
-    stored activations (`batch` tokens at a time). `precision` is that of the encoder product and of dense products;
-    "auto" takes bfloat16 where the processor multiplies it natively. Everything else is float32. `ranks`: the processes
-    that share each batch (training.distributed); every one is given the same configs and batches. `device`: where the
-    weights and each batch are while they are trained; the SAEs come back on the CPU. `starts`: for every config a
-    finished SAE that its training goes on from (training.start), or None.
+    `batches`: any iterable of tensors (gone through again when shorter than `steps`, unless it is a generator), stored
+    activations, or those of a running language model (`saelab.open_stream`), `batch` tokens at a time. `precision` is
+    that of the encoder product and of dense products; "auto" takes bfloat16 where the processor multiplies it natively.
+    Everything else is float32. `ranks`: the processes that share each batch (training.distributed); every one is given
+    the same configs and batches. `device`: where the weights and each batch are while they are trained; the SAEs come
+    back on the CPU. `starts`: for every config a finished SAE that its training goes on from (training.start), or None.
     """
     settings = {"steps": steps, "seed": seed, "batch": batch, "precision": precision, "device": device}
     found = _trained(configs, batches, **settings, progress=progress, ranks=ranks, starts=starts)
     if not all(isinstance(one, Sae) for one in found):
         raise UserError("These configs have d_out, so they are transcoders.", hint="Use train_transcoders.")
     return [one for one in found if isinstance(one, Sae)]
+
+
+def train_sites(
+    configs: Mapping[str, Sequence[TrainConfig]],
+    live: LiveActivations,
+    *,
+    steps: int,
+    seed: int = 0,
+    batch: int = 2048,
+    precision: Precision = "auto",
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> dict[str, list[Sae]]:
+    """Train SAEs of several sites on one pass of a running language model (`saelab.open_stream`).
+
+    configs: by site. The SAEs come back by site, in the order of their configs, each as `train` would give it.
+    """
+    fed: list[tuple[list[Trainee], Inputs]] = []
+    for site, own in configs.items():
+        check(own, steps)
+        inputs = open_inputs(live.at(site), steps=steps, seed=seed, batch=batch, device=device)
+        fed.append((enrol(own, inputs, steps=steps, seed=seed, precision=precision), inputs))
+    advance(fed, progress=progress)
+    made = [[t.finish(inputs.scaling, seed=seed, site=site) for t in group]
+            for site, (group, inputs) in zip(configs, fed, strict=True)]  # fmt: skip
+    return {site: [one for one in group if isinstance(one, Sae)] for site, group in zip(configs, made, strict=True)}
 
 
 def train_transcoders(

@@ -1,0 +1,96 @@
+"""SAEs of several sites trained as the language model runs: the same bytes after any kill, and as of one site alone."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from live_tiny import SITES, opener, shares_of
+from served import Runs, hashes, served
+
+from saelab.activations.live import LiveActivations
+from saelab.saes.catalogue import training_config
+from saelab.training import run as training
+from saelab.training.checkpoint import Checkpoint
+from saelab.training.config import TrainingConfig
+from saelab.training.sweep import train
+
+CONFIG = TrainingConfig(steps=40, batch=64, checkpoint_seconds=0, precision="float32", checkpoints=1)
+
+
+@pytest.fixture(scope="module")
+def opened() -> Callable[[], LiveActivations]:
+    return opener()
+
+
+def trained(opened: Callable[[], LiveActivations], folder: Path, seed: int = 3, **which: object) -> dict[str, str]:
+    shares = shares_of(opened(), **which)
+    training.run_shares(CONFIG, shares, saes=folder / "saes", folder=folder / "training", seed=seed)
+    return hashes(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(opened: Callable[[], LiveActivations], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The bytes of an uninterrupted run."""
+    return trained(opened, tmp_path_factory.mktemp("whole"))
+
+
+def test_killed_and_gone_on_gives_the_same_bytes(
+    opened: Callable[[], LiveActivations], tmp_path: Path, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right after the first, and then after the second checkpoint that a call writes."""
+    left, write = [1, 2, 99], Checkpoint.write
+
+    def killed(self: Checkpoint, folder: Path, **how: int) -> None:
+        write(self, folder, **how)
+        assert len(list(folder.glob("step-*"))) == 1, "one is kept, as was asked for"
+        left[0] -= 1
+        if not left[0]:
+            raise MemoryError
+
+    monkeypatch.setattr(Checkpoint, "write", killed)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            trained(opened, tmp_path)
+        left.pop(0)
+    assert trained(opened, tmp_path) == whole
+    assert len(whole) == 8
+
+
+def test_a_site_alone_is_as_beside_another(
+    opened: Callable[[], LiveActivations], tmp_path: Path, whole: dict[str, str]
+) -> None:
+    """Control: another order of the rows gives other weights."""
+    alone = trained(opened, tmp_path / "alone", sites=SITES[:1])
+    assert len(alone) == 4 and alone.items() <= whole.items()
+    weights = {name for name in alone if name.endswith("safetensors")}
+    order = trained(opened, tmp_path / "order", seed=4, sites=SITES[:1])
+    assert weights and all(order[name] != alone[name] for name in weights)
+
+
+def test_train_takes_a_stream(opened: Callable[[], LiveActivations]) -> None:
+    cfg = training_config("topk", level=3, d_in=16, d_sae=48)
+    stream = opened().at(SITES[0])
+    assert float(stream.moments.mean.norm()) > 0
+    one, same, other = (train([cfg], opened().at(SITES[0]), steps=9, batch=64, seed=s)[0] for s in (0, 0, 1))
+    assert one.W_dec.equal(same.W_dec) and not one.W_dec.equal(other.W_dec)
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    with served("stream") as found:
+        yield found
+
+
+@pytest.mark.sweep
+def test_twenty_kills(runs: Runs, tmp_path: Path) -> None:
+    """SIGKILL at random moments of one run after another, each several times; then the bytes of one that was not."""
+    assert runs.finish(tmp_path / "whole") == 0
+    found, moments = hashes(tmp_path / "whole"), random.Random(0)
+    assert len(found) == 8
+    for i in range(5):
+        folder = tmp_path / str(i)
+        for _ in range(4):
+            runs.kill(folder, moments.uniform(0, 2))
+        assert runs.finish(folder) == 0
+        assert hashes(folder) == found, i
