@@ -1,24 +1,33 @@
 """What text and harvest cost and give on the real SmolLM2-135M: the numbers of docs/data.md.
 
     python benchmarks/harvest.py [--contexts 512] [--threads 2] [--sites 14 15 16]
+    python benchmarks/harvest.py --stream 2000000 --tiny     # memory of training from the stream
 
 Prints the sets of the embedded corpus, tokens/s of a harvest in bfloat16 and float32, how many positions are attention
-sinks and how large, what bfloat16 weights do to the activations, and the rate of shuffled batches.
+sinks and how large, what bfloat16 weights do to the activations, and the rate of shuffled batches. With --stream an SAE
+is trained as the LM runs (--tiny: a random LM of width 64), and the memory of the process is printed on the way.
 """
 
 import argparse
+import resource
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from saelab.activations.harvest import harvest
+from saelab.activations.live import open_stream
 from saelab.activations.shards import ActivationShards
 from saelab.lm.model import LanguageModel
+from saelab.lm.tiny import tiny_lm
+from saelab.saes.catalogue import training_config
 from saelab.text.corpora import CorpusConfig, Document, iter_documents
 from saelab.text.embedded import CODE_CHARACTERS, SETS
 from saelab.text.pack import PackedText, pack_for
+from saelab.training.sweep import train
 
 SAMPLE = 100  # documents per set whose tokens are counted
 
@@ -85,15 +94,40 @@ def bfloat16_effect(lm: LanguageModel, packed: PackedText, sites: list[str]) -> 
         )
 
 
+def stream(lm: LanguageModel, packed: PackedText, site: str, tokens: int, batch: int = 1024) -> None:
+    """Train one TopK SAE on so many tokens; memory at eight points."""
+    live, steps = open_stream(lm, site, text=packed, sample_contexts=128).at(site), tokens // batch
+    began, cpu = time.perf_counter(), time.process_time()
+
+    def watched() -> Iterator[torch.Tensor]:
+        for i, rows in enumerate(live.batches(batch, steps=steps), 1):
+            yield rows
+            if i % (steps // 8) == 0:
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                now, peak = pages * resource.getpagesize(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                rate = f"{i * batch / (time.process_time() - cpu):,.0f} tokens per second of a processor"
+                size = f"{now / 2**20:,.0f} MiB, at most {peak / 2**20:,.0f}"
+                print(f"{i * batch:>9,} tokens: {size}; {rate}", flush=True)
+
+    d = lm.width(lm.site(site))
+    train([training_config("topk", level=16, d_in=d, d_sae=4 * d)], watched(), steps=steps)
+    print(f"{time.perf_counter() - began:.0f} s, text of {packed.tokens.numel():,} tokens, {site} of {lm.name}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--contexts", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sites", type=int, nargs="+", default=[14, 15, 16])
+    parser.add_argument("--stream", type=int, metavar="TOKENS")
+    parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    lm = LanguageModel.load("smollm2-135m")
-    sites = [f"resid_post.{layer}" for layer in asked.sites]
+    lm = tiny_lm("gemma2", n_layers=2, d_model=64) if asked.tiny else LanguageModel.load("smollm2-135m")
+    sites = ["resid_post.1"] if asked.tiny else [f"resid_post.{layer}" for layer in asked.sites]
+    if asked.stream:
+        documents = iter_documents(CorpusConfig())
+        return stream(lm, pack_for(lm, documents, context=128, n_contexts=asked.contexts), sites[0], asked.stream)
     documents = corpus(lm)
     began = time.perf_counter()
     separator = lm.tokenizer.eos_token_id

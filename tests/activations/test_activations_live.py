@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pretended import PLACE, Pretended
 from saelab.activations.harvest import HarvestConfig, harvest
 from saelab.activations.live import WINDOW, LiveActivations
 from saelab.activations.shards import ActivationShards
@@ -130,6 +131,16 @@ def test_a_reader_far_behind_is_served_by_reading_again(lm: LanguageModel, packe
     whole = [next(behind), *(next(ahead) for _ in range(steps))]
     assert torch.equal(whole[0], whole[1])
     assert all(torch.equal(a, b) for a, b in zip(behind, whole[2:], strict=True))
+
+
+def test_the_buffer_lies_where_the_model_computes(lm: LanguageModel, packed: PackedText, sample: dict) -> None:
+    here = next(iter(opened(lm, packed, sample).at(SITES[0]).batches(BATCH, steps=1)))
+    with Pretended():
+        there = Counted(lm)
+        there.device = PLACE
+        there.run_to = lambda tokens, sites: {s: x.to(PLACE) for s, x in lm.run_to(tokens, sites).items()}
+        found = next(iter(opened(there, packed, sample).at(SITES[0]).batches(BATCH, steps=1)))
+        assert found.device == PLACE and torch.equal(found.to("cpu"), here)
 
 
 def test_what_is_held_is_bounded(lm: LanguageModel, packed: PackedText, sample: dict) -> None:

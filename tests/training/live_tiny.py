@@ -30,7 +30,7 @@ def shares_of(live: LiveActivations, sites: tuple[str, ...] = SITES, seed: int =
     """SAEs of the sites, each with a seed of its own."""
     found = []
     for i, site in enumerate(SITES):
-        kinds = {f"{site}.{a}": training_config(a, level=3, d_in=16, d_sae=48) for a in ("topk", "jumprelu")}
+        kinds = {f"{a}_{i}": training_config(a, level=3, d_in=16, d_sae=48) for a in ("topk", "jumprelu")}
         found += [Share(kinds, live.at(site), seed=seed + i, site=site)] if site in sites else []
     return found
 
