@@ -43,7 +43,7 @@ def plan(
     from saelab.study.scales import read_study
     from saelab.study.sizes import size_of
     from saelab.study.spec import saes_of
-    from saelab.study.streams import streamed, why
+    from saelab.study.streams import why
     from saelab.study.unread import told_unread
 
     if cards is not None and (cards < 1 or measure):
@@ -67,8 +67,7 @@ def plan(
     show_table(table, as_json=False, title=f"{config.name}: {len(saes_of(config))} SAEs")
     say(f"Disk: {_disk(config, cards or 1)}. Steered texts to judge: {judged_texts(config):,}.")
     for model in config.models:
-        if streamed(config, model) or config.harvest.stream != "auto":
-            say(why(config, model))
+        say(why(config, model))
     if power is not None:
         tau = "no agreement at all" if power.tau is None else f"a true tau of {power.tau:.2f} or more"
         say(
