@@ -18,6 +18,14 @@ def trained(saes: Sequence[SaeSpec]) -> list[SaeSpec]:
     return [s for s in saes if s.level == max(s.ks, default=s.level)]
 
 
+def by_training(saes: Sequence[SaeSpec]) -> list[list[SaeSpec]]:
+    """The SAEs of each training together."""
+    found: dict[str, list[SaeSpec]] = {}
+    for sae in saes:
+        found.setdefault(_training(sae), []).append(sae)
+    return list(found.values())
+
+
 def write_others(saes: Sequence[SaeSpec], configs: Mapping[str, TrainConfig], folder: Path) -> list[Path]:
     """Write to `<folder>/<name>` the SAEs that have no training of their own; returns the files.
 

@@ -4,7 +4,9 @@ Of a stream a sample is harvested, which all other stages read; training runs th
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
+from saelab.study.levels import by_training
 from saelab.study.sizes import size_of
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
 
@@ -57,9 +59,9 @@ def stream_runs(study: StudyConfig, saes: Sequence[SaeSpec]) -> list[tuple[str, 
     found: list[tuple[str, list[SaeSpec]]] = []
     most = study.harvest.stream_saes
     for seed, steps in dict.fromkeys((s.seed, s.steps) for s in saes):
-        own = [s for s in saes if (s.seed, s.steps) == (seed, steps)]
+        own = by_training([s for s in saes if (s.seed, s.steps) == (seed, steps)])
         name = "stream" + (f".s{seed}" if seed else "") + ("" if steps is None else f".steps_{steps}")
         size = most or len(own)
-        parts = [own[i : i + size] for i in range(0, len(own), size)]
+        parts = [list(chain.from_iterable(own[i : i + size])) for i in range(0, len(own), size)]
         found += [(name if len(parts) == 1 else f"{name}.{k}", part) for k, part in enumerate(parts)]
     return found
