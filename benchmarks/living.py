@@ -34,9 +34,10 @@ FAST = {"lr": 0.006, "lr_decay": 0.7}  # of the demo
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": FAST,
-    "fast, reopened": FAST | {"reopen": True},
     "fast, held": FAST | {"held_from": 0.1},
-    "fast, held and reopened": FAST | {"held_from": 0.1, "reopen": True},
+    "fast, slow biases": FAST | {"bias_lr": 0.03},
+    "fast, slow biases, held": FAST | {"bias_lr": 0.03, "held_from": 0.1},
+    "fast, slow biases, held, reopened": FAST | {"bias_lr": 0.03, "held_from": 0.1, "reopen": True},
 }
 CASE = ("lm", "l0", "steps")
 ASKED = (*CASE, "seed", "variant")

@@ -1,4 +1,4 @@
-"""JumpReLU's options for latents that live: gates held on an L0, and gates of dead latents set anew."""
+"""Options for latents that live: slow biases, gates held on an L0, and thresholds of dead latents set anew."""
 
 from typing import Any
 
@@ -23,9 +23,9 @@ def trainee_of(data: list[Tensor], **options: Any) -> Trainee:
 
 def test_a_config_without_them_is_as_before() -> None:
     """Configs seed their first weights: what is not asked for is not said. Control: what is, is."""
-    options = {"held_from", "held_rise", "reopen"}
+    options = {"held_from", "held_rise", "reopen", "bias_lr"}
     assert not options & set(JumpReluConfig(d_in=D, d_sae=F, target_l0=LEVEL).model_dump())
-    asked = JumpReluConfig(d_in=D, d_sae=F, target_l0=LEVEL, held_from=0.5, held_rise=0.3, reopen=True)
+    asked = JumpReluConfig(d_in=D, d_sae=F, target_l0=LEVEL, held_from=0.5, held_rise=0.3, reopen=True, bias_lr=0.1)
     assert options <= set(asked.model_dump())
 
 
@@ -42,13 +42,29 @@ def test_held_gates_follow_their_l0_without_a_coefficient() -> None:
     assert found["held"] < 0.15 < found["default"]
 
 
+@pytest.mark.parametrize("architecture", ["jumprelu", "topk", "relu"])
+def test_biases_learn_at_their_own_rate(architecture: str) -> None:
+    """Adam's first step moves an entry by its learning rate: a tenth of it for biases, all of it for the encoder."""
+    data = batches(4)
+    scaling, moved = scaling_of(data), {}
+    for multiple in (0.1, 1.0):
+        cfg = training_config(architecture, level=LEVEL, d_in=D, d_sae=F, bias_lr=multiple, lr_warmup=1.0)
+        one = Trainee(cfg, scaling(data[0]), steps=10, seed=0, dtype=torch.float32)
+        before = {name: tensor.clone() for name, tensor in one.weights.trained().items()}
+        one.step(scaling(data[0]))
+        moved[multiple] = {n: float((t - before[n]).abs().max()) for n, t in one.weights.trained().items()}
+    assert moved[0.1]["b_enc"] == pytest.approx(3e-4, rel=1e-3) and moved[0.1]["b_dec"] == pytest.approx(3e-4, rel=1e-3)
+    assert moved[1.0]["b_enc"] == pytest.approx(3e-3, rel=1e-3), "control"
+    assert moved[0.1]["encoder"] == pytest.approx(3e-3, rel=1e-3)
+
+
 @pytest.mark.parametrize("reopen", [True, False])
 def test_a_buried_latent_opens_as_often_as_the_others(reopen: bool) -> None:
-    """Latents whose bias has sunk have no positive pre-activation, so nothing but this revives them (control)."""
+    """Thresholds out of reach have no gradient, so nothing but this revives their latents (control)."""
     data = batches(20)
     one, scaling = trainee_of(data, reopen=reopen, dead_tokens=512), scaling_of(data)
     buried = torch.arange(0, F, 4)
-    one.weights.b_enc[buried] = -10.0
+    one.weights.extra["threshold"][buried] = 10.0
     one.silent[buried] = 512
     x = scaling(data[0])
     one.step(x)
@@ -74,7 +90,7 @@ def test_reopened_latents_learn_what_is_planted() -> None:
             cfg = training_config("jumprelu", level=3, d_in=D, d_sae=64, reopen=reopen, dead_tokens=1024, lr=0.01)
             scaling = scaling_of(stream)
             one = Trainee(cfg, scaling(stream[0]), steps=150, seed=0, dtype=torch.float32)
-            one.weights.b_enc[8:] = -10.0
+            one.weights.extra["threshold"][8:] = 10.0
             for i in range(150):
                 one.step(scaling(stream[i % 30]))
             sae = one.finish(scaling)

@@ -222,7 +222,7 @@ class Rule(ABC):
         del progress
 
     def reopen(self, weights: Weights, dead: Int[Tensor, " M"], reached: Float[Tensor, " M"]) -> None:
-        """Set the gates of dead latents so that pre-activations above `reached` open them (`reopens`)."""
+        """Lower the gates of dead latents to where pre-activations above `reached` open them (`reopens`)."""
         raise NotImplementedError
 
     @abstractmethod
@@ -296,6 +296,12 @@ class TrainConfig(Config):
     )
     preset: Literal["saelab", "paper"] = Field(default="saelab", description="paper: the settings of its paper.")
     lr: float = Field(default=3e-3, gt=0, description="Learning rate of Adam.")
+    bias_lr: float = Field(
+        default=1.0,
+        ge=0,
+        exclude_if=lambda multiple: multiple == 1.0,
+        description="Learning rate of b_enc and b_dec as a multiple of lr.",
+    )
     beta1: float = Field(default=0.9, ge=0, lt=1, description="First moment of Adam.")
     lr_warmup: float = Field(default=0.05, ge=0, description="Warm-up of the learning rate: share or steps.")
     lr_decay: float = Field(

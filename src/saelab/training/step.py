@@ -24,6 +24,7 @@ from saelab.training.objective import BatchResult, fitted_length, gradients
 from saelab.training.schedule import learning_rate, ramp
 from saelab.training.sparsity import PIN_SHARE, SparsityController
 
+BIASES = ("b_enc", "b_dec")  # whose learning rate `bias_lr` scales
 # Silent for this many tokens (at most: a twentieth of the run) makes a latent dead.
 DEAD_TOKENS = 10_000_000
 
@@ -68,7 +69,14 @@ class Trainee:
         kept = FROZEN.get(cfg.freeze, ())
         self.parameters = {n: nn.Parameter(t) for n, t in self.weights.trained().items() if n not in kept}
         self.begun = self.weights.decoder.clone() if cfg.freeze == "soft" else None
-        self.adam = torch.optim.Adam(self.parameters.values(), lr=cfg.lr, betas=(cfg.beta1, 0.999), fused=True)
+        # A group of its own per rate: `multiple` is kept in it.
+        apart = {n for n in BIASES if cfg.bias_lr != 1.0} & self.parameters.keys()
+        groups = [
+            {"params": [p for n, p in self.parameters.items() if (n in apart) is own], "multiple": multiple}
+            for own, multiple in ((False, 1.0), (True, cfg.bias_lr))
+        ]
+        filled = [group for group in groups if group["params"]]
+        self.adam = torch.optim.Adam(filled, lr=cfg.lr, betas=(cfg.beta1, 0.999), fused=True)
         self.silent = torch.zeros(cfg.d_sae, dtype=torch.int64, device=sample.device)
         self.dead_tokens = cfg.dead_tokens or min(DEAD_TOKENS, max(1, steps * sample.shape[0] // 20))
         target = self.rule.target_l0
@@ -147,7 +155,8 @@ class Trainee:
             if norm > self.cfg.clip:
                 for g in grads.values():
                     g.mul_(self.cfg.clip / norm)
-        self.adam.param_groups[0]["lr"] = lr
+        for group in self.adam.param_groups:
+            group["lr"] = lr * group["multiple"]
         for name, parameter in self.parameters.items():
             parameter.grad = grads[name]
         self.adam.step()

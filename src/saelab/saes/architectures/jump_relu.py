@@ -99,10 +99,7 @@ class JumpReluRule(Rule):
 
     def reopen(self, weights: Weights, dead: Int[Tensor, " M"], reached: Float[Tensor, " M"]) -> None:
         theta = weights.extra["threshold"]
-        # A latent whose bias has sunk opens at no threshold, so the bias is lifted to the threshold of the others.
-        opened = torch.minimum(theta[dead], reached.clamp(min=max(0.0, float(theta.median()))))
-        weights.b_enc[dead] += (opened - reached).clamp(min=0)
-        theta[dead] = opened
+        theta[dead] = torch.minimum(theta[dead], reached.clamp(min=0))
 
     def module(self, weights: Weights, scale: float, mean: Float[Tensor, " D"], cfg: SaeConfig) -> Sae:
         weights.extra["threshold"].clamp_(min=0)
@@ -135,7 +132,7 @@ class JumpReluConfig(TrainConfig):
     reopen: bool = Field(
         default=False,
         exclude_if=lambda on: not on,
-        description="Whether gates of dead latents are set anew, to open as often as the average latent's.",
+        description="Whether thresholds of dead latents fall to what as many tokens pass as of the average latent.",
     )
 
     paper: ClassVar[dict[str, Any]] = {"threshold": 0.001, "bandwidth": 0.001, "aux_coefficient": 0.0}
