@@ -3,26 +3,32 @@
     python benchmarks/matching.py decoders --run demo --out DIR [--widths 2048 8192 16384] [--batch 2048]
                     TopK SAEs (k 32) at sites 15 and 16, from the activations that `make demo` left
     python benchmarks/matching.py peers --out DIR --python PEERS/bin/python [--families real independent ...]
-                    [--widths 2048 4096 8192 16384] [--repeats 5] [--limit 300] [--methods saelab scipy ...]
-                    every solver on the same features, in turns; the peers in an environment of their own
+                    [--widths 2048 4096 8192 16384] [--repeats 5] [--limit 300] [--methods saelab matrix scipy ...]
+                    [--minutes 15]    every solver on the same features, in turns; what is measured already is kept in
+                    DIR/peers.jsonl, so that the next call goes on; then the table, and which cells are missing
+    python benchmarks/matching.py table --out DIR                     the table alone
     python benchmarks/matching.py synthetic [--n 65536]               a full matching of synthetic decoders, d 576
     python benchmarks/matching.py partial [--n 131072]                null-calibrated partial matching of such
 
-Every measurement is a process of its own. Seconds are wall and processor time (all threads); peak memory is the
-process's, rows and, for the dense solvers, their cost matrix included. saelab goes from features to a matching with its
-certificate; the dense solvers start from the matrix, in float64, whose making is a line of its own. Who needs 20 times
-as long as saelab is run once, who is past the limit not at all on more features.
+Everyone starts from two decoders and ends at a permutation, so the same work is counted: saelab makes and certifies
+what it needs; a dense solver needs the matrix, in float64 (`matrix`: two threads, once per repeat), and that and the
+solver's own time are added. Every method is a process, which opens its input and warms up, then solves when it is its
+turn. Seconds are wall and processor time (all threads); peak memory is the process's. Who needs 20 times as long as
+saelab is run once, who is past the limit not at all on more features.
 """
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +51,8 @@ WIDTHS = (2048, 4096, 8192, 16384)
 FAMILIES = ("real", "independent", "clustered 256", "clustered 576", "duplicates", "replaced", "rectangular")
 PEERS = ("scipy", "lapx", "lapjv", "laprust", "lapcpp", "fastlap")
 STEPS = 160
+PEER_SCRIPT = Path(__file__).with_name("matching_peers.py")
+SLOW = 20  # times saelab's seconds: run once
 D = 576
 REPLACED = 0.4  # share of synthetic features without a counterpart
 
@@ -122,11 +130,10 @@ def measure(method: str, costs: Costs, truth: np.ndarray | None, save: str | Non
     """One solution and what it took."""
     found: dict[str, Any] = {}
     matrix = np.empty(0)
-    assign(made("independent", 600))  # what is loaded at first use
     began, cpu = time.perf_counter(), time.process_time()
     if method == "saelab":
         result = assign(costs)
-        found |= {"rounds": result.rounds, "edges per row": round(result.edges_per_row, 1)}
+        found |= {"method": result.method, "rounds": result.rounds, "edges per row": round(result.edges_per_row, 1)}
         found |= {"relative gap": result.gap / result.cost, "cost": result.cost}
     elif method == "matrix":
         matrix = dense(costs)
@@ -146,41 +153,123 @@ def measure(method: str, costs: Costs, truth: np.ndarray | None, save: str | Non
     return found | {"peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
 
 
-def in_process(command: list[str], limit: float) -> dict[str, Any]:
-    """The figures that a new process prints; after `limit` seconds it is given up."""
-    try:
-        text = subprocess.check_output(command, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"s": limit, "over": True}
-    return json.loads(text.splitlines()[-1])
+def in_process(command: list[str]) -> dict[str, Any]:
+    """The figures that a new process prints."""
+    return json.loads(subprocess.check_output(command, text=True, input="go\n").splitlines()[-1])
 
 
-def beside(family: str, n: int, asked: argparse.Namespace, too_slow: set[tuple[str, str]]) -> None:
-    """One family at one size: every method in turns, and a line of Markdown for each."""
-    ours = [sys.executable, __file__, "one"]
+class Worker:
+    """A process that solves one problem each time it is asked."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def solve(self, limit: float) -> dict[str, Any]:
+        """What it prints; past the limit it is ended."""
+        assert self.process.stdin and self.process.stdout
+        timer = threading.Timer(limit + 60, self.process.kill)  # a minute to open its input
+        timer.start()
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        return json.loads(line) if line else {"s": limit, "cpu s": limit, "over": True}
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+Cell = tuple[str, int]
+
+
+def peers(asked: argparse.Namespace) -> None:
+    """Every cell as far as the time goes, then the table."""
+    kept, stop = asked.out / "peers.jsonl", time.monotonic() + 60 * asked.minutes
+    for family, n in product(asked.families, sorted(asked.widths)):
+        if time.monotonic() < stop:
+            beside((family, n), asked, kept, stop)
+    table(kept, asked)
+
+
+def beside(cell: Cell, asked: argparse.Namespace, kept: Path, stop: float) -> None:
+    """What is missing of one cell, method by method in turns; every figure is written as it comes."""
+    family, n = cell
+    if not list(missing(cell, asked, read(kept))):
+        return
     about = ["--n", str(n), "--family", family, "--out", str(asked.out), "--threads", str(asked.threads)]
-    runs: dict[str, list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    workers: dict[str, Worker] = {}
+    with tempfile.TemporaryDirectory(dir=asked.out) as folder:
         matrix = str(Path(folder) / "costs.npy")
-        for repeat in range(asked.repeats):
-            for method in ["matrix", *asked.methods]:
-                known = runs.setdefault(method, [])
-                slow = known and known[0]["s"] > 20 * runs["saelab"][0]["s"]
-                if slow or (family, method) in too_slow or (method, family) == ("lapjv", "rectangular"):
+        ours, peer = [sys.executable, __file__, "one"], [str(asked.python), str(PEER_SCRIPT)]
+        if set(asked.methods) & set(PEERS):
+            in_process([*ours, "matrix", *about, "--save", matrix])
+        for _ in range(asked.repeats):
+            turn = list(dict.fromkeys(missing(cell, asked, read(kept))))
+            for method in turn:
+                if time.monotonic() > stop or method not in missing(cell, asked, read(kept)):
                     continue
-                peer = [str(asked.python), str(Path(__file__).with_name("matching_peers.py")), method, matrix]
-                keep = ["--save", matrix] if method == "matrix" and not repeat else []
-                command = [*ours, method, *about, *keep] if method in ("saelab", "matrix") else peer
-                known.append(in_process(command, 3600 if method in ("saelab", "matrix") else asked.limit))
-                if known[-1].get("over"):
-                    too_slow.add((family, method))
-    cost = runs["saelab"][0]["cost"]
-    for method, known in runs.items():
-        for found in known:
-            if abs(found.get("cost", cost) - cost) > 1e-9 * cost:
-                print(f"{method} has another cost: {found['cost']}", flush=True)
-        if known:
-            show(n, f"{family} | {method} | {len(known)}", known)
+                command = [*peer, method, matrix] if method in PEERS else [*ours, method, *about]
+                worker = workers.setdefault(method, Worker(command))
+                found = {"family": family, "n": n, "solver": method} | worker.solve(asked.limit)
+                found |= {"load": os.getloadavg()[0], "threads": asked.threads}
+                with kept.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+                if "over" in found:
+                    workers.pop(method).end()
+        for worker in workers.values():
+            worker.end()
+
+
+def read(kept: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+
+
+def missing(cell: Cell, asked: argparse.Namespace, known: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The methods that have yet to be run on a cell, once for each time."""
+    family, n = cell
+    of_family = [k for k in known if k["family"] == family]
+    own = [k["s"] for k in of_family if (k["n"], k["solver"]) == (n, "saelab")]
+    for method in asked.methods:
+        runs = [k for k in of_family if (k["n"], k["solver"]) == (n, method)]
+        over = any(k.get("over") and k["solver"] == method and k["n"] <= n for k in of_family)
+        slow = bool(runs and own) and runs[0]["s"] > SLOW * own[0]
+        if over or slow or (method, family) == ("lapjv", "rectangular"):
+            continue
+        yield from [method] * (asked.repeats - len(runs))
+
+
+def table(kept: Path, asked: argparse.Namespace) -> None:
+    """Medians as Markdown: seconds by the clock, the fastest dense solver with its matrix, and the ratio to it."""
+    known = read(kept)
+    print("| n | family | saelab s | fastest dense s | ratio | by processor time | matrix s | solvers s | GB | load |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for n, family in product(sorted(asked.widths), asked.families):
+        runs = {m: [k for k in known if (k["family"], k["n"], k["solver"]) == (family, n, m)] for m in asked.methods}
+        done = {m: r for m, r in runs.items() if r and not r[0].get("over")}
+        if "saelab" not in done or "matrix" not in done:
+            continue
+        wall, cpu = ({m: statistics.median(k[t] for k in r) for m, r in done.items()} for t in ("s", "cpu s"))
+        costs = [k["cost"] for r in done.values() for k in r if "cost" in k]
+        if max(costs) - min(costs) > 1e-9 * max(costs):
+            print(f"costs differ: {sorted(set(costs))}")
+        dense_ones = [m for m in done if m in PEERS]
+        best, least = (min(dense_ones, key=t.get, default=None) for t in (wall, cpu))
+        line = [f"{n:,}", family, f"{wall['saelab']:.3g}"]
+        if best is not None and least is not None:
+            whole, used = wall[best] + wall["matrix"], cpu[least] + cpu["matrix"]
+            line += [f"{whole:.3g} ({best})", f"{whole / wall['saelab']:.2f}", f"{used / cpu['saelab']:.2f}"]
+        else:
+            line += ["", "", ""]
+        each = [f"{m} {wall[m]:.3g}" for m in sorted(dense_ones, key=wall.__getitem__)]
+        each += [f"{m} over {r[0]['s']:.0f}" for m, r in runs.items() if r and r[0].get("over")]
+        peak, load = max(k["peak GB"] for k in done["saelab"]), max(k["load"] for k in done["saelab"])
+        line += [f"{wall['matrix']:.3g}", ", ".join(each), f"{peak:.2g}", f"{load:.1f}"]
+        print(f"| {' | '.join(line)} |", flush=True)
+    left = {(f, n): list(missing((f, n), asked, known)) for f, n in product(asked.families, sorted(asked.widths))}
+    for (family, n), methods in left.items():
+        if methods:
+            print(f"missing: {family} {n:,}: " + ", ".join(f"{m} x{methods.count(m)}" for m in dict.fromkeys(methods)))
 
 
 def show(n: int, what: str, runs: list[dict[str, Any]]) -> None:
@@ -190,9 +279,21 @@ def show(n: int, what: str, runs: list[dict[str, Any]]) -> None:
     print(f"| {n:,} | {what} | {text} |", flush=True)
 
 
+def serve(asked: argparse.Namespace) -> None:
+    """Open one problem, and solve it each time a line comes."""
+    torch.set_num_threads(asked.threads)
+    if asked.family == "replaced":
+        costs, truth = synthetic(asked.n)
+    else:
+        costs, truth = (real(asked.out, asked.n) if asked.family == "real" else made(asked.family, asked.n)), None
+    assign(made("independent", 600))  # what is loaded at first use
+    for _ in sys.stdin:
+        print(json.dumps(measure(asked.method, costs, truth, asked.save)), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["decoders", "peers", "synthetic", "partial", "one"])
+    parser.add_argument("what", choices=["decoders", "peers", "table", "synthetic", "partial", "one"])
     parser.add_argument("method", nargs="?")
     parser.add_argument("--run", type=Path, default=Path("demo"))
     parser.add_argument("--out", type=Path)
@@ -202,31 +303,26 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--batch", type=int, default=2048, help="tokens a step of the decoders' training")
     parser.add_argument("--python", type=Path, help="of the environment with the peers")
-    parser.add_argument("--methods", nargs="+", default=["saelab", *PEERS])
+    parser.add_argument("--methods", nargs="+", default=["saelab", "matrix", *PEERS])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=float, default=300)
+    parser.add_argument("--minutes", type=float, default=600, help="after which no solver is begun")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save", help="where the matrix is to lie")
     asked = parser.parse_args()
     if asked.what == "decoders":
         decoders(asked.run, asked.out, asked.widths, asked.batch)
     elif asked.what == "peers":
-        too_slow: set[tuple[str, str]] = set()
-        for family in asked.families:
-            for width in asked.widths:
-                beside(family, width, asked, too_slow)
+        peers(asked)
+    elif asked.what == "table":
+        table(asked.out / "peers.jsonl", asked)
     elif asked.what == "one":
-        torch.set_num_threads(asked.threads)
-        if asked.family == "replaced":
-            costs, truth = synthetic(asked.n)
-        else:
-            costs, truth = (real(asked.out, asked.n) if asked.family == "real" else made(asked.family, asked.n)), None
-        print(json.dumps(measure(asked.method, costs, truth, asked.save)))
+        serve(asked)
     else:
         n = asked.n or (65_536 if asked.what == "synthetic" else 131_072)
         method = "saelab" if asked.what == "synthetic" else "partial"
         command = [sys.executable, __file__, "one", method, "--n", str(n), "--threads", str(asked.threads)]
-        show(n, method, [in_process(command, max(asked.limit, 3600))])
+        show(n, method, [in_process(command)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One dense assignment by a peer, in the peers' own environment: benchmarks/matching.py calls it.
+"""Dense assignments by a peer, in the peers' own environment: benchmarks/matching.py asks for one by a line of input.
 
     python benchmarks/matching_peers.py SOLVER MATRIX.npy
 
@@ -42,12 +42,18 @@ def main() -> None:
     module, solve = SOLVERS[name]
     solver, costs = importlib.import_module(module), np.load(path)
     solve(solver, np.random.default_rng(0).random((16, 16)))
-    began, cpu = time.perf_counter(), time.process_time()
-    columns = solve(solver, costs)
-    found = {"s": time.perf_counter() - began, "cpu s": time.process_time() - cpu}
-    found["cost"] = float(costs[np.arange(len(costs)), columns].sum())
-    found["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps(found))
+    for _ in sys.stdin:
+        began, cpu = time.perf_counter(), time.process_time()
+        columns = solve(solver, costs)
+        found = {"s": time.perf_counter() - began, "cpu s": time.process_time() - cpu}
+        found["cost"] = _cost(costs, columns)
+        found["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(json.dumps(found), flush=True)
+
+
+def _cost(costs: np.ndarray, columns: np.ndarray) -> float:
+    rows = np.flatnonzero(columns >= 0)
+    return float(costs[rows, columns[rows]].sum())
 
 
 if __name__ == "__main__":

@@ -202,6 +202,14 @@ def test_a_table_splits_no_word_and_no_number(width: int, columns: int, monkeypa
     assert len(piped.getvalue().splitlines()) == 6, "a pipe gets whole rows"
 
 
+def test_a_title_is_not_broken_at_the_width_of_a_narrow_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout", shown := Terminal())
+    show_table(pl.DataFrame({"a": [1]}), as_json=False, title="Nearest pairs of step 0")
+    lines = re.sub("\x1b.*?m", "", shown.getvalue()).splitlines()
+    assert lines[0].rstrip() == "Nearest pairs of step 0" and max(map(len, lines[1:])) < len(lines[0].rstrip())
+
+
 def test_lines_are_broken_between_words_on_a_terminal_only() -> None:
     text = "SAEs: the lift is +0.169 [+0.096, +0.243] and " * 4 + "/a/path/" + "long" * 20
     tokens = fitted("  promotes    " + " ".join(repr(f" tok{i}") for i in range(20)), 60, indent="  ")

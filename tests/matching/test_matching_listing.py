@@ -9,7 +9,7 @@ from saelab.matching import assignment
 from saelab.matching.assignment import assign
 from saelab.matching.cost import Costs
 from saelab.matching.listing import listed
-from saelab.matching.prices import hot_prices, spread
+from saelab.matching.prices import hot_prices, samples_of, spread
 
 
 def rows(n: int, m: int, kind: str) -> tuple[Tensor, Tensor]:
@@ -30,7 +30,8 @@ def exact(costs: Costs) -> np.ndarray:
 def test_what_is_not_listed_is_no_cheaper_than_said(n: int, kind: str) -> None:
     costs = Costs(*rows(n, 300, kind))
     whole, chance = exact(costs), np.random.default_rng(0)
-    listing = listed(costs, *hot_prices(costs, spread(costs)), k=8)
+    samples = samples_of(costs)
+    listing = listed(costs, samples, *hot_prices(samples, spread(costs)), k=8)
     assert listing.alone.any() == (kind == "tied")
     others = np.ones(whole.shape, bool)
     others[listing.edges.i, listing.edges.j] = False

@@ -13,7 +13,7 @@ from saelab.matching.baselines import greedy, mutual_nearest, random_pairs
 from saelab.matching.certificate import lower_bound
 from saelab.matching.cost import Costs
 from saelab.matching.partial import match_partially, null_reject
-from saelab.matching.prices import hot_prices, spread
+from saelab.matching.prices import hot_prices, samples_of, spread
 
 
 def unit(x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def agrees_with_lapx(family: str, n: int, d: int, seed: int) -> None:
     x, y = a.double().numpy(), b.double().numpy()
     dense = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
     optimum = lap.lapjv(dense)[0]
-    assert found.method == "blocked"
+    assert found.method in ("blocked", "distinct")
     assert np.array_equal(np.sort(found.permutation), np.arange(n))
     assert found.cost == pytest.approx(optimum, rel=1e-9, abs=1e-9)
     assert abs(found.gap) <= 1e-9 * max(optimum, 1.0)
@@ -117,7 +117,7 @@ def test_any_prices_give_a_valid_bound() -> None:
     a, b = instance("clustered", 600, 32, 5)
     costs = Costs(a, b)
     optimum = assign(costs).cost
-    u, v = (p.double().numpy() for p in hot_prices(costs, spread(costs)))
+    u, v = (p.double().numpy() for p in hot_prices(samples_of(costs), spread(costs)))
     assert lower_bound(costs, u, v) <= optimum + 1e-9
     assert lower_bound(costs, u + 1.0, v) <= optimum + 1e-9, "also for prices that are far too high"
 

@@ -48,6 +48,7 @@ def match(
     *more: str,
     story: bool = False,
     judge: str = "embedding",
+    described_pairs: int = 100,
     corpus: list[str] | None = None,
     fold: Fold | None = None,
     parts: Literal["all", "decoder", "encoder"] | None = None,
@@ -57,6 +58,7 @@ def match(
     lm: str | None = None,
     text: str | None = None,
     contexts: int = 64,
+    loss_contexts: int = 8,
     shown_pairs: Annotated[int, Parameter(name="--pairs")] = 5,
     out: Path | None = None,
     json: bool = False,
@@ -79,6 +81,8 @@ def match(
         and numbers.csv.
     judge:
         Who compares descriptions for --story: embedding, local:LM or openai:MODEL.
+    described_pairs:
+        How many pairs of every matching --judge is asked about, in both orders.
     corpus:
         A further text for --story (reference; may be said again), beside the one held out from training.
     fold:
@@ -101,6 +105,8 @@ def match(
         others the embedded corpus, and it is said whether they may have been trained on it.
     contexts:
         Contexts that are read with --lm or --story.
+    loss_contexts:
+        Of them, those on which --story runs the model on to its loss.
     shown_pairs:
         How many pairs of each step are listed, nearest first, with the descriptions that the SAEs' run folder holds.
     out:
@@ -111,7 +117,10 @@ def match(
     """
     if story:
         runs = [Path(r.removeprefix("path:")) for r in (first, second, *more) if r is not None]
-        return tell(runs, judge=judge, corpora=corpus or [], contexts=contexts, pairs=100, out=_folder(out))
+        return tell(
+            runs, judge=judge, corpora=corpus or [], contexts=contexts, loss_contexts=loss_contexts,
+            pairs=described_pairs, out=_folder(out),
+        )  # fmt: skip
     if second is None:
         raise UserError("One SAE has nothing to be matched with.", hint="Name the next one, or a run with --story.")
     from saelab.cli.references import opened

@@ -43,14 +43,17 @@ def show_table(frame: "pl.DataFrame", *, as_json: bool, title: str | None = None
     if spare < 0:
         _show_rows(frame.columns, rows, title)
         return
-    table = Table(title=title, title_justify="left", header_style="bold")
+    console = Console(highlight=False, width=10**6 if width is None else width, file=sys.stdout)
+    if title:
+        console.print(title, style="italic", markup=False)  # a table's own title is broken at the table's width
+    table = Table(header_style="bold")
     for column, kind, room in zip(columns, frame.dtypes, least, strict=True):
         more = min(spare, max(map(len, column)) - room)
         spare -= more
         table.add_column(column[0], justify="right" if kind.is_numeric() else "left", width=room + more)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False, width=10**6 if width is None else width, file=sys.stdout).print(table)
+    console.print(table)
 
 
 def _show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None) -> None:

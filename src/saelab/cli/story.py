@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 EMBEDDING = "embedding"
 
 
-def tell(runs: Sequence[Path], *, judge: str, corpora: Sequence[str], contexts: int, pairs: int, out: Path) -> int:
+def tell(
+    runs: Sequence[Path],
+    *,
+    judge: str,
+    corpora: Sequence[str],
+    contexts: int,
+    loss_contexts: int,
+    pairs: int,
+    out: Path,
+) -> int:
     """Tell the story of every run; writes story.html and numbers.csv into a folder."""
     import polars as pl
 
@@ -32,8 +41,8 @@ def tell(runs: Sequence[Path], *, judge: str, corpora: Sequence[str], contexts: 
         for root in runs:
             run = RunFolder(root)
             for story in stories(
-                run, judge=asked, scale=judge != EMBEDDING, corpora=corpora, contexts=contexts, pairs=pairs,
-                progress=progress,
+                run, judge=asked, scale=judge != EMBEDDING, corpora=corpora, contexts=contexts,
+                loss_contexts=loss_contexts, pairs=pairs, progress=progress,
             ):  # fmt: skip
                 name = story.lm.name if story.lm.name not in found else f"{story.lm.name}, {root.name}"
                 found[name] = (points(story), nearest(story))

@@ -1,6 +1,7 @@
 """The exact one-to-one matching of two sets of features, without a cost matrix (spec: SAE Match notes, C.2).
 
-    prices     annealed Sinkhorn: blocked while hot, on the candidates while cold (prices.py)
+    prices     annealed Sinkhorn: on samples while hot, on the candidates while cold (prices.py)
+    plain      every row's cheapest column at the hot prices, where these are distinct: done (distinct.py)
     candidates the smallest reduced costs of every row and column, and one real matching, so that a solution exists
     repeat     sparse assignment on the candidates (float64 costs from differences)
                prices that fit it on the candidates (label correcting)
@@ -26,9 +27,10 @@ from jaxtyping import Bool, Float, Int
 from saelab.core.errors import SaelabError, UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.matching.cost import Costs, Edges
+from saelab.matching.distinct import Distinct, distinct, likely
 from saelab.matching.listing import listed
-from saelab.matching.pool import Pool, pool_of, pool_of_all
-from saelab.matching.prices import cold_prices, hot_prices, spread
+from saelab.matching.pool import RELATIVE_GAP, Pool, pool_of, pool_of_all
+from saelab.matching.prices import cold_prices, hot_prices, samples_of, spread
 
 DENSE_BELOW = 512  # rows up to which all pairs are candidates
 KEPT = 16  # of each row and each column for the assignment
@@ -72,7 +74,12 @@ def assign(costs: Costs, *, progress: Progress = SILENT) -> Assignment:
     start = time.perf_counter()
     small = n * m <= DENSE_BELOW**2
     with progress.task("matching", unit="rounds") as task:
-        pool, u, v = (pool_of_all(costs), np.zeros(n), np.zeros(m)) if small else _sparse(costs)
+        begun = _Begun(pool_of_all(costs), np.zeros(n), np.zeros(m)) if small else _begun(costs)
+        if isinstance(begun, Distinct):
+            task.advance(1, violated=0, gap=begun.cost - begun.lower_bound)
+            seconds, proved = time.perf_counter() - start, (begun.cost, begun.lower_bound)
+            return Assignment(begun.permutation, *proved, 1, 1.0, seconds, "distinct", begun.u, begun.v)
+        pool, u, v = begun.pool, begun.u, begun.v
         for rounds in range(1, MOST_ROUNDS + 1):
             edges = pool.chosen_from
             permutation = sparse_assignment(edges, u, v)
@@ -96,17 +103,32 @@ def score(costs: Costs, permutation: Int[np.ndarray, " n"], optimum: Assignment 
     return cost, cost - (optimum or assign(costs)).lower_bound
 
 
-def _sparse(costs: Costs) -> tuple[Pool, Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
+@dataclass(frozen=True)
+class _Begun:
     """The pairs to begin with, and prices near those of the optimum."""
-    unit = spread(costs)
-    listing = listed(costs, *hot_prices(costs, unit))
+
+    pool: Pool
+    u: Float[np.ndarray, " n"]
+    v: Float[np.ndarray, " m"]
+
+
+def _begun(costs: Costs) -> _Begun | Distinct:
+    """Where a matching is looked for, or the matching where it is plain."""
+    unit, samples, (n, m) = spread(costs), samples_of(costs), costs.shape
+    u, v = hot_prices(samples, unit)
+    if n == m and likely(samples, v):
+        plain = distinct(costs, v)
+        if plain is not None and plain.cost - plain.lower_bound <= RELATIVE_GAP * plain.cost:
+            return plain
+    listing = listed(costs, samples, u, v)
+    del samples
     edges = listing.edges
-    u, v = cold_prices(edges, listing.u, listing.v, unit)
-    reduced = edges.weights - u[edges.i] - v[edges.j]
+    cold_u, cold_v = cold_prices(edges, listing.u, listing.v, unit)
+    reduced = edges.weights - cold_u[edges.i] - cold_v[edges.j]
     kept = _smallest(edges.i, reduced, KEPT) | _smallest(edges.j, reduced, KEPT)
     pool = pool_of(costs, listing, kept)
-    pool.add(*_missing(edges.kept(kept), costs.shape))
-    return pool, u, v
+    pool.use(*_missing(edges.kept(kept), costs.shape))
+    return _Begun(pool, cold_u, cold_v)
 
 
 def _smallest(groups: Int[np.ndarray, " E"], x: Float[np.ndarray, " E"], k: int) -> Bool[np.ndarray, " E"]:

@@ -17,6 +17,7 @@ from saelab.core.seeds import numpy_generator
 from saelab.matching.cost import Costs, Parts
 from saelab.matching.fold import Fold, HasFeatures
 from saelab.matching.listing import listed
+from saelab.matching.prices import samples_of
 
 Predict = Callable[[HasFeatures, HasFeatures, Tensor, Tensor], Tensor]
 
@@ -46,7 +47,7 @@ def mutual_nearest(costs: Costs) -> Int[np.ndarray, " n"]:
 
 def greedy(costs: Costs) -> Int[np.ndarray, " n"]:
     """A full matching taken pair by pair from about the 64 cheapest of every row and column."""
-    edges = listed(costs, torch.zeros_like(costs.a_square), torch.zeros_like(costs.b_square)).edges
+    edges = listed(costs, samples_of(costs), torch.zeros_like(costs.a_square), torch.zeros_like(costs.b_square)).edges
     n, m = costs.shape
     partner = np.full(n, -1)
     taken = np.zeros(m, bool)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from saelab.matching.cost import Costs
 
@@ -20,13 +20,16 @@ MOST_PER_ROW = 64  # pairs of a row that are computed again in one pass
 
 @dataclass(frozen=True)
 class Below:
-    """Pairs (i, j) with r_ij = reduced < margin. Of all that were looked at: where loose is positive, too many were to
+    """Pairs (i, j) with r_ij = reduced < margin, and their costs. Where exact, both are computed in float64; else r_ij
+    is positive, and both are bounds from below. Of all that were looked at: where loose is positive, too many were to
     list them, and the sum over rows of the least r is lower than the listed ones say by up to that much.
     """
 
     i: Int[np.ndarray, " E"]
     j: Int[np.ndarray, " E"]
     reduced: Float[np.ndarray, " E"]
+    weights: Float[np.ndarray, " E"]
+    exact: Bool[np.ndarray, " E"]
     loose: float
 
 
@@ -48,7 +51,7 @@ def below(
     """The pairs with reduced costs below a margin at prices (u, v): of all, or of some rows and columns."""
     rows = np.arange(len(u)) if rows is None else rows
     columns = np.arange(len(v)) if columns is None else columns
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0, bool))]
     if not len(rows) or not len(columns):
         return Below(*found[0], 0.0)
     everything = (len(rows), len(columns)) == costs.shape
@@ -68,10 +71,13 @@ def below(
             to = to.flatten()
             loose += 2 * slack * len(block)  # the least of what is left is no lower than the least listed, up to this
         i, j = rows[at.cpu().numpy() + part.start], columns[to.cpu().numpy()]
-        r = costs.edges(i, j) - u[i] - v[j]
-        found.append((i[r < margin], j[r < margin], r[r < margin]))
-    i, j, r = (np.concatenate(x) for x in zip(*found, strict=True))
-    return Below(i, j, r, loose)
+        r = block[at, to].double().cpu().numpy() + margin  # less what the entry can be off by
+        near = r <= 0
+        weights = r + u[i] + v[j]
+        weights[near] = costs.edges(i[near], j[near])
+        r[near] = weights[near] - u[i[near]] - v[j[near]]
+        found.append(tuple(x[r < margin] for x in (i, j, r, weights, near)))
+    return Below(*(np.concatenate(x) for x in zip(*found, strict=True)), loose)
 
 
 def rounding_of(costs: Costs, cost: float, *prices: Float[np.ndarray, "..."]) -> float:

@@ -113,11 +113,10 @@ class Costs:
         self, *, rows: Float[Tensor, " n"], columns: Float[Tensor, " m"]
     ) -> Iterator[tuple[slice, Float[Tensor, "r m"], Int[Tensor, " E"], Int[Tensor, " E"]]]:
         """`blocks`, each with the places (row within the block, column) of its entries that are not positive."""
-        memory: Tensor | None = None
+        memory: Tensor | None = None  # for all blocks: a new mask for each would leave the heap in pieces
         for part, block in self.blocks(rows=rows, columns=columns):
             memory = torch.empty_like(block, dtype=torch.bool) if memory is None else memory
-            found = torch.le(block, 0, out=memory[: len(block)]).nonzero()
-            yield part, block, found[:, 0], found[:, 1]
+            yield part, block, *places(torch.le(block, 0, out=memory[: len(block)]))
 
     def slack(self, u: Float[Tensor, " n"], v: Float[Tensor, " m"]) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
         """What an entry of `blocks` with the offsets (-u, -v) can be off by: a share of its row, one of its column."""
@@ -157,6 +156,17 @@ class Edges:
 
     def kept(self, which: Bool[np.ndarray, " E"]) -> "Edges":
         return Edges(self.i[which], self.j[which], self.weights[which])
+
+
+def places(mask: Bool[Tensor, "r m"]) -> tuple[Int[Tensor, " E"], Int[Tensor, " E"]]:
+    """Where a mask is true (row, column), in order. Few entries are, so eight are looked at together."""
+    flat = mask.view(-1)
+    whole = flat[: len(flat) // 8 * 8]
+    words = whole.view(torch.int64).nonzero()[:, 0]
+    inside = whole.view(-1, 8)[words].nonzero()
+    at = torch.cat([words[inside[:, 0]] * 8 + inside[:, 1], flat[len(whole) :].nonzero()[:, 0] + len(whole)])
+    rows = torch.div(at, mask.shape[1], rounding_mode="floor")
+    return rows, at - rows * mask.shape[1]
 
 
 def _squares(rows: Float[Tensor, "n p"]) -> Float[Tensor, " n"]:

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelab.matching.cost import Costs, Edges
+from saelab.matching.cost import BLOCK_ENTRIES, Costs, Edges, places
+from saelab.matching.prices import Samples
 
 CANDIDATES = 64  # of each row and each column, about
-RANK = 4  # the order statistic of a sample that estimates the k-th smallest reduced cost
+LEAST_RANK = 2  # of the order statistic of a sample that estimates the k-th smallest reduced cost
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,17 @@ def _least(
     return x + np.minimum(lower[at] + s, higher[at])
 
 
-def listed(costs: Costs, u: Float[Tensor, " n"], v: Float[Tensor, " m"], k: int = CANDIDATES) -> Listing:
-    """About the k smallest reduced costs of every row and every column.
+def listed(
+    costs: Costs, samples: Samples, u: Float[Tensor, " n"], v: Float[Tensor, " m"], k: int = CANDIDATES
+) -> Listing:
+    """About the k smallest reduced costs of every row and every column, at the prices (u, v).
 
-    How small is small enough is read from one in so many columns (rows), so that the one pass over all pairs only
-    compares.
+    How small is small enough is read from the samples, so that the one pass over all pairs only compares.
     """
-    some = slice(None, None, max(1, k // RANK))
-    by_row = _thresholds(costs.part(columns=some), -u, -v[some])
-    by_column = _thresholds(costs.part(rows=some).transposed(), -v, -u[some])
+    step = samples.row_step * max(1, samples.column_step // samples.row_step)
+    some = samples.rows[:: step // samples.row_step].T.contiguous()
+    by_row = _thresholds(samples.columns, u, v[:: samples.column_step], k / samples.column_step)
+    by_column = _thresholds(some, v, u[::step], k / step)
     alone = torch.zeros_like(by_row, dtype=torch.bool)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     memory: Tensor | None = None  # for all blocks: new masks for each would leave the heap in pieces
@@ -81,12 +84,11 @@ def listed(costs: Costs, u: Float[Tensor, " n"], v: Float[Tensor, " m"], k: int 
         small, other = memory[:, : len(block)]
         torch.le(block, by_column, out=small)
         small |= torch.le(block, by_row[part, None], out=other)
-        places = small.nonzero()
-        if len(places) > 16 * k * len(block):  # ties
+        i, j = places(small)
+        if len(i) > 16 * k * len(block):  # ties
             least = block.topk(min(k, block.shape[1]), dim=1, largest=False)
             by_row[part], alone[part] = least.values[:, -1], True
-            places = small.zero_().scatter_(1, least.indices, True).nonzero()
-        i, j = places[:, 0], places[:, 1]
+            i, j = places(small.zero_().scatter_(1, least.indices, True))
         found.append(((i + part.start).cpu(), j.cpu(), block[i, j].cpu()))
     i, j, reduced = (torch.cat(x).numpy() for x in zip(*found, strict=True))
     above, beside = costs.slack(u, v)
@@ -96,7 +98,10 @@ def listed(costs: Costs, u: Float[Tensor, " n"], v: Float[Tensor, " m"], k: int 
     return Listing(edges, above, beside, near_u, near_v, by_row, by_column, alone.cpu().numpy())
 
 
-def _thresholds(sample: Costs, rows: Float[Tensor, " n"], columns: Float[Tensor, " s"]) -> Float[Tensor, " n"]:
-    rank = min(RANK, sample.shape[1])
-    parts = (b.topk(rank, dim=1, largest=False).values[:, -1] for _, b in sample.blocks(rows=rows, columns=columns))
-    return torch.cat(list(parts))
+def _thresholds(
+    sample: Float[Tensor, "n s"], rows: Float[Tensor, " n"], columns: Float[Tensor, " s"], rank: float
+) -> Float[Tensor, " n"]:
+    """The reduced cost of this rank in every row of a sample."""
+    rank = min(max(round(rank), LEAST_RANK), sample.shape[1])
+    parts = sample.split(max(1, BLOCK_ENTRIES // sample.shape[1]))
+    return torch.cat([(part - columns).topk(rank, dim=1, largest=False).values[:, -1] for part in parts]) - rows

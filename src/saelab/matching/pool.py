@@ -38,20 +38,31 @@ class Pool:
     def chosen_from(self) -> Edges:
         return self.edges.kept(self.used)
 
-    def add(self, i: Int[np.ndarray, " P"], j: Int[np.ndarray, " P"], use: Bool[np.ndarray, " P"] | None = None) -> int:
-        """List more pairs, with their costs in float64, some of them to be used; how many of these are new."""
+    def add(
+        self,
+        i: Int[np.ndarray, " P"],
+        j: Int[np.ndarray, " P"],
+        weights: Float[np.ndarray, " P"],
+        exact: Bool[np.ndarray, " P"],
+        use: Bool[np.ndarray, " P"],
+    ) -> int:
+        """List more pairs, some of them to be used; how many of these are new."""
         m = self.costs.shape[1]
-        own, (new, first) = self.edges.i * m + self.edges.j, np.unique(i.astype(np.int64) * m + j, return_index=True)
-        use = np.ones(len(new), bool) if use is None else use[first]
-        at = np.searchsorted(own, new)
-        there = own[np.minimum(at, len(own) - 1)] == new
-        self.used[at[there & use]] = True
-        at, new, use = at[~there], new[~there], use[~there]
-        i, j = np.divmod(new, m)
-        olds, news = (self.edges.i, self.edges.j, self.edges.weights), (i, j, self.costs.edges(i, j))
-        self.edges = Edges(*(np.insert(old, at, x) for old, x in zip(olds, news, strict=True)))
-        self.used, self.exact = np.insert(self.used, at, use), np.insert(self.exact, at, True)
-        return int(use.sum())
+        own, (keys, first) = self.edges.i * m + self.edges.j, np.unique(i.astype(np.int64) * m + j, return_index=True)
+        at = np.searchsorted(own, keys)
+        there = own[np.minimum(at, len(own) - 1)] == keys
+        self.used[at[there & use[first]]] = True
+        at, new = at[~there], first[~there]
+        olds = self.edges.i, self.edges.j, self.edges.weights, self.used, self.exact
+        news = i, j, weights, use, exact
+        *edges, self.used, self.exact = (np.insert(old, at, x[new]) for old, x in zip(olds, news, strict=True))
+        self.edges = Edges(*edges)
+        return int(use[new].sum())
+
+    def use(self, i: Int[np.ndarray, " P"], j: Int[np.ndarray, " P"]) -> None:
+        """Use pairs, listed or not."""
+        every = np.ones(len(i), bool)
+        self.add(i, j, self.costs.edges(i, j), every, every)
 
     def priced(
         self, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"], permutation: Int[np.ndarray, " n"]
@@ -76,7 +87,8 @@ class Pool:
         others = self._others(u, v)
         np.minimum.at(least, others.i, others.reduced)
         bound = float(u.sum() + v.sum() + least.sum()) - others.loose
-        return cost, bound, int(wrong.sum()) + self.add(others.i, others.j, others.reduced < -tolerance)
+        use = others.reduced < -tolerance
+        return cost, bound, int(wrong.sum()) + self.add(others.i, others.j, others.weights, others.exact, use)
 
     def _others(self, u: Float[np.ndarray, " n"], v: Float[np.ndarray, " m"]) -> Below:
         """The pairs with reduced costs below the margin, wherever what is known of unlisted ones does not do."""

@@ -9,6 +9,7 @@ left over, and v stays at most 0.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import scipy  # its parts are loaded at first use
@@ -22,10 +23,10 @@ from saelab.matching.cost import BLOCK_ENTRIES, Costs, Edges
 HOT = (1.2, 0.7, 0.4)  # temperatures in standard deviations of the inner products, see `spread`
 COLD = (0.4, 0.04, 6)  # first and last temperature in the same units, and how many, on the edges
 INNER = 3  # scalings at each cold temperature
-ROWS = 8  # one in so many rows gives v, fewer where their costs would not fit
+ROWS = 8  # one in so many rows gives v, fewer where their costs would not be kept
 COLUMNS = 16  # one in so many columns gives u
-SAMPLE_ENTRIES = 1 << 27
-SPREAD_SAMPLE = 512
+SAMPLE_ENTRIES = 1 << 28
+SPREAD_SAMPLE = 256
 
 
 def spread(costs: Costs) -> float:
@@ -36,11 +37,30 @@ def spread(costs: Costs) -> float:
     return float((x - x.mean(0) - x.mean(1, keepdim=True) + x.mean()).std().clamp_min(1e-30))
 
 
-def hot_prices(costs: Costs, unit: float) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
-    """Prices from samples, from hot to warm. unit: `spread`."""
+@dataclass(frozen=True)
+class Samples:
+    """Costs between some rows and all columns, and between all rows and some columns: one in every `row_step` rows and
+    `column_step` columns.
+    """
+
+    rows: Float[Tensor, "r m"]
+    columns: Float[Tensor, "n c"]
+    row_step: int
+    column_step: int
+
+
+def samples_of(costs: Costs) -> Samples:
+    """Samples small enough to be kept."""
     n, m = costs.shape
-    sample = costs.part(rows=slice(None, None, max(ROWS, -(-n * m // SAMPLE_ENTRIES))))
-    kept = torch.cat([block.clone() for _, block in sample.blocks()])
+    row_step, column_step = (max(step, -(-n * m // SAMPLE_ENTRIES)) for step in (ROWS, COLUMNS))
+    some = costs.part(rows=slice(None, None, row_step)), costs.part(columns=slice(None, None, column_step))
+    rows, columns = (torch.cat([block.clone() for _, block in part.blocks()]) for part in some)
+    return Samples(rows, columns, row_step, column_step)
+
+
+def hot_prices(samples: Samples, unit: float) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
+    """Prices from samples, from hot to warm. unit: `spread`."""
+    kept, n, m = samples.rows, len(samples.columns), samples.rows.shape[1]
     height = max(1, BLOCK_ENTRIES // m)
     memory = kept.new_empty(min(height, len(kept)), m)
     v = kept.new_zeros(m)
@@ -53,10 +73,10 @@ def hot_prices(costs: Costs, unit: float) -> tuple[Float[Tensor, " n"], Float[Te
         v -= epsilon * (sums * (n / len(kept))).clamp_min(1e-6).log()
         if n < m:
             v.clamp_(max=0)
-    del kept
-    some, epsilon = costs.part(columns=slice(None, None, COLUMNS)), HOT[-1] * unit
-    u = [torch.logsumexp(block.mul_(-1 / epsilon), dim=1) for _, block in some.blocks(columns=-v[::COLUMNS])]
-    return -epsilon * (torch.cat(u) + math.log(m / len(some.b))), v
+    some, epsilon = samples.columns, HOT[-1] * unit
+    beside = v[:: samples.column_step]
+    u = torch.cat([torch.logsumexp((beside - part).mul_(1 / epsilon), dim=1) for part in some.split(height)])
+    return -epsilon * (u + math.log(m / some.shape[1])), v
 
 
 def cold_prices(
