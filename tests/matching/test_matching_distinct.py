@@ -37,15 +37,15 @@ def test_near_copies_are_matched_and_proved_without_a_solver() -> None:
     assert (reduced - 1e-3).min() < -1e-12, "control: prices a little higher would prove nothing"
 
 
-@pytest.mark.parametrize("repeated", [1, N // 2])
+@pytest.mark.parametrize("repeated", [1, 344])
 def test_rows_with_one_cheapest_column_are_left_to_the_solver(repeated: int) -> None:
     a, b = copies()
-    a[:repeated] = a[-repeated:].clone()
+    a[:repeated] = a[repeated : 2 * repeated].clone()
     costs = Costs(a, b)
     samples = samples_of(costs)
     _, v = hot_prices(samples, spread(costs))
     assert distinct(costs, v) is None
-    assert likely(samples, v) == (repeated == 1), "one pair of rows is not among the sampled, many are"
+    assert likely(samples, v) == (repeated == 1), "of one pair only one row is sampled"
     found = assign(costs)
     assert found.method == "blocked"
     assert found.cost == pytest.approx(lap.lapjv(exact(costs))[0], rel=1e-9)

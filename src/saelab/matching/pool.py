@@ -15,7 +15,7 @@ from saelab.matching.cost import Costs, Edges
 from saelab.matching.listing import Listing
 
 RELATIVE_GAP = 1e-9
-MARGIN = 0.05  # of the median threshold of a row
+MARGIN = 0.01  # of the median threshold of a row
 
 
 @dataclass
