@@ -254,7 +254,7 @@ def table(kept: Path, asked: argparse.Namespace) -> None:
         if max(costs) - min(costs) > 1e-9 * max(costs):
             print(f"costs differ: {sorted(set(costs))}")
         dense_ones = [m for m in done if m in PEERS]
-        best, least = (min(dense_ones, key=t.get, default=None) for t in (wall, cpu))
+        best, least = (min(dense_ones, key=t.__getitem__, default=None) for t in (wall, cpu))
         line = [f"{n:,}", family, f"{wall['saelab']:.3g}"]
         if best is not None and least is not None:
             whole, used = wall[best] + wall["matrix"], cpu[least] + cpu["matrix"]
@@ -292,7 +292,7 @@ def serve(asked: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("what", choices=["decoders", "peers", "table", "synthetic", "partial", "one"])
     parser.add_argument("method", nargs="?")
     parser.add_argument("--run", type=Path, default=Path("demo"))

@@ -51,9 +51,9 @@ def below(
     """The pairs with reduced costs below a margin at prices (u, v): of all, or of some rows and columns."""
     rows = np.arange(len(u)) if rows is None else rows
     columns = np.arange(len(v)) if columns is None else columns
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0, bool))]
+    found = [Below(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0, bool), 0.0)]
     if not len(rows) or not len(columns):
-        return Below(*found[0], 0.0)
+        return found[0]
     everything = (len(rows), len(columns)) == costs.shape
     device = costs.a.device
     chosen = (torch.from_numpy(x).to(device) for x in (rows, columns))
@@ -76,8 +76,10 @@ def below(
         weights = r + u[i] + v[j]
         weights[near] = costs.edges(i[near], j[near])
         r[near] = weights[near] - u[i[near]] - v[j[near]]
-        found.append(tuple(x[r < margin] for x in (i, j, r, weights, near)))
-    return Below(*(np.concatenate(x) for x in zip(*found, strict=True)), loose)
+        low = r < margin
+        found.append(Below(i[low], j[low], r[low], weights[low], near[low], 0.0))
+    i, j, r, weights = (np.concatenate([getattr(f, k) for f in found]) for k in ("i", "j", "reduced", "weights"))
+    return Below(i, j, r, weights, np.concatenate([f.exact for f in found]), loose)
 
 
 def rounding_of(costs: Costs, cost: float, *prices: Float[np.ndarray, "..."]) -> float:
