@@ -45,7 +45,7 @@ def test_rows_with_one_cheapest_column_are_left_to_the_solver(repeated: int) -> 
     samples = samples_of(costs)
     _, v = hot_prices(samples, spread(costs))
     assert distinct(costs, v) is None
-    assert likely(samples, v) == (repeated == 1), "of one pair only one row is sampled"
+    assert likely(samples, v, spread(costs)) == (repeated == 1), "of one pair only one row is sampled"
     found = assign(costs)
     assert found.method == "blocked"
     assert found.cost == pytest.approx(lap.lapjv(exact(costs))[0], rel=1e-9)
@@ -63,13 +63,21 @@ def test_a_column_within_the_rounding_is_priced_in_float64() -> None:
     assert found.lower_bound <= optimum * (1 + 1e-12) and found.gap <= 1e-9 * found.cost
 
 
+def test_strangers_are_not_taken_for_near_copies() -> None:
+    a, b = copies()
+    for other, near in ((b, True), (torch.randn(N, D, generator=torch.Generator().manual_seed(3)), False)):
+        costs = Costs(a, other)
+        unit, samples = spread(costs), samples_of(costs)
+        assert likely(samples, hot_prices(samples, unit)[1], unit) == near
+
+
 def test_prices_of_no_use_give_no_matching(monkeypatch: pytest.MonkeyPatch) -> None:
     costs = Costs(*copies())
     v = torch.zeros(N)
     v[3] = 10.0  # every row's cheapest column
     plain = distinct(costs, torch.zeros(N))
     assert distinct(costs, v) is None and plain is not None
-    monkeypatch.setattr(assignment, "likely", lambda samples, v: False)
+    monkeypatch.setattr(assignment, "likely", lambda *_: False)
     asked = assign(costs)
     assert asked.method == "blocked", "control: the solver's way"
     assert asked.cost == pytest.approx(plain.cost, rel=1e-12)

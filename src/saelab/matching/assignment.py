@@ -116,7 +116,7 @@ def _begun(costs: Costs) -> _Begun | Distinct:
     """Where a matching is looked for, or the matching where it is plain."""
     unit, samples, (n, m) = spread(costs), samples_of(costs), costs.shape
     u, v = hot_prices(samples, unit)
-    if n == m and likely(samples, v):
+    if n == m and likely(samples, v, unit):
         plain = distinct(costs, v)
         if plain is not None and plain.cost - plain.lower_bound <= RELATIVE_GAP * plain.cost:
             return plain
@@ -161,7 +161,8 @@ def sparse_assignment(edges: Edges, u: Float[np.ndarray, " n"], v: Float[np.ndar
         i, j, reduced = _squared(i, j, reduced, v, n)
     size = n if n == m else n + m
     starts = np.r_[0, np.cumsum(np.bincount(i, minlength=size))].astype(np.int32)
-    partner = lap.lapmod(size, reduced - reduced.min(), starts, j.astype(np.int32))[1]
+    # Its own sum of costs would be a Python loop over rows.
+    partner, _ = lap.lapmod(size, reduced - reduced.min(), starts, j.astype(np.int32), return_cost=False)
     return np.asarray(partner)[:n].astype(np.int64)
 
 
@@ -183,33 +184,35 @@ def _squared(
     return rows[order], columns[order], weights[order]
 
 
-def starts_of(groups: Int[np.ndarray, " E"]) -> Int[np.ndarray, " G"]:
-    """Where the runs of equal numbers begin."""
-    return np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
-
-
 def fitted_prices(
     edges: Edges, permutation: Int[np.ndarray, " n"], v: Float[np.ndarray, " m"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]]:
     """The greatest prices v <= v_old (<= 0 where columns are left over) with r_ij >= 0 on all edges and 0 on the
     matching, and their u.
     """
-    order = edges.by_column(len(permutation), len(v))
-    i, j, weights = edges.i[order], edges.j[order], edges.weights[order]
-    own = np.empty(len(permutation))
+    i, j, weights, (n, m) = edges.i, edges.j, edges.weights, (len(permutation), len(v))
+    own, owner, starts = np.empty(n), np.full(m, -1), edges.starts(n)
+    owner[permutation] = np.arange(n)
     matched = permutation[i] == j
     own[i[matched]] = weights[matched]
-    extra, source = weights - own[i], permutation[i]
-    starts = starts_of(j)
-    heads = j[starts]
-    v = v.copy() if len(permutation) == len(v) else np.zeros(len(v))
-    changed = np.ones(len(v), bool)
-    for _ in range(20 * len(v)):
-        if not changed.any():
+    extra = weights - own[i]
+    v = v.copy() if n == m else np.zeros(m)
+    rows = np.arange(n)
+    for _ in range(20 * m):
+        at = _edges_of(rows, starts)
+        reached = v.copy()
+        np.minimum.at(reached, j[at], v[permutation[i[at]]] + extra[at])
+        changed = np.flatnonzero(reached < v - 1e-12 * (1 + np.abs(v)))
+        if not len(changed):
             break
-        reached = np.minimum.reduceat(v[source] + extra, starts)
-        lower = reached < v[heads] - 1e-12 * (1 + np.abs(v[heads]))
-        changed = np.zeros(len(v), bool)
-        changed[heads[lower]] = True
-        v[heads[lower]] = reached[lower]
+        v[changed] = reached[changed]
+        rows = owner[changed]
+        rows = rows[rows >= 0]
     return own - v[permutation], v
+
+
+def _edges_of(rows: Int[np.ndarray, " r"], starts: Int[np.ndarray, " s"]) -> Int[np.ndarray, " E"]:
+    """The places of all edges of some rows."""
+    sizes = starts[rows + 1] - starts[rows]
+    ends = np.cumsum(sizes)
+    return np.repeat(starts[rows] - (ends - sizes), sizes) + np.arange(int(sizes.sum()))

@@ -71,7 +71,11 @@ class Costs:
 
     def over(self, unit: float) -> "Costs":
         """The same features measured in another unit; their costs are those over unit^2."""
-        return self if unit == 1 else Costs(self.a / unit, self.b / unit, self.widths)
+        if unit == 1:
+            return self
+        found = replace(self, a=self.a / unit, b=self.b / unit)
+        found.__dict__.update(a_square=self.a_square / unit**2, b_square=self.b_square / unit**2)
+        return found
 
     @cached_property
     def rounding(self) -> float:
@@ -148,11 +152,6 @@ class Edges:
     def starts(self, n: int) -> Int[np.ndarray, " s"]:
         """Where the edges of each of n rows begin, and where the last end."""
         return np.r_[0, np.cumsum(np.bincount(self.i, minlength=n))].astype(np.int32)
-
-    def by_column(self, n: int, m: int) -> Int[np.ndarray, " E"]:
-        """The order by column, then row, of n rows and m columns."""
-        places = (np.arange(len(self)), self.j.astype(np.int32), self.starts(n))
-        return scipy.sparse.csr_array(places, shape=(n, m)).tocsc().data
 
     def kept(self, which: Bool[np.ndarray, " E"]) -> "Edges":
         return Edges(self.i[which], self.j[which], self.weights[which])

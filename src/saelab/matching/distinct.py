@@ -16,6 +16,8 @@ from saelab.matching.certificate import below
 from saelab.matching.cost import Costs
 from saelab.matching.prices import Samples
 
+CLEAR = 0.02  # of the spread of costs: the second column is so much dearer
+MOST_UNCLEAR = 0.05  # of the rows, among near copies (measured: all; of real decoders nearly none are clear)
 MOST_CLOSE = 0.05  # of the rows may have a second column within the rounding: these are priced by another pass
 
 
@@ -30,9 +32,15 @@ class Distinct:
     v: Float[np.ndarray, " n"]
 
 
-def likely(samples: Samples, v: Float[Tensor, " m"]) -> bool:
-    """Whether no two sampled rows have the same cheapest column."""
-    return _no_two_alike((samples.rows - v).argmin(dim=1))
+def likely(samples: Samples, v: Float[Tensor, " m"], unit: float) -> bool:
+    """Whether no two sampled rows have the same cheapest column, and nearly all prefer theirs clearly. unit: `spread`.
+
+    The first alone says little, as v was fitted to these rows.
+    """
+    reduced = samples.rows - v
+    least, columns = reduced.min(dim=1)
+    second = reduced.scatter_(1, columns[:, None], torch.inf).amin(dim=1)
+    return _no_two_alike(columns) and float((second - least < CLEAR * unit).float().mean()) <= MOST_UNCLEAR
 
 
 def distinct(costs: Costs, v: Float[Tensor, " n"]) -> Distinct | None:
