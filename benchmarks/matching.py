@@ -210,8 +210,9 @@ def beside(cell: Cell, asked: argparse.Namespace, kept: Path, stop: float) -> No
                 if time.monotonic() > stop or method not in missing(cell, asked, read(kept)):
                     continue
                 command = [*peer, method, matrix] if method in PEERS else [*ours, method, *about]
-                worker = workers.setdefault(method, Worker(command))
-                found = {"family": family, "n": n, "solver": method} | worker.solve(asked.limit)
+                if method not in workers:
+                    workers[method] = Worker(command)
+                found = {"family": family, "n": n, "solver": method} | workers[method].solve(asked.limit)
                 found |= {"load": os.getloadavg()[0], "threads": asked.threads}
                 with kept.open("a") as file:
                     file.write(json.dumps(found) + "\n")

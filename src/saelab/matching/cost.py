@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
-import scipy  # its parts are loaded at first use
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
