@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from test_matching_fold import F, Jump, jump, shuffled
 
+from saelab.core.seeds import numpy_generator
 from saelab.matching.match import match
 from saelab.matching.repeats import mcc, run, stability
 from saelab.store.layout import MatchingFolder
@@ -45,6 +47,14 @@ def test_a_training_is_written_with_its_chance(tmp_path: Path) -> None:
     assert near_record["mcc"] == pytest.approx(by_scipy(a, near), abs=1e-6)
     assert near_record["mcc"] > near_record["chance"] + 0.3
     assert abs(far_record["mcc"] - far_record["chance"]) < 0.1, "control: unrelated trainings are at chance"
+    for record in (near_record, far_record):
+        assert record["mcc_low"] < record["mcc"] < record["mcc_high"]
+    cosines = match(a, near, fold="none", parts="decoder").cosine
+    drawn = numpy_generator("mcc").choice(cosines, (4000, F)).mean(axis=1)
+    ends = [near_record["mcc_low"], near_record["mcc_high"]]
+    assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx(ends, abs=0.15 * (ends[1] - ends[0]))
+    assert near_record["mcc_low"] > near_record["chance"], "and the control: far ones reach chance"
+    assert far_record["mcc_low"] < far_record["chance"] + 0.1
     assert near_record["gap"] <= 1e-9 * max(near_record["cost"], 1) and near_record["repeat"]
 
 

@@ -25,15 +25,19 @@ from saelab.matching.written import certificate, pairs_table
 from saelab.store.layout import MatchingFolder
 
 FOLD, PARTS = "none", "decoder"
+NORMAL_95 = 1.959964
 
 
 def run(first: HasFeatures, second: HasFeatures, folder: Path, *, seed: int, progress: Progress = SILENT) -> list[Path]:
-    """Match two trainings of an SAE by their directions and write matching.parquet and quality.json (mcc, chance)."""
+    """Match two trainings of an SAE by their directions and write matching.parquet and quality.json (mcc with its ends
+    over features, chance).
+    """
     found = match(first, second, fold=FOLD, parts=PARTS, seed=seed, progress=progress)
     costs = costs_between(features_of(first, FOLD), features_of(second, FOLD), PARTS)
     classes = classed(costs, null_reject(costs, seed=seed))
     quality = {"fold": FOLD, "parts": PARTS, "repeat": True} | certificate(found)
-    quality |= {"mcc": mcc(found), "chance": _chance(costs, seed, progress)}
+    low, high = mcc_ends(found)
+    quality |= {"mcc": mcc(found), "mcc_low": low, "mcc_high": high, "chance": _chance(costs, seed, progress)}
     quality |= {"classes": classes.counts | {"rho": classes.rho, "strict": classes.strict}}
     place = MatchingFolder(folder)
     return [place.matching.write(pairs_table(found, classes)), place.quality.write(quality)]
@@ -42,6 +46,17 @@ def run(first: HasFeatures, second: HasFeatures, folder: Path, *, seed: int, pro
 def mcc(matching: Matching) -> float:
     """Mean cosine of the pairs of a full matching by directions (of the smaller SAE's features, where sizes differ)."""
     return float(np.nanmean(matching.cosine))
+
+
+def mcc_ends(matching: Matching) -> tuple[float | None, float | None]:
+    """The 95 % interval of the MCC over features drawn again, by the normal law (hundreds of features and more); what
+    another seed would give is not in it. None for a single pair.
+    """
+    pairs = matching.cosine[np.isfinite(matching.cosine)]
+    if len(pairs) < 2:
+        return None, None
+    half = float(NORMAL_95 * pairs.std(ddof=1) / len(pairs) ** 0.5)
+    return mcc(matching) - half, mcc(matching) + half
 
 
 def _chance(costs: Costs, seed: int, progress: Progress) -> float:

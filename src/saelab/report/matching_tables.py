@@ -121,7 +121,8 @@ def repeats(pairs: Sequence[SaePair]) -> PageTable:
             percentage(counts[k] / pair.features, 1, why="no table of pairs") for k in ("carried on", "changed", "died")
         )
         about = text(pair.first, pair.second)
-        mcc, chance = (figure(own.get(k), 3, why="not measured") for k in ("mcc", "chance"))
+        mcc = estimate(own, "mcc", 3, why="not measured")
+        chance = figure(own.get("chance"), 3, why="not measured")
         rows.append(TableRow((about, mcc, chance, *shares, text(certificate(own)))))
     return PageTable("The same SAE trained again with another seed", columns, tuple(rows))
 
