@@ -45,10 +45,10 @@ def prepare(folder: Path, tokenizer: str | None = None) -> None:
     (made / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
-def rehearsed(models: int, levels: list[int] | None) -> StudyConfig:
-    """The study; of fewer language models or levels it is a smaller one."""
+def rehearsed(folder: Path, models: int, levels: list[int] | None) -> StudyConfig:
+    """The study, with whole paths for those that work elsewhere; of fewer models or levels it is a smaller one."""
     study = read_study(STUDY, "rehearsal")
-    data = study.model_dump(mode="json")
+    data = json.loads(study.model_dump_json().replace("path:rehearsal/", f"path:{folder}/rehearsal/"))
     data["models"] = data["models"][:models]
     for grid in (grid for model in data["models"] for grid in model["grids"]):
         grid["levels"] = levels or grid["levels"]
@@ -67,10 +67,9 @@ def main() -> None:
     parser.add_argument("--tokenizer")
     asked = parser.parse_args()
     prepare(asked.folder, asked.tokenizer)
-    os.chdir(asked.folder)  # the study's references are relative
     levels = None if asked.levels is None else [int(level) for level in asked.levels.split(",")]
-    study, began = rehearsed(asked.models, levels), time.perf_counter()
-    page = run_study(study, Path("run").absolute(), on=asked.on)
+    study, began = rehearsed(asked.folder.absolute(), asked.models, levels), time.perf_counter()
+    page = run_study(study, asked.folder / "run", on=asked.on)
     seconds = time.perf_counter() - began
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     spent, most = sum(u.ru_utime + u.ru_stime for u in used), max(u.ru_maxrss for u in used) / 2**20

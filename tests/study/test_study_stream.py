@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from saelab.activations.shards import ActivationShards
 from saelab.core.config import digest_of
 from saelab.saes.formats import load_sae
 from saelab.store.layout import RunFolder
+from saelab.study.fresh import Wanted, study_text
 from saelab.study.plan import cells_of
 from saelab.study.run import run
 from saelab.study.spec import StudyConfig, saes_of
@@ -67,6 +69,13 @@ def test_stored_where_it_fits_and_the_stream_where_it_does_not(data: dict[str, A
     (harvest,) = (c for c in cells_of(stored) if c.stage == "harvest")
     assert set(harvest.settings) - named == {"batch_contexts", "shard_contexts", "sink_ratio"}
     assert digest_of(stored.harvest.own.model_dump(mode="json")) == digest_of(stored.harvest.model_dump(mode="json"))
+
+
+def test_a_stream_is_asked_for_by_a_flag() -> None:
+    plain, asked_for = (study_text(Wanted("smollm2-135m", ["resid_post.1"], ["topk"], ["4"], 64, tokens=10**4,
+                                          stream=stream)) for stream in (False, True))  # fmt: skip
+    before, after = (StudyConfig.parse(yaml.safe_load(text)) for text in (plain, asked_for))
+    assert after.harvest.stream is True and before == after.model_copy(update={"harvest": before.harvest})
 
 
 def test_saes_of_a_stream_in_several_cells(data: dict[str, Any]) -> None:

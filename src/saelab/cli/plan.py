@@ -1,5 +1,6 @@
 """`saelab plan`: what a study file would do."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,12 +39,11 @@ def plan(
     """
     from saelab.study.cards import card_table
     from saelab.study.checks import check, unknown_models
-    from saelab.study.costs import disk_bytes, judge_calls, judged_texts, plan_table, power_of
+    from saelab.study.costs import disk_bytes, judge_calls, judged_texts, lm_bytes, plan_table, power_of, training_bytes
     from saelab.study.opening import opened_here
     from saelab.study.scales import read_study
     from saelab.study.sizes import size_of
     from saelab.study.spec import saes_of
-    from saelab.study.streams import why
     from saelab.study.unread import told_unread
 
     if cards is not None and (cards < 1 or measure):
@@ -58,6 +58,7 @@ def plan(
     if json:
         record = {"study": config.name, "not_planned": away, "saes": len(saes_of(config)), "stages": table.to_dicts()}
         record |= {} if found is None else {"memory_gib": found.memory_gib, "device_gib": found.device_gib}
+        record |= {"training_bytes": training_bytes(config), "lm_bytes": max(lm_bytes(m) for m in config.models)}
         record |= {"disk_bytes": disk_bytes(config, cards or 1), "judge": who, "judged_texts": judged_texts(config)}
         record |= {"judge_calls": 0, "dollars": 0.0} if calls is None else {
             "judge_calls": calls.calls, "dollars": calls.dollars}  # fmt: skip
@@ -65,9 +66,8 @@ def plan(
         check(config, download=False)
         return 0
     show_table(table, as_json=False, title=f"{config.name}: {len(saes_of(config))} SAEs")
-    say(f"Disk: {_disk(config, cards or 1)}. Steered texts to judge: {judged_texts(config):,}.")
-    for model in config.models:
-        say(why(config, model))
+    for sentence in _room(config, cards or 1):
+        say(sentence)
     if power is not None:
         tau = "no agreement at all" if power.tau is None else f"a true tau of {power.tau:.2f} or more"
         say(
@@ -111,22 +111,30 @@ def _hours(found: "MeasuredPlan | None") -> str:
     )
 
 
-def _disk(study: "StudyConfig", at_once: int) -> str:
-    """Bytes at most, and of what."""
-    from saelab.study.costs import disk_parts
+def _room(study: "StudyConfig", at_once: int) -> Iterator[str]:
+    """Disk and memory, and where activations come from. at_once: cells of training at one time."""
+    from saelab.study.costs import disk_parts, judged_texts, lm_bytes, training_bytes
+    from saelab.study.streams import why
 
     parts = disk_parts(study, at_once)
     said = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in parts.items())
-    return f"at most about {sum(parts.values()) / 1e9:,.1f} GB ({said})"
+    total = f"{sum(parts.values()) / 1e9:,.1f} GB"
+    yield f"Disk: at most about {total} ({said}). Steered texts to judge: {judged_texts(study):,}."
+    yield from (why(study, model) for model in study.models)
+    weights = max(lm_bytes(model) for model in study.models)
+    yield (
+        f"Memory beside a process's own: about {training_bytes(study) / 1e9:,.1f} GB in training, {weights / 1e9:,.1f} "
+        "GB for a language model; batches aside."
+    )
 
 
 def _on_cards(study: "StudyConfig", cards: int) -> str:
     """What the hours of a machine with GPUs are made from."""
-    from saelab.study.cards import card_bytes
+    from saelab.study.costs import training_bytes
 
     return (
         f"Hours are of {cards} cards of an H100's kind, by rates that are assumed and that nobody has measured: of a "
         "language model of 2.6 B parameters, falling with the parameters. card_hours: of one card; hours: of the "
         "longest cell, or of all shared among the cards; stages follow one another. The training cell that takes most "
-        f"needs about {card_bytes(study) / 1e9:,.0f} GB of a card's memory, batches aside."
+        f"needs about {training_bytes(study, stored=False) / 1e9:,.0f} GB of a card's memory, batches aside."
     )

@@ -12,7 +12,7 @@ import polars as pl
 from saelab.study.cells import Cell
 from saelab.study.costs import judge_calls
 from saelab.study.plan import SECONDS, cells_of, pass_seconds, trained_by
-from saelab.study.sizes import BASE, KNOWN, size_of
+from saelab.study.sizes import BASE, KNOWN
 from saelab.study.spec import StudyConfig
 
 OF = KNOWN["gemma-2-2b"]  # the rates of language models are of one of this size, and fall with the parameters
@@ -70,18 +70,6 @@ def on_card(study: StudyConfig, cell: Cell) -> float:
         passes = pass_seconds(study, trained_by(study, cell))
         return passes * READ.factor + (cell.estimate - passes) * TRAINED.factor
     return cell.estimate * RATES[cell.stage].factor if cell.stage in RATES else cell.estimate
-
-
-def card_bytes(study: StudyConfig) -> int:
-    """Memory of the training cell that takes most: weights, gradients, two moments, and a language model that runs."""
-    most = 0
-    for cell in cells_of(study):
-        if cell.stage == "train":
-            specs = trained_by(study, cell)
-            lm = size_of(specs[0].model.lm)
-            live = 2 * lm.parameters + 3 * study.harvest.buffer_rows * lm.d_model if "stream" in cell.settings else 0
-            most = max(most, int(live) + 4 * sum(8 * lm.d_model * s.d_sae for s in specs))
-    return most
 
 
 def _streams(cells: list[Cell], stage: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from saelab.activations.shards import MEMORY_BYTES
 from saelab.core.hardware import cores, multiplies_bfloat16
 from saelab.core.records import Description
 from saelab.instrument.config import questions
@@ -25,10 +26,10 @@ from saelab.judges.openai_compatible import CostEstimate, OpenAIJudge
 from saelab.judges.rubric import RUBRICS
 from saelab.stats.spread import APART, smallest_tau
 from saelab.steering.plan import Budget, budget
-from saelab.study.plan import cells_of, dictionaries_of
+from saelab.study.plan import cells_of, dictionaries_of, trained_by
 from saelab.study.sizes import size_of
-from saelab.study.spec import SaeSpec, StudyConfig, saes_of
-from saelab.study.streams import activation_bytes, harvested_contexts
+from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
+from saelab.study.streams import activation_bytes, harvested_contexts, sites_of_model
 
 CHARACTERS = 4  # of a token
 
@@ -82,6 +83,32 @@ def disk_parts(study: StudyConfig, at_once: int = 1) -> dict[str, int]:
 def disk_bytes(study: StudyConfig, at_once: int = 1) -> int:
     """The sum of `disk_parts`."""
     return sum(disk_parts(study, at_once).values())
+
+
+def training_bytes(study: StudyConfig, *, stored: bool = True) -> int:
+    """Memory of the cell of training that takes most, batches aside: weights, gradients and two moments of its SAEs,
+    and the rows that it holds; of a stream the language model too. stored: rows of stored activations count.
+    """
+    most = 0
+    for cell in cells_of(study):
+        if cell.stage != "train":
+            continue
+        specs, live = trained_by(study, cell), "stream" in cell.settings
+        model = specs[0].model
+        own = 4 * sum(8 * size_of(model.lm).d_model * s.d_sae for s in specs)
+        if live:
+            contexts = -(-study.harvest.buffer_rows // study.text.context)
+            own += lm_bytes(model) + 2 * activation_bytes(study, model, contexts)
+        elif stored:
+            own += min(MEMORY_BYTES, activation_bytes(study, model) // len(sites_of_model(study, model)))
+        most = max(most, own)
+    return most
+
+
+def lm_bytes(model: ModelConfig) -> int:
+    """Weights of a language model in memory, roughly."""
+    half = model.dtype == "bfloat16" or (model.dtype == "auto" and multiplies_bfloat16())
+    return int(size_of(model.lm).parameters * (2 if half else 4))
 
 
 # Variances of a feature's percentile by `described`, measured at two language models (docs/steering.md): between the
