@@ -4,7 +4,7 @@ The rates are the aims of docs/gpu.md for one card of an H100's kind. A stage's 
 of all its cells shared among the cards, whichever is more; stages follow one another. This file must never know a card.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -13,7 +13,7 @@ from saelab.study.cells import Cell
 from saelab.study.costs import judge_calls
 from saelab.study.plan import SECONDS, cells_of, pass_seconds, trained_by
 from saelab.study.sizes import BASE, KNOWN
-from saelab.study.spec import StudyConfig
+from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 
 OF = KNOWN["gemma-2-2b"]  # the rates of language models are of one of this size, and fall with the parameters
 LARGER = OF.parameters / BASE.parameters
@@ -47,10 +47,10 @@ CALLS = 20.0  # answers of a paid judge in a second
 
 def card_table(study: StudyConfig, cards: int) -> pl.DataFrame:
     """One row per stage: cells, hours of one card, hours on so many, and the rate that was assumed; a total last."""
-    cells = cells_of(study)
+    cells, saes = cells_of(study), saes_of(study)
     rows: list[dict[str, object]] = []
     for stage in dict.fromkeys(c.stage for c in cells):
-        seconds = [on_card(study, c) for c in cells if c.stage == stage]
+        seconds = [on_card(study, saes, c) for c in cells if c.stage == stage]
         taken = max(*seconds, sum(seconds) / cards) if len(seconds) > 1 else seconds[0]
         said = RATES[stage].per_second if stage in RATES else HOST
         said += f"; {READ.per_second}" if stage in PASSES or _streams(cells, stage) else ""
@@ -62,12 +62,12 @@ def card_table(study: StudyConfig, cards: int) -> pl.DataFrame:
     return pl.DataFrame([*rows, last]).with_columns(pl.col("card_hours", "hours").round(2))
 
 
-def on_card(study: StudyConfig, cell: Cell) -> float:
-    """Seconds of a cell on one card."""
+def on_card(study: StudyConfig, saes: Sequence[SaeSpec], cell: Cell) -> float:
+    """Seconds of a cell on one card. saes: all of the study."""
     if cell.stage in PASSES:
         return SECONDS[cell.stage] + cell.estimate * READ.factor
     if cell.stage == "train" and "stream" in cell.settings:
-        passes = pass_seconds(study, trained_by(study, cell))
+        passes = pass_seconds(study, trained_by(cell, saes))
         return passes * READ.factor + (cell.estimate - passes) * TRAINED.factor
     return cell.estimate * RATES[cell.stage].factor if cell.stage in RATES else cell.estimate
 

@@ -89,11 +89,11 @@ def training_bytes(study: StudyConfig, *, stored: bool = True) -> int:
     """Memory of the cell of training that takes most, batches aside: weights, gradients and two moments of its SAEs,
     and the rows that it holds; of a stream the language model too. stored: rows of stored activations count.
     """
-    most = 0
+    most, saes = 0, saes_of(study)
     for cell in cells_of(study):
         if cell.stage != "train":
             continue
-        specs, live = trained_by(study, cell), "stream" in cell.settings
+        specs, live = trained_by(cell, saes), "stream" in cell.settings
         model = specs[0].model
         own = 4 * sum(8 * size_of(model.lm).d_model * s.d_sae for s in specs)
         if live:

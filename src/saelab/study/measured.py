@@ -60,10 +60,11 @@ def measure(study: StudyConfig, *, seconds: float = 10.0, progress: Progress = S
                 factors |= stage
                 task.advance(1)
         alone = study.model_copy(update={"models": (model,), "suite": None})
+        saes = saes_of(alone)
         for cell in cells_of(alone):
             if cell.stage in factors:
                 streams = cell.stage == "train" and "stream" in cell.settings
-                passes = pass_seconds(study, trained_by(study, cell)) if streams else 0.0
+                passes = pass_seconds(study, trained_by(cell, saes)) if streams else 0.0
                 took = passes * factors["harvest"] + (cell.estimate - passes) * factors[cell.stage]
                 hours[cell.stage] = hours.get(cell.stage, 0.0) + took / 3600
     card = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None

@@ -136,9 +136,9 @@ def _train_stream(study: StudyConfig, model: ModelConfig, name: str, saes: Seque
     return Cell("train", f"{model.key}.{name}", settings, (harvest,), estimate)
 
 
-def trained_by(study: StudyConfig, cell: Cell) -> list[SaeSpec]:
-    """The SAEs that a cell of training is of."""
-    return [s for s in saes_of(study) if s.name in cell.settings["saes"]]
+def trained_by(cell: Cell, saes: Sequence[SaeSpec]) -> list[SaeSpec]:
+    """Those of a study's SAEs that a cell of training is of."""
+    return [s for s in saes if s.name in cell.settings["saes"]]
 
 
 def step_seconds(study: StudyConfig, saes: Sequence[SaeSpec]) -> float:
