@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 import saelab.stats.kendall as kendall
 import saelab.stats.resample as resample
@@ -21,7 +21,7 @@ from saelab.stats.association import FEW_CLUSTERS, FEWEST_FOR_INTERVAL, SAME, Dr
 from saelab.stats.estimate import FEWEST, Estimate, frame
 from saelab.stats.inputs import complete, labels, numbers, require
 from saelab.stats.multiplicity import corrected
-from saelab.stats.within import mean_within
+from saelab.stats.within import Statistic, mean_within, members
 
 PairStatistic = Callable[[resample.Resample], Float[np.ndarray, "R"]]
 
@@ -59,7 +59,12 @@ def tau_difference(
 
         rows = _estimates(start, difference, _clusters(kept, cluster), own, bound=2.0)
         if cluster:
-            rows += _difference_within(start, arrays, labels(kept, cluster), cluster, own)
+
+            def inside(chosen: Int[np.ndarray, "n"]) -> Statistic:
+                own_signs = [kendall.signs(a[chosen]) for a in arrays]
+                return lambda d: resample.tau_of(d, *own_signs[:2]) - resample.tau_of(d, *own_signs[2:])
+
+            rows += _within(start, inside, labels(kept, cluster), cluster, own, bound=2.0)
     label = (" ~ ".join(first), " ~ ".join(second))
     return frame({"first": pl.String, "second": pl.String}, [(label, row) for row in rows])
 
@@ -81,7 +86,8 @@ def partial_tau(
 
     For one covariate this is (t_xy - t_xz t_yz) / sqrt((1 - t_xz^2)(1 - t_yz^2)). `within` takes labels out exactly:
     only pairs that share them are compared. Independence given z makes partial tau small, not zero: a Gaussian z that
-    correlates 0.8 with both leaves a partial tau of 0.14 (and a plain one of 0.44).
+    correlates 0.8 with both leaves a partial tau of 0.14 (and a plain one of 0.44). With `cluster` also the mean of the
+    clusters' own partial taus, of these clusters and of clusters like these (`within.py`).
     """
     columns = [x, y, *given]
     require(table, [*columns, *within])
@@ -104,6 +110,13 @@ def partial_tau(
         rows = [replace(start, state="constant")]
     elif n >= FEWEST:
         rows = _estimates(start, partial, _clusters(kept, cluster), own, bound=1.0)
+        if cluster:
+
+            def inside(chosen: Int[np.ndarray, "n"]) -> Statistic:
+                own_matrices = [m[np.ix_(chosen, chosen)] for m in matrices]
+                return lambda d: _partial(d, own_matrices)
+
+            rows += _within(start, inside, labels(kept, cluster), cluster, own, bound=1.0)
     label = (x, y, ", ".join(given), ", ".join(within))
     names: dict[str, Any] = dict.fromkeys(["x", "y", "given", "within"], pl.String)
     return frame(names, [(label, row) for row in rows])
@@ -147,20 +160,22 @@ def group_differences(
     return corrected(frame({"first": pl.String, "second": pl.String}, found), [f"pairs of values of {by}"] * len(found))
 
 
-def _difference_within(
-    start: Estimate, arrays: list[Any], clusters: Shaped[np.ndarray, "N"], name: str, draws: Draws
+def _within(
+    start: Estimate,
+    of: Callable[[Int[np.ndarray, "n"]], Statistic],
+    clusters: Shaped[np.ndarray, "N"],
+    name: str,
+    draws: Draws,
+    *,
+    bound: float,
 ) -> list[Estimate]:
-    """The rows of `mean_within` for a difference of two taus; nothing for one cluster."""
-    members = [np.flatnonzero(clusters == c) for c in sorted(set(clusters.tolist()))]
-    if len(members) < 2:
+    """The rows of `mean_within`; nothing for one cluster. of: the statistic of some rows."""
+    parts = members(clusters)
+    if len(parts) < 2:
         return []
-
-    def of(rows: Shaped[np.ndarray, "n"]) -> Callable[[resample.Rows], Float[np.ndarray, "R"]]:
-        first, second, third, fourth = (kendall.signs(a[rows]) for a in arrays)
-        return lambda drawn: resample.tau_of(drawn, first, second) - resample.tau_of(drawn, third, fourth)
-
-    start = replace(start, statistic="tau difference within", pairs=sum(r.size * (r.size - 1) // 2 for r in members))
-    return list(mean_within(start, [of(r) for r in members], [r.size for r in members], name, draws, bound=2.0))
+    pairs = sum(r.size * (r.size - 1) // 2 for r in parts)
+    start = replace(start, statistic=f"{start.statistic} within", pairs=pairs)
+    return list(mean_within(start, [of(r) for r in parts], [r.size for r in parts], name, draws, bound=bound))
 
 
 def _estimates(

@@ -3,11 +3,13 @@
 Iman and Conover (1979): replace every numeric column by its mid-ranks, standardise, fit. A coefficient reads as
 "standard deviations of rank of the outcome per standard deviation of rank of the term, the others held"; of a label, as
 the difference from its first value in sorted order. It answers "does x still go with y when L0, architecture and LM are
-in the model".
+in the model". Rows that share a cluster (an LM) are not independent: where `cluster` is named, ranks are taken and the
+model is fitted inside each of them, and what is given is the mean of their coefficients (`within.py`).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,21 +21,35 @@ from saelab.core.errors import UserError
 from saelab.stats.association import FEWEST_FOR_INTERVAL, Draws
 from saelab.stats.estimate import Estimate, frame
 from saelab.stats.inputs import complete, labels, numbers, require
+from saelab.stats.within import Statistic, mean_within, members
 
 CHUNK = 2000
+LABELS: dict[str, Any] = {"outcome": pl.String, "term": pl.String}
 
 
 def rank_regression(
-    table: pl.DataFrame, *, outcome: str, terms: Sequence[str], seed: int = 0, draws: int = 10_000
+    table: pl.DataFrame,
+    *,
+    outcome: str,
+    terms: Sequence[str],
+    cluster: str | None = None,
+    seed: int = 0,
+    draws: int = 10_000,
 ) -> pl.DataFrame:
     """Coefficients of the rank regression of `outcome` on `terms` (numbers or labels), one row each.
 
     BCa intervals from resampled rows, ranked again in each resample. Where terms are collinear, or there are not
-    three rows more than coefficients and mean, every row has a state and no value.
+    three rows more than coefficients and mean, every row has a state and no value. cluster: a column (the LM) with two
+    values or more, inside which everything is done; each term then has two rows, of these clusters and of clusters
+    like these, and a cluster that cannot be fitted is counted in their note.
     """
-    require(table, [outcome, *terms])
+    require(table, [outcome, *terms, *([cluster] if cluster else [])])
     if not terms:
         raise UserError("A rank regression needs at least one term.", hint="Name columns in terms=.")
+    if cluster in terms:
+        raise UserError(f"{cluster} is the cluster and a term.", hint="Inside one of its values it does not vary.")
+    if cluster and len(set(labels(table, cluster).tolist())) > 1:
+        return _within(table, outcome, terms, cluster, Draws(seed, draws, ("rank regression", outcome, *terms)))
     numeric = [t for t in terms if table[t].dtype.is_numeric()]
     labelled = [t for t in terms if t not in numeric]
     kept, dropped = complete(table, [outcome, *numeric], sort=labelled)
@@ -59,6 +75,43 @@ def rank_regression(
             row = replace(row, interval_method="BCa bootstrap")
         found.append(row if interval else replace(row, note="too few resamples keep every label of the model"))
     return _rows(outcome, names, found)
+
+
+def _within(table: pl.DataFrame, outcome: str, terms: Sequence[str], cluster: str, draws: Draws) -> pl.DataFrame:
+    """The rows of `rank_regression` over clusters."""
+    numeric = [t for t in terms if table[t].dtype.is_numeric()]
+    labelled = [t for t in terms if t not in numeric]
+    kept, dropped = complete(table, [outcome, *numeric], sort=[cluster, *labelled])
+    ranked, fixed, names = _design(kept, outcome, numeric, labelled)
+    start = Estimate(
+        statistic="rank coefficient within", state="too_few", n=kept.height, dropped=dropped, seed=draws.seed
+    )
+    parts = members(labels(kept, cluster))
+
+    def of(rows: Int[np.ndarray, "n"], term: int) -> Statistic:
+        def coefficient(drawn: resample.Rows) -> Float[np.ndarray, "R"]:
+            if rows.size < len(names) + 4:
+                return np.full(drawn.weights.shape[0], np.nan)
+            fitted: np.ndarray = _fit(ranked[rows], fixed[rows], _picks(drawn))
+            return fitted[:, term]
+
+        return coefficient
+
+    found: list[tuple[tuple[str, str], Estimate]] = []
+    for term, name in enumerate(names):
+        both = mean_within(
+            start, [of(r, term) for r in parts], [r.size for r in parts], cluster, draws.named(name), bound=np.inf
+        )
+        found += [((outcome, name), e) for e in both]
+    return frame(LABELS, found)
+
+
+def _picks(drawn: resample.Rows) -> Int[np.ndarray, "R M"]:
+    """The rows of every resample, each as often as it is drawn."""
+    weights: np.ndarray = drawn.weights.astype(int)
+    count, n = (int(size) for size in weights.shape)
+    rows: np.ndarray = np.tile(np.arange(n, dtype=int), count)
+    return np.repeat(rows, weights.ravel()).reshape(count, -1)
 
 
 def _design(
@@ -103,4 +156,4 @@ def _fit_chunk(
 
 def _rows(outcome: str, names: Sequence[str], estimates: Sequence[Estimate]) -> pl.DataFrame:
     found = [((outcome, name), e) for name, e in zip(names, estimates, strict=True)]
-    return frame({"outcome": pl.String, "term": pl.String}, found)
+    return frame(LABELS, found)

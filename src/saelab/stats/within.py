@@ -1,4 +1,4 @@
-"""A pair statistic taken inside every cluster (LM) and averaged: what is left when the clusters' own levels do not
+"""A statistic of rows taken inside every cluster (LM) and averaged: what is left when the clusters' own levels do not
 count.
 
 tau over all rows mixes pairs inside an LM with pairs of two LMs, and with three LMs the second kind can hardly be
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 
 import saelab.stats.kendall as kendall
 import saelab.stats.resample as resample
@@ -19,12 +19,12 @@ from saelab.stats.association import FEWEST_FOR_INTERVAL, SAME, Draws, Sample
 from saelab.stats.estimate import FEWEST, Estimate
 from saelab.stats.units import Units, over_units
 
-PairStatistic = Callable[[resample.Rows], Float[np.ndarray, "R"]]
+Statistic = Callable[[resample.Rows], Float[np.ndarray, "R"]]
 
 
 def within_taus(sample: Sample, clusters: Shaped[np.ndarray, "N"], name: str, draws: Draws) -> list[Estimate]:
     """The mean of the clusters' own taus, of these clusters and of clusters like these; nothing for one cluster."""
-    parts = [Sample(sample.x[rows], sample.y[rows]) for rows in _members(clusters)]
+    parts = [Sample(sample.x[rows], sample.y[rows]) for rows in members(clusters)]
     if len(parts) < 2 or sample.state != "ok":
         return []
     start = Estimate(
@@ -41,7 +41,7 @@ def within_taus(sample: Sample, clusters: Shaped[np.ndarray, "N"], name: str, dr
 
 def mean_within(
     start: Estimate,
-    statistics: Sequence[PairStatistic],
+    statistics: Sequence[Statistic],
     sizes: Sequence[int],
     name: str,
     draws: Draws,
@@ -58,7 +58,7 @@ def mean_within(
     ]
     keep = np.isfinite(found)
     values, lost = np.array(found)[keep], int((~keep).sum())
-    note = f"{lost} of {len(found)} values of {name} have no tau" if lost else None
+    note = f"{lost} of {len(found)} values of {name} have no value" if lost else None
     if values.size == 0:
         return replace(start, note=note), replace(start, note=note)
     start = replace(start, state="ok", value=float(values.mean()), note=note)
@@ -105,10 +105,11 @@ def permuted(samples: Sequence[Sample], draws: Draws) -> tuple[float | None, flo
     return (1 + extreme) / (1 + draws.count) if enough else None, float(low), float(high)
 
 
-def _members(clusters: Shaped[np.ndarray, "N"]) -> list[Shaped[np.ndarray, "n"]]:
+def members(clusters: Shaped[np.ndarray, "N"]) -> list[Int[np.ndarray, "n"]]:
+    """The rows of each cluster, clusters in sorted order."""
     return [np.flatnonzero(clusters == c) for c in sorted(set(clusters.tolist()))]
 
 
-def _tau_of(part: Sample) -> PairStatistic:
+def _tau_of(part: Sample) -> Statistic:
     sx, sy = kendall.signs(part.x), kendall.signs(part.y)
     return lambda drawn: resample.tau_of(drawn, sx, sy)
