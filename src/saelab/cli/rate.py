@@ -47,7 +47,7 @@ def rate(
     """
     if trials < 1:
         raise UserError("--trials is at least 1.")
-    from saelab.human.agreement import agreement_of, left_out
+    from saelab.human.agreement import agreement_of, keep_agreement, left_out
     from saelab.human.answers import AnswerFile, raters_of
     from saelab.human.shown import steered_sets
     from saelab.human.trials import trials_of
@@ -62,6 +62,7 @@ def rate(
         with shown() as progress:
             known = trials_of(steered_sets(folder, progress), StudyConfig.from_yaml(folder.study).seed)
         _print(agreement_of(known, given), left_out(known, given), as_json=json)
+        keep_agreement(folder, known, given)
         return 0
     from saelab.explore.server import Served, bound
     from saelab.human.app import make_app
@@ -74,6 +75,8 @@ def rate(
         told = partial(_announced, note if json else say)  # of --json a program reads the table alone
         Served(make_app(session), socket, HOST, told=told, ending=lambda: None).run(browser=browser)
     _print(*session.so_far(), as_json=json)
+    keep_agreement(folder, known, {name: AnswerFile(folder.human, name).read() for name in raters_of(folder.human)})
+    note(f"The study's page shows it: saelab report {run}")
     return 0
 
 

@@ -4,7 +4,7 @@ Shares are of trials in which a side was chosen, with features as clusters (stat
 are drawn. Two that both find the steered text agree by that alone: `by_hits`, p q + (1 - p)(1 - q), is the share that
 follows from the two hit rates on the same trials, so that only what exceeds it is agreement on single texts. Raters are
 compared by Cohen's kappa (1960) over left, right and neither. "Neither" and what a judge did not decide are counted and
-are no number. Pure tables.
+are no number. Tables, and the one that is kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,8 @@ from saelab.human.answers import Answered
 from saelab.human.trials import NONE, OTHER, SIDES, BlindTrial
 from saelab.stats.estimate import Estimate
 from saelab.stats.share import EVEN, share_estimate
+from saelab.store.layout import RunFolder
+from saelab.store.sums import steered_texts
 
 SAES, CONTROL = "SAEs", "random dictionary"
 FINDS, AS, WITH = "finds the steered text", "chooses as {}", "agrees with {} (kappa)"
@@ -45,6 +47,11 @@ def agreement_of(trials: Sequence[BlindTrial], answers: Mapping[str, Answered]) 
                     rows.append(_share(name, AS.format(judge), scope, own, lambda t, j=judge: t.judges[j]))
     rows += [_raters(a, b, known) for a, b in combinations(known, 2)]
     return pl.DataFrame(rows, schema=COLUMNS)
+
+
+def keep_agreement(run: RunFolder, trials: Sequence[BlindTrial], answers: Mapping[str, Answered]) -> None:
+    """Write down what all answers come to, with the name of the texts that they are of, for the study's page."""
+    run.human.agreement.write(agreement_of(trials, answers).with_columns(texts=pl.lit(steered_texts(run))))
 
 
 def left_out(trials: Sequence[BlindTrial], answers: Mapping[str, Answered]) -> list[str]:

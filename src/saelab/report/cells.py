@@ -125,7 +125,16 @@ def heading(value: str, note: str = "") -> TableRow:
 
 def with_like(cell: TableCell, row: Mapping[str, Any], name: str, digits: int = 2) -> TableCell:
     """A cell with the interval of SAEs (or LMs) like these under it, where the row has one (NAME_low, NAME_high)."""
+    return _with_under(cell, row, name, "like these", digits)
+
+
+def with_prompts(cell: TableCell, row: Mapping[str, Any], name: str, digits: int = 2) -> TableCell:
+    """A cell with the interval of prompts like these under it, where the row has one (NAME_low, NAME_high)."""
+    return _with_under(cell, row, name, "prompts like these", digits)
+
+
+def _with_under(cell: TableCell, row: Mapping[str, Any], name: str, of: str, digits: int) -> TableCell:
     low, high = (words.finite(row.get(f"{name}_{end}")) for end in ("low", "high"))
     if low is None or high is None:
         return cell
-    return replace(cell, under=f"like these {words.interval(low, high, digits)}")
+    return replace(cell, under="; ".join(filter(None, [cell.under, f"{of} {words.interval(low, high, digits)}"])))

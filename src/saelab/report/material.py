@@ -21,6 +21,7 @@ from saelab.store.layout import (
     InstrumentFolder,
     RunFolder,
 )
+from saelab.store.sums import steered_texts
 from saelab.store.tables import read_table
 
 SAES = ("sae", "lm", "site", "architecture", "level", "l0", "fvu", "ce_recovered", "interpretability", "utility")
@@ -44,6 +45,7 @@ BASELINES = ("control", "score", "saes", "trained", "untrained", "difference", "
 CONTROLS = ("lm", "site", "name", "outcome", "value", "low", "high", "n", "p", "bound", "holds", "state")
 DOSES = ("lm", "site", "set", "dose", "outcome", "lift", "low", "high")
 EVALUATIONS = ("kind", "metric", "value", "preset", "reason")
+HUMAN = ("rater", "what", "of", "value", "low", "high", "n", "neither", "by_hits", "says", "texts")
 JUDGEMENTS = ("generation", "rubric", "state", "value")
 
 
@@ -128,7 +130,8 @@ class Material:
     compared: a row per aspect and pair of adopted SAEs (study/compare.py). baselines: a row per control of training and
     score (study/baselines.py).
     arms, spread, controls, doses: what the instrument says (study/steering.py). untrained: outcomes of the features of
-    all random dictionaries.
+    all random dictionaries. human: agreement of raters with judges, over the texts that its column names;
+    steered_texts: the name of those that the run holds.
     candidates: one row per scored or steered feature (sae, feature, description, balanced_accuracy, percentile, ...).
     pairs: matchings from site to site; repeats: of two trainings of one SAE.
     states: (stage, state, reason, n), summed over the SAEs. judges: names of the judges that scored features.
@@ -157,6 +160,8 @@ class Material:
     published: pl.DataFrame | None = None
     compared: pl.DataFrame | None = None
     baselines: pl.DataFrame | None = None
+    human: pl.DataFrame | None = None
+    steered_texts: str = ""
 
     @property
     def asked_about(self) -> pl.DataFrame | None:
@@ -210,6 +215,8 @@ def read_material(run: RunFolder) -> Material:
         controls=_table(run.stats.table("controls").path, CONTROLS),
         doses=_table(run.stats.table("doses").path, DOSES),
         untrained=_untrained(run),
+        human=_table(run.human.agreement.path, HUMAN),
+        steered_texts=steered_texts(run),
     )
     if not material.summary and material.saes is None and material.training is None and not names:
         raise UserError(f"There is nothing to report in {run.root}.", hint="Run a study first: saelab run STUDY.yaml.")

@@ -26,6 +26,7 @@ from saelab.report import (
 from saelab.report.adopted import adopted, adopted_of, all_adopted
 from saelab.report.feature_card import FeatureCard
 from saelab.report.glossary import glossary
+from saelab.report.human_section import human
 from saelab.report.material import Material
 from saelab.report.names import coordinates
 from saelab.report.parts import Part, Section
@@ -43,6 +44,7 @@ def sections(material: Material, cards: Sequence[FeatureCard], shown: str = "") 
     which = all_adopted(material)  # then the pairs are what was asked for, and stand first
     makers: list[Callable[[Material], Section]] = [*([adopted] if which else []), instrument, agreement, arms]
     makers += [selection] if material.selection is not None else []
+    makers += [human] if material.arms is not None else []
     makers += [lambda m: grid(m, cards)]
     makers += [adopted] if adopted_of(material) and not which else []
     makers += [baselines] if material.baselines is not None and material.baselines.height else []

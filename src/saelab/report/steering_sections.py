@@ -82,7 +82,9 @@ def arms(material: Material) -> Section:
         "that of SAEs like these. Percentiles are held against features taken without selection, "
         "by permuting within every SAE which features were chosen. The outcome named first asks whether a text is "
         "about what the feature is about. The second asks "
-        "whether the model reads in the text what was written into it, which is partly an echo."
+        "whether the model reads in the text what was written into it, which is partly an echo. "
+        "Every feature writes to the same few prompts: intervals and p are of these prompts, but for those that say "
+        "“prompts like these”, which take two prompts (reliability) or three (differences, paired by prompt)."
     )
     parts = [Part("table", t) for t in steering_tables.arms(table, material.names)]
     if material.spread is not None and material.spread.height:

@@ -4,6 +4,7 @@ Pure functions from the study's tables (study/steering.py) to `cells.Table`. Rea
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -22,6 +23,7 @@ from saelab.report.cells import (
     missing,
     text,
     with_like,
+    with_prompts,
 )
 from saelab.report.names import Names
 
@@ -86,7 +88,8 @@ def _arm(row: dict[str, Any], names: Names) -> Iterable[TableCell]:
     yield BLANK if row["less_p"] is None else TableCell(words.p_value(row["less_p"]))
     yield estimate(row, "percentile", why=few)
     base = row["criterion"] in names.arms_of("baseline")
-    yield BLANK if base else with_like(estimate(row, "difference", 3, why=few), row, "difference_like", 3)
+    against = with_like(estimate(row, "difference", 3, why=few), row, "difference_like", 3)
+    yield BLANK if base else with_prompts(against, row, "difference_prompts", 3)
     yield BLANK if base or row["difference_p"] is None else TableCell(words.p_value(row["difference_p"]))
     yield TableCell(words.number(row["n"], 0), f"/ {words.number(row['n_saes'], 0)}")
 
@@ -119,10 +122,25 @@ def spread(table: pl.DataFrame, names: Names) -> PageTable:
         if row["state"] != "ok":
             cells += [missing(words.reason(row["state"], "SAEs")), *[BLANK] * 4]
         else:
-            cells += [figure(row["f"]), TableCell(words.p_value(row["p"])), figure(row["reliability"])]
-            cells += [figure(row["se"], 3), figure(row["smallest"], 3)]
+            cells += [figure(row["f"]), TableCell(words.p_value(row["p"]))]
+            cells.append(
+                _over_prompts(figure(row["reliability"]), row.get("reliability_prompts"), "prompts like these", 2)
+            )
+            cells.append(_over_prompts(figure(row["se"], 3), row.get("prompt_se"), _few(row), 3))
+            cells.append(figure(row["smallest"], 3))
         rows.append(TableRow(tuple(cells)))
     return PageTable("What the design can tell apart", columns, tuple(rows))
+
+
+def _few(row: dict[str, Any]) -> str:
+    """What few prompts add to a standard error, and whether that is told from nothing."""
+    p = words.finite(row.get("prompt_p"))
+    return f"{words.number(row.get('prompts') or 0, 0)} prompts add" + ("" if p is None else f" (p {words.p_value(p)})")
+
+
+def _over_prompts(cell: TableCell, value: object, said: str, digits: int) -> TableCell:
+    known = words.finite(value)
+    return cell if known is None else replace(cell, under=f"{said} {words.number(known, digits)}")
 
 
 def _ends(row: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Whether a run's page is the one that would be made of it now, so that it need not be made again.
 
-The last line of a page says what it was made of (the recorded sums of the run, and the code of this package) and the
-sum of all before it. Reads no table: a finished run that is asked for again shall not wait for that.
+The last line of a page says what it was made of (the recorded sums of the run, what people answered, and the code of
+this package) and the sum of all before it. Reads no table: a finished run that is asked for again shall not wait for
+that.
 """
 
 import hashlib
@@ -22,7 +23,9 @@ def material_of(run: RunFolder) -> str:
     code = {
         str(f.relative_to(here)): sha256_of(f) for f in here.rglob("*") if f.suffix in {".py", ".html", ".js", ".css"}
     }
-    return digest_of({"run": recorded(run.root), "code": code})
+    people = run.human.agreement.path
+    rated = {"human": sha256_of(people)} if people.is_file() else {}
+    return digest_of({"run": recorded(run.root), "code": code} | rated)
 
 
 def signed(page: str, run: RunFolder) -> str:

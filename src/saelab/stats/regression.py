@@ -91,9 +91,8 @@ def _within(table: pl.DataFrame, outcome: str, terms: Sequence[str], cluster: st
     def of(rows: Int[np.ndarray, "n"], term: int) -> Statistic:
         def coefficient(drawn: resample.Rows) -> Float[np.ndarray, "R"]:
             if rows.size < len(names) + 4:
-                return np.full(drawn.weights.shape[0], np.nan)
-            fitted: np.ndarray = _fit(ranked[rows], fixed[rows], _picks(drawn))
-            return fitted[:, term]
+                return np.full(len(drawn.weights), np.nan, dtype=float)
+            return _fit(ranked[rows], fixed[rows], _picks(drawn)).take(term, axis=1)
 
         return coefficient
 

@@ -3,17 +3,22 @@
 With B and W the mean squares between and within items and k repeats (features) each, F = B / W has mean 1 where items
 do not differ; its p is by the F distribution, and the reliability of an item's mean is 1 - 1/F (Shrout & Fleiss 1979).
 The standard error of an item's mean is sqrt(W / k), and two items are told apart (two-sided 5 %, four times in five)
-from 2.80 sqrt(2) of those on. The same figures, from variances that were measured before, plan a study.
+from 2.80 sqrt(2) of those on. The same figures, from variances that were measured before, plan a study. Items of
+several clusters (LMs) are held against those of their own. An item's mean over few prompts is of those prompts: where
+its features are given by prompt, what other prompts would change is taken out of the spread (`crossed.py`).
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
+from types import MappingProxyType
 
 import numpy as np
 import polars as pl
 import scipy
 from jaxtyping import Float
 
+from saelab.stats.crossed import by_prompt
 from saelab.stats.estimate import FEWEST
 from saelab.stats.power import smallest_taus
 from saelab.stats.reliability import mean_squares, with_noise
@@ -28,7 +33,8 @@ class Spread:
 
     items, repeats (mean number per item); f, p: against no difference; reliability: of an item's mean, 0 where F is
     below 1; se: of an item's mean; between: standard deviation of the items' true means; smallest: difference between
-    two items that can be told.
+    two items that can be told. prompts: how many; prompt_se: what few of them add to the standard error of an item's
+    mean, and the p of their adding nothing; reliability_prompts: of an item's mean over prompts like these.
     """
 
     items: int
@@ -39,33 +45,61 @@ class Spread:
     se: float | None = None
     between: float | None = None
     smallest: float | None = None
+    prompts: float | None = None
+    prompt_se: float | None = None
+    prompt_p: float | None = None
+    reliability_prompts: float | None = None
     state: str = "too_few"
 
 
-def spread_of(groups: list[Float[np.ndarray, "_"]]) -> Spread:
-    """The spread of items with their repeats (NaN: missing). Items with fewer than two are left out."""
-    kept = [g[np.isfinite(g)] for g in groups]
-    kept = [g for g in kept if g.size > 1]
+def spread_of(
+    groups: Sequence[Float[np.ndarray, "_"]],
+    clusters: Sequence[Hashable] = (),
+    crossed: Sequence[Float[np.ndarray, "_ _"]] = (),
+) -> Spread:
+    """The spread of items with their repeats (NaN: missing). Items with fewer than two are left out.
+
+    clusters: by item, inside which items are compared; crossed: by item its repeats by prompt.
+    """
+    finite = [g[np.isfinite(g)] for g in groups]
+    keep = [i for i, g in enumerate(finite) if g.size > 1]
+    kept, own = [finite[i] for i in keep], [clusters[i] for i in keep] if clusters else []
     items, total = len(kept), sum(g.size for g in kept)
-    if items < FEWEST:
+    found = mean_squares(kept, own) if items >= FEWEST else None
+    if found is None:
         return Spread(items, total / items if kept else 0.0)
-    between, within, k = mean_squares(kept)
-    if within == 0:
-        return Spread(items, k, state="constant")
-    ratio = between / within
-    se = float(np.sqrt(within / k))
-    return Spread(
-        items, k, f=ratio, p=float(scipy.stats.f.sf(ratio, items - 1, total - items)),
-        reliability=max(0.0, 1 - 1 / ratio), se=se,
-        between=float(np.sqrt(max(0.0, between - within) / k)), smallest=APART * float(np.sqrt(2)) * se,
-        state="ok",
+    if found.within == 0:
+        return Spread(items, found.repeats, state="constant")
+    ratio = found.between / found.within
+    se, between = found.within / found.repeats, max(0.0, found.between - found.within) / found.repeats
+    spread = Spread(
+        items, found.repeats, f=ratio, p=float(scipy.stats.f.sf(ratio, *found.freedom)),
+        reliability=max(0.0, 1 - 1 / ratio), se=float(np.sqrt(se)), between=float(np.sqrt(between)),
+        smallest=APART * float(np.sqrt(2 * se)), state="ok",
+    )  # fmt: skip
+    few = by_prompt([crossed[i] for i in keep], own) if crossed else None
+    if few is None:
+        return spread
+    return replace(
+        spread, prompts=float(few.prompts), prompt_se=float(np.sqrt(few.variance)), prompt_p=few.p,
+        reliability_prompts=max(0.0, between - few.variance) / (between + se),
     )  # fmt: skip
 
 
-def spread_table(scores: dict[str, list[Float[np.ndarray, "_"]]]) -> pl.DataFrame:
-    """A row per score: the fields of its `Spread` after its name."""
+def spread_table(
+    scores: Mapping[str, Sequence[Float[np.ndarray, "_"]]],
+    clusters: Sequence[Hashable] = (),
+    crossed: Mapping[str, Sequence[Float[np.ndarray, "_ _"]]] = MappingProxyType({}),
+) -> pl.DataFrame:
+    """A row per score: the fields of its `Spread` after its name. clusters, crossed: as `spread_of`, the last by score.
+
+    The items of all scores are the same, in one order.
+    """
     schema = {"score": pl.String, "items": pl.Int64, **dict.fromkeys(list(Spread.__annotations__)[1:-1], pl.Float64)}
-    rows = [{"score": name} | asdict(spread_of(groups)) for name, groups in scores.items()]
+    rows = [
+        {"score": name} | asdict(spread_of(groups, clusters if groups else (), crossed.get(name, ())))
+        for name, groups in scores.items()
+    ]
     return pl.DataFrame(rows, schema=schema | {"state": pl.String})
 
 

@@ -16,7 +16,7 @@ run/
   instrument/<lm>.<site>/     as a gate's folder, below
   steering/<sae>/             manifest.json  texts/features.*.parquet  outcomes.parquet  readings.parquet
   ratings/<sae>/              manifest.json  generations.parquet  judgements.parquet  utility.parquet
-  human/                      shown/<set>.parquet: features and texts that people are shown; answers/<rater>.jsonl
+  human/                      shown/<set>.parquet: what people are shown; answers/<rater>.jsonl; agreement.parquet
   matching/<a>--<b>/          matching.parquet  quality.json  paths.parquet (end to end)
   stats/                      saes.parquet  steered.parquet  agreement.parquet  selection.parquet  features.parquet
 
@@ -188,15 +188,18 @@ class RatingsFolder:
 
     @property
     def files(self) -> list[Path]:
-        """All files of a finished evaluation."""
         return [self.generations.path, self.judgements.path, self.utility.path, self.manifest.path]
 
 
 @dataclass(frozen=True)
 class HumanFolder:
-    """What people are shown of a run's steered texts, and what each has answered."""
+    """What people are shown of a run's steered texts, what each has answered, and what all answers came to."""
 
     root: Path
+
+    @property
+    def agreement(self) -> Table:
+        return Table(self.root / "agreement.parquet")
 
     def shown(self, name: str) -> Table:
         """The features of one set: what each is about, and how the judges read every text under it."""
@@ -251,8 +254,7 @@ class MatchingFolder:
         return Record(self.root / "quality.json")
 
     @property
-    def paths(self) -> Table:
-        """Features followed over several steps; only where there are several."""
+    def paths(self) -> Table:  # only where there are several steps
         return Table(self.root / "paths.parquet")
 
 
@@ -278,8 +280,7 @@ class RunFolder:
         return self.root / "study.yaml"
 
     @property
-    def names(self) -> Record:
-        """What the names in the tables mean."""
+    def names(self) -> Record:  # what the names in the tables mean
         return Record(self.root / "names.json")
 
     @property

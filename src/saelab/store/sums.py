@@ -6,6 +6,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from saelab.core.config import digest_of
 from saelab.core.errors import ArtefactError
 from saelab.store.files import sha256_of
 from saelab.store.layout import RunFolder
@@ -29,6 +30,12 @@ def recorded(root: Path) -> dict[str, str]:
                     raise
                 raise ArtefactError(f"{path} is not a readable ledger: {error}.") from None
     return {}
+
+
+def steered_texts(run: RunFolder) -> str:
+    """A name for all texts that a run has steered: of the sums that it has recorded of their readings."""
+    name = Path(run.steering("").readings.path).name
+    return digest_of({n: s for n, s in recorded(run.root).items() if Path(n).name == name})
 
 
 def check_recorded(path: Path) -> None:

@@ -3,6 +3,7 @@
 Only reads. A score that is not there is null, never a number.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,31 @@ def dictionary_lifts(run: RunFolder, spec: SaeSpec, column: str) -> dict[str, Fl
 def outcomes_of(run: RunFolder, spec: SaeSpec) -> pl.DataFrame:
     """The outcomes of an SAE's features, a row per (feature, arm, outcome)."""
     return run.steering(spec.name).outcomes.read(["feature", "arm", "outcome", "percentile", "lift"])
+
+
+def texts_of(run: RunFolder, spec: SaeSpec) -> pl.DataFrame:
+    """A row per text of an SAE's features: feature, prompt, answer, copy, every outcome and its lift."""
+    columns = ["feature", "prompt", "answer", "copy", *OUTCOMES, *(f"{o}_lift" for o in OUTCOMES)]
+    read = run.steering(spec.name).readings.read(columns).filter(pl.col("feature") >= 0)
+    return read.select(columns).with_columns(pl.selectors.float().fill_nan(None))
+
+
+def prompt_tables(
+    texts: pl.DataFrame, features: Mapping[str, Sequence[int]], column: str
+) -> dict[str, Float[np.ndarray, "_ _"]]:
+    """A column of `texts_of` as [features, prompts] by arm, mean over copies, NaN where there is none.
+
+    features: of every arm. Prompts are in one order.
+    """
+    prompts = texts.select("answer", "prompt").unique().sort("answer", "prompt")["prompt"].to_list()
+    means = texts.group_by("feature", "prompt").agg(pl.col(column).mean()).rows()
+    known = {(f, p): v for f, p, v in means if v is not None}
+    return {
+        arm: np.array([[known.get((f, p), np.nan) for p in prompts] for f in own], dtype=float).reshape(
+            -1, len(prompts)
+        )
+        for arm, own in features.items()
+    }
 
 
 def _outcomes(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 - arms      a row per outcome and arm: percentile and lift (means over SAEs), the percentile less that of the features
             taken without selection (of these SAEs; `_like` of SAEs or LMs like these), the lift less that of a random
-            dictionary's features
-- spread    a row per score: F over SAEs, the reliability of an SAE's mean and its standard error
+            dictionary's features; `difference_prompts` of features and prompts like these
+- spread    a row per score: F over SAEs, the reliability of an SAE's mean and its standard error, inside LMs
 - controls  a row per control of every site's gate; doses: the dose response of its classes and of the SAEs' features
 
 Differences are tested on the percentile, which resolves more; the lift is what is shown. Only reads.
@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from saelab.instrument.kept import states_asked
 from saelab.instrument.readers import HEADLINE, OUTCOMES
+from saelab.stats.crossed import crossed_difference
 from saelab.stats.estimate import Estimate
 from saelab.stats.less import less_than
 from saelab.stats.lift import LIKE, THESE, selection_lift
@@ -26,7 +27,7 @@ from saelab.stats.spread import spread_table
 from saelab.steering.arms import RANDOM
 from saelab.store.layout import InstrumentFolder, RunFolder
 from saelab.study.adopt import asked_about, standing
-from saelab.study.collect import dictionary_lifts, outcomes_of
+from saelab.study.collect import dictionary_lifts, outcomes_of, prompt_tables, texts_of
 from saelab.study.names import INTERPRETABILITY, UNSELECTED
 from saelab.study.spec import SaeSpec, StudyConfig
 
@@ -47,10 +48,12 @@ def steering_tables(study: StudyConfig, run: RunFolder, features: pl.DataFrame) 
     rows = [row for outcome in OUTCOMES for row in _arms(study, run, outcome, features, read, blind=blind)]
     drawn = {name: table.filter(pl.col("arm") == RANDOM) for name, table in read.items()}
     scores = {"interpretability": [_numbers(_scored(run, s), INTERPRETABILITY) for s in specs]}
+    crossed = dict[str, list[np.ndarray]]()
     for outcome in OUTCOMES:
         own = [table.filter(pl.col("outcome") == outcome) for table in drawn.values()]
-        scores |= {outcome: [_numbers(t, "percentile") for t in own]}
-        scores |= {f"{outcome}_lift": [_numbers(t, "lift") for t in own]}
+        for name, column in ((outcome, "percentile"), (f"{outcome}_lift", "lift")):
+            scores[name] = [_numbers(t, column) for t in own]
+            crossed[name] = [by_arm[RANDOM] for by_arm in _by_prompt(run, specs, read, name)]
     controls, doses = [], []
     for (lm, site), folder in sites_of(study, run).items():
         record = folder.gate.read()
@@ -58,7 +61,7 @@ def steering_tables(study: StudyConfig, run: RunFolder, features: pl.DataFrame) 
         doses += [{"lm": lm, "site": site} | d for d in record["dose_response"]]
     return {
         "arms": pl.DataFrame(rows, infer_schema_length=None),
-        "spread": spread_table(scores),
+        "spread": spread_table(scores, [s.model.key for s in specs], crossed),
         "controls": pl.DataFrame(controls, schema=CONTROLS),
         "doses": pl.DataFrame(doses, schema=DOSES),
     }
@@ -139,7 +142,9 @@ def _arms(
     if UNSELECTED in own["criterion"]:
         found = {c: selection_lift(own, score=c, draws=study.resamples, **asked) for c in (outcome, f"{outcome}_lift")}
     own_dictionary, beside = _dictionaries(study, run, outcome)
-    lms = [s.model.key for s in asked_about(study, run) if s.steer]
+    specs = [s for s in asked_about(study, run) if s.steer]
+    crossed = _by_prompt(run, specs, read, outcome)
+    lms = [s.model.key for s in specs]
     rows = []
     for name in names:
         mine = own.filter(pl.col("criterion") == name)
@@ -156,6 +161,7 @@ def _arms(
         row |= _taken(alike, "difference", name, UNSELECTED, "difference_like", p=True)
         del row["difference_like"]  # the value is the same
         arm = RANDOM if name == UNSELECTED else name
+        row |= _over_prompts(crossed, arm)
         chosen = (pl.col("arm") == arm) & (pl.col("outcome") == outcome)
         lifts = [_numbers(table.filter(chosen), "lift") for table in read.values()]
         less = less_than(lifts, own_dictionary, beside)
@@ -168,6 +174,34 @@ def _arms(
         row |= {"less_state": "gate_failed" if blind else less.state}
         rows.append(row | {"less_note": less.note})
     return rows
+
+
+def _by_prompt(
+    run: RunFolder, specs: list[SaeSpec], read: dict[str, pl.DataFrame], column: str
+) -> list[dict[str, Float[np.ndarray, "_ _"]]]:
+    """By SAE and arm a column of its texts as [features, prompts]. read: the outcomes of its features."""
+    arms = (
+        {
+            str(a): f
+            for a, f in t.group_by("arm", maintain_order=True)
+            .agg(pl.col("feature").unique(maintain_order=True))
+            .iter_rows()
+        }
+        for t in read.values()
+    )
+    return [
+        prompt_tables(texts_of(run, spec), own | {RANDOM: own.get(RANDOM, [])}, column)
+        for spec, own in zip(specs, arms, strict=True)
+    ]
+
+
+def _over_prompts(crossed: list[dict[str, Float[np.ndarray, "_ _"]]], arm: str) -> dict[str, Any]:
+    """The percentile of an arm less that of features taken without selection, of features and prompts like these."""
+    names = ("difference_prompts_low", "difference_prompts_high", "difference_prompts_note")
+    if arm == RANDOM:
+        return dict.fromkeys(names)
+    found = crossed_difference([(by[arm], by[RANDOM]) for by in crossed if arm in by])
+    return dict(zip(names, (found.low, found.high, found.note or found.interval_method), strict=True))
 
 
 def _differences(table: pl.DataFrame | None, scope: str) -> pl.DataFrame | None:
