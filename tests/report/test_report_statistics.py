@@ -1,6 +1,7 @@
 """The tables of what could explain a tau: a table per question, a value or the reason for its absence in every row."""
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
+from typing import Any
 
 import polars as pl
 
@@ -67,8 +68,9 @@ def answers(texts: str) -> pl.DataFrame:
 
 
 def material(table: pl.DataFrame | None) -> Material:
-    plain = {f.name: None for f in fields(Material)} | {"summary": {}, "names": Names({}), "steered_texts": "these"}
-    return Material(**plain | {"human": table})
+    plain: dict[str, Any] = {f.name: None for f in fields(Material) if f.default is MISSING}
+    plain |= {"summary": {}, "names": Names({}), "states": pl.DataFrame(), "pairs": (), "repeats": (), "judges": ()}
+    return Material(**plain, human=table, steered_texts="these")
 
 
 def test_what_people_answered_stands_on_the_page_of_the_texts_that_it_is_of() -> None:
@@ -90,6 +92,6 @@ def test_few_prompts_stand_under_the_figures_that_they_concern() -> None:
            "between": 0.02, "smallest": 0.08, "prompts": 4.0, "prompt_se": 0.011, "prompt_p": 0.2,
            "reliability_prompts": 0.31, "state": "ok"}  # fmt: skip
     cells = steering_tables.spread(pl.DataFrame([row]), Names({})).rows[0].cells
-    assert cells[5].under == "prompts like these 0.31" and cells[6].under == "4 prompts add (p 0.20) 0.011"
+    assert cells[5].under == "prompts like these 0.31" and cells[6].under == "4 prompts add (p 0.200) 0.011"
     bare = {k: v for k, v in row.items() if "prompt" not in k}
     assert not any(c.under for c in steering_tables.spread(pl.DataFrame([bare]), Names({})).rows[0].cells)

@@ -1,6 +1,6 @@
 """What a study asks about its tau, from tables alone: halves of prompts, rows that know of LMs, texts by prompt."""
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -54,10 +54,9 @@ def grid(lms: int) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def test_rows_that_know_nothing_of_lms_are_not_shown_where_there_are_several() -> None:
+def test_rows_that_know_nothing_of_lms_are_not_shown_where_there_are_several(study_data: dict[str, Any]) -> None:
     """Of one LM the SAEs are the units; what varies inside every LM is held too, what does not is no term."""
-    studies = Path(__file__).parents[2] / "studies"
-    study = StudyConfig.from_yaml(studies / "reduced.yaml").model_copy(update={"resamples": 100})
+    study = StudyConfig.parse(study_data | {"resamples": 100})
     one, two = (list(_partials(study, grid(n))) for n in (1, 2))
     assert {r["statistic"] for r in one} == {"partial tau", "rank coefficient"}
     assert {r["statistic"] for r in two} == {"partial tau within", "rank coefficient within"}
