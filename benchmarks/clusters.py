@@ -1,4 +1,4 @@
-"""Gains, differences, changes of tau and criteria where SAEs share language models: the last tables of `coverage.py`.
+"""Gains, changes of tau, criteria and regressions where SAEs share language models or prompts: last in `coverage.py`.
 
 Scores of features are max(0, level + noise), so that a share of them is 0 (the floor: 0, 30, 70 %). An LM has an effect
 of its own on what a selection gains, on a tau, or on a criterion, with a standard deviation of 0, 0.5 and 1 times that
@@ -13,13 +13,15 @@ from functools import lru_cache, partial
 
 import numpy as np
 import polars as pl
-from scipy.stats import norm
+from scipy.stats import norm, rankdata
 
 from saelab.core.seeds import numpy_generator
 from saelab.stats.association import Draws, Sample
+from saelab.stats.crossed import crossed_difference
 from saelab.stats.effects import tau_difference
 from saelab.stats.estimate import Estimate
 from saelab.stats.lift import gains_of
+from saelab.stats.regression import rank_regression
 from saelab.stats.units import Units, over_units, units_of
 from saelab.stats.within import permuted
 
@@ -174,10 +176,69 @@ def criterion_truth(effect: float, floor: float, truth: float) -> float:
     return float(np.nanmean(taus_of(*criterion_grid(numpy_generator("coverage", "criterion"), at))))
 
 
+def regression(generator: np.random.Generator, seed: int, at: Design) -> Found:
+    """The coefficient of x in a rank regression on x and a covariate inside LMs; control: LMs as 0/1 columns, BCa."""
+    x, z, y = regression_grid(generator, at)
+    lm = np.repeat(np.arange(at.lms), x.shape[1]).astype(str)
+    table = pl.DataFrame({"x": x.ravel(), "z": z.ravel(), "y": y.ravel(), "lm": lm})
+    truth = regression_truth(at.lms, at.effect, at.floor, at.truth)
+    rows = rank_regression(table, outcome="y", terms=["x", "z"], cluster="lm", seed=seed, draws=9)
+    plain = rank_regression(table, outcome="y", terms=["x", "z", "lm"], seed=seed, draws=199)
+    return {
+        "t over LMs": shifted(rows["low"][1], rows["high"][1], truth),
+        "control: BCa over SAEs": shifted(plain["low"][0], plain["high"][0], truth),
+    }
+
+
+def regression_grid(generator: np.random.Generator, at: Design, lms: int | None = None) -> tuple[np.ndarray, ...]:
+    lms, size = lms or at.lms, max(10, 90 // at.lms)
+    own = at.truth + at.effect * TAU_NOISE * generator.uniform(-1.73, 1.73, (lms, 1))
+    rho = np.sin(np.pi / 2 * np.clip(own, -0.99, 0.99))
+    z, e, f = generator.standard_normal((3, lms, size))
+    x = 0.6 * z + 0.8 * e
+    return x, z, cut(rho * x + np.sqrt(1 - rho**2) * f, at.floor)
+
+
+@lru_cache(maxsize=64)
+def regression_truth(lms: int, effect: float, floor: float, truth: float) -> float:
+    """The mean coefficient over LMs like these, of as many SAEs, from 4,000 of them: least squares on ranks."""
+    if truth == 0:
+        return 0.0
+    parts = regression_grid(numpy_generator("coverage", "regression"), Design(lms, effect, floor, truth), 4000)
+    x, z, y = (rankdata(v, axis=1) for v in parts)
+    x, z, y = ((v - v.mean(axis=1, keepdims=True)) / v.std(axis=1, keepdims=True) for v in (x, z, y))
+    xz, xy, zy = ((a * b).mean(axis=1) for a, b in ((x, z), (x, y), (z, y)))
+    return float(np.mean((xy - xz * zy) / (1 - xz**2)))
+
+
+def prompts(generator: np.random.Generator, seed: int, at: Design) -> Found:
+    """Two sets of features of five SAEs at a few prompts (`lms` says how many), each better at some prompts than at
+    others; control: an interval over features."""
+    del seed
+    level = 4.0 if at.floor == 0 else float(-norm.ppf(at.floor)) * np.sqrt(1 + 0.3**2)
+    sets = []
+    for mean, features in ((level + at.truth, CHOSEN), (level, BLIND)):
+        shift = at.effect * OWN * generator.standard_normal(at.lms)
+        own = 0.3 * generator.standard_normal((5, features, 1))
+        sets.append(np.maximum(0, mean + shift + own + generator.standard_normal((5, features, at.lms))))
+    row = crossed_difference(list(zip(*sets, strict=True)))
+    sd = np.sqrt(1 + 0.3**2 + (at.effect * OWN) ** 2)
+    truth = float(np.diff([m * norm.cdf(m / sd) + sd * norm.pdf(m / sd) for m in (level, level + at.truth)])[0])
+    means = [s.mean(axis=2) for s in sets]
+    apart = float(means[0].mean() - means[1].mean())
+    se = float(np.sqrt(sum((m.var(axis=1, ddof=1) / m.shape[1]).sum() for m in means))) / 5
+    return {
+        "t over features and prompts": shifted(row.low, row.high, truth),
+        "control: over features": shifted(apart - 2 * se, apart + 2 * se, truth),
+    }
+
+
 TABLES: dict[str, tuple[Callable[[np.random.Generator, int, Design], Found], float]] = {
     "clusters: what a selection gains": (gain, 0.5),
     "clusters: a change of tau": (change, 0.3),
     "clusters: a criterion's tau inside SAEs": (criterion, 0.2),
+    "clusters: a rank coefficient": (regression, 0.3),
+    "prompts (in place of LMs): a difference of two sets of features": (prompts, 0.5),
 }
 
 

@@ -355,7 +355,7 @@ REACHED_OTHERWISE = {
 
 def test_no_code_is_behind_no_door() -> None:
     """What no verb, study or public name leads to is deleted."""
-    found = {re.sub(r":\d+", "", name) for name in unreached() }
+    found = {re.sub(r":\d+", "", name) for name in unreached()}
     assert found == set(REACHED_OTHERWISE)
 
 
