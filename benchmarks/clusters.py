@@ -27,7 +27,8 @@ from saelab.stats.within import permuted
 
 Ends = tuple[float | None, float | None]
 Found = dict[str, Ends]  # method -> interval less its truth
-LMS, EFFECTS, FLOORS = (3, 10, 30), (0.0, 0.5, 1.0), (0.0, 0.3, 0.7)
+LMS, PROMPTS = (3, 10, 30), (4, 10, 30)
+EFFECTS, FLOORS = (0.0, 0.5, 1.0), (0.0, 0.3, 0.7)
 PER_LM = 6  # SAEs of an LM
 BLIND, CHOSEN = 12, 6  # features of an SAE
 OWN = 0.4  # standard deviation of an SAE's own gain, of features whose scores have 1
@@ -258,7 +259,7 @@ def measure(table: str, grids: int, at: Design) -> dict[str, tuple[float, float]
 
 def show(grids: int, only: list[str], pool: Executor) -> None:
     """Print the tables whose name holds one of `only`."""
-    for table, (_, other) in TABLES.items():
+    for table, (make, other) in TABLES.items():
         if not any(part in table for part in only):
             continue
         print(f"\n**{table}** ({grids} grids each; least and most over floors of 0, 30 and 70 %)\n")
@@ -267,7 +268,7 @@ def show(grids: int, only: list[str], pool: Executor) -> None:
             + "|---" * 6
             + "|"
         )
-        for lms in LMS:
+        for lms in PROMPTS if make is prompts else LMS:
             for effect in EFFECTS:
                 designs = [Design(lms, effect, floor, truth) for floor in FLOORS for truth in (0.0, other)]
                 found = list(pool.map(partial(measure, table, grids), designs))

@@ -84,7 +84,7 @@ def arms(material: Material) -> Section:
         "about what the feature is about. The second asks "
         "whether the model reads in the text what was written into it, which is partly an echo. "
         "Every feature writes to the same few prompts: intervals and p are of these prompts, but for those that say "
-        "“prompts like these”, which take two prompts (reliability) or three (differences, paired by prompt)."
+        "“prompts like these”, which take two prompts (reliability) or four (differences, paired by prompt)."
     )
     parts = [Part("table", t) for t in steering_tables.arms(table, material.names)]
     if material.spread is not None and material.spread.height:

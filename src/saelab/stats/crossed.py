@@ -17,8 +17,9 @@ import numpy as np
 import scipy
 from jaxtyping import Float
 
-from saelab.stats.estimate import FEWEST, Estimate
+from saelab.stats.estimate import Estimate
 
+FEWEST_PROMPTS = 4  # below which nothing is said of prompts like these
 Crossed = Float[np.ndarray, "_ _"]  # [features, prompts]
 
 
@@ -42,7 +43,7 @@ def by_prompt(tables: Sequence[Crossed], clusters: Sequence[Hashable] = ()) -> B
     It takes two prompts, the same number of every SAE, and two SAEs of a cluster with two features or more.
     """
     kept = [(whole(t), c) for t, c in zip(tables, clusters or [None] * len(tables), strict=True)]
-    kept = [(t, c) for t, c in kept if t.shape[0] > 1]
+    kept = [(t, c) for t, c in kept if t.shape[0] > 1 and t.shape[1]]
     if len({t.shape[1] for t, _ in kept}) != 1 or (prompts := int(kept[0][0].shape[1])) < 2:
         return None
     between, freedom, inverse = 0.0, 0, 0.0
@@ -65,36 +66,34 @@ def by_prompt(tables: Sequence[Crossed], clusters: Sequence[Hashable] = ()) -> B
 def crossed_difference(pairs: Sequence[tuple[Crossed, Crossed]]) -> Estimate:
     """Mean over SAEs of one set of features less another, of features and prompts like these, of these SAEs.
 
-    pairs: by SAE both sets, prompts in one order. Interval and p by t with the Satterthwaite degrees of freedom, which
-    are few where prompts matter; without an interval, and a note, below three prompts. n counts SAEs.
+    pairs: by SAE both sets, prompts in one order. Without an interval, and a note, below four prompts, where it covers
+    too much or too little (docs/statistics.md). n counts SAEs.
     """
     kept = [(whole(a), whole(b)) for a, b in pairs]
-    kept = [(a, b) for a, b in kept if a.shape[0] and b.shape[0]]
+    kept = [(a, b) for a, b in kept if a.size and b.size]
     start = Estimate(statistic="difference", state="too_few", n=len(kept), dropped=len(pairs) - len(kept))
     if not kept:
         return start
     of_prompt = np.mean([a.mean(axis=0) - b.mean(axis=0) for a, b in kept], axis=0)
-    start, prompts = replace(start, state="ok", value=float(of_prompt.mean())), of_prompt.size
-    if prompts < FEWEST:
-        return replace(start, note=f"{prompts} prompts: nothing is said of others below {FEWEST}")
+    start, prompts = replace(start, state="ok", value=float(of_prompt.mean())), int(of_prompt.size)
+    if prompts < FEWEST_PROMPTS:
+        return replace(start, note=f"{prompts} prompts: nothing is said of others below {FEWEST_PROMPTS}")
     sets = [s for pair in kept for s in pair]
     if min(s.shape[0] for s in sets) < 2:
         return replace(start, note="an SAE with one feature only: no interval over features")
     share = 1 / len(kept) ** 2
-    features = [(share * s.mean(axis=1).var(ddof=1) / s.shape[0], s.shape[0] - 1) for s in sets]
+    features = np.array([share * s.mean(axis=1).var(ddof=1) / s.shape[0] for s in sets])
     rest = sum(
         share * float((_residual(s) ** 2).sum()) / (s.shape[0] - 1) / (prompts - 1) / s.shape[0] / prompts for s in sets
     )
-    over_prompts = max(0.0, float(of_prompt.var(ddof=1)) / prompts - rest)
-    variances = np.array([v for v, _ in features] + [over_prompts])
-    se = float(np.sqrt(variances.sum()))
-    if se < 1e-12:
+    over_features, over_prompts = float(features.sum()), float(of_prompt.var(ddof=1)) / prompts
+    if max(over_features, over_prompts) < 1e-24:
         return replace(start, note="nothing varies, so there is no interval")
-    freedom = se**4 / float((variances**2 / np.array([d for _, d in features] + [prompts - 1])).sum())
+    freedom = over_features**2 / float((features**2 / np.array([s.shape[0] - 1 for s in sets])).sum() or 1.0)
+    of_f, of_p = (float(scipy.stats.t.ppf(0.975, d)) ** 2 for d in (max(1.0, freedom), prompts - 1))
+    reach = np.sqrt(max(of_p * over_prompts, of_f * over_features + of_p * max(0.0, over_prompts - rest)))
     value, method = start.value or 0.0, f"t over features and {prompts} prompts"
-    reach = float(scipy.stats.t.ppf(0.975, freedom)) * se
-    p = 2 * float(scipy.stats.t.sf(abs(value) / se, freedom))
-    return replace(start, low=value - reach, high=value + reach, se=se, interval_method=method, p=p, p_method=method)
+    return replace(start, low=value - float(reach), high=value + float(reach), interval_method=method)
 
 
 def _residual(table: Float[np.ndarray, "R C"]) -> Float[np.ndarray, "R C"]:
