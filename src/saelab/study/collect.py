@@ -97,7 +97,7 @@ def prompt_tables(
     known = {(f, p): v for f, p, v in means if v is not None}
     return {
         arm: np.array([[known.get((f, p), np.nan) for p in prompts] for f in own], dtype=float).reshape(
-            -1, len(prompts)
+            len(own), len(prompts)
         )
         for arm, own in features.items()
     }
