@@ -3,8 +3,8 @@
     python benchmarks/sensitivity.py demo --saes 4      (about a minute a SAE on one core)
 
 Each setting is held against the papers' (k 1, strength 10, one prefix) over the sampled features of an SAE: tau_b
-inside SAEs (mean, t over SAEs) and how many of the five highest stay; and against how the features steer (tau, p by
-permutation within SAEs). The steering dose is the strength that the study steers each SAE's features with. Prints
+inside SAEs (mean, t over SAEs) and how many of the five highest stay; and against how the features steer by each outcome (tau,
+p by permutation within SAEs). The steering dose is the strength that the study steers each SAE's features with. Prints
 Markdown.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 import saelab
+from saelab.instrument.readers import OUTCOMES
 from saelab.selection.effects import PREFIX, feature_effects
 from saelab.stats import feature_agreement
 from saelab.store.tables import read_table
@@ -34,32 +35,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--saes", type=int, default=4)
+    parser.add_argument("--lm", help="of a run of several language models, which; by default the first")
     options = parser.parse_args()
     steered = read_table(options.run / "stats" / "steered.parquet").filter(pl.col("criterion") == UNSELECTED)
+    steered = steered.filter(pl.col("lm") == (options.lm or steered["lm"][0]))
     lm = saelab.LanguageModel.load(steered["lm"][0], dtype="float32")
     parts = []
     for name in steered["sae"].unique(maintain_order=True).to_list()[: options.saes]:
         mine = steered.filter(pl.col("sae") == name)
         sae = saelab.load_sae(f"path:{options.run / 'saes' / name}")
         asked = {"features": mine["feature"].to_list(), "criteria": ["delta_confidence"], "positions": "last"}
-        table = mine.select("sae", "feature", "described")
+        table = mine.select("sae", "feature", *OUTCOMES)
         for label, other in {"papers": {}, **settings(float(mine["strength"].median() or 0))}.items():
             scored = feature_effects(lm, sae, **asked, **other)
             table = table.with_columns(scored["delta_confidence"].alias(label))
         parts.append(table)
     table = pl.concat(parts)
-    labels = [c for c in table.columns if c not in ("sae", "feature", "described", "papers")]
+    labels = [c for c in table.columns if c not in ("sae", "feature", "papers", *OUTCOMES)]
     print(f"{len(parts)} SAEs, {table.height} features\n")
-    print("| setting | tau with the papers' | of the five highest stay | tau with how features steer | p |")
-    print("|---|---|---|---|---|")
+    heads = " | ".join(f"tau with {o} | p" for o in OUTCOMES)
+    print(f"| setting | tau with the papers' | of the five highest stay | {heads} |")
+    print("|---" * (3 + 2 * len(OUTCOMES)) + "|")
     beside = rows(table, labels, "papers", "like these")
-    against = rows(table, ["papers", *labels], "described", "these")
+    against = {o: rows(table, ["papers", *labels], o, "these") for o in OUTCOMES}
     for label in ("papers", *labels):
-        own, steer = beside.get(label), against[label]
+        own, steer = beside.get(label), [against[o][label] for o in OUTCOMES]
         kept = [len(top(g, label) & top(g, "papers")) for g in table.partition_by("sae")]
         first = "" if own is None else f"{own['value']:.2f} [{own['low']:.2f}, {own['high']:.2f}]"
-        second = f"{steer['value']:.2f} [{steer['low']:.2f}, {steer['high']:.2f}]"
-        print(f"| {label} | {first} | {sum(kept) / len(kept):.1f} | {second} | {steer['p']:.2f} |")
+        rest = [f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}] | {r['p']:.2f}" for r in steer]
+        print(f"| {label} | {first} | {sum(kept) / len(kept):.1f} | {' | '.join(rest)} |")
 
 
 def rows(table: pl.DataFrame, predictors: list[str], outcome: str, scope: str) -> dict[str, dict[str, float]]:

@@ -82,9 +82,8 @@ def test_differences_know_that_prompts_are_few(by: float) -> None:
         row = crossed_difference(pairs)
         assert row.low is not None and row.high is not None
         found.append(row.low > 0 or row.high < 0)
-        rows = gains_of(
-            *([s.mean(axis=1) for s in side] for side in zip(*pairs, strict=True)), units_of(5), Draws(i, 3)
-        )
+        one, other = [a.mean(axis=1) for a, _ in pairs], [b.mean(axis=1) for _, b in pairs]
+        rows = gains_of(one, other, units_of(5), Draws(i, 3))
         low, high = next((e.low, e.high) for scope, e in rows if scope == "these" and e.statistic == "difference")
         assert low is not None and high is not None
         control.append(low > 0 or high < 0)
