@@ -11,6 +11,7 @@ from saelab.core.errors import UserError
 from saelab.store.layout import RunFolder
 from saelab.study.baselines import _of_features, _over_features, _paired, _row, pairs_of
 from saelab.study.plan import cells_of
+from saelab.study.scales import read_study
 from saelab.study.spec import StudyConfig, saes_of
 from saelab.workflow import run_study
 
@@ -74,6 +75,16 @@ def test_a_mean_difference_of_pairs_has_the_t_interval() -> None:
     assert _paired(np.array([1.0, 2.0]), np.zeros(2)).state == "too_few"
     alike = _paired(np.ones(3), np.zeros(3))
     assert alike.value == 1 and alike.low is None, "nothing varies: no interval"
+
+
+def test_the_shipped_study_of_controls() -> None:
+    """Every control has its SAE at two levels and in two trainings; the shuffled model's are not steered with."""
+    saes = saes_of(read_study(Path(__file__).parents[2] / "studies" / "baselines.yaml"))
+    controls = [control.control for _, control in pairs_of(saes)]
+    assert {name: controls.count(name) for name in controls} == dict.fromkeys(
+        ("frozen_decoder", "frozen_encoder", "frozen_soft", "frozen_principal", "shuffled_weights"), 4
+    )
+    assert len(saes) == 24 and [s.control for s in saes if not s.steer] == ["shuffled_weights"] * 4
 
 
 def test_stability_tells_what_is_found_again(study_data: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
