@@ -3,9 +3,9 @@
     python benchmarks/sensitivity.py demo --saes 4      (about a minute a SAE on one core)
 
 Each setting is held against the papers' (k 1, strength 10, one prefix) over the sampled features of an SAE: tau_b
-inside SAEs (mean, t over SAEs) and how many of the five highest stay; and against how the features steer by each outcome (tau,
-p by permutation within SAEs). The steering dose is the strength that the study steers each SAE's features with. Prints
-Markdown.
+inside SAEs (mean, t over SAEs) and how many of the five highest stay; and against how the features steer by each
+outcome (tau, p by permutation within SAEs). The steering dose is the strength that the study steers each SAE's features
+with. Prints Markdown.
 """
 
 import argparse
