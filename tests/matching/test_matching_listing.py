@@ -7,6 +7,7 @@ from torch import Tensor
 
 from saelab.matching import assignment
 from saelab.matching.assignment import assign
+from saelab.matching.certificate import below
 from saelab.matching.cost import Costs
 from saelab.matching.listing import listed
 from saelab.matching.prices import hot_prices, samples_of, spread
@@ -64,3 +65,17 @@ def test_prices_and_cost_hold_over_all_pairs(n: int, kind: str, monkeypatch: pyt
     rounded = blocks[np.arange(n), found.permutation].sum()
     assert rounded != pytest.approx(found.cost, rel=1e-13), "control: float32 costs are not these"
     assert (reduced - 0.1).min() < -1e-9, "control: prices a little higher would prove nothing"
+
+
+def test_pairs_that_could_be_negative_are_exact_and_the_others_bounds_from_below() -> None:
+    costs = Costs(*rows(240, 300, "copies"))
+    whole, proved = exact(costs), assign(costs)
+    found = below(costs, proved.u, proved.v, margin=0.5)
+    true = whole[found.i, found.j]
+    reduced = whole - proved.u[:, None] - proved.v
+    assert len(found.i) == pytest.approx((reduced < 0.5).sum(), rel=0.01) and found.loose == 0
+    assert np.abs(found.weights - true)[found.exact].max() < 1e-12
+    assert (found.weights <= true + 1e-12).all() and (found.reduced[~found.exact] > 0).all()
+    assert 0 < (true - found.weights)[~found.exact].max() < 1e-3, "control: they are not exact, and near"
+    low = below(costs, proved.u + 0.3, proved.v)
+    assert low.exact.all() and (low.reduced < 0).all() and len(low.i) > 0
