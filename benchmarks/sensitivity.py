@@ -61,9 +61,14 @@ def main() -> None:
     for label in ("papers", *labels):
         own, steer = beside.get(label), [against[o][label] for o in OUTCOMES]
         kept = [len(top(g, label) & top(g, "papers")) for g in table.partition_by("sae")]
-        first = "" if own is None else f"{own['value']:.2f} [{own['low']:.2f}, {own['high']:.2f}]"
-        rest = [f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}] | {r['p']:.2f}" for r in steer]
+        first = "" if own is None else shown(own)
+        rest = [f"{shown(r)} | {r['p']:.2f}" for r in steer]
         print(f"| {label} | {first} | {sum(kept) / len(kept):.1f} | {' | '.join(rest)} |")
+
+
+def shown(row: dict[str, float]) -> str:
+    ends = "" if row["low"] is None else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row['value']:.2f}{ends}"
 
 
 def rows(table: pl.DataFrame, predictors: list[str], outcome: str, scope: str) -> dict[str, dict[str, float]]:
