@@ -73,6 +73,7 @@ IN_THE_FILE: dict[str, tuple[Callable[[Data], Any], str]] = {
     "lm": (lambda d: model(d).update(lm="smollm2-135n"), r"models.0.lm: .*smollm2-135m"),
     "template": (lambda d: model(d).update(template="Q:"), r"models.0.template: does not hold"),
     "corpus": (lambda d: d["text"]["corpus"].update(source="embeded"), r"text.corpus.source: .*embedded"),
+    "corpus that may change": (lambda d: d["text"]["corpus"].update(source="hf:a/b"), r"source: .*no revision"),
     "judge's lm": (lambda d: d.update(judge="local:smollm2"), r"judge.name: .*smollm2-135m"),
     "random features": (lambda d: d["steering"]["arms"][2].update(random=2), r"steering.arms.2.random: .*at least 3"),
     "tested features": (lambda d: d["interp"].update(n_scored=2), r"interp.n_scored: .*at least 3"),

@@ -31,6 +31,7 @@ from saelab.study.grids import AdoptedConfig, GridConfig, Name, PathConfig
 from saelab.study.harvests import StudyHarvest
 from saelab.study.models import ModelConfig
 from saelab.text.corpora import CorpusConfig
+from saelab.text.hub import pinned
 from saelab.training.config import TrainingConfig
 
 EMBEDDED = CorpusConfig().source
@@ -297,7 +298,7 @@ def _unresolved(study: "StudyConfig") -> Iterator[Fault]:
     source = study.text.corpus.source
     try:
         if source != EMBEDDED:
-            parse_reference(source)
+            pinned(parse_reference(source))
     except UserError as error:
         yield Fault(("text", "corpus", "source"), f"{error} Or: {EMBEDDED}.")
     for role, judge in study.judges.items():

@@ -18,11 +18,7 @@ def read_hub(reference: Reference, *, subset: str | None, split: str, column: st
     reference: `hf:org/name@revision[/folder-of-data-files]`. Raises `UserError` for a missing revision or column and
     `FetchError` where the data set, its subset or its split cannot be had.
     """
-    if reference.version is None:
-        raise UserError(
-            f"{reference} names no revision, so the corpus could change under the study.",
-            hint=f"Write hf:{reference.name}@revision, with the commit shown on the data set's page.",
-        )
+    pinned(reference)
     try:
         import datasets
     except ImportError:
@@ -54,6 +50,15 @@ def read_hub(reference: Reference, *, subset: str | None, split: str, column: st
             f"{reference} (split {split!r}) could not be streamed at row {number}: {type(error).__name__}: {first}",
             hint="Check the name, revision, subset and split, and the network; or give local files as path:...",
         ) from error
+
+
+def pinned(reference: Reference) -> None:
+    """Raises `UserError` where a data set is named without a revision."""
+    if reference.kind == "hf" and reference.version is None:
+        raise UserError(
+            f"{reference} names no revision, so the corpus could change under the study.",
+            hint=f"Write hf:{reference.name}@revision, with the commit shown on the data set's page.",
+        )
 
 
 def lies_here(name: str) -> bool:
