@@ -83,7 +83,7 @@ class FakeEndpoint:
         self._server.server_close()
 
     def _answer(self, handler: BaseHTTPRequestHandler, what: str, body: dict[str, Any]) -> None:
-        reply = self.answer(body["messages"][-1]["content"])
+        reply = self.answer(next(m["content"] for m in body["messages"] if m["role"] == "user"))
         good = self._completion(reply)
         if what == "hang-up":
             handler.close_connection = True

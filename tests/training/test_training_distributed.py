@@ -79,5 +79,8 @@ def test_a_batch_that_cannot_be_split_is_a_sentence() -> None:
         def gather(self, values: torch.Tensor) -> torch.Tensor:
             return values
 
+        def told(self, word: str) -> str:
+            return word
+
     with pytest.raises(UserError, match="64 tokens cannot be split evenly over 3"):
         train(list(configs().values()), batches(2, ROWS, 16), steps=2, ranks=Three())
