@@ -23,11 +23,10 @@ from saelab.study.spec import StudyConfig
 # The questions of a study in the order in which they are asked, by the name that its table gives them.
 QUESTIONS = {
     "change": "Does selecting features change the agreement (paired)?",
-    "partial": "Is it L0, or reconstruction? tau given these, inside each language model and site",
+    "partial": "Is it L0, or reconstruction? tau given these, inside language models",
     "regression": "Rank regression: all of these at once",
-    "architectures": "Do architectures differ in their agreement?",
     "noise": "Reliability, and tau without noise",
-    "tier": "Tiers: chosen on one half of the SAEs, measured on the other",
+    "tier": "Tiers: chosen on half of the prompts, measured on the others",
 }
 
 

@@ -32,6 +32,7 @@ from saelab.study.names import INTERPRETABILITY, UNSELECTED
 from saelab.study.spec import SaeSpec, StudyConfig
 
 Sites = dict[tuple[str, str], InstrumentFolder]
+ByArm = dict[str, Float[np.ndarray, "_ _"]]  # [features, prompts]
 
 
 def sites_of(study: StudyConfig, run: RunFolder) -> Sites:
@@ -45,15 +46,18 @@ def steering_tables(study: StudyConfig, run: RunFolder, features: pl.DataFrame) 
     specs = [s for s in asked_about(study, run) if s.steer]
     read = {s.name: outcomes_of(run, s) for s in specs}
     blind = _state(study, run) == "failed"  # what cannot be seen is no gain
-    rows = [row for outcome in OUTCOMES for row in _arms(study, run, outcome, features, read, blind=blind)]
+    crossed = _by_prompt(run, specs, read)
+    rows = [
+        row
+        for outcome in OUTCOMES
+        for row in _arms(study, run, outcome, features, read, crossed=crossed[outcome], blind=blind)
+    ]
     drawn = {name: table.filter(pl.col("arm") == RANDOM) for name, table in read.items()}
     scores = {"interpretability": [_numbers(_scored(run, s), INTERPRETABILITY) for s in specs]}
-    crossed = dict[str, list[np.ndarray]]()
     for outcome in OUTCOMES:
         own = [table.filter(pl.col("outcome") == outcome) for table in drawn.values()]
         for name, column in ((outcome, "percentile"), (f"{outcome}_lift", "lift")):
             scores[name] = [_numbers(t, column) for t in own]
-            crossed[name] = [by_arm[RANDOM] for by_arm in _by_prompt(run, specs, read, name)]
     controls, doses = [], []
     for (lm, site), folder in sites_of(study, run).items():
         record = folder.gate.read()
@@ -61,7 +65,9 @@ def steering_tables(study: StudyConfig, run: RunFolder, features: pl.DataFrame) 
         doses += [{"lm": lm, "site": site} | d for d in record["dose_response"]]
     return {
         "arms": pl.DataFrame(rows, infer_schema_length=None),
-        "spread": spread_table(scores, [s.model.key for s in specs], crossed),
+        "spread": spread_table(
+            scores, [s.model.key for s in specs], {c: [by[RANDOM] for by in tables] for c, tables in crossed.items()}
+        ),
         "controls": pl.DataFrame(controls, schema=CONTROLS),
         "doses": pl.DataFrame(doses, schema=DOSES),
     }
@@ -133,6 +139,7 @@ def _arms(
     features: pl.DataFrame,
     read: dict[str, pl.DataFrame],
     *,
+    crossed: list[ByArm],
     blind: bool,
 ) -> list[dict[str, Any]]:
     own = features.filter(pl.col(outcome).is_not_null() & pl.col(f"{outcome}_lift").is_not_null())
@@ -142,9 +149,7 @@ def _arms(
     if UNSELECTED in own["criterion"]:
         found = {c: selection_lift(own, score=c, draws=study.resamples, **asked) for c in (outcome, f"{outcome}_lift")}
     own_dictionary, beside = _dictionaries(study, run, outcome)
-    specs = [s for s in asked_about(study, run) if s.steer]
-    crossed = _by_prompt(run, specs, read, outcome)
-    lms = [s.model.key for s in specs]
+    lms = [s.model.key for s in asked_about(study, run) if s.steer]
     rows = []
     for name in names:
         mine = own.filter(pl.col("criterion") == name)
@@ -176,26 +181,19 @@ def _arms(
     return rows
 
 
-def _by_prompt(
-    run: RunFolder, specs: list[SaeSpec], read: dict[str, pl.DataFrame], column: str
-) -> list[dict[str, Float[np.ndarray, "_ _"]]]:
-    """By SAE and arm a column of its texts as [features, prompts]. read: the outcomes of its features."""
-    arms = (
-        {
-            str(a): f
-            for a, f in t.group_by("arm", maintain_order=True)
-            .agg(pl.col("feature").unique(maintain_order=True))
-            .iter_rows()
-        }
-        for t in read.values()
-    )
-    return [
-        prompt_tables(texts_of(run, spec), own | {RANDOM: own.get(RANDOM, [])}, column)
-        for spec, own in zip(specs, arms, strict=True)
-    ]
+def _by_prompt(run: RunFolder, specs: list[SaeSpec], read: dict[str, pl.DataFrame]) -> dict[str, list[ByArm]]:
+    """Every outcome and its lift: of each SAE by arm its texts as [features, prompts]. read: its features' outcomes."""
+    found: dict[str, list[ByArm]] = {column: [] for o in OUTCOMES for column in (o, f"{o}_lift")}
+    for spec in specs:
+        texts = texts_of(run, spec)
+        arms = read[spec.name].group_by("arm", maintain_order=True)
+        own = dict(arms.agg(pl.col("feature").unique(maintain_order=True)).iter_rows())
+        for column, tables in found.items():
+            tables.append(prompt_tables(texts, own | {RANDOM: own.get(RANDOM, [])}, column))
+    return found
 
 
-def _over_prompts(crossed: list[dict[str, Float[np.ndarray, "_ _"]]], arm: str) -> dict[str, Any]:
+def _over_prompts(crossed: list[ByArm], arm: str) -> dict[str, Any]:
     """The percentile of an arm less that of features taken without selection, of features and prompts like these."""
     names = ("difference_prompts_low", "difference_prompts_high", "difference_prompts_note")
     if arm == RANDOM:
