@@ -20,6 +20,7 @@ from saelab.study.spec import StudyConfig, saes_of
 @pytest.mark.sweep
 def test_two_processes_train_the_study_of_one(study_data: dict[str, Any], tmp_path: Path) -> None:
     """Up to the order of sums; the control, of another seed, is far off."""
+    study_data["training"]["precision"] = "float32"  # in bfloat16 the order of sums changes who is chosen
     (file := tmp_path / "study.yaml").write_text(yaml.safe_dump(study_data))
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "saelab"]
     for _ in range(2):  # the second call finds all done
