@@ -22,7 +22,7 @@ from saelab.lm.model import LanguageModel
 from saelab.steering.concepts.axbench import AxBench
 from saelab.steering.concepts.run import descriptions
 from saelab.steering.utility import HeldOut, held_out_means, score_generations
-from saelab.store.layout import ConceptsFolder
+from saelab.store.folders import ConceptsFolder
 
 
 def main() -> None:

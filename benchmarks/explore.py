@@ -26,7 +26,7 @@ from saelab.explore.material import SaeMaterial
 from saelab.interp.features.codes import Codes
 from saelab.interp.features.material import MaterialSource, write_material
 from saelab.interp.features.windows import Passages
-from saelab.store.layout import MaterialFolder
+from saelab.store.folders import MaterialFolder
 
 CONTEXT, VOCABULARY = 128, 50_000
 QUERIES = ("maybe", "w12", "w7 w9", '"w101 w"', "zebra", "w4 maybe w3")

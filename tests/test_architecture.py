@@ -303,13 +303,14 @@ def test_the_rule_of_names_can_fail(kind: str) -> None:
 
 # Files of other libraries and data sets have the names that those gave them.
 FOREIGN_NAMES = r"saes/formats/.*|lm/sources\.py|steering/concepts/axbench\.py"
-LAYOUT = (SRC / "store" / "layout.py").read_text()
+LAYOUT_FILES = ("store/layout.py", "store/folders.py")
+LAYOUT = "".join((SRC / name).read_text() for name in LAYOUT_FILES)
 ARTEFACTS = set(re.findall(r'"([a-z_]+\.(?:parquet|json|sqlite|safetensors|yaml|html))"', LAYOUT))
 
 
 def artefact_names_in(source: str, name: str) -> set[str]:
     """Names of saelab's own files that a file holds: those of the layout, and any table's or tensors'."""
-    if name == "store/layout.py" or re.fullmatch(FOREIGN_NAMES, name):
+    if name in LAYOUT_FILES or re.fullmatch(FOREIGN_NAMES, name):
         return set()
     made = re.findall(r'f"[^"\n]*\}\.(?:parquet|safetensors)"', source)
     return {s for s in strings_of(source) if s in ARTEFACTS or re.fullmatch(r".+\.(parquet|safetensors)", s)} | set(

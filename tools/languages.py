@@ -15,7 +15,7 @@ import yaml
 import saelab
 from saelab.core.bytetext import has_parts
 from saelab.core.seeds import numpy_generator
-from saelab.store.layout import InterpFolder
+from saelab.store.folders import InterpFolder
 
 # language -> kind of word -> the words
 WORDS = {

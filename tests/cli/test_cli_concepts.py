@@ -12,7 +12,7 @@ from saelab.cli import main
 from saelab.core.errors import UserError
 from saelab.lm.model import LanguageModel
 from saelab.lm.tiny import tiny_lm
-from saelab.store.layout import ConceptsFolder
+from saelab.store.folders import ConceptsFolder
 from saelab.study.concepts import steering_means
 
 SMALL = ("--site", "resid_post.1", "--factors", "0.5,1", "--dev", 1, "--test", 2, "--new", 5, "--temperature", 0)

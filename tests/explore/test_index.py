@@ -13,7 +13,7 @@ from saelab.explore.compare import scatter
 from saelab.explore.index import INTEREST, FeatureIndex
 from saelab.explore.material import SaeMaterial
 from saelab.interp.features.material import write_material
-from saelab.store.layout import MaterialFolder
+from saelab.store.folders import MaterialFolder
 from some_material import T, source_of
 
 PLANTED = 11

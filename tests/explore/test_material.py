@@ -22,7 +22,7 @@ from saelab.interp.features.windows import WindowConfig, WindowFinder
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.relu import ReluSae
 from saelab.saes.base import SaeConfig
-from saelab.store.layout import MaterialFolder
+from saelab.store.folders import MaterialFolder
 from saelab.text.corpora import Document
 from saelab.text.pack import pack_for
 from some_material import T, codes_of, source_of

@@ -11,7 +11,7 @@ from saelab.human.agreement import left_out
 from saelab.human.answers import Answered, AnswerFile, raters_of
 from saelab.human.session import RatingSession
 from saelab.human.trials import trials_of
-from saelab.store.layout import HumanFolder
+from saelab.store.folders import HumanFolder
 
 
 def test_an_answer_is_kept_before_the_next_and_can_be_taken_back(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from saelab.human.answers import AnswerFile
 from saelab.human.session import RatingSession
 from saelab.human.trials import NONE, OTHER, SIDES, BlindTrial, trials_of
 from saelab.instrument.readers import HEADLINE, OUTCOMES
-from saelab.store.layout import HumanFolder
+from saelab.store.folders import HumanFolder
 
 JUDGE = f"{HEADLINE} by hand"
 

@@ -25,7 +25,7 @@ from saelab.judges.client import Request
 from saelab.judges.local import LocalJudge
 from saelab.judges.scripted import Answer, ScriptedJudge, always
 from saelab.lm.tiny import tiny_lm
-from saelab.store.layout import InstrumentFolder
+from saelab.store.folders import InstrumentFolder
 
 
 def owners(k: int, each: int, unsteered: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from saelab.instrument.site import Place
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import SaeConfig
 from saelab.steering.arms import Arm
-from saelab.store.layout import InstrumentFolder, SteeringFolder
+from saelab.store.folders import InstrumentFolder, SteeringFolder
 
 SHARED = {name: value for name, value in SMALL.model_dump().items() if name in InstrumentConfig.model_fields}
 

@@ -17,7 +17,7 @@ from saelab.judges.scripted import always
 from saelab.lm.tiny import tiny_lm
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import Sae, SaeConfig
-from saelab.store.layout import InterpFolder
+from saelab.store.folders import InterpFolder
 from saelab.text.corpora import Document
 from saelab.text.pack import PackedText, pack
 

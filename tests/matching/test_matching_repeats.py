@@ -13,7 +13,7 @@ from test_matching_fold import F, Jump, jump, shuffled
 from saelab.core.seeds import numpy_generator
 from saelab.matching.match import match
 from saelab.matching.repeats import mcc, run, stability
-from saelab.store.layout import MatchingFolder
+from saelab.store.folders import MatchingFolder
 
 
 def noisy(sae: Jump, share: float) -> Jump:

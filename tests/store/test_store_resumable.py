@@ -6,7 +6,7 @@ import pytest
 
 from saelab.core.errors import ResourceError
 from saelab.store import resumable
-from saelab.store.layout import Record
+from saelab.store.artefacts import Record
 from saelab.store.resumable import Resumable
 
 ASKED = {"seed": 0, "doses": [0.1, 0.3]}

@@ -20,7 +20,8 @@ from saelab.lm.tiny import tiny_lm
 from saelab.report.page import write_report
 from saelab.saes.formats import load_sae
 from saelab.store.files import read_json, sweep
-from saelab.store.layout import FORMAT, RunFolder, SteeringFolder
+from saelab.store.folders import SteeringFolder
+from saelab.store.layout import FORMAT, RunFolder
 from saelab.store.ledger import Ledger
 from saelab.store.rows import CellRow
 from saelab.study import stages

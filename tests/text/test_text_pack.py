@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelab.core.errors import ArtefactError, UserError
-from saelab.store.layout import TOKENS
+from saelab.store.folders import TOKENS
 from saelab.text.corpora import Document, held_out
 from saelab.text.pack import NO_DOCUMENT, PackedText, pack, pack_split
 

@@ -26,7 +26,7 @@ from saelab.core.hardware import fitting
 from saelab.core.progress import SILENT, Progress, Task
 from saelab.core.sites import parse_site
 from saelab.store.files import sha256_of
-from saelab.store.layout import MOMENTS, SHARDS, shard_name
+from saelab.store.folders import MOMENTS, SHARDS, shard_name
 from saelab.store.tensors import write_tensors
 from saelab.text.pack import PackedText
 

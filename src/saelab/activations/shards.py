@@ -26,7 +26,7 @@ from saelab.activations.stream import LEAST_BLOCK, shuffled_batches
 from saelab.core.config import digest_of
 from saelab.core.errors import ArtefactError, UserError
 from saelab.store.files import read_json, write_json
-from saelab.store.layout import MANIFEST, MOMENTS
+from saelab.store.folders import MANIFEST, MOMENTS
 from saelab.store.tensors import write_tensors
 
 FORMAT = "saelab.activations/1"

@@ -16,7 +16,7 @@ from saelab.cli.progress import shown
 from saelab.cli.references import run_of, text_at
 from saelab.cli.story import tell
 from saelab.core.errors import UserError
-from saelab.store.layout import MatchingFolder
+from saelab.store.folders import MatchingFolder
 from saelab.store.tables import write_table
 
 if TYPE_CHECKING:

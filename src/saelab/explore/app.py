@@ -39,7 +39,7 @@ from saelab.explore.session import Session
 from saelab.explore.try_text import try_text
 from saelab.report.words import visible
 from saelab.steering.export import save_directions
-from saelab.store.layout import tensors_name
+from saelab.store.folders import tensors_name
 
 
 def make_app(session: Session) -> Starlette:

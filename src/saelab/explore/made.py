@@ -24,7 +24,8 @@ from saelab.interp.features.windows import DESCRIBE, Passages, WindowFinder
 from saelab.interp.run import InterpConfig, harvested_rows
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.store.layout import MaterialFolder, RunFolder
+from saelab.store.folders import MaterialFolder
+from saelab.store.layout import RunFolder
 from saelab.study.spec import SaeSpec, StudyConfig
 from saelab.text.corpora import CorpusConfig, iter_documents
 from saelab.text.pack import PackedText, pack_for

@@ -18,7 +18,7 @@ from saelab.core.errors import ArtefactError, UserError
 from saelab.interp.features.material import BINS, COLUMNS, FORMAT, PART, parts_of
 from saelab.interp.features.profile import Scored
 from saelab.store.files import sha256_of
-from saelab.store.layout import MaterialFolder
+from saelab.store.folders import MaterialFolder
 from saelab.store.resumable import SUMS, whole_manifest
 
 DENSE = 1 << 25  # entries of a block of codes before they are sparse

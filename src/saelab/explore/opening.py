@@ -21,7 +21,8 @@ from saelab.saes.base import Sae
 from saelab.saes.formats import load
 from saelab.store.cache import cache_folder
 from saelab.store.files import is_there
-from saelab.store.layout import MaterialFolder, RunFolder
+from saelab.store.folders import MaterialFolder
+from saelab.store.layout import RunFolder
 from saelab.store.references import local
 from saelab.store.tables import read_table
 from saelab.study.adopt import sae_of, standing

@@ -13,7 +13,7 @@ from typing import Any
 from saelab.core.errors import ArtefactError, UserError
 from saelab.core.names import path_part
 from saelab.store.files import disk_error, unlinked
-from saelab.store.layout import HumanFolder
+from saelab.store.folders import HumanFolder
 
 ANSWERS = ("left", "right", "neither", "skip")
 

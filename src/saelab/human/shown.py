@@ -19,7 +19,8 @@ from saelab.instrument.kept import step_of
 from saelab.instrument.readers import HEADLINE, OUTCOMES
 from saelab.instrument.site import dictionary_name
 from saelab.judges.scripted import ScriptedJudge
-from saelab.store.layout import InstrumentFolder, RunFolder, StepsFolder
+from saelab.store.folders import InstrumentFolder, StepsFolder
+from saelab.store.layout import RunFolder
 from saelab.study.adopt import standing
 from saelab.study.spec import SaeSpec, StudyConfig
 from saelab.study.workspace import Workspace

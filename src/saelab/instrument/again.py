@@ -17,7 +17,7 @@ from saelab.instrument.kept import step_of
 from saelab.instrument.readers import OUTCOMES, Features
 from saelab.instrument.site import Place, dictionary_features, dictionary_name
 from saelab.saes.transcoder import AnySae
-from saelab.store.layout import InstrumentFolder, SteeringFolder, StepsFolder
+from saelab.store.folders import InstrumentFolder, SteeringFolder, StepsFolder
 
 OWN = "features"  # the set of an SAE's texts
 ALIKE = 0.02  # of a percentile: two machines round alike to less

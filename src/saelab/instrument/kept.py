@@ -19,7 +19,7 @@ from saelab.instrument.classes import LabelledTexts
 from saelab.instrument.texts import TABLE
 from saelab.lm.model import LanguageModel
 from saelab.saes.transcoder import AnySae
-from saelab.store.layout import StepsFolder
+from saelab.store.folders import StepsFolder
 from saelab.store.resumable import Resumable
 from saelab.store.tables import write_table
 

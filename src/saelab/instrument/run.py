@@ -26,7 +26,8 @@ from saelab.interp.fidelity.control import control_k
 from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.store.layout import MANIFEST, InstrumentFolder, RunFolder
+from saelab.store.folders import MANIFEST, InstrumentFolder
+from saelab.store.layout import RunFolder
 from saelab.text.corpora import CorpusConfig, iter_documents
 from saelab.text.pack import PackedText, pack_for
 

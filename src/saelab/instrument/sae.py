@@ -31,7 +31,7 @@ from saelab.instrument.strengths import Reach, reach_of
 from saelab.instrument.texts import TABLE, texts_of
 from saelab.saes.transcoder import AnySae
 from saelab.steering.arms import Arm, filled
-from saelab.store.layout import InstrumentFolder, SteeringFolder
+from saelab.store.folders import InstrumentFolder, SteeringFolder
 
 OUTCOME_TABLE = {
     "feature": pl.Int64, "arm": pl.String, "outcome": pl.String,

@@ -33,7 +33,7 @@ from saelab.instrument.texts import Desk
 from saelab.judges.embedding import Embedder
 from saelab.lm.model import LanguageModel
 from saelab.saes.transcoder import AnySae, Transcoder
-from saelab.store.layout import InstrumentFolder
+from saelab.store.folders import InstrumentFolder
 from saelab.text.pack import PackedText
 
 LEAST = 3  # features of a set, for an interval

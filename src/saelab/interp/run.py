@@ -36,7 +36,7 @@ from saelab.interp.fidelity.measures import Baselines, baselines_of, reconstruct
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
 from saelab.saes.transcoder import AnySae, Transcoder, acts_at
-from saelab.store.layout import InterpFolder
+from saelab.store.folders import InterpFolder
 from saelab.text.pack import PackedText
 
 FEATURES = {

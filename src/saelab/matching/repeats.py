@@ -22,7 +22,7 @@ from saelab.matching.fold import HasFeatures, features_of
 from saelab.matching.match import Matching, match
 from saelab.matching.partial import null_reject, unrelated
 from saelab.matching.written import certificate, pairs_table
-from saelab.store.layout import MatchingFolder
+from saelab.store.folders import MatchingFolder
 
 FOLD, PARTS = "none", "decoder"
 NORMAL_95 = 1.959964

@@ -46,7 +46,7 @@ from saelab.matching.written import certificate, pairs_table
 from saelab.saes.base import Sae
 from saelab.stats.estimate import Estimate
 from saelab.stats.ratio import Sums, ratio_estimate
-from saelab.store.layout import MatchingFolder
+from saelab.store.folders import MatchingFolder
 from saelab.text.pack import PackedText
 
 EVEN = (1.0, 1.0, 1.0)

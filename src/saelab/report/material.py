@@ -17,10 +17,8 @@ from saelab.report.names import Names, coordinates
 from saelab.report.words import finite
 from saelab.steering.methods import SAE_FEATURE
 from saelab.store.files import read_json
-from saelab.store.layout import (
-    InstrumentFolder,
-    RunFolder,
-)
+from saelab.store.folders import InstrumentFolder
+from saelab.store.layout import RunFolder
 from saelab.store.sums import steered_texts
 from saelab.store.tables import read_table
 

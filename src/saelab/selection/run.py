@@ -19,7 +19,7 @@ from saelab.lm.model import LanguageModel
 from saelab.saes.transcoder import AnySae
 from saelab.selection.criteria.catalogue import CRITERIA, that_read, usual
 from saelab.selection.effects import PREFIX, feature_effects
-from saelab.store.layout import SelectionFolder
+from saelab.store.folders import SelectionFolder
 
 SHOWN_TOKENS = 10
 

@@ -31,7 +31,8 @@ from saelab.steering.batch import Written, write
 from saelab.steering.config import UtilityConfig
 from saelab.steering.direction import Direction
 from saelab.steering.utility import best_factor, score_generations, split_instructions
-from saelab.store.layout import RatingsFolder, Table
+from saelab.store.folders import RatingsFolder
+from saelab.store.layout import Table
 from saelab.store.resumable import Resumable
 from saelab.store.tables import write_table
 

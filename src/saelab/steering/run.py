@@ -23,7 +23,7 @@ from saelab.steering.config import UtilityConfig
 from saelab.steering.evaluate import SteeringResult, SteeringTask, evaluate
 from saelab.steering.methods import RANDOM_DIRECTION
 from saelab.steering.utility import held_out_means
-from saelab.store.layout import RatingsFolder
+from saelab.store.folders import RatingsFolder
 
 UTILITY = {
     "feature": pl.Int64, "method": pl.String, "reason_chosen": pl.String, "factor": pl.Float64,

@@ -10,8 +10,8 @@ from typing import Any
 
 from saelab.core.config import digest_of
 from saelab.core.errors import ArtefactError
+from saelab.store.artefacts import Record
 from saelab.store.files import replacing, sha256_of
-from saelab.store.layout import Record
 
 SUMS, DIGEST = "sums", "digest"
 

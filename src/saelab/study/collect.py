@@ -18,9 +18,7 @@ from saelab.stats.less import less_than
 from saelab.stats.means import mean_estimate
 from saelab.steering.arms import RANDOM
 from saelab.steering.methods import SAE_FEATURE
-from saelab.store.layout import (
-    RunFolder,
-)
+from saelab.store.layout import RunFolder
 from saelab.store.tables import read_table
 from saelab.study.adopt import asked_about, fallen, standing
 from saelab.study.names import CONTROLS, INTERPRETABILITY, SCORES, UNSELECTED, predictors

@@ -25,7 +25,8 @@ from saelab.steering.concepts.directions.catalogue import METHODS
 from saelab.steering.concepts.perplexity import unsteered_perplexity
 from saelab.steering.methods import PROMPTING
 from saelab.steering.utility import summarise, win_rate
-from saelab.store.layout import ConceptsFolder, RunFolder
+from saelab.store.folders import ConceptsFolder
+from saelab.store.layout import RunFolder
 
 ANSWERED = 12  # instructions at least that steered models may be asked; the others calibrate the judge
 AXBENCH_NAMES = {m.name: m.axbench for m in METHODS.values() if m.axbench} | {PROMPTING: "PromptSteering"}

@@ -25,7 +25,8 @@ from saelab.stats.less import less_than
 from saelab.stats.lift import LIKE, THESE, selection_lift
 from saelab.stats.spread import spread_table
 from saelab.steering.arms import RANDOM
-from saelab.store.layout import InstrumentFolder, RunFolder
+from saelab.store.folders import InstrumentFolder
+from saelab.store.layout import RunFolder
 from saelab.study.adopt import asked_about, standing
 from saelab.study.collect import dictionary_lifts, outcomes_of, prompt_tables, texts_of
 from saelab.study.names import INTERPRETABILITY, UNSELECTED

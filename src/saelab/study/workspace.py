@@ -26,7 +26,8 @@ from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.saes.ranks import ALONE, Ranks
 from saelab.saes.transcoder import AnySae
-from saelab.store.layout import RunFolder, tensors_name
+from saelab.store.folders import tensors_name
+from saelab.store.layout import RunFolder
 from saelab.store.tensors import read_tensors
 from saelab.study.adopt import coder_of, sae_of, standing
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of

@@ -22,7 +22,7 @@ from saelab.core.config import digest_of
 from saelab.core.errors import ArtefactError, UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.store.files import read_json, sha256_of, write_json
-from saelab.store.layout import MANIFEST, TOKENS
+from saelab.store.folders import MANIFEST, TOKENS
 from saelab.store.tensors import read_tensors, write_tensors
 from saelab.text.corpora import Document, held_out
 

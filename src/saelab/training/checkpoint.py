@@ -23,7 +23,7 @@ from torch import Tensor
 from saelab.core.config import digest_of
 from saelab.core.errors import ArtefactError
 from saelab.store.files import read_json, sha256_of, write_json
-from saelab.store.layout import MANIFEST, METRICS, tensors_name
+from saelab.store.folders import MANIFEST, METRICS, tensors_name
 from saelab.store.tables import read_table, write_table
 from saelab.store.tensors import read_tensors, write_tensors
 

@@ -32,7 +32,7 @@ from saelab.saes.base import Sae, TrainConfig
 from saelab.saes.formats import save_native
 from saelab.saes.given import sum_of
 from saelab.saes.ranks import ALONE, Ranks
-from saelab.store.layout import METRICS
+from saelab.store.folders import METRICS
 from saelab.store.tables import write_table
 from saelab.training.checkpoint import Checkpoint, latest
 from saelab.training.config import TrainingConfig

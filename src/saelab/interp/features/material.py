@@ -25,7 +25,7 @@ from saelab.interp.features.contexts import values_at
 from saelab.interp.features.profile import Scored
 from saelab.interp.features.spread import BANDS, RADIUS, Bounds, choose
 from saelab.interp.features.windows import Passages
-from saelab.store.layout import MaterialFolder
+from saelab.store.folders import MaterialFolder
 from saelab.store.resumable import Resumable
 
 FORMAT = "saelab.material/1"

@@ -18,7 +18,7 @@ from saelab.interp.suite.site import evaluate
 from saelab.judges.client import Judge
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
-from saelab.store.layout import tensors_name
+from saelab.store.folders import tensors_name
 from saelab.store.provenance import versions
 from saelab.store.tables import write_table
 from saelab.store.tensors import write_tensors

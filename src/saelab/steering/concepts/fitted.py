@@ -27,7 +27,8 @@ from saelab.steering.direction import Direction
 from saelab.steering.directions.equal_norm import equal_norm_direction, equal_norm_feature
 from saelab.steering.export import load_directions, save_directions
 from saelab.steering.methods import RANDOM_DIRECTION, RANDOM_FEATURE
-from saelab.store.layout import ConceptsFolder, Record
+from saelab.store.artefacts import Record
+from saelab.store.folders import ConceptsFolder
 from saelab.store.resumable import Resumable
 from saelab.store.tables import write_table
 

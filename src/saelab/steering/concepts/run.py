@@ -22,7 +22,7 @@ from saelab.steering.concepts.detection import BAG, POSITIVE
 from saelab.steering.concepts.fitted import Fitted
 from saelab.steering.evaluate import SteeringTask, evaluate
 from saelab.steering.run import UTILITY, utility_table
-from saelab.store.layout import ConceptsFolder
+from saelab.store.folders import ConceptsFolder
 
 
 def run(config: ConceptsConfig, inputs: ConceptInputs, folder: Path, progress: Progress = SILENT) -> list[Path]:
