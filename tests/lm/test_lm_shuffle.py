@@ -1,7 +1,9 @@
 """The shuffled language model: the same values in every tensor, in other places, and nothing learnt."""
 
+import pytest
 import torch
 
+from saelab.core.errors import UserError
 from saelab.lm.model import LanguageModel
 
 
@@ -30,3 +32,12 @@ def test_it_runs_and_computes_something_else(llama: LanguageModel) -> None:
     assert torch.isfinite(theirs).all() and theirs.shape == own.shape
     assert torch.nn.functional.cosine_similarity(theirs, own, dim=-1).abs().max() < 0.9
     assert torch.equal(llama.to_dtype("float32").run_to(tokens, [site])[site], own), "control: a plain copy agrees"
+
+
+def test_what_the_files_of_its_saes_name_opens_nothing_and_says_so() -> None:
+    """Control: the name without the mark is looked for."""
+    with pytest.raises(UserError, match=r"control, which no name opens") as found:
+        LanguageModel.load("path:/no/such (shuffled_weights)")
+    assert "lm: path:/no/such`" in str(found.value.hint)
+    with pytest.raises(UserError, match=r"There is nothing at /no/such"):
+        LanguageModel.load("path:/no/such")

@@ -200,7 +200,7 @@ def test_readings_that_differ_have_sums_that_differ(grid: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda saes, _: saes.append(dict(saes[0])), "name the same SAE more than once: topk"),
+        (lambda saes, _: saes.append(dict(saes[0])), "two SAEs are called topk"),
         (lambda saes, _: saes[0].update(site="resid_post.9"), "saes.0.site: resid_post.9 is beyond the last block"),
         (lambda saes, _: saes[0].update(site="mlp_in.1"), "saes.0.steer: features of mlp_in.1 are not selected"),
         (lambda saes, t: saes[0].update(ref=f"path:{t / 'wide'}"), "reads width 24, and tiny has width"),

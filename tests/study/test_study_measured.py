@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from saelab.cli import main
+from saelab.saes.base import TrainConfig
 from saelab.study import measured
 from saelab.study.costs import plan_table
 from saelab.study.measured import measure
-from saelab.study.spec import StudyConfig
+from saelab.study.spec import StudyConfig, saes_of
 from tiny_world import world
 
 
@@ -26,6 +28,20 @@ def test_hours_grow_as_the_work_does(tmp_path: Path, monkeypatch: pytest.MonkeyP
     once, twice = (measure(s, seconds=1.0).hours for s in (study, doubled))
     assert twice["train"] == pytest.approx(2 * once["train"])
     assert {k: v for k, v in twice.items() if k != "train"} == {k: v for k, v in once.items() if k != "train"}
+
+
+def test_what_is_measured_is_what_the_study_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Levels of one training once, with what is frozen. Control: without `joint_levels` each level has its own."""
+    data, seen = world(tmp_path), list[list[TrainConfig]]()
+    monkeypatch.setattr(measured, "train", lambda configs, *_, **__: seen.append(configs))
+    grid = data["models"][0]["grids"][0]
+    grid |= {"architectures": ["hierarchicaltopk"], "levels": [2, 4], "freeze": ["none", "soft"]}
+    for joint, trained in ((True, 2), (False, 4)):
+        grid["joint_levels"] = joint
+        study = StudyConfig.parse(data)
+        measured._trained(study, saes_of(study), torch.zeros(256, 32))
+        assert len(seen[-1]) == trained and {c.freeze for c in seen[-1]} == {"none", "soft"}
+        assert ((2, 4) in {c.model_dump()["ks"] for c in seen[-1]}) is joint
 
 
 def test_the_table_says_what_was_measured(tmp_path: Path) -> None:

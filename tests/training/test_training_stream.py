@@ -8,12 +8,13 @@ import pytest
 from live_tiny import SITES, opener, shares_of
 from served import Runs, hashes, served
 
-from saelab.activations.live import LiveActivations
+from saelab.activations.live import LiveActivations, open_stream
+from saelab.core.errors import UserError
 from saelab.saes.catalogue import training_config
 from saelab.training import run as training
 from saelab.training.checkpoint import Checkpoint
 from saelab.training.config import TrainingConfig
-from saelab.training.sweep import train
+from saelab.training.sweep import train, train_sites, train_transcoders
 
 CONFIG = TrainingConfig(steps=40, batch=64, checkpoint_seconds=0, precision="float32", checkpoints=1)
 
@@ -94,3 +95,36 @@ def test_twenty_kills(runs: Runs, tmp_path: Path) -> None:
             runs.kill(folder, moments.uniform(0, 2))
         assert runs.finish(folder) == 0
         assert hashes(folder) == found, i
+
+
+def test_sites_together_are_each_as_alone(opened: Callable[[], LiveActivations]) -> None:
+    cfg = training_config("topk", level=3, d_in=16, d_sae=48)
+    both = train_sites({site: [cfg] for site in SITES}, opened(), steps=9, batch=64)
+    for site in SITES:
+        (alone,) = train([cfg], opened().at(site), steps=9, batch=64)
+        assert both[site][0].W_dec.equal(alone.W_dec) and both[site][0].cfg.site == site
+    assert not both[SITES[0]][0].W_dec.equal(both[SITES[1]][0].W_dec)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (lambda live, sae, _: train([sae], live.at(SITES[0]), steps=2, batch=0), "at least one row, not 0"),
+        (lambda live, sae, _: train([sae], live.at(SITES[0]), steps=2, batch=-1), "at least one row, not -1"),
+        (lambda live, *_: train_sites({}, live, steps=2), "no site"),
+        (lambda live, _, coder: train_sites({SITES[0]: [coder]}, live, steps=2), "they are transcoders"),
+        (lambda live, _, coder: train_transcoders([coder], live.at(SITES[0]), steps=2), "are of one site"),
+        (lambda live, *_: LiveActivations(live.lm, live.packed, {}, buffer_rows=0), "at least one row, not 0"),
+        (lambda live, *_: open_stream(live.lm, SITES[0], text=live.packed, sample_contexts=0), "one context, not 0"),
+        (lambda live, *_: open_stream(live.lm, SITES[0], tokens=50), "50 tokens hold no context of 128"),
+        (lambda live, *_: open_stream(live.lm, SITES[0], context=0), "no context of 0"),
+    ],
+)
+def test_what_no_stream_gives_is_a_sentence(
+    opened: Callable[[], LiveActivations], asked: Callable[..., object], words: str
+) -> None:
+    sae = training_config("topk", level=3, d_in=16, d_sae=48)
+    coder = training_config("topk", level=3, d_in=16, d_out=16, d_sae=48)
+    with pytest.raises(UserError, match=words):
+        asked(opened(), sae, coder)
+    assert train([sae], opened().at(SITES[0]), steps=1, batch=1), "control: a batch of one row"

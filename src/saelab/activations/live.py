@@ -62,7 +62,12 @@ class LiveActivations:
         config: HarvestConfig | None = None,
         buffer_rows: int = BUFFER_ROWS,
     ):
-        """sample: what was harvested at each site, of the first contexts of the text."""
+        """sample: what was harvested at each site, of the first contexts of the text.
+
+        Raises `UserError` for a buffer of no rows.
+        """
+        if buffer_rows < 1:
+            raise UserError(f"A buffer holds at least one row, not {buffer_rows}.")
         self.lm, self.packed, self.config = lm, packed, config or HarvestConfig()
         self.facts = {site: SiteFacts(s.manifest.sink_threshold, s.moments) for site, s in sample.items()}
         self.buffer_rows = buffer_rows
@@ -181,7 +186,12 @@ class LiveSite:
             self.live.sizes = torch.where(own < 0, sizes, own)
 
     def batches(self, batch_size: int, /, *, steps: int, seed: int = 0, start: int = 0) -> Iterator[Tensor]:
-        """Batches `start` up to `steps` of float32 rows. Sites that are read in step share one pass of the LM."""
+        """Batches `start` up to `steps` of float32 rows. Sites that are read in step share one pass of the LM.
+
+        Raises `UserError` for a batch of no rows.
+        """
+        if batch_size < 1:
+            raise UserError(f"A batch has at least one row, not {batch_size}.")
         recent = self.live.recent(batch_size, seed, start)
         for i in range(start, steps):
             if not recent.reaches(i):
@@ -207,11 +217,16 @@ def open_stream(
     """The stream of some sites of a language model; `.at(site)` is what `train` takes.
 
     text: packed text, a reference (path:, hf:), or None for the embedded corpus, of which the first `tokens` are packed
-    into contexts of `context`. sample_contexts: of which the moments are taken. Raises what reading the text raises.
+    into contexts of `context`. sample_contexts: of which the moments are taken. Raises `UserError` for sizes that leave
+    nothing to read, and what reading the text raises.
     """
+    if sample_contexts < 1:
+        raise UserError(f"A sample has at least one context, not {sample_contexts}.")
     if not isinstance(text, PackedText):
+        if not 1 < context <= tokens:
+            raise UserError(f"{tokens} tokens hold no context of {context}.", hint="A context has at least 2 tokens.")
         corpus = CorpusConfig() if text is None else CorpusConfig(source=text)
-        text = pack_for(lm, iter_documents(corpus), context=context, n_contexts=max(1, tokens // context))
+        text = pack_for(lm, iter_documents(corpus), context=context, n_contexts=tokens // context)
     with tempfile.TemporaryDirectory() as folder:
         sample = harvest(lm, text.first(sample_contexts), sites, folder)
         return LiveActivations(lm, text, sample, buffer_rows=buffer_rows)

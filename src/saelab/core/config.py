@@ -100,7 +100,8 @@ def faults_in(error: ValidationError, cls: type[BaseModel]) -> list[Fault]:
         elif item["type"] == "extra_forbidden":
             found.append(Fault(where, f"unknown key {loc[-1]!r}. {nearest(str(loc[-1]), _fields_at(cls, loc[:-1]))}"))
         else:
-            found.append(Fault(where, item["msg"].removeprefix("Value error, ")))
+            said = item["msg"].removeprefix("Value error, ")
+            found.append(Fault(where, said.replace("a valid tuple", "a list").replace("Tuple should", "List should")))
     return _one_sentence(found, unions)
 
 

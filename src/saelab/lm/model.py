@@ -27,7 +27,7 @@ from saelab.lm.loading import dtype_of, open_model
 from saelab.lm.passes import Prefix
 from saelab.lm.proofs import copied, proved
 from saelab.lm.shuffle import shuffle_weights
-from saelab.lm.sources import locate
+from saelab.lm.sources import SHUFFLED, locate
 from saelab.lm.tokens import Tokens
 
 GREEDY = Sampling()
@@ -115,8 +115,9 @@ class LanguageModel:
         """
         model = copy.deepcopy(self._decoder.model)
         shuffle_weights(model, seed)
-        mark, decoder = " (shuffled_weights)", copied(self._decoder, model)
-        asked: dict[str, Any] = {"reference": self.reference + mark, "name": self.name + mark} | self._tokens.asked
+        decoder = copied(self._decoder, model)
+        named = {"reference": self.reference + SHUFFLED, "name": self.name + SHUFFLED}
+        asked: dict[str, Any] = named | self._tokens.asked
         return LanguageModel(decoder, self.tokenizer, **asked)
 
     def tokenize(self, texts: Sequence[str], *, bos: bool = True) -> list[list[int]]:

@@ -49,6 +49,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SHUFFLED = " (shuffled_weights)"  # ends what a language model is called whose weights have changed places
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
@@ -135,6 +136,11 @@ def named(ref: str) -> tuple[str, ...]:
     """The references that a name stands for, best first. Raises `UserError` where it stands for none."""
     if ref in SHORT_NAMES:
         return SHORT_NAMES[ref]
+    if ref.endswith(SHUFFLED):
+        raise UserError(
+            f"{ref} is a control, which no name opens.",
+            hint=f"In a study: `control` beside `lm: {ref.removesuffix(SHUFFLED)}`; in Python: its `.shuffled()`.",
+        )
     if ":" not in ref:
         near = get_close_matches(ref, SHORT_NAMES, n=1, cutoff=0.8)
         meant = f"Did you mean {near[0]}?" if near else f"From the hub: hf:{ref}. From a folder: path:{ref}."

@@ -13,7 +13,7 @@ from saelab.core.sites import parse_site
 from saelab.saes.catalogue import ARCHITECTURES, level_key
 from saelab.study.checks import accepted
 from saelab.study.costs import seconds_here
-from saelab.study.grids import AdoptedConfig
+from saelab.study.grids import AdoptedConfig, Option
 from saelab.study.opening import open_sae, opened_one
 from saelab.study.spec import StudyConfig
 
@@ -79,7 +79,7 @@ class Wanted:
     tokens: int | None = None
     name: str | None = None
     start: str | None = None
-    options: Mapping[str, float | int | str] = field(default_factory=dict)
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
     freeze: str = "none"
     target: str | None = None
     stream: bool = False
@@ -107,9 +107,11 @@ def further(reference: str, asked: Wanted) -> Wanted:
     for missing, flag in ((lm, "--lm"), (sites, "--site"), (levels, "--l0")):
         if not missing:
             raise UserError(f"{reference} does not say it: give {flag}.")
-    usual = next((name for name in fits if name in (found.architecture, sae.saelens_name)), fits[0])
     said = sae.cfg.metadata.get("training")
-    kept = said if isinstance(said, dict) and not asked.architectures else {}
+    said = said if isinstance(said, dict) else {}
+    own = (said.get("architecture"), found.architecture, sae.saelens_name)  # its files say how it encodes
+    usual = next((name for name in own if name in fits), fits[0])
+    kept = {} if asked.architectures else said
     freeze = "decoder" if kept.get("frozen_decoder") else str(kept.get("freeze", "none"))  # the former key
     text = found.text if found.text and found.text.startswith(("path:", "hf:")) else None
     return replace(
@@ -126,16 +128,13 @@ def further(reference: str, asked: Wanted) -> Wanted:
     )
 
 
-def _own_options(architecture: str, training: Mapping[str, Any]) -> dict[str, float | int | str]:
+def _own_options(architecture: str, training: Mapping[str, Any]) -> dict[str, Option]:
     """The settings of a finished training that are not those which it would have without a word."""
     kind, own = ARCHITECTURES[architecture], {"architecture", "d_in", "d_out", "d_sae", "freeze"}
     own |= {level_key(architecture)}
     usual = {name: f.default for name, f in kind.model_fields.items() if name not in own}
-    return {
-        name: value
-        for name, value in training.items()
-        if name in usual and value != usual[name] and isinstance(value, float | int | str)
-    }
+    differ = {name: value for name, value in training.items() if name in usual and value != usual[name]}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in differ.items()}
 
 
 def made(wanted: Wanted) -> tuple[str, StudyConfig]:

@@ -42,6 +42,7 @@ def said(check: Callable[[str], object]) -> Callable[[str], str]:
 Architecture = Annotated[str, AfterValidator(_known)]
 SiteName = Annotated[str, AfterValidator(said(parse_site))]
 Name = Annotated[str, AfterValidator(path_part)]
+Option = float | int | str | tuple[int, ...] | None  # of a training config; several numbers are widths or levels
 
 
 class GridConfig(Config):
@@ -63,7 +64,7 @@ class GridConfig(Config):
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(),
         exclude_if=lambda steps: not steps,
-        description="Optimiser steps of each SAE, one or several numbers, instead of those of `training`.",
+        description="Optimiser steps of each SAE, each number a training of its own, instead of those of `training`.",
     )
     joint_levels: bool = Field(
         default=False,
@@ -73,7 +74,7 @@ class GridConfig(Config):
     steer: bool = Field(
         default=True, description="Whether features are selected and steered with, or only trained and scored."
     )
-    options: dict[str, float | int | str] = Field(
+    options: dict[str, Option] = Field(
         default_factory=dict,
         description="Other settings of their training configs, such as lr, lr_decay or preset: paper.",
     )
@@ -227,6 +228,8 @@ def _untrainable(grid: GridConfig) -> Iterator[Fault]:
     own = {"architecture", "d_in", "d_out", "d_sae", "freeze", *map(level_key, grid.architectures)}
     for name in own & set(grid.options):
         yield Fault(("options", name), "is said by architectures, levels, d_sae and freeze")
+    if grid.joint_levels and "ks" in grid.options:
+        yield Fault(("options", "ks"), "is said by levels, which are those of one training (joint_levels)")
     for i, level in enumerate(grid.levels):
         if level >= min(grid.widths):
             yield Fault(("levels", i), f"a target L0 of {level} needs more than {min(grid.widths)} features")

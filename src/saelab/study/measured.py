@@ -25,8 +25,8 @@ from saelab.lm.generate import Sampling
 from saelab.lm.model import LanguageModel
 from saelab.saes.architectures.topk import TopKSae
 from saelab.saes.base import SaeConfig
-from saelab.saes.catalogue import training_config
 from saelab.selection.effects import feature_effects
+from saelab.study.levels import trained
 from saelab.study.plan import SECONDS, cells_of, pass_seconds, trained_by
 from saelab.study.sizes import BASE, size_of
 from saelab.study.spec import ModelConfig, SaeSpec, StudyConfig, saes_of
@@ -79,10 +79,10 @@ def _of_model(study: StudyConfig, model: ModelConfig, lm: LanguageModel, seconds
     sites = list(dict.fromkeys(s.encodes for s in specs))
     per_token, rows = _harvested(study, lm, sites, seconds)
     yield {"harvest": per_token / (SECONDS["harvest"] * weight)}
-    trained = [s for s in specs if s.adopted is None and s.reads is None and s.encodes == sites[0]]
-    if trained:
+    own = [s for s in specs if s.adopted is None and s.reads is None and s.encodes == sites[0]]
+    if own:
         wider = rows.shape[1] / size_of(model.lm).d_model
-        yield {"train": _trained(study, trained, rows) / SECONDS["train"] * wider}
+        yield {"train": _trained(study, own, rows) / SECONDS["train"] * wider}
     site = next((s.site for s in specs if s.steer), specs[0].site)
     yield {"select": _effects(study, lm, site, seconds) / (SECONDS["select"] * weight)}
     per_token = _texts(study, lm, site, seconds)
@@ -115,7 +115,7 @@ def _enough(run: Callable[[int], tuple[float, Tensor]], least: int, seconds: flo
 def _trained(study: StudyConfig, specs: list[SaeSpec], rows: Tensor) -> float:
     """Seconds a step, batch row, input width and feature of the SAEs of one site."""
     d, batch = rows.shape[1], study.training.batch
-    configs = [training_config(s.architecture, d_in=d, d_sae=s.d_sae, level=s.known_level, **s.options) for s in specs]
+    configs = [s.training_config(d_in=d) for s in trained(specs)]
     data = [rows[torch.arange(i * batch, (i + 1) * batch) % len(rows)] for i in range(STEPS + 1)]
     how = study.training
 

@@ -6,6 +6,7 @@ cannot is in checks.py. Nothing is computed here.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -20,14 +21,14 @@ from saelab.interp.suite.config import SuiteConfig
 from saelab.judges.catalogue import JudgeConfig
 from saelab.lm.sources import named
 from saelab.matching.run import MatchConfig
-from saelab.saes.base import Freeze
-from saelab.saes.catalogue import ARCHITECTURES
+from saelab.saes.base import Freeze, TrainConfig
+from saelab.saes.catalogue import ARCHITECTURES, training_config
 from saelab.selection.criteria.catalogue import that_read
 from saelab.selection.run import SelectionConfig
 from saelab.stats.estimate import FEWEST
 from saelab.steering.config import UtilityConfig
 from saelab.store.references import parse_reference
-from saelab.study.grids import AdoptedConfig, GridConfig, Name, PathConfig
+from saelab.study.grids import AdoptedConfig, GridConfig, Name, Option, PathConfig
 from saelab.study.harvests import StudyHarvest
 from saelab.study.models import ModelConfig
 from saelab.text.corpora import CorpusConfig
@@ -134,7 +135,7 @@ class SaeSpec(Config):
     seed: int
     steer: bool
     effects: bool = False
-    options: dict[str, float | int | str] = Field(default_factory=dict)
+    options: dict[str, Option] = Field(default_factory=dict)
     adopted: AdoptedConfig | None = None
     start: str | None = None
     start_sha256: str | None = None
@@ -155,6 +156,11 @@ class SaeSpec(Config):
     def training_options(self) -> dict[str, Any]:
         """The settings of its training config beside its coordinates."""
         return self.options | ({"ks": self.ks} if self.ks else {})
+
+    def training_config(self, **ends: int) -> TrainConfig:
+        """The settings by which it is trained. ends: the width d_in of what it reads, of a transcoder also d_out."""
+        own = self.training_options | {"d_sae": self.d_sae, "level": self.known_level, "freeze": self.freeze}
+        return training_config(self.architecture, **ends, **own)
 
     @property
     def encodes(self) -> str:
@@ -289,7 +295,7 @@ def path_saes(study: StudyConfig, model: ModelConfig, path: PathConfig) -> list[
 
 
 def misfits(study: "StudyConfig") -> list[Fault]:
-    """What is wrong between the sections of a study whose sections are right."""
+    """What is wrong between sections that are right."""
     return [*_unresolved(study), *_unnamed(study), *_unscored(study), *_too_few(study)]
 
 
@@ -312,20 +318,29 @@ def _unresolved(study: "StudyConfig") -> Iterator[Fault]:
 def _unnamed(study: "StudyConfig") -> Iterator[Fault]:
     """Two things of one name, and paths through SAEs that no grid has."""
     keys = [m.key for m in study.models]
-    for i, key in enumerate(keys):
-        if key in keys[:i]:
-            yield Fault(("models", i), f"another model is called {key} too: give it a `name`")
+    twice = [i for i, key in enumerate(keys) if key in keys[:i]]
+    yield from (Fault(("models", i), f"another model is called {keys[i]} too: give it a `name`") for i in twice)
     if not is_open(study):
         return
-    names = [s.name for s in saes_of(study)]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        yield Fault(("models",), f"grids and saes name the same SAE more than once: {', '.join(twice)}")
+    for first, second in pairwise(sorted(saes_of(study), key=lambda s: s.name)):
+        if first.name == second.name:
+            yield Fault(("models",), f"two SAEs are called {first.name}: {_apart(first, second)}")
     for i, model in enumerate(study.models):
         for j, path in enumerate(model.paths):
             try:
                 path_saes(study, model, path)
             except ValueError as error:
                 yield Fault(("models", i, "paths", j), str(error))
+
+
+def _apart(first: SaeSpec, second: SaeSpec) -> str:
+    """In what two SAEs of one name differ, or how both are had."""
+    differ = [n for n in SaeSpec.model_fields if getattr(first, n) != getattr(second, n)]
+    if differ == ["d_sae"]:
+        return f"give both widths in one grid, d_sae: [{first.d_sae}, {second.d_sae}]"
+    return (
+        "give one a `name`" if first.adopted or second.adopted else f"they differ in {', '.join(differ) or 'nothing'}"
+    )
 
 
 def _unscored(study: "StudyConfig") -> Iterator[Fault]:

@@ -26,7 +26,6 @@ from saelab.judges.anchors import drift, judge_anchors
 from saelab.matching import repeats as repeats_stage
 from saelab.matching import run as matching_stage
 from saelab.saes.base import TrainConfig
-from saelab.saes.catalogue import training_config
 from saelab.selection import run as selection_stage
 from saelab.steering import run as steering_stage
 from saelab.steering.plan import candidates
@@ -35,7 +34,7 @@ from saelab.store.references import fetch
 from saelab.study import adopt as adopt_stage
 from saelab.study import levels
 from saelab.study.cells import Cell
-from saelab.study.spec import SaeSpec, training_of
+from saelab.study.spec import training_of
 from saelab.study.starts import start_of
 from saelab.study.summary import write_statistics
 from saelab.study.workspace import HELD_OUT, TRAIN, Workspace
@@ -94,7 +93,7 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
         else:
             source = shards if written is None else PairedShards(shards, written)
         ends: dict[str, int] = {"d_in": shards.d} | ({} if written is None else {"d_out": written.d})
-        configs |= {s.name: _training_config(s, ends) for s in own}
+        configs |= {s.name: s.training_config(**ends) for s in own}
         own = levels.trained(own)
         starts = {s.name: start for s in own if (start := start_of(s)) is not None}
         seed = cell.settings["saes"][own[0].name]["seed"] if live is not None else cell.settings["seed"]
@@ -113,11 +112,6 @@ def _train(cell: Cell, work: Workspace) -> list[Path]:
         ranks=work.ranks,
     )
     return [*files, *(levels.write_others(specs, configs, work.run.saes) if files else [])]  # the first rank writes
-
-
-def _training_config(spec: SaeSpec, ends: dict[str, int]) -> TrainConfig:
-    own = {"d_sae": spec.d_sae, "level": spec.known_level, "freeze": spec.freeze}
-    return training_config(spec.architecture, **ends, **spec.training_options, **own)
 
 
 def _adopt(cell: Cell, work: Workspace) -> list[Path]:

@@ -9,7 +9,8 @@ from saelab.study.plan import cells_of
 from saelab.study.spec import StudyConfig
 
 # Of these every setting is in the keys of all cells that read it; others say how, not what (a price, a batch of calls).
-SECTIONS = ("selection", "steering", "instrument", "matching")
+SECTIONS = ("harvest", "selection", "steering", "instrument", "matching")
+DECIDING = ("stream", "stored_gb")  # of a harvest: read, though most values of them say the same
 
 
 def told_unread(study: StudyConfig) -> Iterator[str]:
@@ -30,7 +31,7 @@ def _unread(study: StudyConfig) -> Iterator[str]:
         config = getattr(study, section)
         for name, field in type(config).model_fields.items():
             default = field.get_default(call_default_factory=True)
-            if getattr(config, name) != default:
+            if name not in DECIDING and getattr(config, name) != default:
                 other = study.model_copy(update={section: config.model_copy(update={name: default})})
                 if {cell.key for cell in cells_of(other)} == keys:
                     yield f"{section}.{name}"

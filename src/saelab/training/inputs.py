@@ -104,6 +104,11 @@ def scaling_of(batches: Iterable[Tensor], d_in: int | None = None) -> Scaling:
 def _scaling_by(moments: Any, d_in: int | None) -> Scaling:
     """From the moments that a source knows: of one site, or of both (`parts`)."""
     if d_in is not None:
+        if not hasattr(moments, "parts"):
+            raise UserError(
+                "These activations are of one site, and a transcoder reads one and rebuilds another.",
+                hint="Give those of both: PairedShards(read, written), or live.at(read, written) of a stream.",
+            )
         read, out = (_scaling_by(part, None) for part in moments.parts)
         return Scaling(read.mean, read.scale, out)
     return _scaling(moments.mean, moments.mean_square - float(moments.mean.double().square().sum()))

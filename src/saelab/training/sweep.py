@@ -51,7 +51,7 @@ def train(
     back on the CPU. `starts`: for every config a finished SAE that its training goes on from (training.start), or None.
     """
     settings = {"steps": steps, "seed": seed, "batch": batch, "precision": precision, "device": device}
-    found = _trained(configs, batches, **settings, progress=progress, ranks=ranks, starts=starts)
+    (found,) = _trained([(configs, batches, None)], **settings, progress=progress, ranks=ranks, starts=starts)
     if not all(isinstance(one, Sae) for one in found):
         raise UserError("These configs have d_out, so they are transcoders.", hint="Use train_transcoders.")
     return [one for one in found if isinstance(one, Sae)]
@@ -72,15 +72,11 @@ def train_sites(
 
     configs: by site. The SAEs come back by site, in the order of their configs, each as `train` would give it.
     """
-    fed: list[tuple[list[Trainee], Inputs]] = []
-    for site, own in configs.items():
-        check(own, steps)
-        inputs = open_inputs(live.at(site), steps=steps, seed=seed, batch=batch, device=device)
-        fed.append((enrol(own, inputs, steps=steps, seed=seed, precision=precision), inputs))
-    advance(fed, progress=progress)
-    made = [[t.finish(inputs.scaling, seed=seed, site=site) for t in group]
-            for site, (group, inputs) in zip(configs, fed, strict=True)]  # fmt: skip
-    return {site: [one for one in group if isinstance(one, Sae)] for site, group in zip(configs, made, strict=True)}
+    if any(cfg.d_out is not None for own in configs.values() for cfg in own):
+        raise UserError("These configs have d_out, so they are transcoders.", hint="Use train_transcoders.")
+    settings = {"steps": steps, "seed": seed, "batch": batch, "precision": precision, "device": device}
+    found = _trained([(own, live.at(site), site) for site, own in configs.items()], **settings, progress=progress)
+    return {site: [sae for sae in made if isinstance(sae, Sae)] for site, made in zip(configs, found, strict=True)}
 
 
 def train_transcoders(
@@ -101,15 +97,14 @@ def train_transcoders(
     centred and scaled; FVU is that of the second. Codes come out in its units, decoder rows with norm 1.
     """
     settings = {"steps": steps, "seed": seed, "batch": batch, "precision": precision, "device": device}
-    found = _trained(configs, batches, **settings, progress=progress, ranks=ranks)
+    (found,) = _trained([(configs, batches, None)], **settings, progress=progress, ranks=ranks)
     if not all(isinstance(one, Transcoder) for one in found):
         raise UserError("A transcoder's config says the width of what it rebuilds: d_out.", hint="Use train for SAEs.")
     return [one for one in found if isinstance(one, Transcoder)]
 
 
 def _trained(
-    configs: Sequence[TrainConfig],
-    batches: Iterable[Batch] | ActivationSource,
+    parts: Sequence[tuple[Sequence[TrainConfig], Iterable[Batch] | ActivationSource, str | None]],
     *,
     steps: int,
     seed: int,
@@ -117,15 +112,24 @@ def _trained(
     precision: Precision,
     device: str,
     progress: Progress,
-    ranks: Ranks,
+    ranks: Ranks = ALONE,
     starts: Sequence[Sae | None] = (),
-) -> list[Sae | Transcoder]:
-    check(configs, steps)
+) -> list[list[Sae | Transcoder]]:
+    """What is trained of each part: configs, their batches, and the site where it is known."""
+    if not parts:
+        raise UserError("Nothing to train: no site.")
     asked = {"steps": steps, "seed": seed, "batch": batch, "device": device}
-    inputs = open_inputs(batches, **asked, d_in=read_width(configs))
-    trainees = enrol(configs, inputs, steps=steps, seed=seed, precision=precision, ranks=ranks, starts=starts)
-    advance([(trainees, inputs)], progress=progress)
-    return [t.finish(inputs.scaling, seed=seed) for t in trainees]
+    own = {"steps": steps, "seed": seed, "precision": precision, "ranks": ranks, "starts": starts}
+    fed: list[tuple[list[Trainee], Inputs]] = []
+    for configs, batches, _ in parts:
+        check(configs, steps)
+        inputs = open_inputs(batches, **asked, d_in=read_width(configs))
+        fed.append((enrol(configs, inputs, **own), inputs))
+    advance(fed, progress=progress)
+    return [
+        [t.finish(inputs.scaling, seed=seed, site=site) for t in group]
+        for (_, _, site), (group, inputs) in zip(parts, fed, strict=True)
+    ]
 
 
 def read_width(configs: Sequence[TrainConfig]) -> int | None:

@@ -61,12 +61,15 @@ class HierarchicalTopKConfig(TrainConfig):
     def _complete_ks(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(k := data.get("k"), int):
             ks = data.get("ks") or [max(1, k // n) for n in (16, 8, 4, 2)]
-            return data | {"ks": tuple(sorted({*ks, k}))}
+            if isinstance(ks, list | tuple) and all(
+                isinstance(n, int) for n in ks
+            ):  # else its field says what is wrong
+                return data | {"ks": tuple(sorted({*ks, k}))}
         return data
 
     @model_validator(mode="after")
     def _ks_fit(self) -> "HierarchicalTopKConfig":
-        if self.ks[0] < 1 or self.ks[-1] > self.d_sae:
+        if not self.ks or self.ks[0] < 1 or self.ks[-1] > self.d_sae:
             raise ValueError(f"ks {self.ks} must lie between 1 and d_sae = {self.d_sae}")
         return self
 

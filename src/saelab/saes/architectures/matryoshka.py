@@ -36,8 +36,9 @@ class MatryoshkaConfig(AnnealedConfig):
     def _complete_widths(cls, data: Any) -> Any:
         if isinstance(data, dict) and isinstance(data.get("d_sae"), int):
             d_sae = data["d_sae"]
-            widths = tuple(data.get("widths") or (max(1, d_sae // n) for n in (16, 8, 4, 2)))
-            data = data | {"widths": widths if widths[-1:] == (d_sae,) else (*widths, d_sae)}
+            widths = data.get("widths") or [max(1, d_sae // n) for n in (16, 8, 4, 2)]
+            if isinstance(widths, list | tuple):  # else its field says what is wrong
+                data = data | {"widths": (*widths, *([] if list(widths[-1:]) == [d_sae] else [d_sae]))}
         return data
 
     @model_validator(mode="after")
