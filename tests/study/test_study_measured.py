@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from saelab.cli import main
+from saelab.lm.tiny import tiny_lm
 from saelab.saes.base import TrainConfig
 from saelab.study import measured
 from saelab.study.costs import plan_table
@@ -42,6 +43,16 @@ def test_what_is_measured_is_what_the_study_trains(tmp_path: Path, monkeypatch: 
         measured._trained(study, saes_of(study), torch.zeros(256, 32))
         assert len(seen[-1]) == trained and {c.freeze for c in seen[-1]} == {"none", "soft"}
         assert ((2, 4) in {c.model_dump()["ks"] for c in seen[-1]}) is joint
+
+
+def test_a_text_of_few_rows_is_measured_too(tmp_path: Path) -> None:
+    """Control: of more contexts there are as many rows more."""
+    data, rows = world(tmp_path), list[int]()
+    for contexts in (1, 3):
+        data["harvest"]["batch_contexts"] = contexts
+        found = measured._harvested(StudyConfig.parse(data), tiny_lm(), ["resid_post.1"], 0.0)[1]
+        rows.append(len(found))
+    assert 0 < rows[0] < 32 and rows[1] == 3 * rows[0]
 
 
 def test_the_table_says_what_was_measured(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from saelab.cli import main
 from saelab.judges import embedding
-from saelab.study.spec import StudyConfig
+from saelab.store.layout import RunFolder
+from saelab.study.folder import mark
+from saelab.study.spec import StudyConfig, saes_of
 from saelab.study.story import followed
 from saelab.workflow import run_study
 
@@ -37,6 +39,30 @@ def test_the_steps_the_chain_and_the_levels_are_found(path_study: dict[str, Any]
     ]
     assert {s.level for pair in steps for s in pair} == {8}, "steps are of one level"
     assert [(a.level, b.level, a.site) for a, b in levels] == [(4, 4, SITES[0]), (8, 8, SITES[0])]
+
+
+def test_levels_are_of_saes_that_are_no_controls(path_study: dict[str, Any]) -> None:
+    """Nor of other lengths of training. Control: those are among the study's SAEs."""
+    for grid in path_study["models"][0]["grids"]:
+        grid["freeze"] = ["none", "decoder"]
+    longer = path_study["models"][0]["grids"][1] | {"steps": [30]}
+    path_study["models"][0]["grids"].append(longer)
+    study = StudyConfig.parse(path_study)
+    levels = followed(study, study.models[0])[2]
+    assert {(s.freeze, s.steps) for pair in levels for s in pair} == {("none", None)} and len(levels) == 2
+    assert {(s.freeze, s.steps) for s in saes_of(study)} == {(f, n) for f in ("none", "decoder") for n in (None, 30)}
+
+
+def test_a_run_without_paths_is_refused_before_a_judge_is_opened(
+    path_study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(embedding.READERS, "embedding", lambda: pytest.fail("a judge is opened"))
+    path_study["models"][0]["paths"] = []
+    folder = RunFolder(tmp_path / "run")
+    mark(folder)
+    folder.study.write_text(StudyConfig.parse(path_study).to_yaml())
+    assert main(["match", "--story", str(folder.root), "--out", str(tmp_path / "out")]) == 2
+    assert "follows no feature" in capsys.readouterr().err
 
 
 def test_a_run_becomes_a_table_and_a_page(

@@ -32,8 +32,10 @@ def tell(
     from saelab.report.story import story_page
     from saelab.store.files import write_text
     from saelab.store.layout import RunFolder
-    from saelab.study.story import stories
+    from saelab.study.story import following, stories
 
+    for root in runs:  # before a judge is opened
+        following(RunFolder(root))
     asked = _judge(judge, out)
     gap = 0.0
     found: dict[str, tuple[pl.DataFrame, list[dict[str, object]]]] = {}

@@ -100,7 +100,8 @@ def _harvested(study: StudyConfig, lm: LanguageModel, sites: list[str], seconds:
             began = time.perf_counter()
             shards = harvest(lm, packed, sites, Path(folder), config=study.harvest.own)[sites[0]]
             took = time.perf_counter() - began
-            return took / packed.tokens.numel(), torch.cat(list(shards.batches(256, passes=1, seed=0))).float()
+            batch = min(256, shards.n)
+            return took / packed.tokens.numel(), torch.cat(list(shards.batches(batch, passes=1, seed=0))).float()
 
     return _enough(run, study.harvest.batch_contexts, seconds, study.text.context)
 

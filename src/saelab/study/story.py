@@ -43,8 +43,7 @@ def stories(
 
     Raises `UserError` where the run follows none.
     """
-    run.check_readable()
-    study = StudyConfig.from_yaml(run.study)
+    study = following(run)
     work = Workspace(study, run, progress)
     found = []
     for model in (m for m in study.models if m.paths):
@@ -60,9 +59,16 @@ def stories(
             texts[_named(source)] = pack_for(lm, documents, progress=progress, **size)
         sides = _of(members, steps), [members[s.name] for s in chain], _of(members, levels)
         found.append(Story(lm, texts, *sides, judge, scale, contexts, loss_contexts, pairs, study.seed, progress))
-    if not found:
-        raise UserError(f"{run.root} follows no feature from site to site.", hint="Give its study `paths`.")
     return found
+
+
+def following(run: RunFolder) -> StudyConfig:
+    """The study of a run that follows features. Raises `UserError` where the run follows none."""
+    run.check_readable()
+    study = StudyConfig.from_yaml(run.study)
+    if not any(model.paths for model in study.models):
+        raise UserError(f"{run.root} follows no feature from site to site.", hint="Give its study `paths`.")
+    return study
 
 
 def followed(study: StudyConfig, model: ModelConfig) -> tuple[list[Step], list[SaeSpec], list[Step]]:
@@ -77,10 +83,11 @@ def followed(study: StudyConfig, model: ModelConfig) -> tuple[list[Step], list[S
     alike = [p for p in paths if (p[0].architecture, p[0].level) == (first.architecture, first.level)]
     steps = list(dict.fromkeys((a.name, b.name) for path in alike for a, b in pairwise(path)))
     named = {s.name: s for path in paths for s in path}
+    alike_but_level = (first.architecture, first.d_sae, 0, None, first.freeze, first.steps)
     kin = [
         s
         for s in saes_of(study)
-        if s.model == model and (s.architecture, s.d_sae, s.seed, s.reads) == (first.architecture, first.d_sae, 0, None)
+        if s.model == model and (s.architecture, s.d_sae, s.seed, s.reads, s.freeze, s.steps) == alike_but_level
     ]
     best: list[Step] = []
     for a, b in pairwise(chain):
