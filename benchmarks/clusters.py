@@ -20,7 +20,7 @@ from saelab.stats.association import Draws, Sample
 from saelab.stats.crossed import crossed_difference
 from saelab.stats.effects import tau_difference
 from saelab.stats.estimate import Estimate
-from saelab.stats.lift import gains_of
+from saelab.stats.gains import RELATIVE, gains_of
 from saelab.stats.regression import rank_regression
 from saelab.stats.units import Units, over_units, units_of
 from saelab.stats.within import permuted
@@ -74,7 +74,7 @@ def gain_truth(at: Design) -> tuple[float, dict[str, float]]:
         ratios = chosen[there] / base[there] - 1
         return {
             "difference": float((chosen - base).mean()),
-            "lift": float(chosen.mean() / base.mean() - 1),
+            RELATIVE: float(chosen.mean() / base.mean() - 1),
             "steering gain": float(ratios.mean()),
         }
 
@@ -86,7 +86,7 @@ def gain_truth(at: Design) -> tuple[float, dict[str, float]]:
 
 
 def gain(generator: np.random.Generator, seed: int, at: Design) -> Found:
-    """Difference, lift and steering gain over LMs; control: the difference with SAEs as units."""
+    """Difference, relative gain and steering gain over LMs; control: the difference with SAEs as units."""
     planted, truth = gain_truth(at)
     base, chosen = scores(generator, at, planted)
     lms = Units("lm", np.repeat(np.arange(at.lms), PER_LM))
@@ -183,8 +183,8 @@ def regression(generator: np.random.Generator, seed: int, at: Design) -> Found:
     lm = np.repeat(np.arange(at.lms), x.shape[1]).astype(str)
     table = pl.DataFrame({"x": x.ravel(), "z": z.ravel(), "y": y.ravel(), "lm": lm})
     truth = regression_truth(at.lms, at.effect, at.floor, at.truth)
-    rows = rank_regression(table, outcome="y", terms=["x", "z"], cluster="lm", seed=seed, draws=9)
-    plain = rank_regression(table, outcome="y", terms=["x", "z", "lm"], seed=seed, draws=199)
+    rows = rank_regression(table, response="y", terms=["x", "z"], cluster="lm", seed=seed, draws=9)
+    plain = rank_regression(table, response="y", terms=["x", "z", "lm"], seed=seed, draws=199)
     return {
         "t over LMs": shifted(rows["low"][1], rows["high"][1], truth),
         "control: BCa over SAEs": shifted(plain["low"][0], plain["high"][0], truth),

@@ -24,8 +24,8 @@ from saelab.stats.association import Draws, Sample, naive_tau
 from saelab.stats.axes import Group, grand_psi, psi
 from saelab.stats.effects import group_differences, partial_tau, tau_difference
 from saelab.stats.features import feature_agreement
+from saelab.stats.gains import RELATIVE, selection_gain
 from saelab.stats.kendall import signs
-from saelab.stats.lift import selection_lift
 from saelab.stats.power import smallest_taus
 
 DRAWS = 1000
@@ -183,14 +183,14 @@ def partial_truth() -> float:
     return (xy - xz**2) / (1 - xz**2)
 
 
-def one_lift(generator: np.random.Generator, seed: int, saes: int) -> Found:
+def one_relative_gain(generator: np.random.Generator, seed: int, saes: int) -> Found:
     base = generator.beta(2, 8, saes)
     chosen = base + 0.1 + 0.05 * generator.standard_normal(saes)
     names = [f"s{i}" for i in range(saes)]
-    table = pl.DataFrame(
-        {"sae": names * 2, "reason_chosen": ["random"] * saes + ["dc"] * saes, "test_score": [*base, *chosen]}
+    table = pl.DataFrame({"sae": names * 2, "arm": ["random"] * saes + ["dc"] * saes, "utility": [*base, *chosen]})
+    rows = (
+        selection_gain(table, seed=seed, draws=FEWER_DRAWS).filter(pl.col("statistic") == RELATIVE).row(0, named=True)
     )
-    rows = selection_lift(table, seed=seed, draws=FEWER_DRAWS).filter(pl.col("statistic") == "lift").row(0, named=True)
     return {"t, log scale": (rows["low"], rows["high"])}
 
 
@@ -204,7 +204,7 @@ def one_feature(generator: np.random.Generator, seed: int, saes: int) -> Found:
             "y": np.concatenate([p[1] for p in parts]),
         }
     )
-    rows = feature_agreement(table, predictors=["x"], outcome="y", seed=seed, draws=20)
+    rows = feature_agreement(table, predictors=["x"], response="y", seed=seed, draws=20)
     row = rows.filter(pl.col("sae").is_null() & (pl.col("statistic") == "tau")).row(0, named=True)
     return {"t over SAEs": (row["low"], row["high"])}
 
@@ -242,7 +242,7 @@ def cells() -> Iterator[Cell]:
     for n in (30, 90):
         yield Cell("partial tau", f"n = {n}, one covariate", partial_truth(), one_partial, (n,))
     for n in (5, 15, 30):
-        yield Cell("lift", f"{n} SAEs", 0.5, one_lift, (n,))
+        yield Cell(RELATIVE, f"{n} SAEs", 0.5, one_relative_gain, (n,))
     for n in (5, 10):
         yield Cell("feature tau, pooled", f"{n} SAEs of 20 features", 0.3, one_feature, (n,))
 

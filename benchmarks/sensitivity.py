@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--saes", type=int, default=4)
     parser.add_argument("--lm", help="of a run of several language models, which; by default the first")
     options = parser.parse_args()
-    steered = read_table(options.run / "stats" / "steered.parquet").filter(pl.col("criterion") == UNSELECTED)
+    steered = read_table(options.run / "stats" / "steered.parquet").filter(pl.col("arm") == UNSELECTED)
     steered = steered.filter(pl.col("lm") == (options.lm or steered["lm"][0]))
     lm = saelab.LanguageModel.load(steered["lm"][0], dtype="float32")
     parts = []
@@ -72,7 +72,7 @@ def shown(row: dict[str, float]) -> str:
 
 
 def rows(table: pl.DataFrame, predictors: list[str], outcome: str, scope: str) -> dict[str, dict[str, float]]:
-    found = feature_agreement(table, predictors=predictors, outcome=outcome, draws=2000)
+    found = feature_agreement(table, predictors=predictors, response=outcome, draws=2000)
     found = found.filter(pl.col("sae").is_null() & (pl.col("statistic") == "tau") & (pl.col("scope") == scope))
     return {r["predictor"]: r for r in found.iter_rows(named=True)}
 

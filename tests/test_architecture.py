@@ -229,7 +229,7 @@ def test_few_ignores_each_with_its_code_and_its_reason() -> None:
 # Where a catalogue's names stand: the catalogue, and the files of its entries.
 HOMES: dict[str, tuple[set[str], str]] = {
     "criterion": (set(CRITERIA) - {*that_read("nothing")}, r"selection/criteria/.*"),
-    # What other libraries call an architecture is translated by the formats; gates of transcoders are their own.
+    # What other libraries call an architecture is translated by the formats; transcoders name activation functions.
     "architecture": (set(ARCHITECTURES), r"saes/(architectures/.*|formats/.*|transcoder\.py|crosscoder\.py)"),
     "judge": (set(JUDGES), r"judges/.*"),
     "direction": (set(METHODS), r"steering/concepts/directions/.*"),
@@ -241,14 +241,14 @@ HOMES: dict[str, tuple[set[str], str]] = {
 }
 # Files that mean something else by a catalogue's name, each with what they mean.
 OTHER_MEANINGS = {
-    "saes/across.py": dict.fromkeys(("relu", "jumprelu", "topk"), "a gate of transcoders"),
+    "saes/across.py": dict.fromkeys(("relu", "jumprelu", "topk"), "an activation function of transcoders"),
     "steering/arms.py": dict.fromkeys(FORMER.values(), "what former keys of study files chose by"),
     "steering/methods.py": {"sae_feature": "the method of a whole stage, not of a fit"},
     "interp/suite/probes.py": {"probe": "the name of a random stream"},
     "interp/features/describe.py": {"previous": "the token before"},
     "cli/steer.py": {"kl": "a unit of strength"},
     "study/on_ray.py": {"local": "Ray's own address"},
-    "saes/formats/pickled_files.py": {"openai": "a checkpoint format"},
+    "saes/formats/pickled_files.py": {"openai": "a format of files"},
     "judges/marks.py": {"fuzzing": "a task of judges"},
     "interp/features/fuzzing.py": {"fuzzing": "the name of a random stream"},
 }

@@ -206,7 +206,7 @@ def test_tables_have_every_toy(finished: RunFolder) -> None:
     features = read_table(finished.stats.root / "features.parquet")
     assert {"toy", "kl"} <= set(features["predictor"])
     arms = {"none", "toy", "kl.up.1", "kl.down.1", "random_direction", "unsteered"}
-    assert set(read_table(finished.stats.root / "selection.parquet")["criterion"]) == arms
+    assert set(read_table(finished.stats.root / "selection.parquet")["arm"]) == arms
     outcomes = set(read_table(finished.stats.root / "agreement.parquet")["y"])
     assert {f"utility after {a}" for a in ("toy", "kl.up.1", "kl.down.1")} <= outcomes
     figures = read_table(finished.interp(f"toy.l0_4.{SITE}").evaluations.path)

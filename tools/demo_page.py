@@ -91,14 +91,14 @@ def learnt(summary: dict[str, Any]) -> str:
     return table(names.split(", "), rows)
 
 
-def gate(summary: dict[str, Any]) -> str:
-    """The controls of the gate."""
+def gate(controls: Iterable[dict[str, Any]], places: Sequence[str] = ()) -> str:
+    """The controls of the gate. places: columns that say where, such as "lm"."""
     rows = [
-        [c["name"].replace("_", " "), c["outcome"], num(c["value"]) + span(c), num(c["p"], 4), num(c["bound"]),
-         {True: "yes", False: "no", None: ""}[c["holds"]], str(c["n"])]
-        for c in summary["instrument"]["controls"]
+        [*(c[p] for p in places), c["name"].replace("_", " "), c["outcome"], num(c["value"]) + span(c), num(c["p"], 4),
+         num(c["bound"]), {True: "yes", False: "no", None: ""}[c["holds"]], str(c["n"])]
+        for c in controls
     ]  # fmt: skip
-    return table(["control", "outcome", "lift", "p", "bound", "holds", "features"], rows)
+    return table([*places, "control", "outcome", "lift", "p", "bound", "holds", "features"], rows)
 
 
 def arms(summary: dict[str, Any]) -> str:
@@ -106,7 +106,7 @@ def arms(summary: dict[str, Any]) -> str:
     head = ["outcome", "features chosen by", "lift", "less random dictionary", "of SAEs like these", "percentile",
             "against no selection", "p", "features"]  # fmt: skip
     rows = [
-        [r["outcome"], r["criterion"], *(num(r[k]) + span(r, f"{k}_") for k in ("lift", "less")),
+        [r["outcome"], r["arm"], *(num(r[k]) + span(r, f"{k}_") for k in ("lift", "less")),
          span(r, "less_like_").strip(), num(r["percentile"]) + span(r, "percentile_"),
          num(r["difference"]) + span(r, "difference_"), num(r["difference_p"]), str(r["n"])]
         for r in summary["arms"]
@@ -200,7 +200,7 @@ def write(run: Path, page: Path, others: Path) -> None:
         f"Machine: {machine}.\nCells that run side by side count each: stages add up to more than `this_call`.\n",
         "## Can it see steering?\n",
         GATE,
-        gate(summary),
+        gate(summary["instrument"]["controls"]),
         "## What is stable?\n",
         STABLE,
         textwrap.fill(counted(runs), 98) + "\n",

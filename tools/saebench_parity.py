@@ -28,11 +28,11 @@ from torch import Tensor
 
 from saelab.adapters.saebench import to_saebench
 from saelab.interp.suite import absorption, core, scr, sparse_probing, tpp
+from saelab.interp.suite.data_sets import ClassSet
 from saelab.interp.suite.evaluation import SiteSuite
 from saelab.interp.suite.pooled import TextActivations, pool_codes
 from saelab.interp.suite.probes import LinearProbe
-from saelab.interp.suite.readings import ClassReading
-from saelab.interp.suite.scr import PairReading
+from saelab.interp.suite.scr import PairSet
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
 from saelab.store.layout import RunFolder
@@ -117,18 +117,18 @@ def core_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
     from sae_bench.evals.core import main as bench  # type: ignore[import-not-found]
 
     shared = site.shared[core.KIND]
-    reading, config = shared.reading, core.PRESETS[site.config.preset]
+    clean, config = shared.clean, core.PRESETS[site.config.preset]
     mine = core.evaluate(site.text.lm, shared, sae, config)
-    size = min(config.batch_size_prompts, len(reading.tokens))
-    model = Hooked(site.text.lm, reading.site, theirs.cfg.hook_name)
-    ignore, n = set(site.text.special), len(reading.tokens) // size
+    size = min(config.batch_size_prompts, len(clean.tokens))
+    model = Hooked(site.text.lm, clean.site, theirs.cfg.hook_name)
+    ignore, n = set(site.text.special), len(clean.tokens) // size
     flags = {"compute_kl": True, "compute_ce_loss": True, "ignore_tokens": ignore}
     lost = bench.get_downstream_reconstruction_metrics(
-        theirs, model, Store(reading.tokens), n_batches=n, eval_batch_size_prompts=size,
+        theirs, model, Store(clean.tokens), n_batches=n, eval_batch_size_prompts=size,
         exclude_special_tokens_from_reconstruction=True, **flags,
     )  # fmt: skip
     shape, latents = bench.get_sparsity_and_variance_metrics(
-        theirs, model, Store(reading.tokens), n_batches=n, compute_l2_norms=True, compute_sparsity_metrics=True,
+        theirs, model, Store(clean.tokens), n_batches=n, compute_l2_norms=True, compute_sparsity_metrics=True,
         compute_variance_metrics=True, compute_featurewise_density_statistics=True, eval_batch_size_prompts=size,
         model_kwargs={}, ignore_tokens=ignore,
     )  # fmt: skip
@@ -148,20 +148,20 @@ def probing_rows(site: SiteSuite, sae: Sae) -> Iterator[Row]:
     from sae_bench.evals.sparse_probing import probe_training as bench  # type: ignore[import-not-found]
 
     config = sparse_probing.PRESETS[site.config.preset]
-    for reading in sparse_probing.EVALUATION.readings(site.config):
-        assert isinstance(reading, ClassReading)
-        part = site.texts(reading)
-        data, _ = reading.tasks(site.config.seed)
+    for data_set in sparse_probing.EVALUATION.data_sets(site.config):
+        assert isinstance(data_set, ClassSet)
+        part = site.texts(data_set)
+        data, _ = data_set.tasks(site.config.seed)
         codes = pool_codes(sae, part.read)
-        mine = sparse_probing.probe_tasks(codes, part.tasks, config.k_values, "sae", site.config.seed, reading.name)
-        train, test = by_class(codes, data.labels, reading)
+        mine = sparse_probing.probe_tasks(codes, part.tasks, config.k_values, "sae", site.config.seed, data_set.name)
+        train, test = by_class(codes, data.labels, data_set)
         for k in config.k_values:
             torch.manual_seed(42)
             with quiet():
                 _, found = bench.train_probe_on_activations(train, test, select_top_k=k, use_sklearn=True)
             key = f"sae_top_{k}_test_accuracy"
             own = [row[key] or 0.0 for row in mine.values()]
-            yield "sparse_probing", f"{reading.name} {key}", float(np.mean(own)), float(np.mean(list(found.values())))
+            yield "sparse_probing", f"{data_set.name} {key}", float(np.mean(own)), float(np.mean(list(found.values())))
 
 
 def tpp_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
@@ -169,11 +169,11 @@ def tpp_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
     from sae_bench.evals.scr_and_tpp import main as bench  # type: ignore[import-not-found]
 
     config = tpp.PRESETS[site.config.preset]
-    for reading in tpp.EVALUATION.readings(site.config):
-        assert isinstance(reading, ClassReading)
-        part = site.texts(reading)
-        data, _ = reading.tasks(site.config.seed)
-        probes, clean, tokens, test_tokens = their_probes(padded(part.read), part.x, data.labels, reading)
+    for data_set in tpp.EVALUATION.data_sets(site.config):
+        assert isinstance(data_set, ClassSet)
+        part = site.texts(data_set)
+        data, _ = data_set.tasks(site.config.seed)
+        probes, clean, tokens, test_tokens = their_probes(padded(part.read), part.x, data.labels, data_set)
         same = tpp.with_probes(part.x, part.tasks, [as_ours(probes[task.label]) for task in part.tasks])
         drops = tpp.perturb(same, part.x, pool_codes(sae, part.read), sae.W_dec, config.n_values)
         mine = tpp.evaluation({"x": drops}, {}).metrics["tpp_metrics"]
@@ -186,7 +186,7 @@ def tpp_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
             found, _ = bench.create_tpp_plotting_dict(after, clean)
         for n in config.n_values:
             key = f"tpp_threshold_{n}_total_metric"
-            yield "tpp", f"{reading.name} {key}", mine[key], found[key]
+            yield "tpp", f"{data_set.name} {key}", mine[key], found[key]
 
 
 def scr_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
@@ -195,9 +195,9 @@ def scr_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
     from sae_bench.evals.sparse_probing import probe_training  # type: ignore[import-not-found]
 
     config = scr.PRESETS[site.config.preset]
-    for reading in scr.EVALUATION.readings(site.config):
-        assert isinstance(reading, PairReading)
-        part = site.texts(reading)
+    for data_set in scr.EVALUATION.data_sets(site.config):
+        assert isinstance(data_set, PairSet)
+        part = site.texts(data_set)
         tasks = part.tasks
         rows = padded(part.read)
         keys = {
@@ -228,7 +228,7 @@ def scr_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
         for how, found in results.items():
             for n in config.n_values:
                 key = f"scr_metric_threshold_{n}"
-                yield "scr", f"{reading.pair.data} {key}{how}", _number(mine.get(key)), found.get(key)
+                yield "scr", f"{data_set.pair.data} {key}{how}", _number(mine.get(key)), found.get(key)
 
 
 def absorption_rows(site: SiteSuite, sae: Sae, theirs: Any) -> Iterator[Row]:
@@ -294,22 +294,22 @@ def padded(read: TextActivations) -> Tensor:
     return out
 
 
-def by_class(x: Tensor, labels: tuple[str, ...], reading: ClassReading) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def by_class(x: Tensor, labels: tuple[str, ...], data_set: ClassSet) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Train and test rows of every class."""
     rows = {c: np.flatnonzero(np.array(labels) == c) for c in dict.fromkeys(labels)}
-    n = reading.n_train
+    n = data_set.n_train
     return {c: x[w[:n]] for c, w in rows.items()}, {c: x[w[n:]] for c, w in rows.items()}
 
 
-def their_probes(rows: Tensor, x: Tensor, labels: tuple[str, ...], reading: ClassReading) -> Any:
+def their_probes(rows: Tensor, x: Tensor, labels: tuple[str, ...], data_set: ClassSet) -> Any:
     """Their probes on pooled activations, clean accuracies, and the tokens of both sides by class."""
     from sae_bench.evals.sparse_probing import probe_training  # type: ignore[import-not-found]
 
-    train, test = by_class(x, labels, reading)
+    train, test = by_class(x, labels, data_set)
     torch.manual_seed(42)
     with quiet():
         probes, clean = trained(probe_training, train, test, list(train), scr=False)
-    return probes, clean, *by_class(rows, labels, reading)
+    return probes, clean, *by_class(rows, labels, data_set)
 
 
 def trained(bench: Any, train: dict, test: dict, names: list[str], *, scr: bool = True) -> Any:

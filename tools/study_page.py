@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from demo_page import ARMS, GATE, SPREAD, arms, num, span, spread, table
+from demo_page import ARMS, GATE, SPREAD, arms, gate, num, span, spread, table
 
 from saelab.stats.tables import DASH, agreement_table
 from saelab.store.files import write_text
@@ -50,16 +50,6 @@ def facts(run: RunFolder, study: StudyConfig, saes: pl.DataFrame) -> str:
     return "\n".join(textwrap.fill(f"- {line}", 98, subsequent_indent="  ") for line in lines) + "\n"
 
 
-def controls(run: RunFolder) -> str:
-    """The controls of the gate at every site."""
-    rows = [
-        [c["lm"], c["site"], c["name"].replace("_", " "), c["outcome"], num(c["value"]) + span(c), num(c["p"], 4),
-         num(c["bound"]), {True: "yes", False: "no", None: ""}[c["holds"]], str(c["n"])]
-        for c in read_table(run.stats.table("controls").path).to_dicts()
-    ]  # fmt: skip
-    return table(["LM", "site", "control", "outcome", "lift", "p", "bound", "holds", "features"], rows)
-
-
 def asked(rows: Iterable[Mapping[str, Any]]) -> str:
     """Estimates of one question."""
     head = ["about", "outcome", "statistic", "value", "interval of", "p", "p (Holm)", "n", "note"]
@@ -76,7 +66,7 @@ def within(rows: Iterable[Mapping[str, Any]]) -> str:
     head = ["score of a feature", "outcome", "SAEs", "features", "mean tau", "p", "p (Holm)", "of SAEs like these",
             "regret of its first", "regret of any"]  # fmt: skip
     cells = [
-        [r["predictor"], r["outcome"], str(r["n_saes"]), str(r["n"]), num(r["value"]) + span(dict(r)), num(r["p"]),
+        [r["predictor"], r["response"], str(r["n_saes"]), str(r["n"]), num(r["value"]) + span(dict(r)), num(r["p"]),
          num(r["p_holm"]), span(dict(r), "like_").strip() or DASH, num(r["regret"]) + span(dict(r), "regret_"),
          num(r["regret_chance"])]
         for r in rows
@@ -94,7 +84,8 @@ def write(run: RunFolder, folder: Path, own: Sequence[str]) -> None:
         f"# The study `{study.name}`\n\nWritten by `python tools/study_page.py RUN {folder.name}`.\n",
         textwrap.fill(summary["verdict"], 98, initial_indent="> ", subsequent_indent="> ") + "\n",
         *own, "## What was run\n", facts(run, study, saes),
-        "## Can it see steering?\n", GATE, controls(run),
+        "## Can it see steering?\n", GATE,
+        gate(read_table(run.stats.table("controls").path).to_dicts(), ("lm", "site")),
         "## Which features steer?\n", ARMS, arms(summary),
         "## Are SAEs told apart?\n", SPREAD, spread(summary),
         "## Do the rankings agree?\n",

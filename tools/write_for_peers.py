@@ -49,7 +49,7 @@ def main(out: Path) -> None:
     weights = random_sae("topk").weights()
     for skip in ("transcoder", "skip_transcoder"):
         extra = {"W_skip": weights["W_enc"][:, : len(weights["W_enc"])]} if skip.startswith("skip") else {}
-        coder = transcoder(weights | extra, gate="topk", k=K)
+        coder = transcoder(weights | extra, act_fn="topk", k=K)
         folder = out / "sparsify" / skip
         save_sae(coder, folder, "sparsify")
         save_file({"x": x, "codes": coder.encode(x), "rebuilt": coder(x)}, folder / "io.safetensors")

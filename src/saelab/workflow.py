@@ -89,7 +89,7 @@ def evaluate(
     by default the one that the SAEs name. text: a reference, or documents; by default the embedded corpus. site: of
     SAEs that do not say theirs. preset: tiny, small or paper. only: of fidelity, interp, suite, effects, steer, match.
     against: a folder of SAEBench's result files, which are set beside as they were published. force_lm, as_read: judge
-    them though they name another LM, or though another reading of their weights fits better. out: the run folder, by
+    them though they name another LM, or though another convention fits better. out: the run folder, by
     default runs/evaluate-...; the same call goes on after an interruption. Raises the errors of `evaluation`
     (study/evaluation.py) and of `run`.
     """

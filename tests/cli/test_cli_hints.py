@@ -52,7 +52,7 @@ def never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_topk_transcoder_is_written_where_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = topk().weights()
-    made = transcoder(weights, gate="topk", k=3, site="mlp_in.1", site_out="mlp_out.1", lm="gpt2")
+    made = transcoder(weights, act_fn="topk", k=3, site="mlp_in.1", site_out="mlp_out.1", lm="gpt2")
     save_sae(made, tmp_path / "layers.1.mlp", "sparsify")
     said(capsys, "push", tmp_path / "layers.1.mlp", f"path:{tmp_path / 'out' / 'layers.1.mlp'}", "--incomplete")
     text = said(capsys, "convert", tmp_path / "layers.1.mlp", tmp_path / "b" / "layers.1.mlp")

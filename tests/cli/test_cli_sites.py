@@ -32,12 +32,12 @@ def folder_of(path: Path, *, site: str = "resid_pre.2", out: str = "resid_post.1
     decoder = torch.cat([EYE, -EYE])
     weights = {"W_enc": torch.cat([EYE, -EYE]).T, "W_dec": decoder.roll(1, 0) if scramble else decoder}
     weights |= {"b_enc": torch.zeros(F), "b_dec": torch.zeros(D)}
-    save_sae(transcoder(weights, gate="relu", site=site, site_out=out, lm="hf:tiny"), path)
+    save_sae(transcoder(weights, act_fn="relu", site=site, site_out=out, lm="hf:tiny"), path)
     return f"path:{path}"
 
 
 def clt(folder: Path) -> str:
-    """A cross-layer transcoder in llamascopium's layout whose blocks copy their own site and write nothing further."""
+    """A cross-layer transcoder in llamascopium's layout whose sets copy their own site and write nothing further."""
     encoder, decoder = torch.cat([EYE, -EYE]).T, torch.cat([EYE, -EYE])
     both = torch.stack([torch.zeros_like(decoder), decoder])
     tensors = {"W_E": torch.stack([encoder] * 2), "b_E": torch.zeros(2, F), "W_D.0": decoder[None], "W_D.1": both}
@@ -65,7 +65,7 @@ def test_inspect_proves_a_transcoder_by_the_site_that_it_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = told(capsys, "inspect", folder_of(tmp_path / "good"), "--lm", "tiny", "--contexts", 2, "--context", 32)
-    assert (record["architecture"], record["gate"]) == ("transcoder", "relu")
+    assert (record["architecture"], record["activation function"]) == ("transcoder", "relu")
     assert (record["reads"], record["writes"], record["skip connection"]) == ("resid_pre.2", "resid_post.1", False)
     assert record["proof"]["holds"] and record["proof"]["sites"][0]["FVU"] < 1e-6
     assert record["proof"]["sites"][0]["FVU without codes"] > 0.5
@@ -81,7 +81,7 @@ def test_inspect_proves_every_site_of_a_cross_layer_transcoder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = told(capsys, "inspect", clt(tmp_path / "clt"), "--lm", "tiny", "--contexts", 2, "--context", 32)
-    assert (record["architecture"], record["blocks"]) == ("cross_layer", f"2 of {F} latents")
+    assert (record["architecture"], record["sets"]) == ("cross_layer", f"2 of {F} latents")
     assert [s["site"] for s in record["proof"]["sites"]] == ["resid_post.0", "resid_post.1"]
     assert record["proof"]["holds"] and all(s["FVU"] < 1e-6 for s in record["proof"]["sites"])
 

@@ -98,7 +98,7 @@ def test_the_exported_direction_is_the_one_used(
     back = load_directions(tmp_path / "d.safetensors")["feature_3"]
     row = opened.W_dec[3]
     torch.testing.assert_close(back.vector, row / row.norm())
-    assert (back.reference, back.site, back.feature) == (pytest.approx(5), SITE, 3)
+    assert (back.distance, back.site, back.feature) == (pytest.approx(5), SITE, 3)
     names = ("--release", "org/release", "--sae-id", "layer_1")
     steer(capsys, reference, "--strength", 5, "--export", tmp_path / "d.csv", *names)
     line = pl.read_csv(tmp_path / "d.csv").row(0, named=True)

@@ -59,6 +59,23 @@ def test_no_link_leads_nowhere() -> None:
     assert dead_links(DOCS / "index.md", "[a](none.md) [b](guide.md#x) [c](https://a.b)") == ["none.md"], "control"
 
 
+def nowhere(text: str) -> list[str]:
+    """What a page names as `room/file.py` or `room/file.name` and the code does not hold."""
+    src, lost = ROOT / "src" / "saelab", []
+    for place, name in re.findall(r"`((?!tests/)[a-z_]+(?:/\w+)+)\.?(\w*)(?:\.\w+)?`", text):
+        file, held = src / f"{place}.py", name in ("", "py")
+        known = file.exists() and (held or re.search(rf"\b{name}\b", file.read_text(encoding="utf-8")))
+        lost += [] if known or (held and (src / place).is_dir()) else [f"{place}.{name}"]
+    return lost
+
+
+def test_the_glossary_names_what_there_is() -> None:
+    assert not nowhere((DOCS / "glossary.md").read_text(encoding="utf-8"))
+    assert nowhere("`stats/lift.py` `core/sites.Site` `core/sites.Place` `interp/suite`") == [
+        "stats/lift.py", "core/sites.Place",
+    ], "control"  # fmt: skip
+
+
 def test_every_public_name_is_on_the_page_of_python() -> None:
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     assert {line.rpartition(".")[2] for line in page.splitlines() if line.startswith(":::")} >= set(saelab.__all__)

@@ -1,4 +1,4 @@
-"""The door of checkpoints: files are known by their structure, facts are used or refused, nothing is written over."""
+"""The door of formats: files are known by their structure, facts are used or refused, nothing is written over."""
 
 import json
 import math

@@ -138,7 +138,7 @@ def test_a_folder_with_one_unknown_file_says_how_to_map_it(tmp_path: Path) -> No
         load(tmp_path)
 
 
-def test_a_file_that_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_file_that_is_no_sae_is_said_to_be_none(tmp_path: Path) -> None:
     """What lies beside it is not listed. Control: of its folder it is."""
     (tmp_path / "notes.yaml").write_text("a: 1")
     (tmp_path / "secret.txt").write_text("")

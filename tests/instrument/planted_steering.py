@@ -140,4 +140,6 @@ class World:
 
     def with_shuffled_readers(self) -> Features:
         order = numpy_generator("shuffled readers", self.seed).permutation(len(self.classes))
-        return replace(self.classes, weights=self.classes.weights[order], contexts=self.classes.contexts[order])
+        return replace(
+            self.classes, discriminants=self.classes.discriminants[order], contexts=self.classes.contexts[order]
+        )

@@ -16,9 +16,9 @@ from saelab.core.seeds import numpy_generator
 from saelab.instrument.asked import AskedReader, matrix_asked, reader_of
 from saelab.instrument.bench import Bench
 from saelab.instrument.config import GateConfig, InstrumentConfig
-from saelab.instrument.controls import exchanged_readers
 from saelab.instrument.gate import Gate, Sets, gate
 from saelab.instrument.kept import opened, states_asked
+from saelab.instrument.lifts import exchanged_readers
 from saelab.instrument.outcomes import UNSTEERED, Texts, by_feature, lifts, percentiles
 from saelab.instrument.readers import Features
 from saelab.judges.client import Request

@@ -18,9 +18,9 @@ from saelab.core.errors import FetchError, UserError
 from saelab.instrument import run as stage
 from saelab.instrument.classes import classes_in, halved
 from saelab.instrument.config import GateConfig
-from saelab.instrument.controls import Control
 from saelab.instrument.gate import Gate
 from saelab.instrument.kept import digest_of_sae
+from saelab.instrument.lifts import GateLift
 from saelab.instrument.run import run
 from saelab.saes.base import Sae
 from saelab.saes.catalogue import TopKConfig
@@ -33,8 +33,8 @@ LEAST = SMALL.model_copy(update={"doses": (0.4,), "dev_copies": 2, "n_features":
 FEW, MANY = range(10), range(100)
 
 
-def control(gate: Gate, name: str, outcome: str = "described") -> Control:
-    return next(c for c in gate.controls if (c.name, c.outcome) == (name, outcome))
+def control(gate: Gate, name: str, outcome: str = "described") -> GateLift:
+    return next(c for c in gate.lifts if (c.name, c.outcome) == (name, outcome))
 
 
 def passes(seeds: range) -> tuple[int, int, int]:

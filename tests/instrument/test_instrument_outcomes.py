@@ -5,7 +5,7 @@ import pytest
 
 from saelab.core.errors import UserError
 from saelab.core.seeds import numpy_generator
-from saelab.instrument.controls import difference_of, exchanged_readers, lift_of
+from saelab.instrument.lifts import difference_of, exchanged_readers, lift_of
 from saelab.instrument.outcomes import UNSTEERED, Quality, Texts, by_feature, lifts, percentiles, quality, scores
 
 

@@ -10,9 +10,9 @@ from saelab.judges import embedding
 from saelab.judges.embedding import MiniLM
 
 
-def features(contexts: np.ndarray, terms: np.ndarray, weights: np.ndarray | None = None) -> Features:
+def features(contexts: np.ndarray, terms: np.ndarray, discriminants: np.ndarray | None = None) -> Features:
     k = len(contexts)
-    given = np.eye(k) if weights is None else weights
+    given = np.eye(k) if discriminants is None else discriminants
     return Features(tuple(map(str, range(k))), given, given, contexts, terms, ("",) * k, np.full(k, np.nan))
 
 
@@ -20,7 +20,7 @@ def test_the_discriminant_by_hand() -> None:
     windows = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     found = Background.of(windows, ridge=0.0)
     # The covariance is diag(8/3, 2/3): a feature's weight along an axis is its distance over the variance.
-    np.testing.assert_allclose(found.weights(np.array([[4.0, 1.0]])), [[4 / (8 / 3), 1 / (2 / 3)]])
+    np.testing.assert_allclose(found.discriminants(np.array([[4.0, 1.0]])), [[4 / (8 / 3), 1 / (2 / 3)]])
     ridged = Background.of(windows)
     mean_eigenvalue = (8 / 3 + 2 / 3) / 2
     np.testing.assert_allclose(ridged.inverse[0, 0], 1 / (8 / 3 + 0.1 * mean_eigenvalue))
@@ -31,9 +31,9 @@ def test_the_discriminant_discounts_what_varies_anyway() -> None:
     windows = rng.normal(size=(500, 8)) * np.array([10.0, *[1.0] * 7])
     shifted = np.zeros((1, 8))
     shifted[0, :2] = 3.0
-    weights = Background.of(windows).weights(shifted)[0]
-    assert abs(weights[1]) > 3 * abs(weights[0])
-    one = features(np.eye(2), np.full((2, 2), np.nan), np.stack([weights, -weights]))
+    found = Background.of(windows).discriminants(shifted)[0]
+    assert abs(found[1]) > 3 * abs(found[0])
+    one = features(np.eye(2), np.full((2, 2), np.nan), np.stack([found, -found]))
     read = read_back(np.stack([shifted[0], np.full(8, np.nan)]), one)
     assert read[0, 0] > 0 > read[0, 1] and np.isnan(read[1]).all()
 

@@ -50,7 +50,7 @@ def lm() -> LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def reading(lm: LanguageModel) -> core.CoreReading:
+def clean(lm: LanguageModel) -> core.CorePass:
     texts = [f"document {i} tells of {i * 7919 % 1000} things that are not told elsewhere. " * 3 for i in range(12)]
     packed = pack(
         [Document(str(i), t) for i, t in enumerate(texts)],
@@ -63,30 +63,30 @@ def reading(lm: LanguageModel) -> core.CoreReading:
     return core.read_core(lm, read_site(lm, packed, SITE), packed.special_ids, 8)
 
 
-def test_an_identity_keeps_everything_and_a_silent_sae_nothing(lm: LanguageModel, reading: core.CoreReading) -> None:
-    kept = core.evaluate(lm, reading, identity(), CONFIG).metrics
+def test_an_identity_keeps_everything_and_a_silent_sae_nothing(lm: LanguageModel, clean: core.CorePass) -> None:
+    kept = core.evaluate(lm, clean, identity(), CONFIG).metrics
     assert kept["model_performance_preservation"]["ce_loss_score"] == pytest.approx(1, abs=1e-4)
     assert kept["model_behavior_preservation"]["kl_div_score"] == pytest.approx(1, abs=1e-4)
     assert kept["shrinkage"]["l2_ratio"] == pytest.approx(1, abs=1e-5)
     assert kept["reconstruction_quality"]["fraction_variance_explained"] == pytest.approx(1, abs=1e-6)
     assert kept["sparsity"]["l0"] == pytest.approx(D, abs=0.1) and kept["misc_metrics"]["frac_alive"] == 1
-    lost = core.evaluate(lm, reading, silent(), CONFIG)
+    lost = core.evaluate(lm, clean, silent(), CONFIG)
     assert lost.metrics["sparsity"] == {"l0": 0, "l1": 0} and lost.metrics["misc_metrics"]["frac_alive"] == 0
     assert lost.metrics["reconstruction_quality"]["cossim"] == 0
     assert lost.details[0]["consistent_activation_heuristic"] is None
     # with specials struck too, as upstream does when it is not told otherwise, zero is exactly zero ablation
-    every = torch.ones_like(reading.reading.kept)
-    everywhere = replace(reading.reading, kept=every, scored=every)
+    every = torch.ones_like(clean.clean.kept)
+    everywhere = replace(clean.clean, kept=every, scored=every)
     ce, kl = core.substituted(lm, everywhere, torch.zeros_like)
-    again = core.evaluate(lm, replace(reading, reading=everywhere, ce_zero=ce, kl_zero=kl), silent(), CONFIG).metrics
+    again = core.evaluate(lm, replace(clean, clean=everywhere, ce_zero=ce, kl_zero=kl), silent(), CONFIG).metrics
     assert again["model_performance_preservation"]["ce_loss_score"] == pytest.approx(0, abs=1e-6)
 
 
-def test_the_as_coded_fields_are_upstreams_formulas(reading: core.CoreReading) -> None:
+def test_the_as_coded_fields_are_upstreams_formulas(clean: core.CorePass) -> None:
     """Control: the true share of variance explained differs from both of upstream's."""
     sae = sae_of(torch.nn.functional.normalize(drawn(3 * D, D), dim=1), k=8)
-    row = core.reconstruction(sae, reading.reading, 4)["reconstruction_quality"]
-    batches = [reading.reading.take(slice(i, i + 4)).rows for i in (0, 4)]
+    row = core.reconstruction(sae, clean.clean, 4)["reconstruction_quality"]
+    batches = [clean.clean.take(slice(i, i + 4)).rows for i in (0, 4)]
     out = [sae(x) for x in batches]
     errors = [(x - y).square().sum(-1) for x, y in zip(batches, out, strict=True)]
     power = sum(float(x.square().sum(-1).mean()) for x in batches) / 2
@@ -137,9 +137,9 @@ def test_a_dictionary_made_of_few_directions_is_explained_and_a_random_one_is_no
 # --- SAEBench's files ---
 
 
-def test_files_hold_what_upstreams_schema_demands(lm: LanguageModel, reading: core.CoreReading, tmp_path: Path) -> None:
+def test_files_hold_what_upstreams_schema_demands(lm: LanguageModel, clean: core.CorePass, tmp_path: Path) -> None:
     sae = identity()
-    made = core.evaluate(lm, reading, sae, CONFIG), meta_structure.evaluate(sae.W_dec, meta_structure.PRESETS["tiny"])
+    made = core.evaluate(lm, clean, sae, CONFIG), meta_structure.evaluate(sae.W_dec, meta_structure.PRESETS["tiny"])
     for result in made:
         path = write_saebench(result, sae, "tiny/one", tmp_path, version="0")
         assert path is not None and path.name == "tiny_one_custom_sae_eval_results.json"

@@ -7,7 +7,7 @@ import torch
 from test_interp_core import drawn, sae_of
 from torch import Tensor
 
-from saelab.activations.site import SiteReading
+from saelab.activations.site import SitePass
 from saelab.core.records import Description, Term
 from saelab.interp.features.codes import Codes, gather_codes
 from saelab.interp.features.detection import detect
@@ -119,14 +119,14 @@ class Linear:
         return hidden
 
 
-def topics() -> tuple[SiteReading, SiteReading]:
+def topics() -> tuple[SitePass, SitePass]:
     """Tokens follow each other by +1; the topic uses tokens 0 to 15, the rest 16 to 31. x foretells the next token."""
 
-    def some(low: int) -> SiteReading:
+    def some(low: int) -> SitePass:
         tokens = low + (torch.arange(12)[:, None] + torch.arange(20)[None]) % 16
         following = low + (tokens - low + 1) % 16
         every = torch.ones_like(tokens).bool()
-        return SiteReading("s", tokens, 4 * torch.nn.functional.one_hot(following, D).float(), every, every, 4)
+        return SitePass("s", tokens, 4 * torch.nn.functional.one_hot(following, D).float(), every, every, 4)
 
     return some(0), some(16)
 

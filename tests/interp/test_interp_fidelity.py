@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saelab.activations.site import SiteReading, read_site, spliced_nll
+from saelab.activations.site import SitePass, read_site, spliced_nll
 from saelab.core.errors import UserError
 from saelab.interp.fidelity.control import RandomDictionary, control_k
 from saelab.interp.fidelity.measures import baselines_of, reconstruction_of, standard_error
@@ -38,25 +38,25 @@ def packed(lm: LanguageModel) -> PackedText:
     )
 
 
-def mean_nll(lm: LanguageModel, reading, recode) -> float:
-    return float(spliced_nll(lm, reading, recode).double().mean())
+def mean_nll(lm: LanguageModel, clean, recode) -> float:
+    return float(spliced_nll(lm, clean, recode).double().mean())
 
 
-def guessed(lm: LanguageModel, reading: SiteReading) -> SiteReading:
-    """The reading with what the LM itself holds most likely as the text that followed."""
-    told = reading.tokens.clone()
-    told[:, 1:] = lm.logits(reading.tokens).argmax(-1)[:, :-1]
-    return replace(reading, tokens=told)
+def guessed(lm: LanguageModel, clean: SitePass) -> SitePass:
+    """The pass with what the LM itself holds most likely as the text that followed."""
+    told = clean.tokens.clone()
+    told[:, 1:] = lm.logits(clean.tokens).argmax(-1)[:, :-1]
+    return replace(clean, tokens=told)
 
 
 def test_identity_recovers_everything_and_the_mean_nothing(lm: LanguageModel, packed: PackedText) -> None:
-    reading = guessed(lm, read_site(lm, packed, SITE))
-    base = baselines_of(lm, reading)
-    assert mean_nll(lm, reading, lambda x: x) == base.clean
+    clean = guessed(lm, read_site(lm, packed, SITE))
+    base = baselines_of(lm, clean)
+    assert mean_nll(lm, clean, lambda x: x) == base.clean
     assert base.recovered(base.clean) == (1.0, 1.0)
-    ablated = mean_nll(lm, reading, lambda x: reading.rows.mean(0).expand_as(x))
+    ablated = mean_nll(lm, clean, lambda x: clean.rows.mean(0).expand_as(x))
     assert base.recovered(ablated)[0] == 0.0
-    assert base.recovered(mean_nll(lm, reading, torch.zeros_like))[1] == 0.0
+    assert base.recovered(mean_nll(lm, clean, torch.zeros_like))[1] == 0.0
 
 
 def test_what_ablation_does_not_harm_is_not_recovered(lm: LanguageModel, packed: PackedText) -> None:
@@ -65,8 +65,8 @@ def test_what_ablation_does_not_harm_is_not_recovered(lm: LanguageModel, packed:
     Control: the same LM on what it holds most likely.
     """
     noise = torch.randn(32, 32, generator=torch.Generator().manual_seed(0)) * 0.1 + torch.eye(32)
-    reading = read_site(lm, packed, SITE)
-    for text, known in ((reading, False), (guessed(lm, reading), True)):
+    clean = read_site(lm, packed, SITE)
+    for text, known in ((clean, False), (guessed(lm, clean), True)):
         base = baselines_of(lm, text)
         recovered = base.recovered(mean_nll(lm, text, lambda x: x @ noise))
         assert (recovered[0] is not None) == known
@@ -81,30 +81,30 @@ def test_the_error_of_a_harm_counts_contexts_not_tokens() -> None:
 
 
 def test_the_clean_pass_is_the_model_itself(lm: LanguageModel, packed: PackedText) -> None:
-    reading = read_site(lm, packed, SITE)
+    clean = read_site(lm, packed, SITE)
     tokens = packed.tokens.long()
     logits = lm.logits(tokens)[:, :-1].log_softmax(-1)
-    direct = -logits.gather(-1, tokens[:, 1:, None])[..., 0][reading.scored[:, :-1]]
-    torch.testing.assert_close(spliced_nll(lm, reading, None), direct)
+    direct = -logits.gather(-1, tokens[:, 1:, None])[..., 0][clean.scored[:, :-1]]
+    torch.testing.assert_close(spliced_nll(lm, clean, None), direct)
 
 
 def test_fidelity_does_not_depend_on_the_batch_size(lm: LanguageModel, packed: PackedText) -> None:
     noisy = torch.randn(32, 32, generator=torch.Generator().manual_seed(0)) * 0.1 + torch.eye(32)
     made = []
     for size in (1, 5, 64):
-        reading = read_site(lm, packed, SITE, batch_size=size)
-        made.append(spliced_nll(lm, reading, lambda x: x @ noisy))
+        clean = read_site(lm, packed, SITE, batch_size=size)
+        made.append(spliced_nll(lm, clean, lambda x: x @ noisy))
     for other in made[1:]:
         torch.testing.assert_close(other, made[0], rtol=1e-4, atol=1e-4)
 
 
 def test_only_document_tokens_are_spliced_and_scored(lm: LanguageModel, packed: PackedText) -> None:
-    reading = read_site(lm, packed, SITE)
+    clean = read_site(lm, packed, SITE)
     special = torch.isin(packed.tokens, torch.tensor(sorted(lm.special_ids)))
-    assert not reading.kept[special].any()
-    assert not reading.scored[:, -1].any() and not reading.scored[:, 0].any()
+    assert not clean.kept[special].any()
+    assert not clean.scored[:, -1].any() and not clean.scored[:, 0].any()
     same = packed.document_ids[:, 1:] == packed.document_ids[:, :-1]
-    assert same[reading.scored[:, :-1]].all()
+    assert same[clean.scored[:, :-1]].all()
 
 
 def test_a_sink_is_passed_on_untouched_and_not_counted(packed: PackedText, lm: LanguageModel) -> None:
@@ -123,11 +123,11 @@ def test_a_sink_is_passed_on_untouched_and_not_counted(packed: PackedText, lm: L
             return lm.run_from(hidden, site)
 
     seen: list[Tensor] = []
-    reading = read_site(Sinking(), packed, SITE)
-    assert not reading.kept[:, 5].any() and reading.kept[:, 6].any()
-    spliced_nll(Sinking(), reading, torch.zeros_like)
+    clean = read_site(Sinking(), packed, SITE)
+    assert not clean.kept[:, 5].any() and clean.kept[:, 6].any()
+    spliced_nll(Sinking(), clean, torch.zeros_like)
     spliced = torch.cat(seen)
-    assert torch.equal(spliced[:, 5], reading.hidden[:, 5]) and not spliced[reading.kept].any()
+    assert torch.equal(spliced[:, 5], clean.hidden[:, 5]) and not spliced[clean.kept].any()
 
 
 def test_a_text_without_words_is_refused(lm: LanguageModel) -> None:

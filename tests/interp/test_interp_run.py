@@ -138,7 +138,7 @@ def test_identity_keeps_everything_and_the_mean_nothing(site_text: InterpSite, t
     paths = run(site_text, identity_sae(), tmp_path / "identity", judge=LexicalJudge())
     fidelity = json.loads(paths[0].read_text())
     assert fidelity["fvu"] == 0 and fidelity["ce_spliced"] == pytest.approx(fidelity["ce_clean"], abs=1e-6)
-    paths = run(site_text, mean_sae(site_text.reading.rows.mean(0)), tmp_path / "mean", judge=LexicalJudge())
+    paths = run(site_text, mean_sae(site_text.clean.rows.mean(0)), tmp_path / "mean", judge=LexicalJudge())
     fidelity = json.loads(paths[0].read_text())
     assert fidelity["ce_spliced"] == pytest.approx(fidelity["ce_mean_ablated"], abs=1e-6) != fidelity["ce_clean"]
     assert fidelity["ce_recovered"] is None, "ablation does an LM of random weights no harm"

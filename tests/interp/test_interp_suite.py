@@ -1,4 +1,4 @@
-"""The suite on a tiny LM: every evaluation, valid files, equal bytes, one reading for all SAEs."""
+"""The suite on a tiny LM: every evaluation, valid files, equal bytes, one pass for all SAEs."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from saelab.interp.run import run as run_interp
 from saelab.interp.suite import labelled as labelled_module
 from saelab.interp.suite.catalogue import CATALOGUE, Entry, Headline, headlines
 from saelab.interp.suite.config import SuiteConfig
-from saelab.interp.suite.evaluation import Evaluation, SiteSuite, Subject, evaluation_of, readings_of
+from saelab.interp.suite.evaluation import Evaluation, SiteSuite, Subject, data_sets_of, evaluation_of
 from saelab.interp.suite.labelled import LabelledData
 from saelab.interp.suite.result import Result
 from saelab.interp.suite.run import COLUMNS, read, run
@@ -56,8 +56,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> SiteSuite:
         train, held_out = packed_text(lm, 1), packed_text(lm, 100)
         shards = harvest(lm, train, [SITE], folder / "acts", config=HarvestConfig(dtype="float32"))
         text = prepare_text(CONFIG, lm, site=SITE, held_out=held_out, packed=train, shards=shards[SITE])
-        for reading in readings_of(TINY):
-            paths = read(reading, lm, ["resid_post.0", SITE], folder / reading.key, seed=TINY.seed)
+        for data in data_sets_of(TINY):
+            paths = read(data, lm, ["resid_post.0", SITE], folder / data.key, seed=TINY.seed)
             assert [p.stem for p in paths] == ["resid_post.0", SITE]
 
         def load(key: str) -> Mapping[str, Tensor]:
@@ -136,12 +136,12 @@ def test_an_sae_costs_no_reading(
 def test_presets_are_three_and_share_readings() -> None:
     for preset in ("paper", "small", "tiny"):
         suite = SuiteConfig(preset=preset, only=("tpp", "sparse_probing", "scr", "absorption_first_letter"))
-        keys = [r.key for r in readings_of(suite)]
+        keys = [r.key for r in data_sets_of(suite)]
         assert len(keys) == len(set(keys)) and all("/" not in k for k in keys)
     small = SuiteConfig(preset="small", only=("sparse_probing", "tpp"))
-    assert len(readings_of(small)) == 2  # both evaluations read the same two sets
+    assert len(data_sets_of(small)) == 2  # both evaluations read the same two sets
     core = SuiteConfig(only=("core",))
-    assert readings_of(core) == () and core.kinds == ("core",)
+    assert data_sets_of(core) == () and core.kinds == ("core",)
     with pytest.raises(UserError, match="Did you mean scr"):
         SuiteConfig.parse({"only": ["scrr"]})
 

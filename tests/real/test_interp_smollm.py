@@ -28,25 +28,25 @@ def text(smollm: LanguageModel) -> PackedText:
 
 @pytest.mark.real
 def test_ablations_splices_and_precision(smollm: LanguageModel, text: PackedText) -> None:
-    reading = read_site(smollm, text, SITE)
-    base = baselines_of(smollm, reading)
+    clean = read_site(smollm, text, SITE)
+    base = baselines_of(smollm, clean)
     assert 0.3 < base.clean < 4 and base.clean + 2 < base.mean_ablated < base.zero_ablated + 3
-    identity = float(spliced_nll(smollm, reading, lambda x: x).double().mean())
+    identity = float(spliced_nll(smollm, clean, lambda x: x).double().mean())
     assert identity == pytest.approx(base.clean, abs=1e-6)
-    random = RandomDictionary.fit(reading.rows, 2048, 32)
-    quality = reconstruction_of(random.encode, random.decode, reading.rows)
-    spliced = float(spliced_nll(smollm, reading, lambda x: random.decode(random.encode(x))).double().mean())
+    random = RandomDictionary.fit(clean.rows, 2048, 32)
+    quality = reconstruction_of(random.encode, random.decode, clean.rows)
+    spliced = float(spliced_nll(smollm, clean, lambda x: random.decode(random.encode(x))).double().mean())
     recovered, _ = base.recovered(spliced)
     assert quality.fvu > 0.5 and recovered is not None and recovered < 0.7
     # bf16 above the site moves the cross-entropy by a few thousandths of a nat
-    narrow = baselines_of(smollm.to_dtype("bfloat16"), reading)
+    narrow = baselines_of(smollm.to_dtype("bfloat16"), clean)
     assert abs(narrow.clean - base.clean) < 0.02 and abs(narrow.mean_ablated - base.mean_ablated) < 0.1
 
 
 @pytest.mark.real
 def test_special_positions_and_sinks_are_not_spliced(smollm: LanguageModel, text: PackedText) -> None:
-    reading = read_site(smollm, text, SITE)
-    norms = reading.hidden.norm(dim=-1)
-    assert not reading.kept[:, 0].any()
-    assert norms[reading.kept].max() <= 10 * norms[text.counts].median()
-    assert torch.isin(text.tokens[reading.kept], torch.tensor(sorted(smollm.special_ids))).sum() == 0
+    clean = read_site(smollm, text, SITE)
+    norms = clean.hidden.norm(dim=-1)
+    assert not clean.kept[:, 0].any()
+    assert norms[clean.kept].max() <= 10 * norms[text.counts].median()
+    assert torch.isin(text.tokens[clean.kept], torch.tensor(sorted(smollm.special_ids))).sum() == 0

@@ -70,7 +70,7 @@ def test_steering_is_seen_and_its_controls_stand_beside_it(folder: RunFolder) ->
     controls = {(c["name"], c["outcome"]): c for c in record["instrument"]["controls"]}
     assert controls["classes", "described"]["low"] > 0 and controls["classes", "described"]["p"] < 0.01
     assert controls["random_dictionary", "described"]["value"] < controls["random_dictionary", "described"]["bound"]
-    arms = {(a["outcome"], a["criterion"]): a for a in record["arms"]}
+    arms = {(a["outcome"], a["arm"]): a for a in record["arms"]}
     assert {c for _, c in arms} == {"none", "delta_confidence", "output_score"}
     assert all(a["percentile"] > 0.5 for (_, c), a in arms.items() if c == "none"), "chance"
     for row in record["saes"]:

@@ -248,17 +248,17 @@ def _selection(names: list[str]) -> pl.DataFrame:
     spread = {"over": 0.0, "over_low": -0.05, "over_high": 0.05}
     for name in ["all", *names]:
         rng = numpy_generator("report fixture selection", name)
-        for criterion, mean in means.items():
+        for arm, mean in means.items():
             wide = 0.06 if name == "all" else 0.16
             score = mean if name == "all" else float(max(0.0, mean + rng.normal(0, 0.1)))
             lost = name.startswith("relu.l0_64")
-            versus = name == "all" and criterion != "unsteered"
+            versus = name == "all" and arm != "unsteered"
             rows.append({
-                "sae": name, "criterion": criterion, "score": None if lost else score,
+                "sae": name, "arm": arm, "score": None if lost else score,
                 "low": None if lost else max(0.0, score - wide), "high": None if lost else score + wide,
-                "lift": None if lost or criterion == "none" else score / means["none"] - 1,
-                "lift_low": score / means["none"] - 1.3 if name == "all" and criterion != "none" else None,
-                "lift_high": score / means["none"] - 0.7 if name == "all" and criterion != "none" else None,
+                "gain": None if lost or arm == "none" else score / means["none"] - 1,
+                "gain_low": score / means["none"] - 1.3 if name == "all" and arm != "none" else None,
+                "gain_high": score / means["none"] - 0.7 if name == "all" and arm != "none" else None,
                 **({k: mean - means["unsteered"] + d for k, d in spread.items()} if versus else {}),
                 "over_p": 0.001 if versus else None,
                 "n": 0 if lost else STEERED * (16 if name == "all" else 1), "coverage": 0.0 if lost else 0.97,
@@ -273,11 +273,11 @@ def _feature_level() -> pl.DataFrame:
         ("balanced_accuracy", 0.18), ("auroc", 0.21), ("delta_confidence", 0.09), ("output_score", 0.34),
         ("density", -0.05),
     ):  # fmt: skip
-        rows.append({"predictor": predictor, "outcome": "test_score", "statistic": "spearman", "value": value,
+        rows.append({"predictor": predictor, "response": "utility", "statistic": "spearman", "value": value,
                      "low": value - 0.14, "high": value + 0.13, "n": 128, "n_saes": 16, "state": "ok",
                      "regret": 0.6 - value, "regret_low": 0.5 - value, "regret_high": 0.7 - value,
                      "regret_chance": 0.62})  # fmt: skip
-    rows.append({"predictor": "input_score", "outcome": "test_score", "statistic": "spearman", "value": None,
+    rows.append({"predictor": "input_score", "response": "utility", "statistic": "spearman", "value": None,
                  "low": None, "high": None, "n": 0, "n_saes": 0, "state": "not measured", "regret": None,
                  "regret_low": None, "regret_high": None, "regret_chance": None})  # fmt: skip
     return pl.DataFrame(rows, infer_schema_length=None)

@@ -123,7 +123,7 @@ def test_a_certificate_says_what_is_proved() -> None:
 
 def test_single_saes_and_controls_are_kept_apart(material: Material) -> None:
     assert material.selection is not None
-    figure = figures.lifts(material.selection, material.names)
+    figure = figures.selection(material.selection, material.names)
     marks = drawn(figure)
     single = [m for m in marks if m.fill == "var(--soft-faint)"]
     assert len(single) == material.selection.filter(pl.col("sae") != "all").drop_nulls("score").height
@@ -139,7 +139,7 @@ def test_every_panel_says_what_it_shows_and_its_n(material: Material) -> None:
         "frontier": (figures.frontier(material.saes, material.names), ["FVU (lower is better)", "CE recovered"]),
         "training": (figures.training(material.training, {}, material.names), ["FVU", "L0 (log scale)", "Dead"]),
         "matching": (figures.matching(material.pairs, material.names), ["Cost per", "Matching", "Explained", "CE"]),
-        "lifts": (figures.lifts(material.selection, material.names), [""]),
+        "selection": (figures.selection(material.selection, material.names), [""]),
     }
     for figure, titles in made.values():
         for panel, title in zip(figure.panels, titles, strict=True):

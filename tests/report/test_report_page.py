@@ -18,7 +18,7 @@ from report_run import build_run, sae_names
 from saelab.core.errors import ArtefactError, UserError
 from saelab.report import flow
 from saelab.report.headline import answer, opening, picture, question, tiles
-from saelab.report.material import Material, read_material
+from saelab.report.material import FORMER, Material, read_material
 from saelab.report.page import _printable, render, write_report
 from saelab.report.sections import sections
 from saelab.report.unchanged import unchanged
@@ -34,7 +34,7 @@ KEYS = {
     "method",
     "split",
     "reason_chosen",
-    "criterion",
+    "arm",
     "mode",
     "axis",
     "statistic",
@@ -303,16 +303,16 @@ def test_a_whole_study_asks_its_question(run: RunFolder) -> None:
 
 @pytest.mark.parametrize("over", [0.3, -0.01])
 def test_no_percentage_of_scores_that_are_not_told_from_unsteered(run: RunFolder, over: float) -> None:
-    """Control: of scores that are told apart there are lifts, at the top and in the table."""
+    """Control: of scores that are told apart there are gains, at the top and in the table."""
     material = read_material(run)
     assert material.selection is not None
     table = material.selection.with_columns(over=pl.when(pl.col("over").is_not_null()).then(over))
     site = {"lm": "m", "site": "s", "state": "passed", "sentence": "", "chosen": {"dose": None, "strength": None}}
     gated = material.summary | {"instrument": {"state": "passed", "sites": [site]}}
     found = replace(material, selection=table, summary=gated)
-    top = [t.label for t in tiles(found) if t.label.startswith("Lift by")]
+    top = [t.label for t in tiles(found) if t.label.startswith("Gain by")]
     page = render(found, [])
-    rows = re.findall(r"Output score.*?</tr>", page[page.index("by criterion, all SAEs") :], re.S)
+    rows = re.findall(r"Output score.*?</tr>", page[page.index("by arm, all SAEs") :], re.S)
     assert (len(top) == 2, bool(re.search(r"[+\u2212]\d+ %", rows[0]))) == (over > 0, over > 0)
 
 
@@ -381,6 +381,22 @@ def test_a_broken_artefact_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="not a readable"):
         write_report(run)
     assert not run.report.exists()
+
+
+def test_tables_of_before_give_the_same_page(tmp_path: Path) -> None:
+    """Arms were called criteria, a gain lift, a response outcome. Control: a table without either has no page."""
+    run = build_run(tmp_path)
+    today = read_material(run)
+    for name in ("selection", "features"):
+        path, former = run.stats.table(name).path, FORMER[f"stats/{name}"]
+        write_table(path, read_table(path).rename({new: old for old, new in former.items()}))
+    before = read_material(run)
+    assert before.selection is not None and today.selection is not None and before.selection.equals(today.selection)
+    assert before.feature_level is not None and today.feature_level is not None
+    assert before.feature_level.equals(today.feature_level)
+    write_table(run.stats.table("selection").path, before.selection.drop("arm"))
+    with pytest.raises(ArtefactError, match="lacks the columns arm"):
+        read_material(run)
 
 
 def test_the_report_needs_no_torch() -> None:

@@ -107,7 +107,7 @@ def test_a_score_that_no_steering_reaches_too_is_said_to_show_nothing() -> None:
     """Said of no difference and of one that goes the wrong way; of the controls, a clear one and none at all, not."""
 
     def selection(over: float | None, p: float | None) -> pl.DataFrame:
-        row = {"sae": "all", "criterion": "none", "over": over, "over_low": over, "over_high": over, "over_p": p}
+        row = {"sae": "all", "arm": "none", "over": over, "over_low": over, "over_high": over, "over_p": p}
         return pl.DataFrame([row])
 
     for over, p in ((0.02, 0.3), (-0.3, 0.001)):

@@ -34,7 +34,7 @@ def made(kind: str, gate: str = "jumprelu", **about: Any) -> Crosscoder:
     weights = {"W_enc": W_ENC, "b_enc": b_enc, "b_dec": B_DEC} | ({"threshold": THETA} if gate == "jumprelu" else {})
     weights |= about.pop("extra", {})
     k = {"k": K} if gate == "topk" else {}
-    return crosscoder(weights, decoders, kind=kind, gate=gate, sites=SITES, sites_out=SITES, **k, **about)
+    return crosscoder(weights, decoders, kind=kind, act_fn=gate, sites=SITES, sites_out=SITES, **k, **about)
 
 
 def test_with_one_site_a_crosscoder_is_the_sae() -> None:
@@ -43,7 +43,7 @@ def test_with_one_site_a_crosscoder_is_the_sae() -> None:
         SaeConfig(architecture="jumprelu", d_in=D, d_sae=F, subtract_b_dec=False), weights | {"threshold": THETA[0]}
     )
     own = {"W_enc": W_ENC[:1], "b_enc": weights["b_enc"], "b_dec": B_DEC[:1], "threshold": THETA[:1]}
-    one = crosscoder(own, [{0: W_DEC[0]}], kind="crosscoder", gate="jumprelu", sites=SITES[:1], sites_out=SITES[:1])
+    one = crosscoder(own, [{0: W_DEC[0]}], kind="crosscoder", act_fn="jumprelu", sites=SITES[:1], sites_out=SITES[:1])
     x = X[:, :1]
     assert torch.equal(one.encode(x)[:, 0], sae.encode(x[:, 0])) and bool((one.encode(x) > 0).any())
     assert torch.allclose(one(x)[:, 0], sae(x[:, 0]), atol=1e-6)
@@ -52,9 +52,9 @@ def test_with_one_site_a_crosscoder_is_the_sae() -> None:
 
 def test_with_one_site_a_cross_layer_transcoder_is_the_transcoder() -> None:
     weights = {"W_enc": W_ENC[0], "b_enc": drawn(F), "W_dec": W_DEC[0], "b_dec": B_DEC[0], "W_skip": drawn(D, D)}
-    plain = transcoder(weights, gate="topk", k=K)
+    plain = transcoder(weights, act_fn="topk", k=K)
     own = {n: weights[n][None] for n in ("W_enc", "b_enc", "b_dec", "W_skip")}
-    about = {"sites": ("a",), "sites_out": ("b",), "gate": "topk", "k": K}
+    about = {"sites": ("a",), "sites_out": ("b",), "act_fn": "topk", "k": K}
     one = crosscoder(own, [{0: W_DEC[0]}], kind="cross_layer", **about)
     assert torch.allclose(one(X[:, :1])[:, 0], plain(X[:, 0]), atol=1e-6)
     assert not torch.allclose(one.decode(one.encode(X[:, :1]))[:, 0], plain(X[:, 0]), atol=1e-3)  # control: no skip
@@ -68,7 +68,7 @@ def test_permuted_sites_permute_what_is_written() -> None:
     second = crosscoder(
         weights | {"threshold": THETA[order]},
         [{b: W_DEC[i]} for b, i in enumerate(order)],
-        kind="crosscoder", gate="jumprelu", sites=names, sites_out=names,
+        kind="crosscoder", act_fn="jumprelu", sites=names, sites_out=names,
     )  # fmt: skip
     assert torch.allclose(second(X[:, order]), first(X)[:, order], atol=1e-5)
     assert not torch.allclose(second(X), first(X)[:, order], atol=1e-3)  # control: inputs in the old order
@@ -96,7 +96,7 @@ def test_codes_and_output_as_the_formula_says() -> None:
 
 
 @pytest.mark.parametrize("joint", [False, True])
-def test_top_k_per_block_or_of_all_blocks(joint: bool) -> None:
+def test_top_k_per_set_or_of_all_sets(joint: bool) -> None:
     codes = made("cross_layer", "topk", joint=joint).encode(X)
     per_block = (codes > 0).sum(-1)
     if joint:
@@ -116,7 +116,7 @@ def test_a_gain_changes_which_latents_are_kept_and_not_their_codes() -> None:
     assert bool(kept.any()) and torch.equal(a[:, 1][kept], b[:, 1][kept])
 
 
-def test_directions_of_a_site_are_what_its_blocks_write_there() -> None:
+def test_directions_of_a_site_are_what_its_sets_write_there() -> None:
     cross = made("crosscoder").directions(SITES[1])
     assert torch.equal(cross.W_dec, W_DEC[1]) and torch.equal(cross.latents, torch.arange(F))
     layers = made("cross_layer").directions(SITES[1])
@@ -133,11 +133,11 @@ def test_what_does_not_fit_is_refused() -> None:
         crosscoder(
             {"W_enc": W_ENC[:2], "b_enc": drawn(F), "b_dec": B_DEC},
             [{b: W_DEC[b]} for b in range(S)],
-            kind="crosscoder", gate="relu", sites=SITES, sites_out=SITES,
+            kind="crosscoder", act_fn="relu", sites=SITES, sites_out=SITES,
         )  # fmt: skip
     with pytest.raises(UserError, match="alone"):
         decoders = [{0: W_DEC[0], 1: W_DEC[1]}, {1: W_DEC[1]}, {2: W_DEC[2]}]
-        about = {"kind": "crosscoder", "gate": "relu", "sites": SITES, "sites_out": SITES}
+        about = {"kind": "crosscoder", "act_fn": "relu", "sites": SITES, "sites_out": SITES}
         crosscoder({"W_enc": W_ENC, "b_enc": drawn(F), "b_dec": B_DEC}, decoders, **about)
     with pytest.raises(UserError, match="k = 99"):
         made("cross_layer", "topk").cfg.parse(made("cross_layer", "topk").cfg.model_dump() | {"k": 99})

@@ -34,14 +34,14 @@ def test_each_says_what_it_is() -> None:
     rows = Directions(one.W_dec, "resid_post.1", torch.arange(F))
     assert repr(rows) == "<Directions at resid_post.1 of a model unsaid: 16 latents>"
     weights = {"W_enc": torch.ones(D, F), "b_enc": torch.ones(F), "W_dec": torch.ones(F, D), "b_dec": torch.ones(D)}
-    through = transcoder(weights, gate="relu", site="mlp_in.1", site_out="mlp_out.1", lm="gpt2")
+    through = transcoder(weights, act_fn="relu", site="mlp_in.1", site_out="mlp_out.1", lm="gpt2")
     assert repr(through) == "<Transcoder relu from mlp_in.1 to mlp_out.1 of gpt2: 16 latents>"
 
 
 def test_a_crosscoder_says_its_sites() -> None:
     sites = ("resid_post.1", "resid_post.2")
     cfg = CrosscoderConfig.parse(
-        {"kind": "crosscoder", "gate": "relu", "sites": sites, "sites_out": sites, "writes": ((0,), (1,)),
+        {"kind": "crosscoder", "act_fn": "relu", "sites": sites, "sites_out": sites, "writes": ((0,), (1,)),
          "d_in": D, "d_out": D, "d_sae": F}
     )  # fmt: skip
     weights = {"W_enc": torch.ones(2, D, F), "b_enc": torch.ones(F), "b_dec": torch.ones(2, D)}
@@ -49,7 +49,7 @@ def test_a_crosscoder_says_its_sites() -> None:
     shown = repr(Crosscoder(cfg, weights))
     assert shown == (
         "<Crosscoder crosscoder: reads resid_post.1, resid_post.2; writes resid_post.1, resid_post.2; "
-        "2 blocks of 16 latents>"
+        "2 sets of 16 latents>"
     )
 
 

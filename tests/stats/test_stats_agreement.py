@@ -16,7 +16,7 @@ from saelab.stats.association import Draws, sample_of
 from saelab.stats.axes import Mode, groups_of, psi
 from saelab.stats.estimate import Estimate
 from saelab.stats.inputs import numbers
-from saelab.stats.reading import open_table
+from saelab.stats.table_files import open_table
 from saelab.stats.within import permuted
 
 AXES = {"architecture": "architecture", "level": "level", "lm": "lm"}

@@ -6,7 +6,7 @@ import pytest
 from saelab.core.seeds import numpy_generator
 from saelab.stats.association import Draws
 from saelab.stats.crossed import by_prompt, crossed_difference
-from saelab.stats.lift import gains_of
+from saelab.stats.gains import gains_of
 from saelab.stats.spread import spread_of
 from saelab.stats.units import units_of
 

@@ -121,7 +121,7 @@ def test_groups_that_differ_and_groups_that_do_not() -> None:
 
 def test_rank_regression_is_least_squares_on_ranks() -> None:
     data = table(80, "ols").with_columns(out=pl.col("x") + 2 * pl.col("l0") + 0.3 * pl.col("z"))
-    found = rank_regression(data, outcome="out", terms=["x", "l0", "lm"], draws=500)
+    found = rank_regression(data, response="out", terms=["x", "l0", "lm"], draws=500)
     ranks = {c: (r := data[c].rank().to_numpy()) - r.mean() for c in ("out", "x", "l0")}
     ranks = {c: r / r.std() for c, r in ranks.items()}
     dummies = [(data["lm"] == f"lm{i}").to_numpy().astype(float) for i in range(1, 6)]
@@ -134,8 +134,8 @@ def test_rank_regression_is_least_squares_on_ranks() -> None:
 
 def test_rank_regression_takes_out_a_common_cause() -> None:
     data = table(150, "regression cause")
-    alone = rank_regression(data, outcome="v", terms=["u"], draws=500)
-    held = rank_regression(data, outcome="v", terms=["u", "l0"], draws=500)
+    alone = rank_regression(data, response="v", terms=["u"], draws=500)
+    held = rank_regression(data, response="v", terms=["u", "l0"], draws=500)
     assert alone["low"][0] > 0.6
     assert held["low"][0] < 0.15 < held.filter(term="l0")["low"][0]
 
@@ -153,17 +153,17 @@ def test_inside_clusters_is_the_mean_of_the_clusters_own() -> None:
     """Of a regression and of a partial tau, in both scopes; a cluster that is the only one changes nothing."""
     data = lms(0.0, "own")
     asked: dict[str, Any] = {"cluster": "lm", "draws": 300}
-    found = rank_regression(data, outcome="y", terms=["x", "l0"], **asked)
-    single = [rank_regression(g, outcome="y", terms=["x", "l0"], draws=300) for g in data.partition_by("lm")]
+    found = rank_regression(data, response="y", terms=["x", "l0"], **asked)
+    single = [rank_regression(g, response="y", terms=["x", "l0"], draws=300) for g in data.partition_by("lm")]
     means = [np.mean([s["value"][i] for s in single]) for i in (0, 0, 1, 1)]
     assert found["value"].to_list() == pytest.approx(means) and found["term"].to_list() == ["x", "x", "l0", "l0"]
     assert found["interval_method"].to_list()[:2] == ["BCa bootstrap within lm", "t over lm"]
-    assert rank_regression(data.filter(lm="m0"), outcome="y", terms=["x", "l0"], **asked).equals(single[0])
+    assert rank_regression(data.filter(lm="m0"), response="y", terms=["x", "l0"], **asked).equals(single[0])
     held = partial_tau(data, x="x", y="y", given=["l0"], **asked).filter(statistic="partial tau within")
     own = [partial_tau(g, x="x", y="y", given=["l0"], draws=300)["value"][0] for g in data.partition_by("lm")]
     assert held["value"].to_list() == pytest.approx([np.mean(own)] * 2)
     with pytest.raises(UserError, match="is the cluster and a term"):
-        rank_regression(data, outcome="y", terms=["x", "lm"], **asked)
+        rank_regression(data, response="y", terms=["x", "lm"], **asked)
 
 
 def test_a_slope_that_is_an_lms_own_is_seldom_found() -> None:
@@ -171,28 +171,28 @@ def test_a_slope_that_is_an_lms_own_is_seldom_found() -> None:
     over_lms, over_saes = [], []
     for i in range(30):
         data = lms(2.0, "null", i, shift=0.0)
-        found = rank_regression(data, outcome="y", terms=["x"], cluster="lm", draws=2)
+        found = rank_regression(data, response="y", terms=["x"], cluster="lm", draws=2)
         over_lms.append(found["p"][1] < 0.05)
-        over_saes.append(rank_regression(data, outcome="y", terms=["x", "lm"], draws=99)["p"][0] < 0.05)
+        over_saes.append(rank_regression(data, response="y", terms=["x", "lm"], draws=99)["p"][0] < 0.05)
     assert np.mean(over_lms) < 0.15 and np.mean(over_saes) > 0.25
 
 
 def test_clusters_that_cannot_be_fitted_are_counted_and_two_give_no_interval_of_others() -> None:
     data = pl.concat([lms(0.0, "few", lms=3), lms(0.0, "fewer", lms=1, each=5).with_columns(lm=pl.lit("small"))])
-    row = rank_regression(data, outcome="y", terms=["x", "l0"], cluster="lm", draws=200).row(1, named=True)
+    row = rank_regression(data, response="y", terms=["x", "l0"], cluster="lm", draws=200).row(1, named=True)
     assert row["low"] is not None and "1 of 4 values of lm have no value" in row["note"]
     two = rank_regression(
-        data.filter(pl.col("lm").is_in(["m0", "m1"])), outcome="y", terms=["x"], cluster="lm", draws=200
+        data.filter(pl.col("lm").is_in(["m0", "m1"])), response="y", terms=["x"], cluster="lm", draws=200
     )
     assert two["low"][0] is not None and two["low"][1] is None and "no interval below 3" in two["note"][1]
 
 
 def test_rank_regression_has_states() -> None:
     data = table(30, "states").with_columns(again=pl.col("x") * 2)
-    assert rank_regression(data, outcome="y", terms=["x", "again"])["state"].to_list() == ["undefined"] * 2
-    assert rank_regression(data.head(4), outcome="y", terms=["x"])["state"].to_list() == ["too_few"]
+    assert rank_regression(data, response="y", terms=["x", "again"])["state"].to_list() == ["undefined"] * 2
+    assert rank_regression(data.head(4), response="y", terms=["x"])["state"].to_list() == ["too_few"]
     with pytest.raises(UserError, match="at least one term"):
-        rank_regression(data, outcome="y", terms=[])
+        rank_regression(data, response="y", terms=[])
 
 
 def test_row_order_does_not_matter() -> None:
@@ -202,7 +202,7 @@ def test_row_order_does_not_matter() -> None:
         lambda t: tau_difference(t, first=("x", "y"), second=("x", "z"), cluster="lm", draws=200),
         lambda t: partial_tau(t, x="x", y="y", given=["l0"], within=["lm"], draws=200),
         lambda t: group_differences(t, x="x", y="y", by="lm", draws=200),
-        lambda t: rank_regression(t, outcome="y", terms=["x", "lm"], draws=200),
-        lambda t: rank_regression(t, outcome="y", terms=["x"], cluster="lm", draws=200),
+        lambda t: rank_regression(t, response="y", terms=["x", "lm"], draws=200),
+        lambda t: rank_regression(t, response="y", terms=["x"], cluster="lm", draws=200),
     ):
         assert ask(data).equals(ask(other))

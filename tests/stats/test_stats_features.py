@@ -25,7 +25,7 @@ def study(saes: int, features: int, slope: float, *names: str | int) -> pl.DataF
 
 def test_coefficients_are_scipys_and_pooled_is_their_mean() -> None:
     data = study(6, 25, 1.0, "scipy").with_columns(pl.col("good").round(1))
-    found = feature_agreement(data, predictors=["good", "idle"], outcome="score", draws=300)
+    found = feature_agreement(data, predictors=["good", "idle"], response="score", draws=300)
     one = data.filter(sae="sae03")
     for name, expected in (("tau", kendalltau), ("spearman", spearmanr)):
         rows = found.filter(predictor="good", statistic=name)
@@ -45,7 +45,7 @@ def test_what_happens_between_saes_does_not_count() -> None:
     """Over all features good and score go against each other; inside every SAE they go together."""
     data = study(8, 30, 1.0, "between")
     assert kendalltau(data["good"], data["score"]).statistic < -0.5
-    found = feature_agreement(data, predictors=["good", "idle"], outcome="score", draws=500)
+    found = feature_agreement(data, predictors=["good", "idle"], response="score", draws=500)
     pooled = found.filter(pl.col("sae").is_null() & (pl.col("statistic") == "tau") & (pl.col("scope") == "these"))
     assert set(pooled["family"]) == {"2 predictors of score (tau, these)"}
     good, idle = pooled.iter_rows(named=True)
@@ -59,7 +59,7 @@ def test_p_under_the_null(features: int) -> None:
     ps, covered = [], []
     for i in range(40):
         data = study(5, features, 0.0, "null", i)
-        found = feature_agreement(data, predictors=["good"], outcome="score", draws=200)
+        found = feature_agreement(data, predictors=["good"], response="score", draws=200)
         pooled = found.filter(pl.col("sae").is_null())
         ps += pooled["p"].to_list()
         covered += ((pooled["low"] < 0) & (pooled["high"] > 0)).to_list()
@@ -73,7 +73,7 @@ def test_states_and_counts() -> None:
         score=pl.when(pl.col("sae") == "sae01").then(None).otherwise("score"),
     )
     data = pl.concat([data, data.filter(sae="sae02").head(2).with_columns(sae=pl.lit("sae99"))])
-    found = feature_agreement(data, predictors=["good"], outcome="score", draws=200).filter(statistic="tau")
+    found = feature_agreement(data, predictors=["good"], response="score", draws=200).filter(statistic="tau")
     states = dict(found.select("sae", "state").unique().iter_rows())
     assert states == {
         None: "ok",
@@ -99,7 +99,7 @@ def test_saes_of_one_lm_are_no_units_where_lms_differ() -> None:
         data = pl.DataFrame({"sae": np.repeat(np.arange(9), 12), "x": x.ravel(), "y": (own * x + e).ravel()})
         data = data.with_columns(lm=pl.col("sae") // 3)
         for cluster in wrong:
-            found = feature_agreement(data, predictors=["x"], outcome="y", cluster=cluster, draws=9)
+            found = feature_agreement(data, predictors=["x"], response="y", cluster=cluster, draws=9)
             like = found.filter(pl.col("sae").is_null() & (pl.col("scope") == "like these")).row(0, named=True)
             wrong[cluster] += like["p"] < 0.05
             assert like["interval_method"] == f"t over {cluster or 'SAEs'}"

@@ -8,8 +8,8 @@ import pytest
 from saelab.core.errors import UserError
 from saelab.core.seeds import numpy_generator
 from saelab.stats.agreement import agreement
-from saelab.stats.lift import selection_lift
-from saelab.stats.tables import TextTable, agreement_table, lift_table, number
+from saelab.stats.gains import selection_gain
+from saelab.stats.tables import TextTable, agreement_table, number, selection_table
 
 AXES = {"architecture": "architecture", "level": "level"}
 
@@ -65,8 +65,8 @@ def test_table_two_has_the_baseline_first() -> None:
         for i in range(8)
         for reason, base in (("random", 0.2), ("delta", 0.4), ("output", 0.3))
     ]
-    frame = pl.DataFrame(rows, schema=["sae", "lm", "reason_chosen", "test_score"], orient="row")
-    table = lift_table(selection_lift(frame, by="lm", draws=300))
+    frame = pl.DataFrame(rows, schema=["sae", "lm", "arm", "utility"], orient="row")
+    table = selection_table(selection_gain(frame, by="lm", draws=300))
     assert table.headers == ("Selection", "all", "lm0", "lm1")
     assert [r[0] for r in table.rows] == ["random", "delta", "output"]
     assert table.rows[0][1].startswith("0.270 [") and table.rows[1][1].endswith("(+74.1 %)")

@@ -124,7 +124,7 @@ def test_a_concept_without_a_feature_is_a_row_with_a_reason(folder: Path, tmp_pa
     assert states[0] == "ok" and "No feature's description" in states[1]
     directions = load_directions(tmp_path / "out" / "directions.safetensors")
     assert directions["0/sae_feature"].feature == 7 and "1/sae_feature" not in directions
-    assert directions["0/random_feature"].reference == directions["0/sae_feature"].reference
+    assert directions["0/random_feature"].distance == directions["0/sae_feature"].distance
     assert not torch.allclose(directions["0/random_feature"].vector, directions["0/sae_feature"].vector)
     with pytest.raises(UserError, match="needs an SAE"):
         run(config, ConceptInputs(tiny_lm(), axbench.AxBench(folder), concepts, asked, judge), tmp_path / "none")
@@ -153,7 +153,7 @@ def test_the_wide_table_has_axbenchs_prompt_and_its_holes() -> None:
 
 
 def test_directions_round_trip_and_refuse_foreign_files(tmp_path: Path) -> None:
-    made = unit(torch.randn(8), site="resid_post.3", reference=2.5, method="pca", origin="sea", source="largest")
+    made = unit(torch.randn(8), site="resid_post.3", distance=2.5, method="pca", origin="sea", source="largest")
     save_directions(tmp_path / "d.safetensors", {"pca": made})
     back = load_directions(tmp_path / "d.safetensors")["pca"]
     assert torch.equal(back.vector, made.vector)
@@ -161,7 +161,7 @@ def test_directions_round_trip_and_refuse_foreign_files(tmp_path: Path) -> None:
     for name in ("one", "two"):
         save_directions(tmp_path / f"{name}.safetensors", several)
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
-    assert (back.site, back.reference, back.method, back.feature) == (made.site, 2.5, "pca", None)
+    assert (back.site, back.distance, back.method, back.feature) == (made.site, 2.5, "pca", None)
     write_tensors(tmp_path / "foreign.safetensors", {"x": torch.ones(8) / 8**0.5})
     with pytest.raises(ArtefactError, match="does not say"):
         load_directions(tmp_path / "foreign.safetensors")

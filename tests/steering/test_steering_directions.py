@@ -54,7 +54,7 @@ def test_the_planted_direction_is_found_and_points_at_the_concept(name: str) -> 
     found = method_of(name)(planted())
     assert float(found.vector @ TRUE) > 0.8
     assert float(found.vector.norm()) == pytest.approx(1)
-    assert found.reference == pytest.approx(float((planted().shown @ found.vector).max()), rel=1e-5)
+    assert found.distance == pytest.approx(float((planted().shown @ found.vector).max()), rel=1e-5)
     assert found.method == name and found.site == SITE
 
 
@@ -83,7 +83,7 @@ def test_the_same_examples_and_seed_give_the_same_direction(name: str) -> None:
     features = pl.DataFrame({"feature": [3], "max_activation": [1.0], "terms": [[{"text": " planted", "weight": 1.0}]]})
     examples, using = planted(8, 4), Fitting(3, Fit(), sae_with(TRUE), features)
     first, second = METHODS[name](examples, using), METHODS[name](examples, using)
-    assert torch.equal(first.vector, second.vector) and first.reference == second.reference
+    assert torch.equal(first.vector, second.vector) and first.distance == second.distance
 
 
 @pytest.mark.parametrize("name", ["ssv", "reft_r1"])
@@ -159,9 +159,9 @@ def test_bag_of_words_reads_words() -> None:
 
 def test_directions_refuse_what_has_no_scale() -> None:
     with pytest.raises(UserError, match="positive"):
-        unit(TRUE, site=SITE, reference=0.0, method="m", origin="o", source="s")
+        unit(TRUE, site=SITE, distance=0.0, method="m", origin="o", source="s")
     with pytest.raises(UserError, match="zero vector"):
-        unit(torch.zeros(D), site=SITE, reference=1.0, method="m", origin="o", source="s")
+        unit(torch.zeros(D), site=SITE, distance=1.0, method="m", origin="o", source="s")
     with pytest.raises(UserError, match="unit norm"):
         Direction(2 * TRUE, SITE, 1.0, "m", "o", "s")
     with pytest.raises(UserError, match="diff_means"):
@@ -171,8 +171,8 @@ def test_directions_refuse_what_has_no_scale() -> None:
 
 
 def test_an_edit_moves_by_exactly_its_strength() -> None:
-    """Doubling the factor doubles the distance, and the stream moves along the direction by factor x reference."""
-    direction = unit(TRUE * 3, site=SITE, reference=2.5, method="m", origin="o", source="s")
+    """Doubling the factor doubles the distance, and the stream moves along the direction by factor x distance."""
+    direction = unit(TRUE * 3, site=SITE, distance=2.5, method="m", origin="o", source="s")
     tokens = torch.tensor(LM.tokenize(["The cat sat."]))
     clean = LM.run_to(tokens, [SITE])[SITE]
     moved: list[Tensor] = []

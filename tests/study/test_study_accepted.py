@@ -246,7 +246,7 @@ def test_models_whose_names_begin_alike_have_their_own_readings(
     study_data["suite"] = {"preset": "tiny", "only": ["absorption_first_letter"]}
     study = StudyConfig.parse(study_data)
     monkeypatch.setattr(Workspace, "lm", lambda self, model: model.key)
-    monkeypatch.setattr(stages.suite_stage, "read", lambda reading, lm, sites, folder, **_: [Path(lm), folder])
+    monkeypatch.setattr(stages.suite_stage, "read", lambda data, lm, sites, folder, **_: [Path(lm), folder])
     cells = [c for c in cells_of(study) if c.stage == "read"]
     found = [stages.do(c, Workspace(study, RunFolder(tmp_path))) for c in cells]
     assert [[lm.name, folder.parent.name] for lm, folder in found] == [["m1", "m1"], ["m1.5", "m1.5"]]

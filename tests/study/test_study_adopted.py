@@ -114,7 +114,7 @@ def test_a_grids_saes_from_elsewhere_give_its_tables_to_the_byte(
     assert {row["level_from"] for row in rows.values()} == {"stated"} and rows[NAMES[1]]["level"] == 8
     verdict = mine.results.read()["verdict"]
     assert "nan is not scored: It holds NaN" in verdict and "off is not scored: Wrong as declared" in verdict
-    assert "SAEs from elsewhere" in page and "wrong reading" in page and "adopted, interpreted" in page
+    assert "SAEs from elsewhere" in page and "wrong conventions" in page and "adopted, interpreted" in page
     assert "SAEs from elsewhere" not in grid.report.read_text(), "a study that adopts none says nothing of it"
 
 

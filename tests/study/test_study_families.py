@@ -28,4 +28,4 @@ def test_the_whole_study(family: str, study_data: dict[str, Any], tmp_path: Path
     run = RunFolder(tmp_path / "run")
     assert run.report.is_file()
     steered = read_table(run.stats.root / "selection.parquet")
-    assert len(steered) and steered["criterion"].n_unique() > 1
+    assert len(steered) and steered["arm"].n_unique() > 1

@@ -37,7 +37,7 @@ class Restartable(Protocol):
 
 
 @dataclass(frozen=True)
-class SiteReading:
+class SitePass:
     """One site's clean pass over a text. kept, scored: see the head of this file.
 
     stream: of a site inside a block, the stream before that block, with which a pass starts again.
@@ -56,11 +56,11 @@ class SiteReading:
         """The kept activations, flattened."""
         return self.hidden[self.kept]
 
-    def take(self, contexts: slice | Int[Tensor, " K"]) -> "SiteReading":
+    def take(self, contexts: slice | Int[Tensor, " K"]) -> "SitePass":
         """Some of its contexts."""
         parts = (x[contexts] for x in (self.tokens, self.hidden, self.kept, self.scored))
         stream = None if self.stream is None else self.stream[contexts]
-        return SiteReading(self.site, *parts, batch_size=self.batch_size, stream=stream)
+        return SitePass(self.site, *parts, batch_size=self.batch_size, stream=stream)
 
     def logits(
         self, lm: Restartable, contexts: slice, hidden: Float[Tensor, "B T D"] | None = None
@@ -69,11 +69,11 @@ class SiteReading:
         hidden = self.hidden[contexts] if hidden is None else hidden
         return resumed(lm, hidden, self.site, None if self.stream is None else self.stream[contexts])
 
-    def spread(self, contexts: int) -> "SiteReading":
+    def spread(self, contexts: int) -> "SitePass":
         """So many of its contexts, evenly spread over them."""
         return self.take(torch.linspace(0, len(self.tokens) - 1, min(contexts, len(self.tokens))).round().long())
 
-    def replaced(self, rows: Float[Tensor, "M D"]) -> "SiteReading":
+    def replaced(self, rows: Float[Tensor, "M D"]) -> "SitePass":
         """The same text with other activations at the kept positions."""
         hidden = self.hidden.clone()
         hidden[self.kept] = rows.to(hidden.dtype)
@@ -112,7 +112,7 @@ def read_states(
         return {site: torch.cat([part[site] for part in parts]) for site in sites}
 
 
-def read_site(lm: Restartable, packed: PackedText, site: str, *, batch_size: int = 8) -> SiteReading:
+def read_site(lm: Restartable, packed: PackedText, site: str, *, batch_size: int = 8) -> SitePass:
     """Run the LM once up to the site. Predictions across the end of a document are not scored.
 
     Raises `UserError` where no position is left to count.
@@ -130,39 +130,39 @@ def read_site(lm: Restartable, packed: PackedText, site: str, *, batch_size: int
     scored[:, :-1] = kept[:, :-1] & counts[:, 1:] & same
     if not bool(scored.any()):
         raise UserError("No token of the text has a successor in its document; nothing can be scored.")
-    return SiteReading(site, packed.tokens.long(), hidden, kept, scored, batch_size, stream)
+    return SitePass(site, packed.tokens.long(), hidden, kept, scored, batch_size, stream)
 
 
-def both(first: SiteReading, second: SiteReading) -> tuple[SiteReading, SiteReading]:
+def both(first: SitePass, second: SitePass) -> tuple[SitePass, SitePass]:
     """Two sites of one text with the positions that are kept and scored at both."""
     kept, scored = first.kept & second.kept, first.scored & second.scored
     return replace(first, kept=kept, scored=scored), replace(second, kept=kept, scored=scored)
 
 
-def spliced(lm: Restartable, reading: SiteReading, recode: Recode | None) -> Iterator[tuple[slice, Tensor]]:
+def spliced(lm: Restartable, clean: SitePass, recode: Recode | None) -> Iterator[tuple[slice, Tensor]]:
     """The contexts of each batch and their logits [B, T, V], kept activations replaced by `recode` (None: left).
 
     recode maps rows [M, D] to rows [M, D].
     """
-    for start in range(0, len(reading.tokens), reading.batch_size):
-        contexts = slice(start, start + reading.batch_size)
-        hidden, kept = reading.hidden[contexts], reading.kept[contexts]
+    for start in range(0, len(clean.tokens), clean.batch_size):
+        contexts = slice(start, start + clean.batch_size)
+        hidden, kept = clean.hidden[contexts], clean.kept[contexts]
         if recode is not None:
             hidden = hidden.clone()
             hidden[kept] = recode(hidden[kept]).to(hidden.dtype)
-        yield contexts, reading.logits(lm, contexts, hidden)
+        yield contexts, clean.logits(lm, contexts, hidden)
 
 
-def spliced_nll(lm: Restartable, reading: SiteReading, recode: Recode | None) -> Float[Tensor, " M"]:
+def spliced_nll(lm: Restartable, clean: SitePass, recode: Recode | None) -> Float[Tensor, " M"]:
     """Next-token negative log-likelihoods (nats) of the scored positions under `recode`."""
     with torch.inference_mode():
         parts = [
-            following_nll(logits, reading.tokens[contexts], reading.scored[contexts])
-            for contexts, logits in spliced(lm, reading, recode)
+            following_nll(logits, clean.tokens[contexts], clean.scored[contexts])
+            for contexts, logits in spliced(lm, clean, recode)
         ]
     return torch.cat(parts)
 
 
-def spliced_ce(lm: Restartable, reading: SiteReading, recode: Recode | None) -> float:
+def spliced_ce(lm: Restartable, clean: SitePass, recode: Recode | None) -> float:
     """Their mean: the cross-entropy in nats per token."""
-    return float(spliced_nll(lm, reading, recode).double().mean())
+    return float(spliced_nll(lm, clean, recode).double().mean())

@@ -44,7 +44,7 @@ def evaluate(
     force_lm:
         Judge them on this language model though their files name another; the page says so.
     as_read:
-        Judge them as their files say though another reading of their weights fits better; the page says so.
+        Judge them as their files say though another convention fits better; the page says so.
     out:
         Run folder; by default runs/evaluate-... beside where you stand, the same for the same SAEs and settings.
     threads:

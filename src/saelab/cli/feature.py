@@ -153,7 +153,7 @@ def _steered(lm: Any, sae: Any, rows: Sequence[dict[str, Any]], prompt: str, dos
     from saelab.lm.edit import Add
     from saelab.lm.generate import Sampling
     from saelab.steering.directions.sae_feature import sae_feature
-    from saelab.steering.strength import raw
+    from saelab.steering.units import raw
 
     directions = [raw(sae_feature(sae, row["feature"], 1.0)) for row in rows]
     far = [distance for dose in doses for distance in _distances(lm, directions, dose)]
@@ -172,7 +172,7 @@ def _steered(lm: Any, sae: Any, rows: Sequence[dict[str, Any]], prompt: str, dos
 
 def _distances(lm: Any, directions: Sequence[Any], dose: float) -> list[float | str]:
     """How far each direction has to be moved for the dose; of one that has it at no distance, why."""
-    from saelab.steering.strength import by_equal_kl
+    from saelab.steering.units import by_equal_kl
 
     try:
         return [moved.strength(1.0) for moved in by_equal_kl(lm, directions, dose)]

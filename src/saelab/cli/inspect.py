@@ -174,7 +174,7 @@ def _packed(lm: Any, text: str | None, contexts: int, context: int) -> Any:
 
 
 def _show(proof: "Proof") -> None:
-    rows = [{"reading": r.change, "L0": r.l0, "FVU": r.fvu} for r in proof.readings]
+    rows = [{"convention": r.change, "L0": r.l0, "FVU": r.fvu} for r in proof.variants]
     show_table(pl.DataFrame(rows), as_json=False, title=f"{proof.site}, {proof.tokens} tokens")
     show_record(proof.ce, as_json=False)
     say(proof.verdict)

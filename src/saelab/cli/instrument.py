@@ -118,18 +118,18 @@ def instrument(
 
 
 def _show(found: "Gate") -> None:
-    if found.controls:
+    if found.lifts:
         rows = [
             {
-                "control": control.name.replace("_", " "),
-                "outcome": control.outcome,
-                "lift": _with_interval(control.value, control.low, control.high),
-                "n": control.n,
-                "p": control.p,
-                "bound": control.bound,
-                "holds": {True: "yes", False: "NO", None: "no bound"}[control.holds],
+                "steered with": lift.name.replace("_", " "),
+                "outcome": lift.outcome,
+                "lift": _with_interval(lift.value, lift.low, lift.high),
+                "n": lift.n,
+                "p": lift.p,
+                "bound": lift.bound,
+                "holds": {True: "yes", False: "NO", None: "no bound"}[lift.holds],
             }
-            for control in found.controls
+            for lift in found.lifts
         ]
         kinds = {"p": pl.Float64, "bound": pl.Float64}
         show_table(pl.DataFrame(rows, schema_overrides=kinds), as_json=False, title=f"At {found.dose:g} nats a token")

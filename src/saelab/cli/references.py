@@ -111,7 +111,7 @@ def described(found: "Transcoder | Crosscoder") -> dict[str, Any]:
     norms = {site: found.directions(site).W_dec.norm(dim=1) for site in written}
     record: dict[str, Any] = {
         "architecture": found.cfg.kind if isinstance(found, Crosscoder) else "transcoder",
-        "gate": cfg.gate,
+        "activation function": cfg.act_fn,
         "reads": ", ".join(read),
         "writes": ", ".join(written),
         "d_in": cfg.d_in,
@@ -125,7 +125,7 @@ def described(found: "Transcoder | Crosscoder") -> dict[str, Any]:
         "decoder norms": "; ".join(f"{s} {float(n.min()):.3g} to {float(n.max()):.3g}" for s, n in norms.items()),
     }
     if isinstance(found, Crosscoder):
-        record["blocks"] = f"{len(found.cfg.writes)} of {cfg.d_sae} latents"
+        record["sets"] = f"{len(found.cfg.writes)} of {cfg.d_sae} latents"
     if "threshold" in weights:
         theta = weights["threshold"]
         record["threshold"] = f"{float(theta.min()):.3g} to {float(theta.max()):.3g}, strict >"

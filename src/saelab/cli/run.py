@@ -74,6 +74,6 @@ def finish(study: "Path | StudyConfig", out: Path, *, as_json: bool, **how: Any)
         say(f"tau_b of interpretability and utility over {row['n']} SAEs: {value}")
     for row in summary["selection"]:
         score = "missing" if row["score"] is None else f"{row['score']:.3f}"
-        say(f"steering score, {row['criterion']}: {score} ({row['n']} features)")
+        say(f"steering score, {row['arm']}: {score} ({row['n']} features)")
     say(f"Report: {page}")
     return 0

@@ -63,7 +63,7 @@ def stats(
     from saelab.stats.agreement import agree_by_usual_axes
     from saelab.stats.effects import partial_tau, tau_difference
     from saelab.stats.features import feature_agreement
-    from saelab.stats.reading import open_table, saebench_table
+    from saelab.stats.table_files import open_table, saebench_table
 
     if (table is None) == (saebench is None):
         raise UserError("Give a table or --saebench FOLDER, one of the two.")
@@ -73,7 +73,7 @@ def stats(
     known = cluster or ("lm" if "lm" in data.columns else None)
     asked: dict[str, Any] = {"cluster": known, "seed": seed}
     if features:
-        found = feature_agreement(data, predictors=[x], outcome=y, sae=group, **asked)
+        found = feature_agreement(data, predictors=[x], response=y, sae=group, **asked)
         shown = _of_features(found, group)
     else:
         axes = {name: name for name in axis} if axis else None

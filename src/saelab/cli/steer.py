@@ -78,7 +78,7 @@ def steer(
     from saelab.cli.references import opened, without_site
     from saelab.lm.generate import Sampling
     from saelab.saes.base import Sae
-    from saelab.steering import strength as strengths
+    from saelab.steering import units
     from saelab.steering.directions.sae_feature import sae_feature
     from saelab.steering.edits import edit_of
 
@@ -92,7 +92,7 @@ def steer(
     if site is None:
         raise UserError("This SAE does not say at which site it was trained.", hint=without_site(sae))
     unit = unit or ("norm" if edit == "add" else "raw")
-    directions = [strengths.raw(sae_feature(found, feature, 1.0)) for feature in index]
+    directions = [units.raw(sae_feature(found, feature, 1.0)) for feature in index]
     model = model_for([found], lm)
     ids = model.chat(prompt) if chat else model.tokenize([prompt])[0]
     site = directions[0].site
@@ -100,9 +100,9 @@ def steer(
     moved: list[tuple[Any, float]] = []
     for asked in strength:
         if unit == "kl":
-            moved += [(d, d.strength(1.0)) for d in strengths.by_equal_kl(model, directions, asked)]
+            moved += [(d, d.strength(1.0)) for d in units.by_equal_kl(model, directions, asked)]
         else:
-            scaled = [strengths.by_norm_share(d, typical) for d in directions] if unit == "norm" else directions
+            scaled = [units.by_norm_share(d, typical) for d in directions] if unit == "norm" else directions
             moved += [(d, d.strength(asked)) for d in scaled]
     own = found if isinstance(found, Sae) else None  # only an SAE of this site can say what a code is
     vectors, distances = torch.stack([d.vector for d, _ in moved]), torch.tensor([far for _, far in moved])
@@ -118,7 +118,7 @@ def steer(
     where = f"{edit}, {_where(positions, len(ids))}, at {site}"
     record: dict[str, Any] = {"sae": sae, "site": site, "edited": where, "unsteered": plain, "steered": steered}
     if export is not None:
-        at = [d.referenced(far, f"{strength[0]:g} {unit}") for d, far in moved]
+        at = [d.at_distance(far, f"{strength[0]:g} {unit}") for d, far in moved]
         _export(export, at, own, release or sae, sae_id)
         record["written"] = str(export)
     if json:
@@ -160,7 +160,7 @@ def _export(path: Path, directions: Sequence[Any], sae: Any, release: str, sae_i
         raise UserError("The harness loads SAEs, and this direction is of none.", hint="Name a .safetensors file.")
     name, loader = release.removeprefix("path:").removeprefix("hf:"), "sae_lens" if sae_id else "sparsify"
     rows = [
-        HarnessRow(name, d.site, d.feature, d.reference / float(sae.W_dec[d.feature].norm()), sae_id, "", loader)
+        HarnessRow(name, d.site, d.feature, d.distance / float(sae.W_dec[d.feature].norm()), sae_id, "", loader)
         for d in directions
         if d.feature is not None
     ]

@@ -111,11 +111,11 @@ def make_material(
     """
     site = fitting_site(lm, sae, ())
     with progress.task(f"reading {site}", total=1, unit="passes") as task:
-        reading = read_site(lm, packed, site)
+        clean = read_site(lm, packed, site)
         task.advance()
-    read = reading.kept.reshape(-1).nonzero()[:, 0].numpy()
+    read = clean.kept.reshape(-1).nonzero()[:, 0].numpy()
     return keep_material(
-        lm, sae, (reading.rows, read), packed, MaterialFolder(folder), config=config, told=told, progress=progress
+        lm, sae, (clean.rows, read), packed, MaterialFolder(folder), config=config, told=told, progress=progress
     )
 
 

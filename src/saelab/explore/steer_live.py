@@ -25,7 +25,7 @@ from saelab.selection.criteria.divergence import kl
 from saelab.selection.criteria.observation import NextToken, Observation
 from saelab.steering.direction import Direction
 from saelab.steering.directions.sae_feature import sae_feature
-from saelab.steering.strength import PREFIXES, by_norm_share, raw
+from saelab.steering.units import PREFIXES, by_norm_share, raw
 
 # Nats. docs/steering.md: of the doses tried at four sites, lifts of known classes fall at the largest of them.
 BREAKS = 1.5
@@ -133,7 +133,7 @@ def edits(found: Sequence[Direction], what: Asked) -> list[Add]:
     """One edit per site, with a strength for each row."""
     scales, together = torch.tensor(what.scales), dict[str, torch.Tensor]()
     for d, turn in zip(found, what.turns, strict=True):
-        moved = d.vector * (d.reference if turn.share else 0.0)
+        moved = d.vector * (d.distance if turn.share else 0.0)
         together[d.site] = together.get(d.site, torch.zeros_like(moved)) + moved
     return [Add(site, vector, scales) for site, vector in together.items()]
 

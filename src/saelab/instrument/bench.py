@@ -16,9 +16,9 @@ from jaxtyping import Float
 from saelab.core.progress import SILENT, Progress
 from saelab.instrument.asked import ASKED, AskedReader, matrix_asked
 from saelab.instrument.config import Sizes
-from saelab.instrument.controls import lift_of
 from saelab.instrument.dose import Chosen, Curve, Probe, choose, curve
 from saelab.instrument.features import SiteText
+from saelab.instrument.lifts import lift_of
 from saelab.instrument.outcomes import UNSTEERED, by_feature
 from saelab.instrument.prompts import prompts_of
 from saelab.instrument.readers import HEADLINE, OUTCOMES, Features, described, read_back
@@ -92,10 +92,10 @@ class Bench:
         for point, found in self.over(f"{name}.dev", features, copies, grid).items():
             texts, dose = found.steered, grid[point][0]
             for outcome in OUTCOMES:
-                control = lift_of(f"{name} dev {point:g}", outcome, found.tables[outcome], seed=self.sizes.seed)
+                lift = lift_of(f"{name} dev {point:g}", outcome, found.tables[outcome], seed=self.sizes.seed)
                 rows.append(
-                    {"set": name, "dose": dose, "outcome": outcome, "lift": control.value, "low": control.low}
-                    | {"high": control.high, "n": control.n, "n_missing": control.n_missing}
+                    {"set": name, "dose": dose, "outcome": outcome, "lift": lift.value, "low": lift.low}
+                    | {"high": lift.high, "n": lift.n, "n_missing": lift.n_missing}
                     | {"strength": texts["strength"].median(), "share": texts["share"].median()}
                     | {"nll": texts["nll"].mean(), "distinct": texts["distinct"].mean()}
                 )

@@ -116,7 +116,7 @@ def class_features(
         names=tuple(c.name for c in classes),
         directions=unit(means - others),
         # Against the mean class, not ordinary text: what all classes share (texts read from their start) tells none.
-        weights=replace(background, mean=windows.mean(0)).weights(windows),
+        discriminants=replace(background, mean=windows.mean(0)).discriminants(windows),
         contexts=unit(contexts),
         terms=np.full_like(contexts, np.nan),
         about=tuple(in_words(c.name, c.read) for c in classes),

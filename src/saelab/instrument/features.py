@@ -135,7 +135,7 @@ class Dictionary:
         return Features(
             names=tuple(f"{prefix}{f}" for f in chosen),
             directions=unit(self.directions[list(chosen)].float().numpy()),
-            weights=self.text.background.weights(means),
+            discriminants=self.text.background.discriminants(means),
             contexts=contexts,
             terms=terms,
             about=about,

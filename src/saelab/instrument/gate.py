@@ -20,7 +20,7 @@ import polars as pl
 
 from saelab.instrument.bench import Bench, Measured
 from saelab.instrument.config import Sizes
-from saelab.instrument.controls import Control, difference_of, exchanged_readers, lift_of
+from saelab.instrument.lifts import GateLift, difference_of, exchanged_readers, lift_of
 from saelab.instrument.outcomes import FEATURES
 from saelab.instrument.readers import CLASSES, HEADLINE, OUTCOMES, RANDOM, Features
 from saelab.instrument.texts import texts_of
@@ -32,14 +32,15 @@ P = 0.01
 class Gate:
     """What the gate found.
 
-    dose: chosen on dev, in nats. strengths: median distance of each set, in activation units. doses: the dose response,
+    dose: chosen on dev, in nats. lifts: of the positive and the negative control, and of an SAE
+    where one is given. strengths: median distance of each set, in activation units. doses: the dose response,
     a row per dose and outcome (lift, low, high, n, how the texts look). features: a row per set, outcome and feature.
     """
 
     state: Literal["passed", "failed", "not_gated"]
     sentence: str
     dose: float | None
-    controls: tuple[Control, ...]
+    lifts: tuple[GateLift, ...]
     strengths: dict[str, float]
     doses: pl.DataFrame
     features: pl.DataFrame
@@ -56,7 +57,7 @@ class Gate:
             "sentence": self.sentence,
             "dose": self.dose,
             "strengths": self.strengths,
-            "controls": [asdict(control) for control in self.controls],
+            "controls": [asdict(lift) for lift in self.lifts],
             "dose_response": self.doses.to_dicts(),
         }
 
@@ -91,12 +92,12 @@ def gate(bench: Bench, sets: Sets) -> Gate:
         return measured
 
     random = at(RANDOM, sets.random, sets.random_key)
-    controls = controls_of(positive, {RANDOM: random.tables}, sizes.seed)
+    lifts = controls_of(positive, {RANDOM: random.tables}, sizes.seed)
     if sets.sae is not None:
         sae = at("sae", sets.sae, sets.sae_key)
-        controls += [_less(sae, random, outcome, sizes.seed) for outcome in OUTCOMES]
-        controls += [lift_of("sae", outcome, sae.tables[outcome], seed=sizes.seed) for outcome in OUTCOMES]
-    return judged(controls, dose, doses, found)
+        lifts += [_less(sae, random, outcome, sizes.seed) for outcome in OUTCOMES]
+        lifts += [lift_of("sae", outcome, sae.tables[outcome], seed=sizes.seed) for outcome in OUTCOMES]
+    return judged(lifts, dose, doses, found)
 
 
 def classes_at_best(bench: Bench, classes: Features) -> tuple[Measured | None, float | None, list[dict[str, Any]]]:
@@ -138,7 +139,7 @@ def not_gated(reason: str, doses: Sequence[Mapping[str, Any]] = (), found: Found
     return Gate("not_gated", f"Not gated: {reason}", None, (), strengths, pl.DataFrame(doses), features)
 
 
-def controls_of(positive: Measured, random: Mapping[str, Mapping[str, pl.DataFrame]], seed: int) -> list[Control]:
+def controls_of(positive: Measured, random: Mapping[str, Mapping[str, pl.DataFrame]], seed: int) -> list[GateLift]:
     """The positive control, and the negative one over the features of all random dictionaries (tables by outcome)."""
     found = [_positive(positive, outcome, seed) for outcome in OUTCOMES]
     pooled = {o: pl.concat([tables[o] for tables in random.values()]) for o in OUTCOMES}
@@ -152,19 +153,19 @@ def blind(doses: Sequence[Mapping[str, Any]]) -> Gate:
     return Gate("failed", sentence, None, (), {}, pl.DataFrame(doses), pl.DataFrame())
 
 
-def judged(controls: Sequence[Control], dose: float, doses: Sequence[Mapping[str, Any]], found: Found) -> Gate:
+def judged(lifts: Sequence[GateLift], dose: float, doses: Sequence[Mapping[str, Any]], found: Found) -> Gate:
     """The gate with its verdict."""
-    state, sentence = _verdict(controls)
-    return Gate(state, sentence, dose, tuple(controls), found.strengths, pl.DataFrame(doses), found.table)
+    state, sentence = _verdict(lifts)
+    return Gate(state, sentence, dose, tuple(lifts), found.strengths, pl.DataFrame(doses), found.table)
 
 
-def _positive(classes: Measured, outcome: str, seed: int) -> Control:
+def _positive(classes: Measured, outcome: str, seed: int) -> GateLift:
     plain = lift_of(CLASSES, outcome, classes.tables[outcome], seed=seed)
     p = exchanged_readers(classes.values[outcome], texts_of(classes.table), seed=seed)
     return _with(plain, p=p, bound=0.0, holds=plain.low is not None and plain.low > 0 and p is not None and p < P)
 
 
-def _negative(classes: Measured, random: Mapping[str, pl.DataFrame], seed: int) -> list[Control]:
+def _negative(classes: Measured, random: Mapping[str, pl.DataFrame], seed: int) -> list[GateLift]:
     """`described` is held against half of the classes' lift; `read_back`, an echo, is shown and gates nothing."""
     bound = classes.tables[HEADLINE]["lift"].mean()
     half = 0.5 * bound if isinstance(bound, float) else None
@@ -173,7 +174,7 @@ def _negative(classes: Measured, random: Mapping[str, pl.DataFrame], seed: int) 
     return [_with(plain, bound=half, holds=below), echo]
 
 
-def _less(sae: Measured, random: Measured, outcome: str, seed: int) -> Control:
+def _less(sae: Measured, random: Measured, outcome: str, seed: int) -> GateLift:
     name = "sae_less_random_dictionary"
     plain = difference_of(name, outcome, sae.tables[outcome], random.tables[outcome], seed=seed)
     if outcome != HEADLINE:
@@ -181,13 +182,13 @@ def _less(sae: Measured, random: Measured, outcome: str, seed: int) -> Control:
     return _with(plain, bound=0.0, holds=plain.low is not None and plain.low > 0)
 
 
-def _with(control: Control, **changes: Any) -> Control:
-    return Control(**(asdict(control) | changes))
+def _with(lift: GateLift, **changes: Any) -> GateLift:
+    return GateLift(**(asdict(lift) | changes))
 
 
-def _verdict(controls: Sequence[Control]) -> tuple[Literal["passed", "failed"], str]:
+def _verdict(lifts: Sequence[GateLift]) -> tuple[Literal["passed", "failed"], str]:
     """Passed where no control of the headline is lost, and the sentence that says so or which one is."""
-    by = {(c.name, c.outcome): c for c in controls}
+    by = {(c.name, c.outcome): c for c in lifts}
     known, random = by[CLASSES, HEADLINE], by[RANDOM, HEADLINE]
     figures = f"known classes have a lift of {_spoken(known)} (p {_p(known)}), features of a random dictionary"
     if not known.holds:
@@ -205,12 +206,12 @@ def _verdict(controls: Sequence[Control]) -> tuple[Literal["passed", "failed"], 
     return "failed", f"{sentence}; but the SAE's features cannot be told from those (difference {_spoken(less)})."
 
 
-def _spoken(control: Control) -> str:
-    if control.value is None:
+def _spoken(lift: GateLift) -> str:
+    if lift.value is None:
         return "missing"
-    interval = "" if control.low is None else f" [{control.low:+.3f}, {control.high:+.3f}]"
-    return f"{control.value:+.3f}{interval}"
+    interval = "" if lift.low is None else f" [{lift.low:+.3f}, {lift.high:+.3f}]"
+    return f"{lift.value:+.3f}{interval}"
 
 
-def _p(control: Control) -> str:
-    return "missing" if control.p is None else f"{control.p:.2g}"
+def _p(lift: GateLift) -> str:
+    return "missing" if lift.p is None else f"{lift.p:.2g}"

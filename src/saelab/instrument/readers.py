@@ -47,7 +47,7 @@ class Background:
         d = wide.shape[1]
         return cls(wide.mean(0), np.linalg.inv(covariance + np.eye(d) * ridge * np.trace(covariance) / d))
 
-    def weights(self, means: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "K D"]:
+    def discriminants(self, means: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "K D"]:
         """w_f of the features whose windows have these means."""
         return (means - self.mean) @ self.inverse
 
@@ -56,14 +56,14 @@ class Background:
 class Features:
     """K features of one set: which way each steers, and how each is read.
 
-    names: what each is called. directions: unit vectors. weights: w_f of `read_back`. contexts: unit vectors of the
-    mean embedding of what the feature is about; terms: unit embeddings of its terms, NaN where it has none. about: what
-    it is about in words, for a reader that is asked. peaks: its largest activation, NaN where it has none.
+    names: what each is called. directions: unit vectors. discriminants: w_f of `read_back`. contexts: unit vectors
+    of the mean embedding of what the feature is about; terms: unit embeddings of its terms, NaN where it has none.
+    about: what it is about in words, for a reader that is asked. peaks: its largest activation, NaN where it has none.
     """
 
     names: tuple[str, ...]
     directions: Float[np.ndarray, "K D"]
-    weights: Float[np.ndarray, "K D"]
+    discriminants: Float[np.ndarray, "K D"]
     contexts: Float[np.ndarray, "K E"]
     terms: Float[np.ndarray, "K E"]
     about: tuple[str, ...]
@@ -78,7 +78,7 @@ def joined(parts: Sequence[Features]) -> Features:
     return Features(
         names=tuple(name for part in parts for name in part.names),
         directions=np.concatenate([part.directions for part in parts]),
-        weights=np.concatenate([part.weights for part in parts]),
+        discriminants=np.concatenate([part.discriminants for part in parts]),
         contexts=np.concatenate([part.contexts for part in parts]),
         terms=np.concatenate([part.terms for part in parts]),
         about=tuple(text for part in parts for text in part.about),
@@ -100,7 +100,7 @@ def unit(vectors: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "K D"]:
 
 def read_back(states: Float[np.ndarray, "N D"], features: Features) -> Float[np.ndarray, "N K"]:
     """Each text under each feature's discriminant. states: a text's mean state, NaN where it has no token."""
-    return states.astype(np.float64) @ features.weights.T
+    return states.astype(np.float64) @ features.discriminants.T
 
 
 def described(vectors: Float[np.ndarray, "N E"], features: Features) -> Float[np.ndarray, "N K"]:

@@ -205,5 +205,5 @@ def _gate(
         return not_gated(why, rows, found)
     if positive is None or dose is None:
         return blind(rows)
-    controls = controls_of(positive, {name: m.tables for name, m in random.items()}, found.sizes.seed)
-    return judged(controls, dose, rows, found)
+    lifts = controls_of(positive, {name: m.tables for name, m in random.items()}, found.sizes.seed)
+    return judged(lifts, dose, rows, found)

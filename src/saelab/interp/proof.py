@@ -1,6 +1,6 @@
 """Does an SAE do what its files say? Its error on real activations, beside the error under each likely mistake.
 
-A checkpoint's conventions are rarely written down, and a wrong one does not raise: it only reconstructs worse. So the
+Conventions of files are rarely written down, and a wrong one does not raise: it only reconstructs worse. So the
 SAE is measured as declared and under every single change that people get wrong: the site one block off (`hidden_states`
 counts from the embedding), b_dec subtracted or not or lost, a threshold that was lost, inputs that should be scaled or
 normalised. If one of these explains clearly more with as few latents, or alone has the claimed L0, that is what is
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelab.activations.site import SiteReading, read_site, read_states
+from saelab.activations.site import SitePass, read_site, read_states
 from saelab.core.errors import UserError
 from saelab.core.sites import Site, parse_site
 from saelab.interp.fidelity.measures import baselines_of, reconstruction_of, splice
@@ -34,7 +34,7 @@ from saelab.saes.given import GivenSae
 from saelab.saes.normalised import INNER, NormalisedSae, normalised
 from saelab.text.pack import PackedText
 
-# Another reading is believed only if it leaves less than this share of the declared reading's error: neighbouring sites
+# Another convention is believed only if it leaves less than this share of the declared one's error: neighbouring sites
 # of a good SAE come within a tenth of each other where blocks add little.
 MARGIN = 0.9
 L0_FACTOR = 1.5  # on another text L0 moves by a few tens of percent
@@ -43,7 +43,7 @@ SAMPLE = 1024  # rows on which thresholds are looked for
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to read the SAE: `change` is what differs from the declared one ("as declared" for none)."""
+    """The SAE under certain conventions: `change` is what differs from the declared ones ("as declared": nothing)."""
 
     change: str
     l0: float
@@ -52,19 +52,19 @@ class Variant:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was measured, and the verdict. `holds`: the declared reading stands."""
+    """What was measured, and the verdict. `holds`: the declared conventions stand."""
 
     site: str
     tokens: int
     claims: dict[str, float]
-    readings: tuple[Variant, ...]
+    variants: tuple[Variant, ...]
     ce: dict[str, float | None]
     holds: bool
     verdict: str
 
     @property
     def declared(self) -> Variant:
-        return self.readings[0]
+        return self.variants[0]
 
 
 def prove(lm: LanguageModel, sae: Sae, packed: PackedText, *, site: str | None = None, batch_size: int = 8) -> Proof:
@@ -76,20 +76,20 @@ def prove(lm: LanguageModel, sae: Sae, packed: PackedText, *, site: str | None =
     if name is None:
         raise UserError("The SAE's files do not say which site it reads.", hint="Give it: --site resid_post.12")
     place = parse_site(name)
-    reading = read_site(lm, packed, str(place), batch_size=batch_size)
-    rows = reading.rows
+    clean = read_site(lm, packed, str(place), batch_size=batch_size)
+    rows = clean.rows
     if rows.shape[1] != sae.cfg.d_in:
         raise UserError(
             f"{lm.name} has width {rows.shape[1]} at {place}; the SAE reads width {sae.cfg.d_in}.",
             hint="Give the language model that it was trained on.",
         )
     claims = claims_of(sae)
-    readings = [_measured("as declared", sae, rows)]
-    readings += [_measured(change, other, rows) for change, other in _other_gates(sae, rows, claims.get("l0"))]
-    for other, x in _neighbours(lm, reading, place).items():
-        readings.append(_measured(f"reads {other}", sae, x))
-    holds, verdict = _verdict(readings, claims)
-    return Proof(str(place), len(rows), claims, tuple(readings), _cross_entropy(lm, reading, sae), holds, verdict)
+    variants = [_measured("as declared", sae, rows)]
+    variants += [_measured(change, other, rows) for change, other in _other_gates(sae, rows, claims.get("l0"))]
+    for other, x in _neighbours(lm, clean, place).items():
+        variants.append(_measured(f"reads {other}", sae, x))
+    holds, verdict = _verdict(variants, claims)
+    return Proof(str(place), len(rows), claims, tuple(variants), _cross_entropy(lm, clean, sae), holds, verdict)
 
 
 def claims_of(sae: Sae) -> dict[str, float]:
@@ -154,27 +154,27 @@ def _offset(sae: Sae, rows: Float[Tensor, "M D"]) -> Float[Tensor, "D"]:
     return torch.cat(left).mean(0)
 
 
-def _neighbours(lm: LanguageModel, reading: SiteReading, place: Site) -> dict[str, Float[Tensor, "M D"]]:
+def _neighbours(lm: LanguageModel, clean: SitePass, place: Site) -> dict[str, Float[Tensor, "M D"]]:
     """Kept activations one block below and above."""
     layers = [n for n in (place.layer - 1, place.layer + 1) if 0 <= n < lm.n_layers]
     sites = [str(Site(place.kind, n)) for n in layers]
-    found = read_states(lm, reading.tokens, sites, batch_size=reading.batch_size)
-    return {site: hidden[reading.kept] for site, hidden in found.items()}
+    found = read_states(lm, clean.tokens, sites, batch_size=clean.batch_size)
+    return {site: hidden[clean.kept] for site, hidden in found.items()}
 
 
-def _verdict(readings: list[Variant], claims: dict[str, float]) -> tuple[bool, str]:
-    """The declared reading stands if its L0 is the claimed one and no other of as few latents explains clearly more.
+def _verdict(variants: list[Variant], claims: dict[str, float]) -> tuple[bool, str]:
+    """The declared conventions stand if L0 is the claimed one and no other of as few latents explains clearly more.
 
-    Error alone decides nothing between readings of different L0: more active latents nearly always explain more.
+    Error alone decides nothing between variants of different L0: more active latents nearly always explain more.
     """
-    declared, said = readings[0], claims.get("l0")
+    declared, said = variants[0], claims.get("l0")
     here = f"FVU {declared.fvu:.3f}, L0 {declared.l0:.1f}"
     if said and not _near(declared.l0, said):
-        fitting = [r for r in readings[1:] if _near(r.l0, said) and r.fvu < min(1.0, declared.fvu * L0_FACTOR)]
+        fitting = [r for r in variants[1:] if _near(r.l0, said) and r.fvu < min(1.0, declared.fvu * L0_FACTOR)]
         if fitting:
             meant = min(fitting, key=lambda r: r.fvu)
             return False, f"Wrong as declared ({here}, claimed {said:g}). It fits if: {_shown(meant)}."
-    sparse = [r for r in readings[1:] if r.l0 <= max(declared.l0, said or 0.0) * L0_FACTOR]
+    sparse = [r for r in variants[1:] if r.l0 <= max(declared.l0, said or 0.0) * L0_FACTOR]
     best = min(sparse, key=lambda r: r.fvu, default=declared)
     if best.fvu < min(MARGIN * declared.fvu, 1.0):
         return False, f"Wrong as declared ({here}). It fits if: {_shown(best)}."
@@ -182,21 +182,21 @@ def _verdict(readings: list[Variant], claims: dict[str, float]) -> tuple[bool, s
         return False, f"It explains no more than the mean does ({here}): another model, site or file."
     if said and not _near(declared.l0, said):
         return False, f"It explains the activations, but L0 is not the claimed {said:g} ({here})."
-    return True, f"Does what it says: {here}; no other reading of as few latents fits clearly better."
+    return True, f"Does what it says: {here}; no other convention of as few latents fits clearly better."
 
 
-def _shown(reading: Variant) -> str:
-    return f"{reading.change} (FVU {reading.fvu:.3f}, L0 {reading.l0:.1f})"
+def _shown(variant: Variant) -> str:
+    return f"{variant.change} (FVU {variant.fvu:.3f}, L0 {variant.l0:.1f})"
 
 
 def _near(l0: float, said: float) -> bool:
     return said / L0_FACTOR <= l0 <= said * L0_FACTOR
 
 
-def _cross_entropy(lm: LanguageModel, reading: SiteReading, sae: Sae) -> dict[str, float | None]:
+def _cross_entropy(lm: LanguageModel, clean: SitePass, sae: Sae) -> dict[str, float | None]:
     """Cross-entropies in nats per token, and the share recovered against mean and zero ablation."""
-    base = baselines_of(lm, reading)
-    lost = splice(lm, reading, base, sae.forward)
+    base = baselines_of(lm, clean)
+    lost = splice(lm, clean, base, sae.forward)
     return {
         "ce_clean": base.clean,
         "ce_spliced": lost.ce,
@@ -216,7 +216,7 @@ def as_record(proof: Proof) -> dict[str, Any]:
         "fvu": proof.declared.fvu,
         **proof.ce,
         "readings": [
-            {"reading": r.change, "l0": r.l0, "fvu": r.fvu if isfinite(r.fvu) else None} for r in proof.readings
+            {"reading": r.change, "l0": r.l0, "fvu": r.fvu if isfinite(r.fvu) else None} for r in proof.variants
         ],
         "holds": proof.holds,
         "verdict": proof.verdict,

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.activations.shards import ActivationShards
-from saelab.activations.site import SiteReading, both, read_site
+from saelab.activations.site import SitePass, both, read_site
 from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
@@ -89,22 +89,22 @@ class InterpConfig(Config):
 class InterpSite:
     """All that the SAEs of one site share. Filled lazily: a control is measured when the first SAE asks for it.
 
-    reading: what is read; spliced: the contexts in which what is rebuilt is replaced. target, source: of transcoders,
-    the whole reading of what is rebuilt, and what is read in the spliced contexts.
+    clean: what is read; spliced: the contexts in which what is rebuilt is replaced. target, source: of transcoders,
+    the whole pass over what is rebuilt, and what is read in the spliced contexts.
     """
 
     config: InterpConfig
     lm: LanguageModel
-    reading: SiteReading
-    spliced: SiteReading
+    clean: SitePass
+    spliced: SitePass
     baselines: Baselines
     finder: WindowFinder
     rows: Float[Tensor, "N D"]
     places: Int[np.ndarray, " N"]
     strings: Sequence[str]
     special: frozenset[int] = frozenset()
-    target: SiteReading | None = None
-    source: SiteReading | None = None
+    target: SitePass | None = None
+    source: SitePass | None = None
     controls: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     untrained: dict[tuple[int, int, str], dict[str, Any]] = field(default_factory=dict)
 
@@ -112,7 +112,7 @@ class InterpSite:
         """The random dictionary that stands beside an SAE of this width and L0: k, fvu, ce_spliced, ce_recovered."""
         key = (d_sae, min(control_k(l0), d_sae))
         if key not in self.controls:
-            rows = (self.target or self.reading).rows
+            rows = (self.target or self.clean).rows
             random = RandomDictionary.fit(rows, *key, seed=self.config.seed)
             lost = splice(self.lm, self.spliced, self.baselines, lambda x: random.decode(random.encode(x)))
             quality = reconstruction_of(random.encode, random.decode, rows)
@@ -134,7 +134,7 @@ class InterpSite:
         k = min(d_sae, 2 ** round(np.log2(max(1.0, l0))))
         key = (d_sae, k, judges.first.name)
         if key not in self.untrained:
-            random = RandomDictionary.fit(self.reading.rows, d_sae, k, seed=self.config.seed)
+            random = RandomDictionary.fit(self.clean.rows, d_sae, k, seed=self.config.seed)
             codes = encode_codes(random.encode, self.rows, self.places)
             # Only what is tested is described: of an SAE all features are, for their labels.
             tested = scored_sample(codes.counts() > 0, min(UNTRAINED, self.config.n_scored), self.config.seed)
@@ -172,14 +172,14 @@ def prepare(
         raise UserError(f"The activations are those of {shards.site}, not of {site}.")
     with progress.task(f"reading {site}", total=4, unit="passes") as task:
         part = held_out.first(config.fidelity_contexts)
-        reading = read_site(lm, part, site, batch_size=config.batch_contexts)
+        clean = read_site(lm, part, site, batch_size=config.batch_contexts)
         target = source = None
         if written is not None:
             target = read_site(lm, part, written, batch_size=config.batch_contexts)
-            reading, target = both(reading, target)
-            source = reading.spread(config.spliced_contexts)
+            clean, target = both(clean, target)
+            source = clean.spread(config.spliced_contexts)
         task.advance()
-        replaced = reading if target is None else target
+        replaced = clean if target is None else target
         spliced = replaced.spread(config.spliced_contexts)
         baselines = baselines_of(lm, spliced, replaced.rows.mean(0))
         task.advance(3)
@@ -190,7 +190,7 @@ def prepare(
     strings = lm.token_texts(range(lm.vocab_size))
     special = held_out.special_ids
     return InterpSite(
-        config, lm, reading, spliced, baselines, finder, rows, places, strings, special, target=target, source=source
+        config, lm, clean, spliced, baselines, finder, rows, places, strings, special, target=target, source=source
     )
 
 
@@ -262,8 +262,8 @@ def measure_fidelity(site_text: InterpSite, sae: AnySae, codes: Codes) -> dict[s
 
     dead_share: share of latents silent on all rows of the window text. tokens: rows of the held-out text.
     """
-    reading, baselines = site_text.reading, site_text.baselines
-    rows = reading.rows
+    clean, baselines = site_text.clean, site_text.baselines
+    rows = clean.rows
     if isinstance(sae, Transcoder):
         if site_text.target is None or site_text.source is None:
             raise UserError("A transcoder is measured where both of its sites were read.")

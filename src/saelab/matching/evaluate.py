@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from saelab.activations.site import SiteReading, read_states, sink_bound, spliced_nll, stream_site
+from saelab.activations.site import SitePass, read_states, sink_bound, spliced_nll, stream_site
 from saelab.core.progress import SILENT, Progress
 from saelab.lm.model import LanguageModel
 from saelab.matching.baselines import BASELINES, MATCHED
@@ -50,7 +50,7 @@ class TwoSites:
 
 
 @dataclass(frozen=True)
-class PathReading:
+class PathPass:
     """Several sites on one text, read in one pass. counts: positions that are no special token."""
 
     tokens: Int[Tensor, "N T"]
@@ -74,12 +74,12 @@ class PathReading:
         return TwoSites(self.tokens, self.documents, *states, self.kept((first, second)), stream)
 
 
-def read_path(lm: LanguageModel, text: PackedText, sites: Sequence[str], contexts: int) -> PathReading:
+def read_path(lm: LanguageModel, text: PackedText, sites: Sequence[str], contexts: int) -> PathPass:
     """One LM pass over the first contexts."""
     tokens, counts = text.tokens[:contexts].long(), text.counts[:contexts]
     wanted = dict.fromkeys([*sites, *(before for site in sites if (before := stream_site(site)))])
     states = read_states(lm, tokens, [*wanted], batch_size=BATCH)
-    return PathReading(tokens, text.document_ids[:contexts].long(), counts, states)
+    return PathPass(tokens, text.document_ids[:contexts].long(), counts, states)
 
 
 def read_sites(lm: LanguageModel, text: PackedText, sites: tuple[str, str], contexts: int) -> TwoSites:
@@ -234,7 +234,7 @@ def variance_sums(x: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"], docume
 
 
 def predicted(
-    reading: TwoSites,
+    two: TwoSites,
     saes: tuple[HasFeatures, HasFeatures],
     permutation: Int[np.ndarray, " F"],
     scales: tuple[Float[Tensor, " F"], Float[Tensor, " G"]],
@@ -243,7 +243,7 @@ def predicted(
     beside: bool = True,
 ) -> dict[str, Float[Tensor, "M D"]]:
     """The states that `skips` puts in place of the second site's, by name, at the kept positions."""
-    x, y = reading.first[reading.kept], reading.second[reading.kept]
+    x, y = two.first[two.kept], two.second[two.kept]
     a, b = saes
     with torch.inference_mode():
         codes = a.encode(x)
@@ -257,7 +257,7 @@ def predicted(
 
 def skips(
     lm: LanguageModel,
-    reading: TwoSites,
+    two: TwoSites,
     site: str,
     saes: tuple[HasFeatures, HasFeatures],
     permutation: Int[np.ndarray, " F"],
@@ -272,36 +272,34 @@ def skips(
     some features go through their partners (`limited`). beside: whether the others are wanted. clean: `clean_nll`,
     where it is known.
     """
-    predictions = predicted(reading, saes, permutation, scales, moved=moved, beside=beside)
-    y = reading.second[reading.kept]
+    predictions = predicted(two, saes, permutation, scales, moved=moved, beside=beside)
+    y = two.second[two.kept]
     with torch.inference_mode():
         found: dict[str, Skip] = {}
         with progress.task("skipping", len(predictions) + 1, "passes") as task:
-            true = _second(reading, site)
+            true = _second(two, site)
             clean = spliced_nll(lm, true, None) if clean is None else clean
             task.advance()
             for name, rebuilt in predictions.items():
                 change = spliced_nll(lm, true.replaced(rebuilt), None) - clean
-                found[name] = _skip(y, rebuilt, change, reading)
+                found[name] = _skip(y, rebuilt, change, two)
                 task.advance()
     return found
 
 
-def _second(reading: TwoSites, site: str) -> SiteReading:
-    return SiteReading(site, reading.tokens, reading.second, reading.kept, reading.kept, BATCH, reading.stream)
+def _second(two: TwoSites, site: str) -> SitePass:
+    return SitePass(site, two.tokens, two.second, two.kept, two.kept, BATCH, two.stream)
 
 
-def clean_nll(lm: LanguageModel, reading: TwoSites, site: str) -> Float[Tensor, " M"]:
+def clean_nll(lm: LanguageModel, two: TwoSites, site: str) -> Float[Tensor, " M"]:
     """Log-likelihoods (negative, nats) of the tokens that follow the kept positions, nothing replaced."""
-    return spliced_nll(lm, _second(reading, site), None)
+    return spliced_nll(lm, _second(two, site), None)
 
 
-def _skip(
-    y: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"], change: Float[Tensor, " M"], reading: TwoSites
-) -> Skip:
+def _skip(y: Float[Tensor, "N D"], rebuilt: Float[Tensor, "N D"], change: Float[Tensor, " M"], two: TwoSites) -> Skip:
     """change: of the log-likelihoods of the tokens that follow the kept positions."""
     centred, shifted = explained_variance(y, rebuilt)
-    scored, variance = reading.kept[:, :-1], variance_sums(y, rebuilt, reading.documents[reading.kept])
-    following = reading.documents[:, :-1][scored]
+    scored, variance = two.kept[:, :-1], variance_sums(y, rebuilt, two.documents[two.kept])
+    following = two.documents[:, :-1][scored]
     ce = Sums(by_document(change, following), by_document(torch.ones_like(change), following))
     return Skip(centred, shifted, float(change.double().mean()), variance, ce)

@@ -6,7 +6,7 @@ moved into the bias. Then folding by one scale s_i > 0 per feature:
     D'_i = s_i D_i      E'_i = E_i / s_i      b'_i = b_i / s_i      (codes f / s)
 
 With s = theta (the paper) a JumpReLU's threshold becomes 1; the function is unchanged for any s. The paper's Eq. 1
-and 4 disagree in their transposes; features are rows here throughout, so there is one reading. Nothing here knows
+and 4 disagree in their transposes; features are rows here throughout, so there is one form. Nothing here knows
 costs.
 """
 
@@ -128,8 +128,8 @@ def implied_threshold(sae: HasFeatures) -> Tensor | None:
         return theta.expand(sae.W_dec.shape[0])
     r_mag, b_mag = getattr(sae, "r_mag", None), getattr(sae, "b_mag", None)
     if isinstance(r_mag, Tensor) and isinstance(b_mag, Tensor):
-        gate = getattr(sae, "b_gate", sae.b_enc)
-        return b_mag - r_mag.exp() * gate
+        b_gate = getattr(sae, "b_gate", sae.b_enc)
+        return b_mag - r_mag.exp() * b_gate
     return None
 
 

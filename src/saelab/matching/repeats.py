@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import scipy
 
 from saelab.core.progress import SILENT, Progress
 from saelab.matching.assignment import assign
@@ -25,7 +26,6 @@ from saelab.matching.written import certificate, pairs_table
 from saelab.store.folders import MatchingFolder
 
 FOLD, PARTS = "none", "decoder"
-NORMAL_95 = 1.959964
 
 
 def run(first: HasFeatures, second: HasFeatures, folder: Path, *, seed: int, progress: Progress = SILENT) -> list[Path]:
@@ -55,7 +55,7 @@ def mcc_ends(matching: Matching) -> tuple[float | None, float | None]:
     pairs = matching.cosine[np.isfinite(matching.cosine)]
     if len(pairs) < 2:
         return None, None
-    half = float(NORMAL_95 * pairs.std(ddof=1) / len(pairs) ** 0.5)
+    half = float(scipy.stats.norm.ppf(0.975) * pairs.std(ddof=1) / len(pairs) ** 0.5)
     return mcc(matching) - half, mcc(matching) + half
 
 

@@ -96,8 +96,8 @@ def run(
 
     text: held out from training. steps: the tables of the matchings between the sites in between, in order.
     """
-    reading = read_sites(lm, text, sites, config.contexts)
-    rows = reading.first[reading.kept], reading.second[reading.kept]
+    two = read_sites(lm, text, sites, config.contexts)
+    rows = two.first[two.kept], two.second[two.kept]
     saes = (first, second)
     found = _matched(config, saes, rows, (config.fold, config.parts), progress)
     folded = tuple(features_of(s, config.fold, activations=x) for s, x in zip(saes, rows, strict=True))
@@ -107,7 +107,7 @@ def run(
     classes = classed(directions, null_reject(directions, seed=config.seed))
     with torch.inference_mode():
         on = first.encode(rows[0]) > 0, second.encode(rows[1]) > 0
-    work = _Work(lm, reading, sites[1], saes, on, config.seed, progress)
+    work = _Work(lm, two, sites[1], saes, on, config.seed, progress)
     scales = (folded[0].scale, folded[1].scale)
     quality: dict[str, Any] = {"fold": config.fold, "parts": config.parts} | certificate(found)
     quality |= {} if config.weights == EVEN else {"weights": config.weights}
@@ -161,7 +161,7 @@ class _Work:
     """
 
     lm: LanguageModel
-    reading: TwoSites
+    two: TwoSites
     site: str
     saes: tuple[Sae, Sae]
     on: Rows
@@ -170,15 +170,15 @@ class _Work:
 
     @cached_property
     def clean(self) -> Tensor:
-        return clean_nll(self.lm, self.reading, self.site)
+        return clean_nll(self.lm, self.two, self.site)
 
     @property
     def documents(self) -> Tensor:
-        return self.reading.documents[self.reading.kept]
+        return self.two.documents[self.two.kept]
 
     def skips(self, permutation: np.ndarray, scales: Rows, **more: Any) -> dict[str, Skip]:
         asked = {"clean": self.clean, "progress": self.progress} | more
-        return skips(self.lm, self.reading, self.site, self.saes, permutation, scales, **asked)
+        return skips(self.lm, self.two, self.site, self.saes, permutation, scales, **asked)
 
     def score(self, permutation: np.ndarray) -> dict[str, Any]:
         """The matching scores, the first with its interval over documents."""

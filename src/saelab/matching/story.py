@@ -21,7 +21,7 @@ from saelab.lm.model import LanguageModel
 from saelab.matching import baselines
 from saelab.matching.cost import Parts
 from saelab.matching.described import compared, same_level
-from saelab.matching.evaluate import PathReading, coactive, read_path
+from saelab.matching.evaluate import PathPass, coactive, read_path
 from saelab.matching.fold import Fold, FoldedFeatures, features_of, has_thresholds
 from saelab.matching.match import Matching, match
 from saelab.saes.base import Sae
@@ -84,15 +84,15 @@ class Story:
         return {m.name: m for m in every}
 
     @cached_property
-    def readings(self) -> dict[str, PathReading]:
+    def passes(self) -> dict[str, PathPass]:
         """Every text, read once at all sites."""
         sites = list(dict.fromkeys(m.site for m in self.members.values()))
         return {name: read_path(self.lm, text, sites, self.contexts) for name, text in self.texts.items()}
 
     @property
-    def own(self) -> PathReading:
+    def own(self) -> PathPass:
         """The text that was held out."""
-        return next(iter(self.readings.values()))
+        return next(iter(self.passes.values()))
 
     @cached_property
     def kept(self) -> Tensor:

@@ -158,10 +158,10 @@ def distances(story: Story) -> Iterator[Point]:
 
 def skipped(story: Story) -> Iterator[Point]:
     """Figures 10, 11 and 13: the second site's state predicted from the first's, on every text."""
-    with story.progress.task("skipping", len(story.readings) * len(story.steps), "steps") as task:
-        for text, reading in story.readings.items():
+    with story.progress.task("skipping", len(story.passes) * len(story.steps), "steps") as task:
+        for text, whole in story.passes.items():
             for a, b in story.steps:
-                two = reading.two(a.site, b.site)
+                two = whole.two(a.site, b.site)
                 few, documents = two.part(story.loss_contexts), two.documents[two.kept]
                 clean, x, y = clean_nll(story.lm, few, b.site), float(b.layer), two.second[two.kept]
                 losses, variances = dict[str, Sums](), dict[str, Sums]()

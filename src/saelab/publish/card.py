@@ -81,7 +81,7 @@ def written(card: SaeCard, sae: Sae | Transcoder, reference: str) -> str:
     cfg, facts = sae.cfg, card.facts
     what, door = ("Sparse autoencoder", "saelab") if isinstance(sae, Sae) else ("Transcoder", "saelab.saes.formats")
     loads = "sae" if isinstance(sae, Sae) else "transcoder"
-    architecture = sae.cfg.architecture if isinstance(sae, Sae) else sae.cfg.gate
+    architecture = sae.cfg.architecture if isinstance(sae, Sae) else sae.cfg.act_fn
     lines = ["---", _head(card, holding(sae), architecture, reference), "---", ""]
     lines += [f"# {what}: {architecture}, {cfg.d_sae} latents, {facts.get('site') or NOT_RECORDED}", ""]
     lines += ["| | |", "|---|---|"]

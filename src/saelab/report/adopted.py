@@ -1,6 +1,6 @@
 """The section on SAEs that were not trained in this study: where each came from, how it was read, what is not scored.
 
-Pure functions of the run's summary. Knows no file and no format of checkpoints.
+Pure functions of the run's summary. Knows no file and no format.
 """
 
 from typing import Any
@@ -28,21 +28,21 @@ def all_adopted(material: Material) -> bool:
 
 
 def adopted(material: Material) -> Section:
-    """A row per SAE: its source, level, language model, and the verdict on its reading."""
+    """A row per SAE: its source, level, language model, and the verdict on its conventions."""
     rows = adopted_of(material)
     columns = (
         Column("SAE", "source", kind="text"),
         Column("L0", "level, and whence", room=14),
         Column("FVU", room=5),
         Column("Trained on", "language model and text, in its files", kind="text"),
-        Column("Its reading", kind="text"),
+        Column("Its conventions", kind="text"),
     )
     table = PageTable("SAEs that were adopted", columns, tuple(TableRow(tuple(_cells(row))) for row in rows))
     lost = sum(row["state"] != "ok" for row in rows)
     lead = (
         "These SAEs were not trained here. Each was read as its files (or the study) say, and held on held-out text "
-        "against other readings of the same weights. Whether they were trained on that very text is not known: texts "
-        "of one source may share documents."
+        "against other conventions for the same weights. Whether they were trained on that very text is not known: "
+        "texts of one source may share documents."
     )
     if lost:
         lead += f" {words.plural(lost, 'SAE')} of {len(rows)} could not be adopted and has no scores."

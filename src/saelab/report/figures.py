@@ -120,20 +120,20 @@ def frontier(saes: pl.DataFrame, names: Names) -> Figure:
     return Figure("frontier", tuple(panels), (("", (*_architectures(saes, names), random)),), alt)
 
 
-def lifts(selection: pl.DataFrame, names: Names) -> Figure:
-    """Steering score of the features that each criterion chose: pooled with its interval, single SAEs as faint dots."""
-    order = selection["criterion"].unique(maintain_order=True).to_list()[::-1]
-    place = {criterion: float(i) for i, criterion in enumerate(order)}
-    known, marks = selection.drop_nulls("score"), []
+def selection(table: pl.DataFrame, names: Names) -> Figure:
+    """Steering score of the features of each arm: pooled with its interval, single SAEs as faint dots."""
+    order = table["arm"].unique(maintain_order=True).to_list()[::-1]
+    place = {arm: float(i) for i, arm in enumerate(order)}
+    known, marks = table.drop_nulls("score"), []
     controls = names.arms_of("control")
     for row in sorted(known.iter_rows(named=True), key=lambda r: r["sae"] == "all"):
-        whole, at = row["sae"] == "all", place[row["criterion"]]
+        whole, at = row["sae"] == "all", place[row["arm"]]
         title = f"{'all SAEs' if whole else row['sae']}: {words.number(row['score'])}, {row['n']} features"
         span = (row["low"], row["high"]) if whole and None not in (row["low"], row["high"]) else None
-        shade = "var(--soft)" if row["criterion"] in controls else "var(--accent)"
+        shade = "var(--soft)" if row["arm"] in controls else "var(--accent)"
         colour, size = (shade, 6) if whole else ("var(--soft-faint)", 3.5)
         marks.append(Mark(row["score"], at, colour, size=size, x_span=span, title=title))
-    base = known.filter((pl.col("sae") == "all") & pl.col("criterion").is_in(names.arms_of("baseline")))["score"]
+    base = known.filter((pl.col("sae") == "all") & pl.col("arm").is_in(names.arms_of("baseline")))["score"]
     n = words.plural(known.filter(pl.col("sae") != "all")["sae"].n_unique(), "SAE")
     labels = tuple(words.upper(names.arm(name)) for name in order)
     axis = Axis(f"Steering score, n = {n}", zero=True)
@@ -142,9 +142,9 @@ def lifts(selection: pl.DataFrame, names: Names) -> Figure:
         key("All SAEs", "var(--accent)", shape="circle"), key("Controls, all SAEs", "var(--soft)", shape="circle"),
         key("Single SAEs", "var(--soft-faint)", shape="circle"),
     )  # fmt: skip
-    alt = "Steering score of the features chosen by each criterion, with controls and intervals."
+    alt = "Steering score of the features of each arm, with controls and intervals."
     drawn = draw(panel, width=640, height=90 + 40 * len(order))
-    return Figure("lifts", (drawn,), (("", keys),), alt, "Dotted line: no selection, all SAEs.")
+    return Figure("selection", (drawn,), (("", keys),), alt, "Dotted line: no selection, all SAEs.")
 
 
 def training(metrics: pl.DataFrame, known: Mapping[str, tuple[str, float]], names: Names) -> Figure:

@@ -159,7 +159,7 @@ def opening(material: Material) -> str:
 
 
 def tiles(material: Material) -> list[Tile]:
-    """The key figures: agreement, lifts, matching score. What does not exist has no tile."""
+    """The key figures: agreement, lift, gains, matching score. What does not exist has no tile."""
     found = gate_tiles(material)
     y = steering_of(material)
     table = material.agreement if material.gate != "failed" else None
@@ -171,7 +171,7 @@ def tiles(material: Material) -> list[Tile]:
                 Tile("Rank agreement, Kendall's τ", words.number(value, signed=True), f"{span}, {row['n']} SAEs")
             )
     if material.selection is not None and material.gate == "passed" and told(material.selection, material.names):
-        found += lift_tiles(material.selection, material.names)
+        found += gain_tiles(material.selection, material.names)
     scores = [
         (p.label, s)
         for p in material.pairs
@@ -207,19 +207,19 @@ def gate_tiles(material: Material) -> list[Tile]:
     return found
 
 
-def lift_tiles(selection: pl.DataFrame, names: Names) -> list[Tile]:
+def gain_tiles(selection: pl.DataFrame, names: Names) -> list[Tile]:
     """What each arm's choice gained over no selection, pooled over SAEs."""
     pooled = selection.filter((pl.col("sae") == "all") & pl.col("score").is_not_null())
-    rows = {r["criterion"]: r for r in pooled.iter_rows(named=True)}
+    rows = {r["arm"]: r for r in pooled.iter_rows(named=True)}
     base = next((rows[name]["score"] for name in names.arms_of("baseline") if name in rows), None)
     found = []
     for name in names.arms_of("chosen"):
         row = rows.get(name)
-        if row is None or row["lift"] is None or base is None:
+        if row is None or row["gain"] is None or base is None:
             continue
-        ends = [words.finite(row.get(end)) for end in ("lift_low", "lift_high")]
+        ends = [words.finite(row.get(end)) for end in ("gain_low", "gain_high")]
         span = ", ".join(words.percent(e, signed=True) for e in ends if e is not None)
         note = f"95 % interval [{span}]" if None not in ends else "no interval"
         note += f", steering score {words.number(base)} → {words.number(row['score'])}"
-        found.append(Tile(f"Lift by {names.arm(name)}", words.percent(row["lift"], signed=True), note))
+        found.append(Tile(f"Gain by {names.arm(name)}", words.percent(row["gain"], signed=True), note))
     return found

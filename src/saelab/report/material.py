@@ -24,20 +24,21 @@ from saelab.store.tables import read_table
 
 SAES = ("sae", "lm", "site", "architecture", "level", "l0", "fvu", "ce_recovered", "interpretability", "utility")
 AGREEMENT = ("x", "y", "mode", "axis", "group", "statistic", "value", "low", "high", "n", "p", "state")
-SELECTION = ("sae", "criterion", "score", "low", "high", "lift", "n", "state")
-FEATURE_LEVEL = ("predictor", "outcome", "statistic", "value", "low", "high", "n", "n_saes", "state")
+SELECTION = ("sae", "arm", "score", "low", "high", "gain", "n", "state")
+FEATURE_LEVEL = ("predictor", "response", "statistic", "value", "low", "high", "n", "n_saes", "state")
 QUESTIONS = ("question", "about", "y", "value", "low", "high", "p", "p_holm", "n", "state", "note", "null_low")
 TRAINING = ("sae", "tokens", "fvu", "l0", "dead_share")
 FEATURES = ("feature", "density", "description", "balanced_accuracy", "auroc", "state")
 CONTEXTS = ("feature", "rank", "tokens", "activations", "peak")
-EFFECTS = ("feature",)
-PATHS = ("path", "site", "feature", "length")
 UTILITY = ("feature", "method", "factor", "test_score", "n_missing", "state")
 GENERATIONS = ("generation", "feature", "method", "factor", "instruction_id", "instruction", "split", "text")
 OUTCOMES = ("feature", "arm", "outcome", "percentile", "lift", "strength", "share", "kl_per_token", "state")
 READINGS = ("feature", "prompt", "answer", "copy", "text", HEADLINE, f"{HEADLINE}_lift")
 DICTIONARY = ("set", "outcome", "percentile", "lift")
-ARMS = ("outcome", "criterion", "percentile", "lift", "difference", "less", "n", "n_saes")
+ARMS = ("outcome", "arm", "percentile", "lift", "difference", "less", "n", "n_saes")
+# What columns of the tables of statistics were called before 29 November 2026.
+FORMER: dict[str, dict[str, str]] = {"stats/arms": {"criterion": "arm"}, "stats/features": {"outcome": "response"}}
+FORMER["stats/selection"] = {"criterion": "arm", "lift": "gain", "lift_low": "gain_low", "lift_high": "gain_high"}
 SPREAD = ("score", "items", "repeats", "f", "p", "reliability", "se", "smallest", "state")
 BASELINES = ("control", "score", "saes", "trained", "untrained", "difference", "low", "high", "told", "state", "method")
 CONTROLS = ("lm", "site", "name", "outcome", "value", "low", "high", "n", "p", "bound", "holds", "state")
@@ -226,7 +227,7 @@ def read_evidence(run: RunFolder, sae: str) -> Evidence:
     return Evidence(
         features=_table(run.interp(sae).features.path, FEATURES),
         contexts=_table(run.interp(sae).contexts.path, CONTEXTS),
-        effects=_table(run.selection(sae).effects.path, EFFECTS),
+        effects=_table(run.selection(sae).effects.path, ("feature",)),
         utility=_table(run.ratings(sae).utility.path, UTILITY),
         generations=_table(run.ratings(sae).generations.path, GENERATIONS),
         judgements=_table(run.ratings(sae).judgements.path, JUDGEMENTS),
@@ -247,7 +248,11 @@ def _names(path: Path) -> Names:
 
 
 def _table(path: Path, columns: tuple[str, ...]) -> pl.DataFrame | None:
-    return read_table(path, columns).pipe(_no_nan) if path.exists() else None
+    """A table, if it is there; the columns of a former version (`FORMER`) by their names of today."""
+    known = FORMER.get(f"{path.parent.name}/{path.stem}", {}) if path.exists() else {}
+    former = {old: new for old, new in known.items() if old in read_table(path).columns}
+    held = [next((old for old, new in former.items() if new == c), c) for c in columns]
+    return read_table(path, held).rename(former).pipe(_no_nan) if path.exists() else None
 
 
 def _no_nan(table: pl.DataFrame) -> pl.DataFrame:
@@ -316,9 +321,8 @@ def _pairs(run: RunFolder) -> tuple[SaePair, ...]:
         if not mark or not place.quality.exists:
             continue
         table = _table(place.matching.path, ("a", "b"))
-        matched = 0 if table is None else table.filter(pl.col("b") >= 0).height
-        total = 0 if table is None else table.height
-        found.append(SaePair(first, second, place.quality.read(), matched, total))
+        sizes = (0, 0) if table is None else (table.filter(pl.col("b") >= 0).height, table.height)
+        found.append(SaePair(first, second, place.quality.read(), *sizes))
     return tuple(found)
 
 
@@ -327,7 +331,7 @@ def _paths(run: RunFolder, pairs: tuple[SaePair, ...]) -> tuple[Paths, ...]:
     onward = {p.first: p.second for p in pairs if not p.quality.get("composed")}
     found = []
     for pair in pairs:
-        table = _table(run.matching(pair.first, pair.second).paths.path, PATHS)
+        table = _table(run.matching(pair.first, pair.second).paths.path, ("path", "site", "feature", "length"))
         chain = [pair.first]
         while chain[-1] != pair.second and chain[-1] in onward:
             chain.append(onward[chain[-1]])

@@ -113,7 +113,7 @@ def selection(material: Material) -> Section:
     made = tables.selections(table, names, told=told(table, names))
     if said := floor(table, names):
         lead = f"{lead} {said}"
-    parts = (Part("figure", figures.lifts(table, names)), *(Part("table", t) for t in made))
+    parts = (Part("figure", figures.selection(table, names)), *(Part("table", t) for t in made))
     return Section(name, title, lead, parts)
 
 
@@ -124,7 +124,7 @@ def told(table: pl.DataFrame, names: Names) -> bool:
 
 def floor(table: pl.DataFrame, names: Names) -> str:
     """Said where texts steered without selection cannot be told from texts without any steering (paired over SAEs)."""
-    pooled = table.filter((pl.col("sae") == "all") & pl.col("criterion").is_in(names.arms_of("baseline")))
+    pooled = table.filter((pl.col("sae") == "all") & pl.col("arm").is_in(names.arms_of("baseline")))
     row = pooled.row(0, named=True) if pooled.height else {}
     over, p = words.finite(row.get("over")), words.finite(row.get("over_p"))
     if over is None or p is None or (over > 0 and p < 0.05):

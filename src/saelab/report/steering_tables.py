@@ -82,12 +82,12 @@ def arms(table: pl.DataFrame, names: Names) -> list[PageTable]:
 
 def _arm(row: dict[str, Any], names: Names) -> Iterable[TableCell]:
     few = "too few SAEs"
-    yield text(words.upper(names.arm(row["criterion"])))
+    yield text(words.upper(names.arm(row["arm"])))
     yield estimate(row, "lift", why=few)
     yield _less(row, few)
     yield BLANK if row["less_p"] is None else TableCell(words.p_value(row["less_p"]))
     yield estimate(row, "percentile", why=few)
-    base = row["criterion"] in names.arms_of("baseline")
+    base = row["arm"] in names.arms_of("baseline")
     against = with_like(estimate(row, "difference", 3, why=few), row, "difference_like", 3)
     yield BLANK if base else with_prompts(against, row, "difference_prompts", 3)
     yield BLANK if base or row["difference_p"] is None else TableCell(words.p_value(row["difference_p"]))

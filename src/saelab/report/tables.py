@@ -81,10 +81,10 @@ def overall(agreement: pl.DataFrame, names: Names) -> PageTable:
         cells = _tau_row(row, words.upper(name)).cells
         low, high = words.finite(row["low"]), words.finite(row["high"])
         if row["value"] is None or low is None or high is None:
-            reading = "does not exist"
+            found = "does not exist"
         else:
-            reading = "is above zero" if low > 0 else "is below zero" if high < 0 else "includes zero"
-        rows.append(TableRow((*cells[:5], text(reading))))
+            found = "is above zero" if low > 0 else "is below zero" if high < 0 else "includes zero"
+        rows.append(TableRow((*cells[:5], text(found))))
     return PageTable("Agreement over all SAEs", columns, tuple(rows))
 
 
@@ -204,7 +204,7 @@ def feature_level(table: pl.DataFrame, names: Names) -> PageTable:
         rows.append(
             TableRow((
                 text(words.upper(names.variable(row["predictor"])), kind),
-                text(names.variable(row["outcome"])),
+                text(names.variable(row["response"])),
                 with_like(figure(value, note=note, why=words.reason(row["state"], "features")), row, "like"),
                 strip,
                 _p(row.get("p")),
@@ -227,17 +227,17 @@ def _regret(row: dict[str, Any]) -> TableCell:
 
 def selections(selection: pl.DataFrame, names: Names, *, told: bool = True) -> list[PageTable]:
     """The pooled criteria with their controls, then every SAE. told: scores are told from those without steering, else
-    no lift is said in percent.
+    no gain is said in percent.
     """
     if not told:
-        selection = selection.drop("lift").with_columns(lift=None)
+        selection = selection.drop("gain").with_columns(gain=None)
     pooled = selection.filter(pl.col("sae") == "all")
     each = selection.filter(pl.col("sae") != "all")
     tables = []
     if pooled.height:
-        tables.append(_selection("Steering score by criterion, all SAEs", pooled, names, pooled=True))
+        tables.append(_selection("Steering score by arm, all SAEs", pooled, names, pooled=True))
     if each.height:
-        tables.append(_selection("Steering score by criterion, SAE by SAE", each, names, pooled=False))
+        tables.append(_selection("Steering score by arm, SAE by SAE", each, names, pooled=False))
     return tables
 
 
@@ -245,7 +245,7 @@ def _selection(caption: str, table: pl.DataFrame, names: Names, *, pooled: bool)
     columns = (
         Column("Features chosen by", kind="text"),
         Column("Steering score", "95 % interval", room=12),
-        Column("Lift", "over no selection", room=14),
+        Column("Gain", "over no selection", room=14),
         *([Column("Above unsteered", "paired over SAEs", room=14)] if pooled else []),
         Column("n", "features"),
         Column("Coverage", "of judgements"),
@@ -261,16 +261,14 @@ def _selection(caption: str, table: pl.DataFrame, names: Names, *, pooled: bool)
 def _selection_cells(row: dict[str, Any], names: Names, pooled: bool) -> Iterable[TableCell]:
     why = words.reason(row["state"], "features")
     low, high = words.finite(row["low"]), words.finite(row["high"])
-    yield text(words.upper(names.arm(row["criterion"])))
+    yield text(words.upper(names.arm(row["arm"])))
     yield figure(
         row["score"], note="" if low is None or high is None else words.interval(low, high), why=why, n=row["n"] or 1
     )
-    ends = [words.finite(row.get(c)) for c in ("lift_low", "lift_high")]
+    ends = [words.finite(row.get(c)) for c in ("gain_low", "gain_high")]
     span = "" if None in ends else "[" + ", ".join(words.percent(e, signed=True) for e in ends if e is not None) + "]"
     yield (
-        BLANK
-        if row["criterion"] in names.arms_of("baseline")
-        else percentage(row["lift"], signed=True, note=span, why=why)
+        BLANK if row["arm"] in names.arms_of("baseline") else percentage(row["gain"], signed=True, note=span, why=why)
     )
     if pooled:
         yield BLANK if row.get("over") is None else estimate(row, "over", why=why)

@@ -25,6 +25,7 @@ REASONS = {
     "refused": "the judge refused",
     "unparsed": "the judge's answer could not be read",
     "missing": "no judgement",
+    "wrong_reading": "wrong conventions",
 }
 
 

@@ -153,7 +153,7 @@ class Rule(ABC):
     levels: tuple[int, ...] = ()  # sizes of nested parts whose reconstructions are averaged in the loss; empty for one
     finished: ClassVar[type[Sae] | None] = None  # what it makes, which training can then begin with
     scaled: ClassVar[tuple[str, ...]] = ()  # those of its own vectors that are in units of the inputs
-    reopens: bool = False  # whether the gates of dead latents are set anew
+    reopens: bool = False  # whether the thresholds of dead latents are set anew
 
     def initial(self, weights: Weights, sample: Float[Tensor, "B D"]) -> None:
         """Add the architecture's own vectors and set biases; `sample` are scaled inputs."""
@@ -209,20 +209,20 @@ class Rule(ABC):
         del entries, weights, ranks
 
     def heights(self, entries: SparseEntries | DenseEntries, weights: Weights) -> Tensor:
-        """How far each entry lies above its gate (positive: active)."""
+        """How far each entry lies above its threshold (positive: active)."""
         del weights
         return entries.pre
 
     def shift(self, weights: Weights, amount: float) -> None:
-        """Open (+) or close (-) every latent's gate by an amount of pre-activation."""
+        """Lower (+) or raise (-) every latent's threshold by an amount of pre-activation."""
         raise NotImplementedError
 
     def held_l0(self, progress: float) -> float | None:
-        """The L0 that shifts of the gates hold a step on after this share of the run; None: the coefficient leads."""
+        """The L0 that shifts hold a step on after this share of the run; None: the coefficient leads."""
         del progress
 
     def reopen(self, weights: Weights, dead: Int[Tensor, " M"], reached: Float[Tensor, " M"]) -> None:
-        """Lower the gates of dead latents to where pre-activations above `reached` open them (`reopens`)."""
+        """Lower the thresholds of dead latents to where pre-activations above `reached` open them (`reopens`)."""
         raise NotImplementedError
 
     @abstractmethod
@@ -269,7 +269,7 @@ def bound_for(pre: Float[Tensor, "B F"], l0: float) -> float:
     return max(0.0, float(flat[-rank]))
 
 
-# Controlled architectures start with their gates set to this multiple of the target L0: every step is then a sparse
+# Controlled architectures start with their thresholds at this multiple of the target L0: every step is then a sparse
 # one, and 250 steps give what 350 give from an L0 of half the dictionary (measured on SmolLM2, docs/training.md).
 START_L0 = 2.0
 

@@ -257,8 +257,8 @@ def sum_of(sae: Sae) -> str:
     if isinstance(sae, GivenSae):
         return sae.sha256
     cfg = sae.cfg
-    reading = [type(sae).__name__, cfg.architecture, cfg.k, cfg.subtract_b_dec, sorted(cfg.settings.items())]
-    total = hashlib.sha256(repr(reading).encode())
+    how = [type(sae).__name__, cfg.architecture, cfg.k, cfg.subtract_b_dec, sorted(cfg.settings.items())]
+    total = hashlib.sha256(repr(how).encode())
     for name, tensor in sorted(sae.weights().items()):
         total.update(f"{name} {tuple(tensor.shape)}".encode())
         total.update(tensor.contiguous().numpy().data)

@@ -1,6 +1,6 @@
 """SAEs that normalise every token at run time: OpenAI's TopK releases for GPT-2, and two kinds in SAELens.
 
-    x' = (x - m) / (s + ε),   z' = gate(x' W_enc + b_enc),   x̂ = s (z' W_dec + b_dec) + m
+    x' = (x - m) / (s + ε),   z' = act(x' W_enc + b_enc),   x̂ = s (z' W_dec + b_dec) + m
 
     layer_norm             m = mean_i x_i,  s = std_i x_i (divided by D - 1),  ε = 1e-5
     constant_norm_rescale  m = 0,           s = ||x|| / sqrt(D),               ε = 0
@@ -10,7 +10,7 @@ No weights express this, and z' alone does not determine x̂: the libraries hand
 sight. Here they are codes like the others. Codes are z = s z', in raw units, and the last ones are carried: s, with
 direction b_dec, then max(m, 0) and max(-m, 0), along the ones and against them. So x̂ = z W_dec (+ b_dec for `centred`),
 decode is linear, and L0 counts the numbers that a token's normalisation brings past the latents. Encoder, biases and
-gate are in the units of x'. This file must never know a file format.
+threshold are in the units of x'. This file must never know a file format.
 """
 
 import torch
@@ -38,7 +38,7 @@ class NormalisedSae(Sae):
     """An encoder of normalised tokens: `cfg.settings` say how they are normalised and which of INNER encodes them."""
 
     saelens_name = "normalised"
-    extra = ("gate",)
+    extra = ("gate",)  # the threshold in units of x'; sums of weights, which runs keep, hold this name
     gate: Tensor
 
     @property

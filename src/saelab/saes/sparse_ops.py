@@ -292,17 +292,17 @@ def largest(entries: SparseEntries, count: int, *, enough: bool, ranks: Ranks) -
     )
 
 
-def stacked(blocks: Sequence[SparseEntries]) -> SparseEntries:
+def stacked(parts: Sequence[SparseEntries]) -> SparseEntries:
     """The entries of several groups of rows, one group after another."""
-    if len(blocks) == 1:
-        return blocks[0]
+    if len(parts) == 1:
+        return parts[0]
     first = 0
     rows: list[Tensor] = []
-    for block in blocks:
-        rows.append(block.rows + first)
-        first += block.n_rows
-    columns, pre = torch.cat([b.columns for b in blocks]), torch.cat([b.pre for b in blocks])
-    return SparseEntries(torch.cat(rows), columns, pre, first, blocks[0].n_latents)
+    for part in parts:
+        rows.append(part.rows + first)
+        first += part.n_rows
+    columns, pre = torch.cat([p.columns for p in parts]), torch.cat([p.pre for p in parts])
+    return SparseEntries(torch.cat(rows), columns, pre, first, parts[0].n_latents)
 
 
 def in_levels(entries: SparseEntries, level: Int[Tensor, " N"], n_levels: int) -> SparseEntries:

@@ -1,6 +1,6 @@
 """Transcoders: codes of one site that rebuild another, such as an MLP's output from its input (Dunefsky et al. 2024).
 
-    z = gate(x W_enc + b_enc),   ŷ = z W_dec + b_dec [+ x W_skip^T]
+    z = act(x W_enc + b_enc),   ŷ = z W_dec + b_dec [+ x W_skip^T]
 
 They are read where an SAE format holds them, and are no `Sae`: what splices, scores or matches at one site cannot take
 one by mistake; what can take either says `AnySae`. This file must never know a file format.
@@ -19,13 +19,13 @@ from saelab.core.errors import ArtefactError, UserError
 from saelab.saes.base import Sae
 from saelab.saes.directions import Directions, site_in
 
-Gate = Literal["relu", "jumprelu", "topk"]
+ActFn = Literal["relu", "jumprelu", "topk"]
 
 
 class TranscoderConfig(Config):
     """What a transcoder is. `site`: where it reads; `site_out`: what it rebuilds."""
 
-    gate: Gate
+    act_fn: ActFn
     d_in: int = Field(ge=1)
     d_out: int = Field(ge=1)
     d_sae: int = Field(ge=1)
@@ -36,9 +36,9 @@ class TranscoderConfig(Config):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-def gated(
+def activated(
     pre: Float[Tensor, "... F"],
-    gate: Gate,
+    act_fn: ActFn,
     *,
     threshold: Float[Tensor, "..."] | None = None,
     k: int | None = None,
@@ -46,9 +46,9 @@ def gated(
 ) -> Float[Tensor, "... F"]:
     """Codes from pre-activations. gain: what a TopK multiplies by before it compares (decoder norms)."""
     positive = pre.clamp(min=0)
-    if gate == "jumprelu" and threshold is not None:
+    if act_fn == "jumprelu" and threshold is not None:
         return positive * (pre > threshold)
-    if gate == "topk" and k is not None:
+    if act_fn == "topk" and k is not None:
         top = (positive if gain is None else positive * gain).topk(k, dim=-1).indices
         return torch.zeros_like(pre).scatter_(-1, top, positive.gather(-1, top))
     return positive
@@ -65,9 +65,9 @@ class Transcoder(nn.Module):
         self.W_dec: Float[Tensor, "F E"]
         self.b_dec: Float[Tensor, " E"]
         shapes = {"W_enc": (cfg.d_in, cfg.d_sae), "b_enc": (cfg.d_sae,), "W_dec": (cfg.d_sae, cfg.d_out)}
-        shapes |= {"b_dec": (cfg.d_out,)} | ({"threshold": (cfg.d_sae,)} if cfg.gate == "jumprelu" else {})
+        shapes |= {"b_dec": (cfg.d_out,)} | ({"threshold": (cfg.d_sae,)} if cfg.act_fn == "jumprelu" else {})
         shapes |= {"W_skip": (cfg.d_out, cfg.d_in)} if "W_skip" in weights else {}
-        if cfg.gate == "topk" and not cfg.k:
+        if cfg.act_fn == "topk" and not cfg.k:
             raise UserError("A TopK transcoder needs its k.", hint="Declare it: k=...")
         if cfg.k is not None and cfg.k > cfg.d_sae:
             raise UserError(f"k = {cfg.k} is more than d_sae = {cfg.d_sae}.")
@@ -82,7 +82,7 @@ class Transcoder(nn.Module):
         ends = (
             f"from {cfg.site or 'a site unsaid'} to {cfg.site_out or 'a site unsaid'} of {cfg.lm or 'a model unsaid'}"
         )
-        return f"<Transcoder {cfg.gate} {ends}: {cfg.d_sae:,} latents>"
+        return f"<Transcoder {cfg.act_fn} {ends}: {cfg.d_sae:,} latents>"
 
     def weights(self) -> dict[str, Tensor]:
         """All weights by name."""
@@ -94,7 +94,7 @@ class Transcoder(nn.Module):
             raise UserError(f"The transcoder reads vectors of width {self.cfg.d_in}, but got width {x.shape[-1]}.")
         w = self.weights()
         pre = x.to(torch.float32) @ w["W_enc"] + w["b_enc"]
-        return gated(pre, self.cfg.gate, threshold=w.get("threshold"), k=self.cfg.k)
+        return activated(pre, self.cfg.act_fn, threshold=w.get("threshold"), k=self.cfg.k)
 
     def decode(self, codes: Float[Tensor, "... F"]) -> Float[Tensor, "... D"]:
         """What the codes add to the other site; without the skip connection, which reads x itself."""

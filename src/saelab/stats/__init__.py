@@ -7,15 +7,15 @@ this package import each other's files, never this one.
 from saelab.stats.agreement import agreement, read_and_agree
 from saelab.stats.effects import group_differences, partial_tau, tau_difference
 from saelab.stats.features import feature_agreement
+from saelab.stats.gains import selection_gain, steering_gains
 from saelab.stats.less import less_than
-from saelab.stats.lift import selection_lift, steering_gains
 from saelab.stats.means import mean_estimate
 from saelab.stats.power import smallest_taus
-from saelab.stats.reading import open_table, saebench_table
 from saelab.stats.regression import rank_regression
 from saelab.stats.reliability import corrected_tau, reliability
 from saelab.stats.spread import smallest_tau, spread_table
-from saelab.stats.tables import agreement_table, lift_table
+from saelab.stats.table_files import open_table, saebench_table
+from saelab.stats.tables import agreement_table, selection_table
 
 __all__ = [
     "agreement",
@@ -24,7 +24,6 @@ __all__ = [
     "feature_agreement",
     "group_differences",
     "less_than",
-    "lift_table",
     "mean_estimate",
     "open_table",
     "partial_tau",
@@ -32,7 +31,8 @@ __all__ = [
     "read_and_agree",
     "reliability",
     "saebench_table",
-    "selection_lift",
+    "selection_gain",
+    "selection_table",
     "smallest_tau",
     "smallest_taus",
     "spread_table",

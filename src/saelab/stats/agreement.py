@@ -19,7 +19,7 @@ from saelab.stats.association import Draws, cluster_tau, naive_tau, sample_of
 from saelab.stats.estimate import Estimate, frame
 from saelab.stats.inputs import labels, numbers, one_row_each, require
 from saelab.stats.multiplicity import corrected
-from saelab.stats.reading import open_table
+from saelab.stats.table_files import open_table
 from saelab.stats.within import permuted, within_taus
 
 MOST_ROWS = 3000  # all pairs are held in memory
@@ -29,7 +29,7 @@ COLUMNS = (
     "null_low", "null_high", "interval_method", "seed", "state", "se", "p_method", "family", "dropped", "note",
 )  # fmt: skip
 LABELS: dict[str, Any] = dict.fromkeys(["x", "y", "mode", "axis", "group"], pl.String)
-Row = tuple[tuple[str, str, str, str | None, str | None], Estimate]
+Labelled = tuple[tuple[str, str, str, str | None, str | None], Estimate]
 
 
 def agreement(
@@ -81,7 +81,7 @@ def read_and_agree(
     cluster: str | None = None,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """`agreement` of a file (`reading.open_table`); without `axes`, those of architecture, level, lm that it has."""
+    """`agreement` of a file (`table_files.open_table`); without `axes`, those of architecture, level, lm it has."""
     return agree_by_usual_axes(open_table(Path(path)), x=x, y=y, axes=axes, cluster=cluster, seed=seed)
 
 
@@ -101,11 +101,11 @@ def agree_by_usual_axes(
     return agreement(table, x=x, y=y, axes=axes, cluster=cluster, seed=seed)
 
 
-def _overall(table: pl.DataFrame, x: str, y: str, cluster: str | None, draws: Draws) -> list[Row]:
+def _overall(table: pl.DataFrame, x: str, y: str, cluster: str | None, draws: Draws) -> list[Labelled]:
     xs, ys = numbers(table, x), numbers(table, y)
     sample = sample_of(xs, ys)
     label = (x, y, "overall", None, "all")
-    rows: list[Row] = [(label, naive_tau(sample, draws))]
+    rows: list[Labelled] = [(label, naive_tau(sample, draws))]
     if cluster:
         complete = labels(table, cluster)[(xs == xs) & (ys == ys)]  # NaN is not equal to itself
         rows.append((label, cluster_tau(sample, complete, cluster, draws)))
@@ -115,11 +115,11 @@ def _overall(table: pl.DataFrame, x: str, y: str, cluster: str | None, draws: Dr
 
 def _mode_rows(
     table: pl.DataFrame, x: str, y: str, design: tuple[grid.Mode, dict[str, str]], draws: Draws
-) -> list[Row]:
+) -> list[Labelled]:
     mode, axes = design
     groups = grid.groups_of(table, axes, mode)
     xs, ys = numbers(table, x), numbers(table, y)
-    rows: list[Row] = []
+    rows: list[Labelled] = []
     psis: dict[str, float | None] = {}
     for axis in dict.fromkeys(g.axis for g in groups):
         own = [g for g in groups if g.axis == axis]

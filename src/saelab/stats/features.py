@@ -3,7 +3,7 @@
 arXiv 2510.03659 compares SAE-level interpretability with feature-level selection; here both sides are features.
 Features of different SAEs are never compared: a coefficient is taken inside each SAE, and the pooled value is the plain
 mean over SAEs, so an SAE with many features has no more say than another. It stands twice (column `scope`): "these", of
-these SAEs, with the p of permuting the outcome inside every SAE at once (a test of independence, not of a mean of 0)
+these SAEs, with the p of permuting the response inside every SAE at once (a test of independence, not of a mean of 0)
 and the interval of their Fisher z variances; "like these", of SAEs drawn like these, by Student's t over SAEs or over
 the language models they share. Give features that were *sampled*: among features chosen by a predictor, that
 predictor's range is cut and its coefficient shrunk.
@@ -26,7 +26,7 @@ from saelab.stats.multiplicity import corrected
 from saelab.stats.units import Units, over_units, units_of
 
 FEW_ROWS = 60  # features of an SAE up to which its null is drawn by permutation; beyond, it is normal
-LABELS: dict[str, Any] = dict.fromkeys(["predictor", "outcome", "sae", "scope"], pl.String)
+LABELS: dict[str, Any] = dict.fromkeys(["predictor", "response", "sae", "scope"], pl.String)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _Kind:
         return (0.437 if self.name == "tau" else 1 + value**2 / 2) / (n - self.lost)
 
     def null_draws(self, s: Sample, draws: int, generator: np.random.Generator) -> Float[np.ndarray, "R"]:
-        """The coefficient with the outcome permuted."""
+        """The coefficient with the response permuted."""
         if self.name == "tau":
             return kendall.null_taus(s.x, s.y, draws, generator, most=FEW_ROWS)
         if s.n > FEW_ROWS:
@@ -63,21 +63,21 @@ def feature_agreement(
     table: pl.DataFrame,
     *,
     predictors: Sequence[str],
-    outcome: str,
+    response: str,
     sae: str = "sae",
     cluster: str | None = None,
     seed: int = 0,
     draws: int = 2000,
 ) -> pl.DataFrame:
-    """tau_b and Spearman of each predictor with the outcome over the features of each SAE, and pooled over SAEs.
+    """tau_b and Spearman of each predictor with the response over the features of each SAE, and pooled over SAEs.
 
     table: one row per (SAE, feature). Rows with `sae` null are the pooled ones: n counts SAEs, p_holm and p_bh are over
     the predictors of one statistic and scope (`family`). cluster: the column (the LM) whose values are the units of
     "like these" where there are two or more. Rows of one SAE have a Fisher z interval from ten features on.
     """
-    require(table, [outcome, sae, *predictors, *([cluster] if cluster else [])])
-    table = table.sort([sae, outcome, *predictors], nulls_last=True, maintain_order=True)
-    names, ys = labels(table, sae), numbers(table, outcome)
+    require(table, [response, sae, *predictors, *([cluster] if cluster else [])])
+    table = table.sort([sae, response, *predictors], nulls_last=True, maintain_order=True)
+    names, ys = labels(table, sae), numbers(table, response)
     own_cluster = None if cluster is None else dict(zip(names.tolist(), labels(table, cluster).tolist(), strict=True))
     rows: list[tuple[tuple[str, str, str | None, str | None], Estimate]] = []
     for predictor in predictors:
@@ -85,7 +85,7 @@ def feature_agreement(
         samples = {s: sample_of(xs[names == s], ys[names == s]) for s in dict.fromkeys(names.tolist())}
         clusters = None if own_cluster is None else np.array([own_cluster[s] for s in samples], dtype=object)
         units = units_of(len(samples), clusters, cluster or "")
-        own = Draws(seed, draws, ("features", predictor, outcome))
+        own = Draws(seed, draws, ("features", predictor, response))
         for kind in KINDS:
             nulls = {
                 s: kind.null_draws(v, draws, own.named(kind.name, s).generator("permutation"))
@@ -93,10 +93,10 @@ def feature_agreement(
                 if v.state == "ok"
             }
             pooled = _pooled(kind, samples, nulls, units, seed)
-            rows += [((predictor, outcome, None, scope), e) for scope, e in pooled]
-            rows += [((predictor, outcome, s, None), _single(kind, v, nulls.get(s), seed)) for s, v in samples.items()]
+            rows += [((predictor, response, None, scope), e) for scope, e in pooled]
+            rows += [((predictor, response, s, None), _single(kind, v, nulls.get(s), seed)) for s, v in samples.items()]
     families = [
-        f"predictors of {outcome} ({e.statistic}, {scope})" if one is None else None for (_, _, one, scope), e in rows
+        f"predictors of {response} ({e.statistic}, {scope})" if one is None else None for (_, _, one, scope), e in rows
     ]
     return corrected(frame(LABELS, rows), families)
 

@@ -11,7 +11,7 @@ import polars as pl
 from jaxtyping import Float, Shaped
 
 from saelab.core.errors import UserError, nearest
-from saelab.stats.reading import is_number
+from saelab.stats.table_files import is_number
 
 TIED = 1e-9  # two numbers are tied that differ by less than this share of the column's largest magnitude
 

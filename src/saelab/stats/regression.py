@@ -1,7 +1,7 @@
-"""Rank regression: the ranks of an outcome on the ranks of numeric terms and on labels, fitted by least squares.
+"""Rank regression: the ranks of a response on the ranks of numeric terms and on labels, fitted by least squares.
 
 Iman and Conover (1979): replace every numeric column by its mid-ranks, standardise, fit. A coefficient reads as
-"standard deviations of rank of the outcome per standard deviation of rank of the term, the others held"; of a label, as
+"standard deviations of rank of the response per standard deviation of rank of the term, the others held"; of a label,
 the difference from its first value in sorted order. It answers "does x still go with y when L0, architecture and LM are
 in the model". Rows that share a cluster (an LM) are not independent: where `cluster` is named, ranks are taken and the
 model is fitted inside each of them, and what is given is the mean of their coefficients (`within.py`).
@@ -24,44 +24,44 @@ from saelab.stats.inputs import complete, labels, numbers, require
 from saelab.stats.within import Statistic, mean_within, members
 
 CHUNK = 2000
-LABELS: dict[str, Any] = {"outcome": pl.String, "term": pl.String}
+LABELS: dict[str, Any] = {"response": pl.String, "term": pl.String}
 
 
 def rank_regression(
     table: pl.DataFrame,
     *,
-    outcome: str,
+    response: str,
     terms: Sequence[str],
     cluster: str | None = None,
     seed: int = 0,
     draws: int = 10_000,
 ) -> pl.DataFrame:
-    """Coefficients of the rank regression of `outcome` on `terms` (numbers or labels), one row each.
+    """Coefficients of the rank regression of `response` on `terms` (numbers or labels), one row each.
 
     BCa intervals from resampled rows, ranked again in each resample. Where terms are collinear, or there are not
     three rows more than coefficients and mean, every row has a state and no value. cluster: a column (the LM) with two
     values or more, inside which everything is done; each term then has two rows, of these clusters and of clusters
     like these, and a cluster that cannot be fitted is counted in their note.
     """
-    require(table, [outcome, *terms, *([cluster] if cluster else [])])
+    require(table, [response, *terms, *([cluster] if cluster else [])])
     if not terms:
         raise UserError("A rank regression needs at least one term.", hint="Name columns in terms=.")
     if cluster in terms:
         raise UserError(f"{cluster} is the cluster and a term.", hint="Inside one of its values it does not vary.")
     if cluster and len(set(labels(table, cluster).tolist())) > 1:
-        return _within(table, outcome, terms, cluster, Draws(seed, draws, ("rank regression", outcome, *terms)))
+        return _within(table, response, terms, cluster, Draws(seed, draws, ("rank regression", response, *terms)))
     numeric = [t for t in terms if table[t].dtype.is_numeric()]
     labelled = [t for t in terms if t not in numeric]
-    kept, dropped = complete(table, [outcome, *numeric], sort=labelled)
-    ranked, fixed, names = _design(kept, outcome, numeric, labelled)
+    kept, dropped = complete(table, [response, *numeric], sort=labelled)
+    ranked, fixed, names = _design(kept, response, numeric, labelled)
     n = kept.height
     start = Estimate(statistic="rank coefficient", state="too_few", n=n, dropped=dropped, seed=seed)
     if n < len(names) + 4:
-        return _rows(outcome, names, [start] * len(names))
+        return _rows(response, names, [start] * len(names))
     values = _fit(ranked, fixed, np.arange(n)[None])[0]
     if not np.isfinite(values).all():
-        return _rows(outcome, names, [replace(start, state="undefined", note="constant or collinear")] * len(names))
-    own = Draws(seed, draws, ("rank regression", outcome, *terms))
+        return _rows(response, names, [replace(start, state="undefined", note="constant or collinear")] * len(names))
+    own = Draws(seed, draws, ("rank regression", response, *terms))
     drawn = _fit(ranked, fixed, own.generator("bootstrap").integers(0, n, (draws, n)))
     others = np.array([np.delete(np.arange(n), i) for i in range(n)])
     influence = values - _fit(ranked, fixed, others)
@@ -74,15 +74,15 @@ def rank_regression(
             row = replace(row, low=interval[0], high=interval[1], p=p, p_method="bootstrap")
             row = replace(row, interval_method="BCa bootstrap")
         found.append(row if interval else replace(row, note="too few resamples keep every label of the model"))
-    return _rows(outcome, names, found)
+    return _rows(response, names, found)
 
 
-def _within(table: pl.DataFrame, outcome: str, terms: Sequence[str], cluster: str, draws: Draws) -> pl.DataFrame:
+def _within(table: pl.DataFrame, response: str, terms: Sequence[str], cluster: str, draws: Draws) -> pl.DataFrame:
     """The rows of `rank_regression` over clusters."""
     numeric = [t for t in terms if table[t].dtype.is_numeric()]
     labelled = [t for t in terms if t not in numeric]
-    kept, dropped = complete(table, [outcome, *numeric], sort=[cluster, *labelled])
-    ranked, fixed, names = _design(kept, outcome, numeric, labelled)
+    kept, dropped = complete(table, [response, *numeric], sort=[cluster, *labelled])
+    ranked, fixed, names = _design(kept, response, numeric, labelled)
     start = Estimate(
         statistic="rank coefficient within", state="too_few", n=kept.height, dropped=dropped, seed=draws.seed
     )
@@ -101,7 +101,7 @@ def _within(table: pl.DataFrame, outcome: str, terms: Sequence[str], cluster: st
         both = mean_within(
             start, [of(r, term) for r in parts], [r.size for r in parts], cluster, draws.named(name), bound=np.inf
         )
-        found += [((outcome, name), e) for e in both]
+        found += [((response, name), e) for e in both]
     return frame(LABELS, found)
 
 
@@ -114,9 +114,9 @@ def _picks(drawn: resample.Rows) -> Int[np.ndarray, "R M"]:
 
 
 def _design(
-    table: pl.DataFrame, outcome: str, numeric: Sequence[str], labelled: Sequence[str]
+    table: pl.DataFrame, response: str, numeric: Sequence[str], labelled: Sequence[str]
 ) -> tuple[Float[np.ndarray, "N P"], Float[np.ndarray, "N Q"], list[str]]:
-    """Columns to rank (outcome first), 0/1 columns of labels without their first value, and the terms' names."""
+    """Columns to rank (response first), 0/1 columns of labels without their first value, and the terms' names."""
     names = list(numeric)
     dummies: list[np.ndarray] = []
     for column in labelled:
@@ -125,7 +125,7 @@ def _design(
             names.append(f"{column}={value}")
             dummies.append((values == value).astype(float))
     fixed = np.stack(dummies, axis=1) if dummies else np.zeros((table.height, 0))
-    return np.stack([numbers(table, c) for c in (outcome, *numeric)], axis=1), fixed, names
+    return np.stack([numbers(table, c) for c in (response, *numeric)], axis=1), fixed, names
 
 
 def _fit(
@@ -153,6 +153,6 @@ def _fit_chunk(
     return np.where(sound[:, None], solved[:, :, 0], np.nan)
 
 
-def _rows(outcome: str, names: Sequence[str], estimates: Sequence[Estimate]) -> pl.DataFrame:
-    found = [((outcome, name), e) for name, e in zip(names, estimates, strict=True)]
+def _rows(response: str, names: Sequence[str], estimates: Sequence[Estimate]) -> pl.DataFrame:
+    found = [((response, name), e) for name, e in zip(names, estimates, strict=True)]
     return frame(LABELS, found)

@@ -1,7 +1,7 @@
 """The study's tables as text: Markdown, HTML or LaTeX, in the layout of arXiv 2510.03659 Tables 1 to 3.
 
 Table 1 (interpretability against utility) and Table 3 (against the steering gain) are `agreement_table`; Table 2 (what
-selection buys, per LM) is `lift_table`. Nothing is computed here: a null is a dash, with its state where there is room.
+selection buys, per LM) is `selection_table`. Nothing is computed here: a null is a dash, with its state.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from saelab.core.errors import UserError
+from saelab.stats.gains import RELATIVE
 from saelab.stats.inputs import require
 
 DASH = "–"
@@ -55,15 +56,15 @@ def agreement_table(result: pl.DataFrame, *, mode: str = "reported") -> TextTabl
     return TextTable(headers, tuple(rows), names, frozenset(lines - {0}))
 
 
-def lift_table(result: pl.DataFrame) -> TextTable:
-    """The paper's Table 2 from the frame of `selection_lift`: mean score per criterion and LM, and lift."""
-    require(result, ["group", "criterion", "against", "statistic", "value"])
+def selection_table(result: pl.DataFrame) -> TextTable:
+    """The paper's Table 2 from the frame of `selection_gain`: mean score per arm and LM, and relative gain."""
+    require(result, ["group", "arm", "against", "statistic", "value"])
     groups = result["group"].unique(maintain_order=True).to_list()
     scores = result.filter(pl.col("statistic") == "score")
-    names = scores["criterion"].unique(maintain_order=True).to_list()
-    cells = {(r["group"], r["criterion"]): r for r in scores.iter_rows(named=True)}
-    lifts = result.filter((pl.col("statistic") == "lift") & (pl.col("against") == names[-1])) if names else result
-    gained = {(r["group"], r["criterion"]): r["value"] for r in lifts.iter_rows(named=True)}
+    names = scores["arm"].unique(maintain_order=True).to_list()
+    cells = {(r["group"], r["arm"]): r for r in scores.iter_rows(named=True)}
+    gains = result.filter((pl.col("statistic") == RELATIVE) & (pl.col("against") == names[-1])) if names else result
+    gained = {(r["group"], r["arm"]): r["value"] for r in gains.iter_rows(named=True)}
     rows: list[tuple[str, ...]] = []
     for name in [*names[-1:], *names[:-1]]:  # the baseline first
         row = [name]
@@ -72,7 +73,7 @@ def lift_table(result: pl.DataFrame) -> TextTable:
             shown = DASH if cell is None else _with_interval(cell)
             row.append(shown if gain is None else f"{shown} ({100 * gain:+.1f} %)")
         rows.append(tuple(row))
-    caption = "Mean steering score over SAEs, 95 % interval, and lift over the first row."
+    caption = "Mean steering score over SAEs, 95 % interval, and relative gain over the first row."
     return TextTable(("Selection", *groups), tuple(rows), caption)
 
 

@@ -1,6 +1,6 @@
 """Which tail of a criterion, and how much of it, gains most: chosen on one half of the texts, reported on the other.
 
-A tier is the K features furthest up, down or both ways (K from 1 to 5 per direction), or a quantile tail. Inside every
+A tier is the K features furthest up, down or both ways (K from 1 to 5 per tail), or a quantile tail. Inside every
 SAE the tier's features are held against all of its sampled features. The best tier of many looks good on the texts that
 chose it, so its gain is read on others; the control repeats the whole choice with the criterion's order shuffled inside
 every SAE, which also is what random subsets of the same sizes gain. The p is the share of shuffles that gain as much.
@@ -17,16 +17,14 @@ from saelab.stats.estimate import FEWEST, Estimate
 from saelab.stats.units import Units, over_units
 
 COUNTS, SHARES = (1, 2, 3, 4, 5), (0.1, 0.25)
-DIRECTIONS = ("up", "down", "both ways")
-TIERS = tuple(
-    [(d, f"top {k}") for k in COUNTS for d in DIRECTIONS] + [(d, f"{100 * q:g} %") for q in SHARES for d in DIRECTIONS]
-)
+TAILS = ("up", "down", "both ways")
+TIERS = tuple([(t, f"top {k}") for k in COUNTS for t in TAILS] + [(t, f"{100 * q:g} %") for q in SHARES for t in TAILS])
 LEAST_FEATURES = 2 * COUNTS[-1]  # of an SAE, so that both tails of the largest count are different features
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The sampled features of one SAE: a criterion, and the outcome on the texts that choose and on those that test."""
+    """The sampled features of one SAE: a criterion, and the response on texts that choose and on those that test."""
 
     criterion: Float[np.ndarray, "F"]
     dev: Float[np.ndarray, "F"]
@@ -65,10 +63,10 @@ def best_tier(saes: Sequence[Scored], units: Units, draws: Draws) -> tuple[str, 
     found = over_units(start, lambda w: w @ of_saes[:, 0] / w.sum(axis=1), units.take(keep))
     low, high = (float(v) for v in np.quantile(gains[1:], [0.025, 0.975]))
     p = (1 + int((np.abs(gains[1:]) >= abs(gains[0]) - 1e-12).sum())) / gains.size
-    direction, size = TIERS[int(chosen[0])]
+    tail, size = TIERS[int(chosen[0])]
     on_dev = float(np.mean(dev, axis=0)[0, chosen[0]])
     return (
-        f"{size} {direction}",
+        f"{size} {tail}",
         on_dev,
         replace(found, p=p, p_method="shuffled criteria", null_low=low, null_high=high),
     )

@@ -1,6 +1,6 @@
 """How a direction changes the stream, for a batch whose rows have directions and strengths of their own.
 
-With unit vector v, strength s = factor x reference, activation x and, for SAE features, code z_f and decoder row w_f:
+With unit vector v, strength s = factor x distance, activation x and, for SAE features, code z_f and decoder row w_f:
 
     add             x + s v
     clamp           x + (s - z_f |w_f|) v             the feature's code set to s / |w_f| (Templeton et al. 2024)

@@ -128,7 +128,7 @@ class _Work:
     def _open(self) -> None:
         """Take up what a former call with the same settings left, or start anew."""
         task = self.task
-        vectors = [[*key, d.site, d.reference, d.vector.tolist()] for key, d in task.directions.items()]
+        vectors = [[*key, d.site, d.distance, d.vector.tolist()] for key, d in task.directions.items()]
         manifest = {
             "config": self.config.model_dump(mode="json"),
             "lm": {"reference": task.lm.reference, "dtype": str(task.lm.dtype)},

@@ -1,6 +1,6 @@
 """Directions as files that others read: safetensors, and the feature table of lm-evaluation-harness's steered model.
 
-The safetensors file holds one unit vector per name and, as metadata, what makes it a direction (site, reference and
+The safetensors file holds one unit vector per name and, as metadata, what makes it a direction (site, distance and
 where that came from, method, origin, feature). The harness reads `W_dec[feature_index]` as it is and adds
 `steering_coefficient` times it at all positions (its `steered` model, columns below), so the coefficient of a strength
 s is s / |W_dec[f]|. No language model here.
@@ -20,7 +20,9 @@ from saelab.store.files import write_text
 from saelab.store.tensors import read_metadata, read_tensors, write_tensors
 
 KEY = "directions"  # of the metadata
-FIELDS = ("site", "reference", "method", "origin", "reference_source", "feature")
+# Keys of the metadata, and the field of a direction that each holds.
+FIELDS = {n: n for n in ("site", "reference", "method", "origin", "reference_source", "feature")}
+FIELDS |= {"reference": "distance", "reference_source": "distance_source"}
 COLUMNS = (
     "loader", "action", "sparse_model", "hookpoint", "feature_index", "steering_coefficient", "sae_id", "description",
 )  # fmt: skip
@@ -28,7 +30,7 @@ COLUMNS = (
 
 def save_directions(path: Path, directions: Mapping[str, Direction]) -> None:
     """Write unit vectors by name, with what `load_directions` needs to make them directions again."""
-    about = {name: {f: getattr(d, f) for f in FIELDS} for name, d in directions.items()}
+    about = {name: {key: getattr(d, field) for key, field in FIELDS.items()} for name, d in directions.items()}
     # One key: safetensors writes several in an order that changes from call to call.
     write_tensors(path, {name: d.vector for name, d in directions.items()}, {KEY: json.dumps(about)})
 
@@ -38,7 +40,8 @@ def load_directions(path: Path) -> dict[str, Direction]:
     said, found = read_metadata(path).get(KEY, "{}"), {}
     for name, vector in read_tensors(path).items():
         try:
-            found[name] = Direction(vector=vector, **json.loads(said)[name])
+            about = json.loads(said)[name]
+            found[name] = Direction(vector=vector, **{field: about[key] for key, field in FIELDS.items()})
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError(f"{path} does not say what {name!r} is: {error!r}.") from None
     return found

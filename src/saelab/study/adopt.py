@@ -28,7 +28,7 @@ from saelab.study.opening import reopened
 from saelab.study.spec import SaeSpec, StudyConfig, saes_of
 from saelab.text.pack import PackedText
 
-CONTEXTS = 16  # of the held-out text, on which a reading is proved
+CONTEXTS = 16  # of the held-out text, on which an SAE is proved
 ROWS = 4096  # that are encoded at once
 
 
@@ -36,7 +36,7 @@ def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedTe
     """Adopt an SAE and return the files written.
 
     State of the record: ok, damaged (weights, codes or reconstructions that are no numbers), wrong_reading (another
-    reading of its weights fits clearly better, or its L0 is not the claimed one; `as_read` scores it all the same),
+    convention fits clearly better, or its L0 is not the claimed one; `as_read` scores it all the same),
     not_kept (its encoder has no native form). Raises `ArtefactError` where its files are not those that the study was
     begun with, and the errors of `load_sae` where they are gone.
     """
@@ -70,8 +70,8 @@ def run(spec: SaeSpec, one: AdoptedConfig, lm: LanguageModel, held_out: PackedTe
 
 def _by_context(lm: LanguageModel, sae: Sae, text: PackedText, spec: SaeSpec) -> list[float]:
     """What each context adds to the FVU, times their number: the mean over contexts is the FVU of all."""
-    reading = read_site(lm, text, spec.site)
-    rows, contexts = reading.rows, reading.kept.nonzero()[:, 0]
+    clean = read_site(lm, text, spec.site)
+    rows, contexts = clean.rows, clean.kept.nonzero()[:, 0]
     with torch.inference_mode():
         error = torch.cat([(x - sae(x)).double().square().sum(1) for x in rows.split(ROWS)])
     found = torch.zeros(len(text.tokens), dtype=torch.float64).index_add_(0, contexts, error)

@@ -30,7 +30,7 @@ REVISIONS: Mapping[str, int] = {
     "rate": 1,
     "anchors": 1,
     "match": 4,
-    "stats": 8,
+    "stats": 9,
     "record": 1,
 }
 

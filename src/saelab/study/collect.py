@@ -125,25 +125,25 @@ def _outcomes(study: StudyConfig, run: RunFolder, spec: SaeSpec) -> dict[str, An
 def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
     """One row per (SAE, steered feature, method, arm): utility beside interpretability and effects. No controls.
 
-    criterion: `UNSELECTED` for the random arm steered by its features, the arm's name for a selected one, and the
-    method's name for controls of the ratings. Every outcome has its percentile, and its lift under `OUTCOME_lift`;
-    test_score is the rating where a judge rated.
+    arm: `UNSELECTED` for the random arm steered by its features, its own name for a selected one, and the method's
+    name for controls of the ratings. Every outcome has its percentile, and its lift under `OUTCOME_lift`;
+    utility is the mean score of the ratings where a judge rated.
     """
     tables = []
     for spec in asked_about(study, run):
         if not spec.steer:
             continue
         read = outcomes_of(run, spec)
-        steered = read.select("feature", reason_chosen="arm", method=pl.lit(SAE_FEATURE)).unique(maintain_order=True)
+        steered = read.select("feature", "arm", method=pl.lit(SAE_FEATURE)).unique(maintain_order=True)
         for outcome in OUTCOMES:
             own = read.filter(pl.col("outcome") == outcome)
-            own = own.select("feature", reason_chosen="arm", **{outcome: "percentile", f"{outcome}_lift": "lift"})
-            steered = steered.join(own, on=["feature", "reason_chosen"], how="left", maintain_order="left")
+            own = own.select("feature", "arm", **{outcome: "percentile", f"{outcome}_lift": "lift"})
+            steered = steered.join(own, on=["feature", "arm"], how="left", maintain_order="left")
         about = read.select("feature", *ABOUT).unique("feature", maintain_order=True)
         steered = steered.join(about, on="feature", how="left", maintain_order="left")
         if study.rated:
-            keys = ["feature", "method", "reason_chosen"]
-            rated = run.ratings(spec.name).utility.read(keys)
+            keys, own = ["feature", "method", "arm"], {"reason_chosen": "arm", "test_score": "utility"}
+            rated = run.ratings(spec.name).utility.read(list(own)).rename(own)
             steered = steered.join(rated, on=keys, how="full", coalesce=True, maintain_order="left_right")
         interp = run.interp(spec.name).features.read()
         effects = run.selection(spec.name).effects.read()
@@ -157,11 +157,11 @@ def features_table(study: StudyConfig, run: RunFolder) -> pl.DataFrame:
         named = (*(m.name for m in predictors()), *CONTROLS)
         rest = [c for c in named if c in effects.columns and c not in (*scores, *ABOUT)]
         joined = joined.join(effects.select("feature", *rest), on="feature", how="left", maintain_order="left")
-        arm = pl.when(pl.col("reason_chosen") == RANDOM).then(pl.lit(UNSELECTED)).otherwise("reason_chosen")
-        criterion = pl.when(pl.col("method") == SAE_FEATURE).then(arm).otherwise("method")
+        named = pl.when(pl.col("arm") == RANDOM).then(pl.lit(UNSELECTED)).otherwise("arm")
+        arm = pl.when(pl.col("method") == SAE_FEATURE).then(named).otherwise("method")
         if (stable := stability_of(study, run, spec)) is not None:
             joined = joined.join(stable[0], on="feature", how="left", maintain_order="left")
-        tables.append(joined.with_columns(sae=pl.lit(spec.name), lm=pl.lit(spec.model.key), criterion=criterion))
+        tables.append(joined.with_columns(sae=pl.lit(spec.name), lm=pl.lit(spec.model.key), arm=arm))
     if not tables:
         raise ArtefactError("No SAE of this study is steered, so there is nothing to compare.")
     return pl.concat(tables, how="diagonal")

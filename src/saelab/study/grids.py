@@ -178,7 +178,7 @@ class AdoptedConfig(Config):
         exclude_if=lambda keep: keep == "copy",
         description="copy: the run folder holds it. reference: only its sum is kept, and it is opened where it lies.",
     )
-    as_read: bool = Field(default=False, description="Score it though another reading of its weights fits better.")
+    as_read: bool = Field(default=False, description="Score it though another convention fits better.")
     found: FoundConfig | None = Field(default=None, description="What its files said; filled in by saelab.")
 
     @property

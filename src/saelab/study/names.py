@@ -28,7 +28,6 @@ SCORES = (  # of a feature, from interp's table: what may predict how it steers
 OWN = (
     Measure("interpretability", "interpretability"),
     Measure("utility", "utility"),
-    Measure("test_score", "steering score"),
 )
 STABILITY = Measure("stability", "stability over training seeds", "cosine")
 UNSELECTED = "none"  # what tables call the random arm steered by its own features: the SAE without selection

@@ -12,7 +12,7 @@ from itertools import combinations, pairwise
 
 from saelab.core.seeds import seed_of
 from saelab.instrument.config import gate_texts, steered_texts
-from saelab.interp.suite.evaluation import readings_of
+from saelab.interp.suite.evaluation import data_sets_of
 from saelab.steering.plan import budget
 from saelab.study.cells import Cell, in_order
 from saelab.study.levels import trained
@@ -100,7 +100,7 @@ def _made(study: StudyConfig, model: ModelConfig, saes: Sequence[SaeSpec], harve
 
 
 def _adopt(sae: SaeSpec, harvest: Cell) -> Cell:
-    """The cell of an SAE that exists. Its key holds the sum of its weights and their reading, not where they lie."""
+    """The cell of an SAE that exists. Its key holds the sum of its weights and conventions, not where they lie."""
     assert sae.adopted is not None
     lm = _lm(sae.model) | {"as_read": sae.adopted.as_read}
     one = {"architecture": sae.architecture, "level": sae.level, "site": sae.site, "weights": adopted_as(sae)}
@@ -222,7 +222,7 @@ def _sae_cells(
 
 
 def _suite_cells(study: StudyConfig, ends: Sequence[Cell]) -> list[Cell]:
-    """For every model its readings, and for every SAE its evaluations: nothing else depends on them."""
+    """For every model the data sets of its suite, and for every SAE its evaluations: nothing else depends on them."""
     if study.suite is None:
         return []
     interp = {c.name: c for c in in_order(ends) if c.stage == "interp"}
@@ -233,7 +233,7 @@ def _suite_cells(study: StudyConfig, ends: Sequence[Cell]) -> list[Cell]:
         own |= {"seed": study.suite.seed}
         read = [
             Cell("read", f"{model.key}.{r.key}", own | r.model_dump(mode="json"), (), SECONDS["read"] * _weight(model))
-            for r in readings_of(study.suite)
+            for r in data_sets_of(study.suite)
         ]
         settings = study.suite.model_dump(mode="json", exclude={"against"}) | study.judge.identity
         estimate = SECONDS["evaluate"] * _weight(model)

@@ -73,16 +73,16 @@ def _known(found: pl.DataFrame, asked: dict[str, Any]) -> pl.DataFrame:
 
 def _changes(study: StudyConfig, grid: pl.DataFrame, features: pl.DataFrame) -> Rows:
     asked = _inside(study, grid)
-    scores = [(o, o) for o in OUTCOMES] + ([("utility", "test_score")] if study.rated else [])
-    for outcome, score in scores:
+    scores = [*OUTCOMES, *(["utility"] if study.rated else [])]
+    for score in scores:
         for arm in chosen_arms(study):
-            after = features.filter((pl.col("criterion") == arm) & pl.col(score).is_not_null())
+            after = features.filter((pl.col("arm") == arm) & pl.col(score).is_not_null())
             if after.is_empty():
                 continue
             means = after.group_by("sae").agg(after=pl.col(score).mean())
             joined = grid.join(means, on="sae", how="left", maintain_order="left")
-            found = _known(tau_difference(joined, first=(X, "after"), second=(X, outcome), **asked), asked)
-            yield from ({"question": "change", "about": arm, "y": outcome} | r for r in found.iter_rows(named=True))
+            found = _known(tau_difference(joined, first=(X, "after"), second=(X, score), **asked), asked)
+            yield from ({"question": "change", "about": arm, "y": score} | r for r in found.iter_rows(named=True))
 
 
 def _partials(study: StudyConfig, grid: pl.DataFrame) -> Rows:
@@ -95,7 +95,7 @@ def _partials(study: StudyConfig, grid: pl.DataFrame) -> Rows:
             found = _known(partial_tau(grid, x=X, y=outcome, given=given, **asked), asked)
             about = ", ".join(given)
             yield from ({"question": "partial", "about": about, "y": outcome} | r for r in found.iter_rows(named=True))
-        found = rank_regression(grid, outcome=outcome, terms=[X, "l0", "fvu", *more], **asked)
+        found = rank_regression(grid, response=outcome, terms=[X, "l0", "fvu", *more], **asked)
         for row in found.iter_rows(named=True):
             yield {"question": "regression", "about": row["term"], "y": outcome} | row
 
@@ -105,7 +105,7 @@ def _noise(
 ) -> Rows:
     """How well texts, halves of prompts, readers and judges agree; the reliability of SAEs; tau without noise."""
     specs = [s for s in asked_about(study, run) if s.steer]
-    drawn = features.filter(pl.col("criterion") == UNSELECTED)
+    drawn = features.filter(pl.col("arm") == UNSELECTED)
     read = {s.name: _texts(run, s, drawn) for s in specs}
     texts, by = pl.concat(read.values()), {r["score"]: r for r in spread.iter_rows(named=True)}
     for outcome in OUTCOMES:
@@ -126,8 +126,8 @@ def _noise(
 
 
 def _agree(study: StudyConfig, table: pl.DataFrame, columns: Sequence[str], about: str, outcome: str) -> Rows:
-    """Spearman of two readings of features inside SAEs, mean over SAEs, in both scopes."""
-    found = feature_agreement(table, predictors=[columns[0]], outcome=columns[1], cluster="lm", seed=study.seed)
+    """Spearman of two scores of features inside SAEs, mean over SAEs, in both scopes."""
+    found = feature_agreement(table, predictors=[columns[0]], response=columns[1], cluster="lm", seed=study.seed)
     found = found.filter(pl.col("sae").is_null() & (pl.col("statistic") == "spearman"))
     yield from ({"question": "noise", "about": about, "y": outcome} | r for r in found.iter_rows(named=True))
 
@@ -164,7 +164,7 @@ def _texts(run: RunFolder, spec: SaeSpec, drawn: pl.DataFrame) -> pl.DataFrame:
 def _tiers(study: StudyConfig, run: RunFolder, features: pl.DataFrame) -> Rows:
     """Of every criterion and control, by every outcome."""
     specs = [s for s in asked_about(study, run) if s.steer]
-    drawn = features.filter(pl.col("criterion") == UNSELECTED)
+    drawn = features.filter(pl.col("arm") == UNSELECTED)
     names = [n for n in (*(m.name for m in predictors()), *CONTROLS) if n in drawn.columns]
     units = units_of(len(specs), np.array([s.model.key for s in specs], dtype=object), "lm")
     texts = {spec.name: _texts(run, spec, drawn) for spec in specs}

@@ -20,7 +20,7 @@ from saelab.instrument import sae as sae_stage
 from saelab.instrument import site as site_stage
 from saelab.interp import run as interp_stage
 from saelab.interp.suite import run as suite_stage
-from saelab.interp.suite.evaluation import readings_of
+from saelab.interp.suite.evaluation import data_sets_of
 from saelab.interp.suite.published import published
 from saelab.judges.anchors import drift, judge_anchors
 from saelab.matching import repeats as repeats_stage
@@ -133,11 +133,11 @@ def _interp(cell: Cell, work: Workspace) -> list[Path]:
 
 
 def _read(cell: Cell, work: Workspace) -> list[Path]:
-    asked = {f"{m.key}.{r.key}": (m, r) for m in work.study.models for r in readings_of(work.suite)}
-    model, reading = asked[cell.name]
-    folder = work.run.readings(model.key) / reading.key
+    asked = {f"{m.key}.{r.key}": (m, r) for m in work.study.models for r in data_sets_of(work.suite)}
+    model, data = asked[cell.name]
+    folder = work.run.readings(model.key) / data.key
     return suite_stage.read(
-        reading, work.lm(model), cell.settings["sites"], folder, seed=cell.settings["seed"], progress=work.progress
+        data, work.lm(model), cell.settings["sites"], folder, seed=cell.settings["seed"], progress=work.progress
     )
 
 

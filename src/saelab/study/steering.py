@@ -21,8 +21,8 @@ from saelab.instrument.kept import states_asked
 from saelab.instrument.readers import HEADLINE, OUTCOMES
 from saelab.stats.crossed import crossed_difference
 from saelab.stats.estimate import Estimate
+from saelab.stats.gains import LIKE, THESE, selection_gain
 from saelab.stats.less import less_than
-from saelab.stats.lift import LIKE, THESE, selection_lift
 from saelab.stats.spread import spread_table
 from saelab.steering.arms import RANDOM
 from saelab.store.folders import InstrumentFolder
@@ -126,7 +126,7 @@ def headline_of(study: StudyConfig, run: RunFolder) -> dict[str, Any]:
         return nothing | {"state": "not_steered"}
     if _state(study, run) == "failed":
         return nothing | {"state": "gate_failed"}
-    row = table.read().filter((pl.col("outcome") == HEADLINE) & (pl.col("criterion") == UNSELECTED)).row(0, named=True)
+    row = table.read().filter((pl.col("outcome") == HEADLINE) & (pl.col("arm") == UNSELECTED)).row(0, named=True)
     return {end: row[f"less{mark}"] for end, mark in (("value", ""), ("low", "_low"), ("high", "_high"))} | {
         "p": row["less_p"], "state": row["less_state"], "method": row["less_method"],
         "like_low": row["less_like_low"], "like_high": row["less_like_high"], "like_p": row["less_like_p"],
@@ -144,22 +144,17 @@ def _arms(
     blind: bool,
 ) -> list[dict[str, Any]]:
     own = features.filter(pl.col(outcome).is_not_null() & pl.col(f"{outcome}_lift").is_not_null())
-    names = [UNSELECTED, *(c for c in own["criterion"].unique(maintain_order=True) if c != UNSELECTED)]
-    asked: dict[str, Any] = {"criterion": "criterion", "baseline": UNSELECTED, "cluster": "lm", "seed": study.seed}
+    names = [UNSELECTED, *(c for c in own["arm"].unique(maintain_order=True) if c != UNSELECTED)]
+    asked: dict[str, Any] = {"baseline": UNSELECTED, "cluster": "lm", "seed": study.seed}
     found: dict[str, pl.DataFrame] = {}
-    if UNSELECTED in own["criterion"]:
-        found = {c: selection_lift(own, score=c, draws=study.resamples, **asked) for c in (outcome, f"{outcome}_lift")}
+    if UNSELECTED in own["arm"]:
+        found = {c: selection_gain(own, score=c, draws=study.resamples, **asked) for c in (outcome, f"{outcome}_lift")}
     own_dictionary, beside = _dictionaries(study, run, outcome)
     lms = [s.model.key for s in asked_about(study, run) if s.steer]
     rows = []
     for name in names:
-        mine = own.filter(pl.col("criterion") == name)
-        row: dict[str, Any] = {
-            "outcome": outcome,
-            "criterion": name,
-            "n": mine.height,
-            "n_saes": mine["sae"].n_unique(),
-        }
+        mine = own.filter(pl.col("arm") == name)
+        row: dict[str, Any] = {"outcome": outcome, "arm": name, "n": mine.height, "n_saes": mine["sae"].n_unique()}
         for column, label in ((outcome, "percentile"), (f"{outcome}_lift", "lift")):
             row |= _taken(found.get(column), "score", name, None, label)
         these, alike = (_differences(found.get(outcome), scope) for scope in (THESE, LIKE))
@@ -210,9 +205,9 @@ def _differences(table: pl.DataFrame | None, scope: str) -> pl.DataFrame | None:
 def _taken(
     table: pl.DataFrame | None, statistic: str, name: str, against: str | None, label: str, *, p: bool = False
 ) -> dict[str, Any]:
-    """An estimate of `selection_lift` under another name; nulls where there is none."""
+    """An estimate of `selection_gain` under another name; nulls where there is none."""
     ends = {"value": label, "low": f"{label}_low", "high": f"{label}_high"} | ({"p_holm": f"{label}_p"} if p else {})
-    wanted = (pl.col("statistic") == statistic) & (pl.col("criterion") == name)
+    wanted = (pl.col("statistic") == statistic) & (pl.col("arm") == name)
     rows = pl.DataFrame() if table is None else table.filter(wanted & pl.col("against").eq_missing(pl.lit(against)))
     return {ends[e]: rows[e][0] if rows.height else None for e in ends}
 

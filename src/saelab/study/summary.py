@@ -21,7 +21,7 @@ from saelab.judges.cache import ReplyCache
 from saelab.selection.choose import top1_regret
 from saelab.stats.agreement import agreement
 from saelab.stats.features import feature_agreement
-from saelab.stats.lift import LIKE, THESE, selection_lift, steering_gains
+from saelab.stats.gains import LIKE, RELATIVE, THESE, selection_gain, steering_gains
 from saelab.stats.means import mean_estimate
 from saelab.steering.methods import UNSTEERED
 from saelab.store.layout import RunFolder
@@ -82,63 +82,57 @@ def _agreement(study: StudyConfig, saes: pl.DataFrame, features: pl.DataFrame) -
     settings: dict[str, Any] = {"axes": {a: a for a in axes}, "seed": study.seed, "draws": study.resamples}
     found = [agreement(grid, x="interpretability", y=outcome, **settings) for outcome in OUTCOMES]
     found.append(agreement(grid, x=OUTCOMES[0], y=OUTCOMES[1], **settings))
-    scores = [(HEADLINE, HEADLINE, "difference")]
+    scores = [(HEADLINE, "difference")]
     if study.rated:
         found.append(agreement(grid, x="interpretability", y="utility", **settings))
-        scores.append(("utility", "test_score", "gain"))
-    for outcome, score, gain in scores:
-        if UNSELECTED not in features.filter(pl.col(score).is_not_null())["criterion"]:
+        scores.append(("utility", "gain"))
+    for score, gain in scores:
+        if UNSELECTED not in features.filter(pl.col(score).is_not_null())["arm"]:
             continue
-        gains = steering_gains(features, score=score, criterion="criterion", baseline=UNSELECTED)
+        gains = steering_gains(features, score=score, baseline=UNSELECTED)
         if "undefined" in gains["state"]:  # an SAE whose base is 0 has no ratio, and is not dropped for it
             gain = "difference"
         for arm in chosen_arms(study):
-            own = gains.filter(pl.col("criterion") == arm)
+            own = gains.filter(pl.col("arm") == arm)
             if own.is_empty():
                 continue
-            columns = {f"{outcome} after {arm}": "selected", f"gain in {outcome} by {arm}": gain}
+            columns = {f"{score} after {arm}": "selected", f"gain in {score} by {arm}": gain}
             joined = grid.join(own.select("sae", **columns), on="sae", how="left", maintain_order="left")
             found += [agreement(joined, x="interpretability", y=y, **settings) for y in columns]
     return pl.concat(found)
 
 
 def _selection(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
-    """Score and lift of every arm and control, pooled over SAEs (`sae` = "all") and per SAE.
+    """Score and relative gain of every arm and control, pooled over SAEs (`sae` = "all") and per SAE.
 
     over: the pooled score less that of texts without any steering, paired over SAEs, with its p after Holm.
     """
-    asked: dict[str, Any] = {"criterion": "criterion", "cluster": "lm", "seed": study.seed, "draws": study.resamples}
-    pooled = selection_lift(features, baseline=UNSELECTED, **asked)
-    plain = selection_lift(features, baseline=UNSTEERED, **asked)
+    asked: dict[str, Any] = {"cluster": "lm", "seed": study.seed, "draws": study.resamples}
+    pooled = selection_gain(features, baseline=UNSELECTED, **asked)
+    plain = selection_gain(features, baseline=UNSTEERED, **asked)
     over = plain.filter(
         (pl.col("statistic") == "difference") & (pl.col("against") == UNSTEERED) & (pl.col("scope") == LIKE)
     )
-    counts = features.group_by("criterion", maintain_order=True).agg(
-        n=pl.col("test_score").count(), coverage=pl.col("test_score").count() / pl.len()
+    counts = features.group_by("arm", maintain_order=True).agg(
+        n=pl.col("utility").count(), coverage=pl.col("utility").count() / pl.len()
     )
-    lifts = pooled.filter((pl.col("statistic") == "lift") & (pl.col("against") == UNSELECTED))
+    relative = pooled.filter((pl.col("statistic") == RELATIVE) & (pl.col("against") == UNSELECTED))
     scores = pooled.filter(pl.col("statistic") == "score")
     everything = (
-        scores.select("criterion", "low", "high", "state", score="value")
-        .join(lifts.select("criterion", lift="value", lift_low="low", lift_high="high"), on="criterion", how="left")
-        .join(
-            over.select("criterion", over="value", over_low="low", over_high="high", over_p="p_holm"),
-            on="criterion",
-            how="left",
-        )
-        .join(counts, on="criterion", how="left")
+        scores.select("arm", "low", "high", "state", score="value")
+        .join(relative.select("arm", gain="value", gain_low="low", gain_high="high"), on="arm", how="left")
+        .join(over.select("arm", over="value", over_low="low", over_high="high", over_p="p_holm"), on="arm", how="left")
+        .join(counts, on="arm", how="left")
         .with_columns(sae=pl.lit("all"))
     )
-    single = features.group_by("sae", "criterion", maintain_order=True).agg(
-        score=pl.col("test_score").mean(),
-        n=pl.col("test_score").count(),
-        coverage=pl.col("test_score").count() / pl.len(),
+    single = features.group_by("sae", "arm", maintain_order=True).agg(
+        score=pl.col("utility").mean(), n=pl.col("utility").count(), coverage=pl.col("utility").count() / pl.len()
     )
     state = pl.when(pl.col("score").is_null()).then(pl.lit("missing")).otherwise(pl.lit("ok"))
-    gains = steering_gains(features, criterion="criterion", baseline=UNSELECTED).select("sae", "criterion", lift="gain")
-    single = single.join(gains, on=["sae", "criterion"], how="left").with_columns(state=state)
+    gains = steering_gains(features, baseline=UNSELECTED).select("sae", "arm", "gain")
+    single = single.join(gains, on=["sae", "arm"], how="left").with_columns(state=state)
     return pl.concat([everything, single], how="diagonal").select(
-        "sae", "criterion", "score", "low", "high", "lift", "lift_low", "lift_high",
+        "sae", "arm", "score", "low", "high", "gain", "gain_low", "gain_high",
         "over", "over_low", "over_high", "over_p", "n", "coverage", "state",
     )  # fmt: skip
 
@@ -150,16 +144,16 @@ def _features(study: StudyConfig, features: pl.DataFrame) -> pl.DataFrame:
     Beside the coefficients: what is lost by steering with the feature that a score ranks first (top-1 regret, mean over
     SAEs), and what is lost by steering with any. The control is a family of its own: it is not one of the claims.
     """
-    outcomes = (*OUTCOMES, "test_score") if study.rated else OUTCOMES
+    outcomes = (*OUTCOMES, "utility") if study.rated else OUTCOMES
     return pl.concat([_predicted(study, features, outcome) for outcome in outcomes])
 
 
 def _predicted(study: StudyConfig, features: pl.DataFrame, outcome: str) -> pl.DataFrame:
-    drawn = features.filter(pl.col("criterion") == UNSELECTED)
+    drawn = features.filter(pl.col("arm") == UNSELECTED)
     scores = [m for m in predictors() if m.name in drawn.columns]
     drawn = drawn.with_columns(pl.col(m.name).abs() for m in scores if m.signed)
     families = [[m.name for m in scores], [name for name in CONTROLS if name in drawn.columns]]
-    asked: dict[str, Any] = {"outcome": outcome, "cluster": "lm", "seed": study.seed}
+    asked: dict[str, Any] = {"response": outcome, "cluster": "lm", "seed": study.seed}
     found = pl.concat(feature_agreement(drawn, predictors=f, **asked) for f in families if f)
     found = found.filter(pl.col("sae").is_null()).rename({"n": "n_saes"}).drop("sae")
     like = found.filter(pl.col("scope") == LIKE).select(

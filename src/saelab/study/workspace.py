@@ -119,7 +119,7 @@ class Workspace:
         return self.saes[name]
 
     def site_text(self, spec: SaeSpec) -> InterpSite:
-        """What the interpretation of a site's SAEs shares: one reading of the model per site."""
+        """What the interpretation of a site's SAEs shares: one pass of the model per site."""
 
         def read() -> InterpSite:
             model = spec.model

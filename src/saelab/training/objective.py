@@ -33,7 +33,7 @@ class BatchResult:
     fvu: float
     l0: float
     fired: Float[Tensor, " F"]  # number of tokens each latent was active on
-    heights: Tensor  # of the active entries above their gate
+    heights: Tensor  # of the active entries above their threshold
 
 
 def gradients(

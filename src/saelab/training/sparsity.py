@@ -4,9 +4,9 @@
 
 The plant (how L0 answers to c) is as slow as the learning rate, so the integral gain is proportional to it: one setting
 serves any lr and length. Fixed penalties do not do this: Adam normalises their gradient, and L0 saturates (spec A.5).
-In the last tenth of a run the decayed learning rate leaves c little authority; there the offset of the gate
-(ReLU and Gated: bias, JumpReLU: threshold) is moved by damped Newton steps on L0, the slope read from the codes
-just above the gate, while the weights still adapt.
+In the last tenth of a run the decayed learning rate leaves c little authority; there the threshold
+(of ReLU and Gated the bias) is moved by damped Newton steps on L0, the slope read from the codes
+just above it, while the weights still adapt.
 """
 
 from dataclasses import dataclass
@@ -43,8 +43,8 @@ class SparsityController:
         return min(1.0, max(-1.0, log(max(l0, 1e-3) / self.target)))
 
     def offset(self, l0: float, codes: Tensor, tokens: int, ranks: Ranks = ALONE, target: float | None = None) -> float:
-        """How far to open (+) or close (-) the gate towards the target L0, or towards `target`; `codes`: heights above
-        the gate, any shape; `tokens` of all ranks.
+        """How far to lower (+) or raise (-) the threshold towards the target L0, or towards `target`; `codes`: heights
+        above it, any shape; `tokens` of all ranks.
         """
         heights = codes[codes > 0]
         height, count = ranks.total(torch.stack([heights.sum(), heights.new_full((), heights.numel())])).tolist()

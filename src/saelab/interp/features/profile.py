@@ -63,10 +63,10 @@ def profiles(
     """
     site = fitting_site(lm, sae, features)
     with progress.task(f"reading {site}", total=2, unit="passes") as task:
-        reading = read_site(lm, packed, site)
+        clean = read_site(lm, packed, site)
         task.advance()
-        places = reading.kept.reshape(-1).nonzero()[:, 0].numpy()
-        codes = encode_codes(sae.encode, reading.rows, places).only(features)
+        places = clean.kept.reshape(-1).nonzero()[:, 0].numpy()
+        codes = encode_codes(sae.encode, clean.rows, places).only(features)
         task.advance()
     passages = Passages(packed.tokens.numpy(), packed.document_ids.numpy())
     finder, strings = WindowFinder.over(passages, WindowConfig()), lm.token_texts(range(lm.vocab_size))
@@ -139,7 +139,7 @@ def lens_scores(
     if site is not None and not in_stream(parse_site(site)):
         return [((), ())] * len(features)
     rows = decoder[torch.tensor(list(features))].to(lm.dtype)
-    strings: dict[int, str] = {}  # a token is promoted by many features, and reading it takes longer than finding it
+    strings: dict[int, str] = {}  # a token is promoted by many features, and clean it takes longer than finding it
     found: list[tuple[Scored, Scored]] = []
     for block in rows.split(max(1, LOGITS // lm.vocab_size)):
         logits = lm.lens(block, site).float()

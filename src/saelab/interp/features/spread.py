@@ -1,7 +1,7 @@
 """Contexts from the whole range of a feature: its largest activations, and some of every fifth of its values.
 
 A context is the window round a local peak, a place with no larger value of the feature within the window. At the ends
-of a text's context a window is clipped, not dropped. Fifths are those of all the values above zero; a peak lies in one
+of a packed context a window is clipped, not dropped. Fifths are those of all the values above zero; a peak lies in one
 by its own value. No two contexts of a feature overlap or have the same seven tokens round the peak. Nothing here knows
 files.
 """

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.activations.site import Recode, Restartable, SiteReading, spliced_ce, spliced_nll
+from saelab.activations.site import Recode, Restartable, SitePass, spliced_ce, spliced_nll
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,15 @@ class Reconstruction:
     norm_ratio: float
 
 
-def baselines_of(lm: Restartable, reading: SiteReading, mean: Float[Tensor, " D"] | None = None) -> Baselines:
-    """Clean, mean-ablated and zero-ablated cross-entropy of a site. mean: by default that of the reading's rows."""
-    constant = reading.rows.mean(0) if mean is None else mean
-    clean, *ablated = (
-        spliced_nll(lm, reading, recode).double()
-        for recode in (None, lambda x: constant.expand_as(x), torch.zeros_like)
+def baselines_of(lm: Restartable, clean: SitePass, mean: Float[Tensor, " D"] | None = None) -> Baselines:
+    """Clean, mean-ablated and zero-ablated cross-entropy of a site. mean: by default that of its rows."""
+    constant = clean.rows.mean(0) if mean is None else mean
+    left, *ablated = (
+        spliced_nll(lm, clean, recode).double() for recode in (None, lambda x: constant.expand_as(x), torch.zeros_like)
     )
-    contexts = reading.scored.nonzero()[:, 0]
-    errors = [standard_error(nll - clean, contexts) for nll in ablated]
-    return Baselines(*(float(nll.mean()) for nll in (clean, *ablated)), *errors)
+    contexts = clean.scored.nonzero()[:, 0]
+    errors = [standard_error(nll - left, contexts) for nll in ablated]
+    return Baselines(*(float(nll.mean()) for nll in (left, *ablated)), *errors)
 
 
 def standard_error(harm: Float[Tensor, " M"], contexts: Int[Tensor, " M"]) -> float:
@@ -89,15 +88,15 @@ def standard_error(harm: Float[Tensor, " M"], contexts: Int[Tensor, " M"]) -> fl
     return float(sums.square().sum().sqrt()) / len(harm)
 
 
-def splice(lm: Restartable, reading: SiteReading, baselines: Baselines, recode: Recode) -> SplicedLoss:
+def splice(lm: Restartable, clean: SitePass, baselines: Baselines, recode: Recode) -> SplicedLoss:
     """The cross-entropy with `recode` in place of the kept activations, and what it recovers."""
-    ce = spliced_ce(lm, reading, recode)
+    ce = spliced_ce(lm, clean, recode)
     return SplicedLoss(ce, *baselines.recovered(ce))
 
 
-def splice_rows(lm: Restartable, reading: SiteReading, baselines: Baselines, rows: Float[Tensor, "M D"]) -> SplicedLoss:
+def splice_rows(lm: Restartable, clean: SitePass, baselines: Baselines, rows: Float[Tensor, "M D"]) -> SplicedLoss:
     """The same with rows that are there already: a transcoder makes them of another site."""
-    ce = spliced_ce(lm, reading.replaced(rows), None)
+    ce = spliced_ce(lm, clean.replaced(rows), None)
     return SplicedLoss(ce, *baselines.recovered(ce))
 
 

@@ -25,9 +25,9 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.core.progress import Progress
 from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.data_sets import DataSet, Tensors
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.probes import Probes, fit_logistic, fit_together
-from saelab.interp.suite.readings import Reading, Tensors
 from saelab.interp.suite.result import Metrics, Result
 from saelab.interp.suite.words import LETTERS, WordActivations, read_words
 from saelab.lm.model import LanguageModel
@@ -62,7 +62,7 @@ PRESETS: Mapping[Preset, AbsorptionConfig] = {
 }
 
 
-class WordsReading(Reading):
+class WordSet(DataSet):
     """The words of the vocabulary in spelling prompts."""
 
     kind: Literal["words"] = "words"
@@ -213,13 +213,13 @@ def _one_hot(letters: Int[Tensor, " N"]) -> Bool[Tensor, "N C"]:
     return letters[:, None] == torch.arange(len(LETTERS))
 
 
-def _readings(config: SuiteConfig) -> list[WordsReading]:
-    return [WordsReading(config=PRESETS[config.preset])]
+def _data_sets(config: SuiteConfig) -> list[WordSet]:
+    return [WordSet(config=PRESETS[config.preset])]
 
 
 def _prepare(site: SiteSuite) -> SpelledWords:
-    (reading,) = _readings(site.config)
-    return probe_letters(WordActivations(**site.load(reading.key)), site.config.seed)
+    (data,) = _data_sets(site.config)
+    return probe_letters(WordActivations(**site.load(data.key)), site.config.seed)
 
 
 def _evaluate(subject: Subject, shared: SpelledWords) -> Result:
@@ -228,5 +228,5 @@ def _evaluate(subject: Subject, shared: SpelledWords) -> Result:
 
 
 EVALUATION = Evaluation(
-    KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile("absorption", demanded=("mean",))
+    KIND, PRESETS, _evaluate, _prepare, _data_sets, saebench=SaebenchFile("absorption", demanded=("mean",))
 )

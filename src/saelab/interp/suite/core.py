@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from saelab.activations.site import Recode, Restartable, SiteReading, spliced, spliced_ce
+from saelab.activations.site import Recode, Restartable, SitePass, spliced, spliced_ce
 from saelab.core.config import Config
 from saelab.interp.features.codes import Codes, encode_codes
 from saelab.interp.suite.config import Preset
@@ -50,38 +50,38 @@ PRESETS: Mapping[Preset, CoreConfig] = {
 
 
 @dataclass(frozen=True)
-class CoreReading:
+class CorePass:
     """What the SAEs of a site share: the activations with the positions that count, and what ablation does."""
 
-    reading: SiteReading
+    clean: SitePass
     ce_clean: float
     ce_zero: float
     ce_mean: float
     kl_zero: float
 
 
-def read_core(lm: Restartable, reading: SiteReading, special: frozenset[int], contexts: int) -> CoreReading:
+def read_core(lm: Restartable, clean: SitePass, special: frozenset[int], contexts: int) -> CorePass:
     """From a clean pass to the baselines of a site. special: ids that never count."""
-    part = reading.take(slice(contexts))
+    part = clean.take(slice(contexts))
     ordinary = ~torch.isin(part.tokens, torch.tensor(sorted(special)))
     counted = replace(part, kept=ordinary, scored=ordinary, batch_size=4)
     mean = counted.rows.mean(0)
     zero_ce, zero_kl = substituted(lm, replace(counted, kept=torch.ones_like(ordinary)), torch.zeros_like)
     mean_ce = spliced_ce(lm, counted, lambda x: mean.expand_as(x))
-    return CoreReading(counted, spliced_ce(lm, counted, None), zero_ce, mean_ce, zero_kl)
+    return CorePass(counted, spliced_ce(lm, counted, None), zero_ce, mean_ce, zero_kl)
 
 
-def substituted(lm: Restartable, reading: SiteReading, recode: Recode) -> tuple[float, float]:
+def substituted(lm: Restartable, clean: SitePass, recode: Recode) -> tuple[float, float]:
     """(CE, KL from the clean model) with `recode` in place of the kept activations, means over scored positions.
 
     KL counts the last position too, which has no next token.
     """
     nll, kl = [], []
     with torch.inference_mode():
-        for contexts, after in spliced(lm, reading, recode):
-            counted = reading.scored[contexts]
-            nll.append(following_nll(after, reading.tokens[contexts], counted))
-            before = reading.logits(lm, contexts)
+        for contexts, after in spliced(lm, clean, recode):
+            counted = clean.scored[contexts]
+            nll.append(following_nll(after, clean.tokens[contexts], counted))
+            before = clean.logits(lm, contexts)
             for i, use in enumerate(counted):
                 p, q = (logits[i].float().log_softmax(-1).cpu() for logits in (before, after))
                 kl.append((p.exp() * (p - q)).sum(-1)[use])
@@ -89,21 +89,21 @@ def substituted(lm: Restartable, reading: SiteReading, recode: Recode) -> tuple[
 
 
 def evaluate(
-    lm: Restartable, core: CoreReading, sae: Sae, config: CoreConfig, text: tuple[Codes, int] | None = None
+    lm: Restartable, core: CorePass, sae: Sae, config: CoreConfig, text: tuple[Codes, int] | None = None
 ) -> Result:
     """All categories of one SAE.
 
     text: its codes on the text on which densities are counted, and that text's context; None counts them on the same.
     """
-    reading = core.reading
-    ce, kl = substituted(lm, reading, lambda x: sae.decode(sae.encode(x)))
-    quality = reconstruction(sae, reading, config.batch_size_prompts)
+    clean = core.clean
+    ce, kl = substituted(lm, clean, lambda x: sae.decode(sae.encode(x)))
+    quality = reconstruction(sae, clean, config.batch_size_prompts)
     if text is None:
-        places = reading.kept.flatten().nonzero()[:, 0].numpy()
-        text = encode_codes(sae.encode, reading.rows, places), reading.tokens.shape[1]
+        places = clean.kept.flatten().nonzero()[:, 0].numpy()
+        text = encode_codes(sae.encode, clean.rows, places), clean.tokens.shape[1]
     density, consistent = counted_densities(*text)
     geometry = weight_geometry(sae)
-    n = reading.tokens.numel()
+    n = clean.tokens.numel()
     metrics: dict[str, Metrics] = {
         "model_behavior_preservation": {
             "kl_div_score": _share(core.kl_zero - kl, core.kl_zero),
@@ -125,21 +125,21 @@ def evaluate(
     per_latent = {"feature_density": density, "consistent_activation_heuristic": consistent} | geometry
     details = _details(per_latent) if config.details else []
     own = {
-        "contexts": len(reading.tokens),
-        "n_eval_reconstruction_batches": -(-len(reading.tokens) // config.batch_size_prompts),
+        "contexts": len(clean.tokens),
+        "n_eval_reconstruction_batches": -(-len(clean.tokens) // config.batch_size_prompts),
     }
     return Result(KIND, metrics, config.model_dump() | own | {"deviations": list(DEVIATIONS)}, details)
 
 
-def reconstruction(sae: Sae, reading: SiteReading, batch: int) -> dict[str, Metrics]:
+def reconstruction(sae: Sae, clean: SitePass, batch: int) -> dict[str, Metrics]:
     """The categories reconstruction_quality, shrinkage and sparsity, as coded there, plus the true share explained."""
     tokens: dict[str, list[Tensor]] = {}
     batches: dict[str, list[float]] = {}
-    x_all = reading.rows.double()
+    x_all = clean.rows.double()
     error_all, variance = 0.0, float((x_all - x_all.mean(0)).square().sum())
     with torch.inference_mode():
-        for start in range(0, len(reading.tokens), batch):
-            x = reading.take(slice(start, start + batch)).rows
+        for start in range(0, len(clean.tokens), batch):
+            x = clean.take(slice(start, start + batch)).rows
             f = sae.encode(x)
             x, xh = x.double(), sae.decode(f).double()
             error, norm, out = (x - xh).square().sum(-1), x.norm(dim=-1), xh.norm(dim=-1)
@@ -164,7 +164,7 @@ def reconstruction(sae: Sae, reading: SiteReading, batch: int) -> dict[str, Metr
             error_all += float(error.sum())
     mean = {name: float(torch.cat(values).mean()) for name, values in tokens.items()}
     error, power, bias = (sum(v) / len(v) for v in (batches["error"], batches["power"], batches["bias"]))
-    as_coded = power - (power / reading.hidden.shape[-1]) ** 2
+    as_coded = power - (power / clean.hidden.shape[-1]) ** 2
     return {
         "reconstruction_quality": {
             "explained_variance": _share(as_coded - error, as_coded),
@@ -239,14 +239,14 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if abs(whole) > 1e-12 else None
 
 
-def _prepare(site: SiteSuite) -> CoreReading:
+def _prepare(site: SiteSuite) -> CorePass:
     text, contexts = site.text, PRESETS[site.config.preset].contexts
-    return read_core(text.lm, text.reading, text.special, contexts)
+    return read_core(text.lm, text.clean, text.special, contexts)
 
 
-def _evaluate(subject: Subject, shared: CoreReading) -> Result:
+def _evaluate(subject: Subject, shared: CorePass) -> Result:
     text, config = subject.site.text, PRESETS[subject.site.config.preset]
-    return evaluate(text.lm, shared, subject.sae, config, (subject.codes, text.reading.tokens.shape[1]))
+    return evaluate(text.lm, shared, subject.sae, config, (subject.codes, text.clean.tokens.shape[1]))
 
 
 EVALUATION = Evaluation(

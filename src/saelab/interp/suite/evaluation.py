@@ -1,6 +1,6 @@
 """How an evaluation is declared, and what it is given: the data of a site once, then one SAE after another.
 
-    EVALUATION = Evaluation(KIND, PRESETS, readings=..., prepare=..., evaluate=..., saebench=...)
+    EVALUATION = Evaluation(KIND, PRESETS, data_sets=..., prepare=..., evaluate=..., saebench=...)
 
 at the end of an evaluation's file is all that the suite needs of it. Data sets that several evaluations read, and the
 codes of an SAE on them, are made once. This file must never know an evaluation.
@@ -23,8 +23,8 @@ from saelab.interp.features.codes import Codes, encode_codes
 from saelab.interp.run import InterpSite
 from saelab.interp.suite.catalogue import CATALOGUE
 from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.data_sets import DataSet, TextSet, text_activations
 from saelab.interp.suite.pooled import TextActivations, pool_activations, pool_codes
-from saelab.interp.suite.readings import Reading, TextsReading, text_activations
 from saelab.interp.suite.result import Result
 from saelab.judges.client import Judge
 from saelab.saes.base import Sae
@@ -56,7 +56,7 @@ class PooledTexts:
 
 @dataclass(frozen=True)
 class SiteSuite:
-    """What the SAEs of one site share. shared: what each evaluation prepared; load(key): a reading's tensors."""
+    """What the SAEs of one site share. shared: what each evaluation prepared; load(key): a data set's tensors."""
 
     config: SuiteConfig
     text: InterpSite
@@ -64,12 +64,12 @@ class SiteSuite:
     shared: dict[str, Any] = field(default_factory=dict)
     _texts: dict[str, PooledTexts] = field(default_factory=dict)
 
-    def texts(self, reading: TextsReading) -> PooledTexts:
-        """The texts of a reading, with its tasks."""
-        if reading.key not in self._texts:
-            read = text_activations(self.load(reading.key))
-            self._texts[reading.key] = PooledTexts(read, pool_activations(read), reading.tasks(self.config.seed)[1])
-        return self._texts[reading.key]
+    def texts(self, data: TextSet) -> PooledTexts:
+        """The texts of a data set, with its tasks."""
+        if data.key not in self._texts:
+            read = text_activations(self.load(data.key))
+            self._texts[data.key] = PooledTexts(read, pool_activations(read), data.tasks(self.config.seed)[1])
+        return self._texts[data.key]
 
 
 @dataclass(frozen=True)
@@ -97,21 +97,21 @@ class Subject:
     @cached_property
     def _left(self) -> Counter[str]:
         config = self.site.config
-        return Counter(r.key for kind in config.kinds for r in evaluation_of(kind).readings(config))
+        return Counter(r.key for kind in config.kinds for r in evaluation_of(kind).data_sets(config))
 
-    def pooled(self, reading: TextsReading) -> Float[Tensor, "N F"]:
-        """The mean of its codes over each text of a reading, kept until the last evaluation has asked for it."""
-        key = reading.key
+    def pooled(self, data: TextSet) -> Float[Tensor, "N F"]:
+        """The mean of its codes over each text of a data set, kept until the last evaluation has asked for it."""
+        key = data.key
         codes = self._pooled.pop(key, None)
         if codes is None:
-            codes = pool_codes(self.sae, self.site.texts(reading).read)
+            codes = pool_codes(self.sae, self.site.texts(data).read)
         self._left[key] -= 1
         if self._left[key] > 0:
             self._pooled[key] = codes
         return codes
 
 
-def _no_readings(config: SuiteConfig) -> Sequence[Reading]:
+def _no_data_sets(config: SuiteConfig) -> Sequence[DataSet]:
     del config
     return ()
 
@@ -124,7 +124,7 @@ def _nothing(site: SiteSuite) -> None:
 class Evaluation:
     """An evaluation as the suite knows it.
 
-    readings(config): what the language model has to read for it. prepare(site): what the SAEs of a site share, probes
+    data_sets(config): what the language model has to read for it. prepare(site): what the SAEs of a site share, probes
     and baselines of the LM. evaluate(subject, shared): the result of one SAE. saebench: None where SAEBench has none.
     """
 
@@ -132,7 +132,7 @@ class Evaluation:
     presets: Mapping[Preset, Config]
     evaluate: Callable[[Subject, Any], Result]
     prepare: Callable[[SiteSuite], Any] = _nothing
-    readings: Callable[[SuiteConfig], Sequence[Reading]] = _no_readings
+    data_sets: Callable[[SuiteConfig], Sequence[DataSet]] = _no_data_sets
     saebench: SaebenchFile | None = None
 
 
@@ -141,7 +141,7 @@ def evaluation_of(kind: str) -> Evaluation:
     return import_module(CATALOGUE[kind].module).EVALUATION
 
 
-def readings_of(config: SuiteConfig) -> tuple[Reading, ...]:
+def data_sets_of(config: SuiteConfig) -> tuple[DataSet, ...]:
     """What the language model has to read for a suite, each once."""
-    found = [r for kind in config.kinds for r in evaluation_of(kind).readings(config)]
+    found = [r for kind in config.kinds for r in evaluation_of(kind).data_sets(config)]
     return tuple({r.key: r for r in found}.values())

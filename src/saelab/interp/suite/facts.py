@@ -19,7 +19,7 @@ from saelab.core.config import Config
 from saelab.core.errors import UserError
 from saelab.core.progress import SILENT, Progress
 from saelab.core.seeds import numpy_generator
-from saelab.interp.suite.readings import Reading, Tensors
+from saelab.interp.suite.data_sets import DataSet, Tensors
 from saelab.lm.batching import pad_left
 from saelab.lm.model import LanguageModel
 from saelab.store.files import read_json
@@ -106,7 +106,7 @@ def read_facts(
     return {site: Facts(hidden=torch.cat(kept[site]), mask=torch.cat(masks), **numbers) for site in sites}
 
 
-class FactsReading(Reading):
+class FactSet(DataSet):
     """RAVEL's facts that the model knows. data: a reference to the folder of its tables."""
 
     kind: Literal["facts"] = "facts"

@@ -20,7 +20,7 @@ def _evaluate(subject: Subject, shared: None) -> Result:
     del shared
     text, config, judge = subject.site.text, PRESETS[subject.site.config.preset], subject.judge
     largest = dict(subject.features.select("feature", "max_activation").iter_rows())
-    found = turned_up(text.lm, text.reading.site, subject.sae, subject.described, largest, judge=judge, config=config)
+    found = turned_up(text.lm, text.clean.site, subject.sae, subject.described, largest, judge=judge, config=config)
     return judged(KIND, found, config.model_dump() | {"judge": judge.name})
 
 

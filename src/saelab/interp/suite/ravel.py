@@ -21,7 +21,7 @@ from torch import Tensor
 from saelab.core.seeds import numpy_generator
 from saelab.interp.suite.config import Preset, SuiteConfig
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
-from saelab.interp.suite.facts import Facts, FactsReading, RavelConfig
+from saelab.interp.suite.facts import Facts, FactSet, RavelConfig
 from saelab.interp.suite.result import Metrics, Result, averaged
 from saelab.saes.base import Sae
 
@@ -168,20 +168,20 @@ def _drawn(facts: Facts, keep: np.ndarray, count: int, generator: np.random.Gene
     return made[answer[made[:, 0]] != answer[made[:, 1]]][:count]
 
 
-def _readings(config: SuiteConfig) -> list[FactsReading]:
-    return [FactsReading(data=config.ravel, config=PRESETS[config.preset])] if config.ravel else []
+def _data_sets(config: SuiteConfig) -> list[FactSet]:
+    return [FactSet(data=config.ravel, config=PRESETS[config.preset])] if config.ravel else []
 
 
 def _prepare(site: SiteSuite) -> Facts:
-    (reading,) = _readings(site.config)
-    return Facts(**site.load(reading.key))
+    (data,) = _data_sets(site.config)
+    return Facts(**site.load(data.key))
 
 
 def _evaluate(subject: Subject, shared: Facts) -> Result:
     text, config = subject.site.text, subject.site.config
-    return evaluate(text.lm, text.reading.site, shared, subject.sae, PRESETS[config.preset], config.seed)
+    return evaluate(text.lm, text.clean.site, shared, subject.sae, PRESETS[config.preset], config.seed)
 
 
 EVALUATION = Evaluation(
-    KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile("ravel", demanded=("ravel",))
+    KIND, PRESETS, _evaluate, _prepare, _data_sets, saebench=SaebenchFile("ravel", demanded=("ravel",))
 )

@@ -1,4 +1,4 @@
-"""The suite as a stage: readings of the model to disk, and for each SAE a table of results and SAEBench's files.
+"""The suite as a stage: what the model reads to disk, and for each SAE a table of results and SAEBench's files.
 
 The only place where the suite writes. evaluations.parquet has one row per metric: kind, category, metric, value (null
 where there is none), preset, and the reason of what is missing.
@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 
 from saelab.core.progress import SILENT, Progress
+from saelab.interp.suite.data_sets import DataSet
 from saelab.interp.suite.evaluation import SiteSuite
-from saelab.interp.suite.readings import Reading
 from saelab.interp.suite.result import Result
 from saelab.interp.suite.saebench_json import lacking, write_saebench
 from saelab.interp.suite.site import evaluate
@@ -34,7 +34,7 @@ COLUMNS = {
 
 
 def read(
-    reading: Reading,
+    data: DataSet,
     lm: LanguageModel,
     sites: Sequence[str],
     folder: Path,
@@ -43,7 +43,7 @@ def read(
     progress: Progress = SILENT,
 ) -> list[Path]:
     """One pass of the LM for all sites; returns `folder/<site>.safetensors`."""
-    found = reading.read(lm, sites, seed, progress)
+    found = data.read(lm, sites, seed, progress)
     paths = []
     for site, tensors in found.items():
         paths.append(folder / tensors_name(site))

@@ -23,11 +23,11 @@ from saelab.core.progress import Progress
 from saelab.core.seeds import numpy_generator, seed_of
 from saelab.interp.suite import labelled
 from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.data_sets import DataSet, Tensors
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.labelled import LabelledData, binary_sets
 from saelab.interp.suite.pooled import read_ids
 from saelab.interp.suite.probes import Split
-from saelab.interp.suite.readings import Reading, Tensors
 from saelab.interp.suite.result import Metrics, Result, averaged
 from saelab.lm.model import LanguageModel
 
@@ -206,7 +206,7 @@ def _fit(x: np.ndarray, y: np.ndarray, cost: float, penalty: Penalty, seed: int)
     return logistic(x, y, cost=float(cost), random_state=seed, **settings)
 
 
-class SetsReading(Reading):
+class ProbeSets(DataSet):
     """The sets of sae-probes, the last token of each text."""
 
     kind: Literal["sets"] = "sets"
@@ -245,14 +245,14 @@ class SetsRead:
     llm: Mapping[str, Metrics]
 
 
-def _readings(config: SuiteConfig) -> list[SetsReading]:
-    return [SetsReading(config=PRESETS[config.preset])]
+def _data_sets(config: SuiteConfig) -> list[ProbeSets]:
+    return [ProbeSets(config=PRESETS[config.preset])]
 
 
 def _prepare(site: SiteSuite) -> SetsRead:
-    (reading,), seed = _readings(site.config), site.config.seed
-    tasks, left_out = reading.tasks(seed)
-    tensors = site.load(reading.key)
+    (data,), seed = _data_sets(site.config), site.config.seed
+    tasks, left_out = data.tasks(seed)
+    tensors = site.load(data.key)
     x = {task.name: tensors[task.name].float() for task in tasks}
     return SetsRead(x, tasks, left_out, {t.name: probe_whole(x[t.name], t.split, seed, t.name) for t in tasks})
 
@@ -266,4 +266,4 @@ def _evaluate(subject: Subject, shared: SetsRead) -> Result:
     return evaluation(shared.llm, rows, config, shared.left_out)
 
 
-EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile(KIND))
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _data_sets, saebench=SaebenchFile(KIND))

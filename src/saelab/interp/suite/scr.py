@@ -26,10 +26,10 @@ from saelab.core.seeds import numpy_generator
 from saelab.interp.suite import labelled
 from saelab.interp.suite.ablation import ablated, effects_on, strongest
 from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.data_sets import Tensors, TextSet, all_tokens, plain
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.labelled import LabelledData
 from saelab.interp.suite.probes import SHIFT_PROBE, LinearProbe, Split, fit_probe, mean_difference
-from saelab.interp.suite.readings import Tensors, TextsReading, all_tokens, plain
 from saelab.interp.suite.result import Metrics, Result, averaged
 from saelab.lm.model import LanguageModel
 
@@ -187,7 +187,7 @@ def evaluation(by_pair: Mapping[str, Metrics], config: Mapping[str, object]) -> 
     return Result(KIND, metrics, {**config, "deviations": list(DEVIATIONS)}, details)
 
 
-class PairReading(TextsReading):
+class PairSet(TextSet):
     """The texts of a crossed set in its four corners, all tokens."""
 
     kind: Literal["pair"] = "pair"
@@ -213,24 +213,24 @@ class PairReading(TextsReading):
         return all_tokens(lm, self.tasks(seed)[0].texts, sites, self.context, progress)
 
 
-def _readings(config: SuiteConfig) -> list[PairReading]:
+def _data_sets(config: SuiteConfig) -> list[PairSet]:
     c = PRESETS[config.preset]
-    return [PairReading(pair=p, n_train=c.n_train, n_test=c.n_test, context=c.context_length) for p in c.pairs]
+    return [PairSet(pair=p, n_train=c.n_train, n_test=c.n_test, context=c.context_length) for p in c.pairs]
 
 
 def _prepare(site: SiteSuite) -> list[BiasedProbes]:
     """The probes of the LM on each crossed set."""
-    texts = [site.texts(reading) for reading in _readings(site.config)]
+    texts = [site.texts(data) for data in _data_sets(site.config)]
     return [probe_confounded(t.x, t.tasks, site.config.seed) for t in texts]
 
 
 def _evaluate(subject: Subject, shared: Sequence[BiasedProbes]) -> Result:
     site, W_dec, rows = subject.site, subject.sae.W_dec, {}
     config = PRESETS[site.config.preset]
-    for reading, probed in zip(_readings(site.config), shared, strict=True):
-        x, codes = site.texts(reading).x, subject.pooled(reading)
+    for data, probed in zip(_data_sets(site.config), shared, strict=True):
+        x, codes = site.texts(data).x, subject.pooled(data)
         rows[probed.tasks.name] = remove(probed, x, codes, W_dec, config.n_values)
     return evaluation(rows, config.model_dump())
 
 
-EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile("scr"))
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _data_sets, saebench=SaebenchFile("scr"))

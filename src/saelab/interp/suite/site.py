@@ -1,6 +1,6 @@
-"""The whole suite for one SAE: every evaluation that a preset asks for, from one shared reading of the model.
+"""The whole suite for one SAE: every evaluation that a preset asks for, from one shared pass of the model.
 
-    prepare     what the SAEs of a site share: readings, probes of the LM, baselines   (once)
+    prepare     what the SAEs of a site share: data sets, probes of the LM, baselines   (once)
     evaluate    one SAE: its own encoding, its own probes, its results                 (for each)
 
 Preset and deviations stand in every result, so that none is taken for another.
@@ -20,9 +20,9 @@ from saelab.saes.base import Sae
 
 
 def prepare(config: SuiteConfig, text: InterpSite, load: Load, progress: Progress = SILENT) -> SiteSuite:
-    """Baselines and probes of the LM at a site. load(key): the tensors of a reading at this site."""
+    """Baselines and probes of the LM at a site. load(key): the tensors of a data set at this site."""
     site = SiteSuite(config, text, load)
-    with progress.task(f"probing {text.reading.site}", total=len(config.kinds), unit="evaluations") as task:
+    with progress.task(f"probing {text.clean.site}", total=len(config.kinds), unit="evaluations") as task:
         for kind in config.kinds:
             site.shared[kind] = evaluation_of(kind).prepare(site)
             task.advance(part=kind)

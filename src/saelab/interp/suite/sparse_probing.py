@@ -14,10 +14,10 @@ from torch import Tensor
 
 from saelab.core.config import Config
 from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.data_sets import ClassSet, class_sets
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.labelled import OneVsRest
 from saelab.interp.suite.probes import ProbeConfig, fit_probe, sparse_accuracy
-from saelab.interp.suite.readings import ClassReading, class_readings
 from saelab.interp.suite.result import Metrics, Result, averaged
 
 KIND = "sparse_probing"
@@ -104,26 +104,26 @@ def _by_metric(by_class: Mapping[str, Metrics]) -> dict[str, Metrics]:
     return found
 
 
-def _readings(config: SuiteConfig) -> list[ClassReading]:
+def _data_sets(config: SuiteConfig) -> list[ClassSet]:
     c = PRESETS[config.preset]
-    return class_readings(c.dataset_names, c.probe_train_set_size, c.probe_test_set_size, c.context_length)
+    return class_sets(c.dataset_names, c.probe_train_set_size, c.probe_test_set_size, c.context_length)
 
 
 def _prepare(site: SiteSuite) -> dict[str, dict[str, Metrics]]:
     """The accuracies of the LM itself, by data set and class."""
-    return {r.title: _probed(site, r, site.texts(r).x, "llm") for r in _readings(site.config)}
+    return {r.title: _probed(site, r, site.texts(r).x, "llm") for r in _data_sets(site.config)}
 
 
 def _evaluate(subject: Subject, shared: Mapping[str, Mapping[str, Metrics]]) -> Result:
     site = subject.site
     config = PRESETS[site.config.preset]
-    rows = {r.title: _probed(site, r, subject.pooled(r), "sae") for r in _readings(site.config)}
+    rows = {r.title: _probed(site, r, subject.pooled(r), "sae") for r in _data_sets(site.config)}
     return evaluation(shared, rows, config.k_values, config.model_dump())
 
 
-def _probed(site: SiteSuite, reading: ClassReading, x: Float[Tensor, "N D"], prefix: str) -> dict[str, Metrics]:
+def _probed(site: SiteSuite, data: ClassSet, x: Float[Tensor, "N D"], prefix: str) -> dict[str, Metrics]:
     seed, ks = site.config.seed, PRESETS[site.config.preset].k_values
-    return probe_tasks(x, site.texts(reading).tasks, ks, prefix, seed, reading.title)
+    return probe_tasks(x, site.texts(data).tasks, ks, prefix, seed, data.title)
 
 
-EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile(KIND))
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _data_sets, saebench=SaebenchFile(KIND))

@@ -20,10 +20,10 @@ from torch import Tensor
 from saelab.core.config import Config
 from saelab.interp.suite.ablation import ablated, effects_on, strongest
 from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.data_sets import ClassSet, class_sets
 from saelab.interp.suite.evaluation import Evaluation, SaebenchFile, SiteSuite, Subject
 from saelab.interp.suite.labelled import OneVsRest
 from saelab.interp.suite.probes import SHIFT_PROBE, LinearProbe, fit_probe, mean_difference
-from saelab.interp.suite.readings import ClassReading, class_readings
 from saelab.interp.suite.result import Metrics, Result, averaged
 
 KIND = "tpp"
@@ -115,17 +115,17 @@ def _named(row: Mapping[str, float | int | None]) -> Metrics:
     return {key: row.get(key) for n in ALL_N for part in PARTS for key in (f"tpp_threshold_{n}_{part}",)}
 
 
-def _readings(config: SuiteConfig) -> list[ClassReading]:
+def _data_sets(config: SuiteConfig) -> list[ClassSet]:
     c = PRESETS[config.preset]
-    return class_readings(c.dataset_names, c.train_set_size, c.test_set_size, c.context_length)
+    return class_sets(c.dataset_names, c.train_set_size, c.test_set_size, c.context_length)
 
 
 def _prepare(site: SiteSuite) -> dict[str, ProbedTasks]:
     """The probes of the LM, by data set."""
     found, seed = {}, site.config.seed
-    for reading in _readings(site.config):
-        texts = site.texts(reading)
-        found[reading.title] = probe_classes(texts.x, texts.tasks, seed, reading.title)
+    for data in _data_sets(site.config):
+        texts = site.texts(data)
+        found[data.title] = probe_classes(texts.x, texts.tasks, seed, data.title)
     return found
 
 
@@ -134,9 +134,9 @@ def _evaluate(subject: Subject, shared: Mapping[str, ProbedTasks]) -> Result:
     config = PRESETS[site.config.preset]
     rows = {
         r.title: perturb(shared[r.title], site.texts(r).x, subject.pooled(r), W_dec, config.n_values)
-        for r in _readings(site.config)
+        for r in _data_sets(site.config)
     }
     return evaluation(rows, config.model_dump())
 
 
-EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings, saebench=SaebenchFile("tpp"))
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _data_sets, saebench=SaebenchFile("tpp"))

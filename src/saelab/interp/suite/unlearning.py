@@ -20,14 +20,14 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from saelab.activations.site import Recode, Restartable, SiteReading, read_states, spliced_ce
+from saelab.activations.site import Recode, Restartable, SitePass, read_states, spliced_ce
 from saelab.core.config import Config
 from saelab.core.progress import Progress
 from saelab.core.seeds import numpy_generator
 from saelab.interp.suite import labelled
 from saelab.interp.suite.config import Preset, SuiteConfig
+from saelab.interp.suite.data_sets import DataSet, Tensors, plain
 from saelab.interp.suite.evaluation import Evaluation, SiteSuite, Subject
-from saelab.interp.suite.readings import Reading, Tensors, plain
 from saelab.interp.suite.result import Metrics, Result
 from saelab.lm.model import LanguageModel
 from saelab.saes.base import Sae
@@ -59,12 +59,12 @@ PRESETS: Mapping[Preset, UnlearningConfig] = {
 class Corpora:
     """The topic and other text, each in a ranking and a measured half, with clean cross-entropies of the latter."""
 
-    forget: tuple[SiteReading, SiteReading]
-    retain: tuple[SiteReading, SiteReading]
+    forget: tuple[SitePass, SitePass]
+    retain: tuple[SitePass, SitePass]
     clean: tuple[float, float]
 
 
-def corpora(lm: Restartable, forget: SiteReading, retain: SiteReading) -> Corpora:
+def corpora(lm: Restartable, forget: SitePass, retain: SitePass) -> Corpora:
     """What the SAEs of a site share: every second context ranks, the others are measured."""
     halves = [(text.take(slice(0, None, 2)), text.take(slice(1, None, 2))) for text in (forget, retain)]
     clean = [spliced_ce(lm, measured, None) for _, measured in halves]
@@ -120,7 +120,7 @@ def clamped(sae: Sae, latents: Int[Tensor, " K"], depth: Float[Tensor, " K"]) ->
     return recode
 
 
-def _activity(sae: Sae, text: SiteReading) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
+def _activity(sae: Sae, text: SitePass) -> tuple[Float[Tensor, " F"], Float[Tensor, " F"]]:
     """Share of kept tokens at which each latent fires, and its mean value there."""
     count, total, rows = torch.zeros(sae.cfg.d_sae), torch.zeros(sae.cfg.d_sae), text.rows
     with torch.inference_mode():
@@ -131,7 +131,7 @@ def _activity(sae: Sae, text: SiteReading) -> tuple[Float[Tensor, " F"], Float[T
     return count / len(rows), total / count.clamp_min(1)
 
 
-class TopicReading(Reading):
+class TopicSet(DataSet):
     """The texts of one class, packed into contexts."""
 
     kind: Literal["topic"] = "topic"
@@ -157,17 +157,17 @@ class TopicReading(Reading):
         return {s: {"tokens": tokens, "hidden": x.to(torch.bfloat16), "kept": kept} for s, x in states.items()}
 
 
-def _readings(config: SuiteConfig) -> list[TopicReading]:
+def _data_sets(config: SuiteConfig) -> list[TopicSet]:
     c = PRESETS[config.preset]
-    return [TopicReading(topic=c.topic, contexts=c.contexts)]
+    return [TopicSet(topic=c.topic, contexts=c.contexts)]
 
 
 def _prepare(site: SiteSuite) -> Corpora:
     """The topic beside as many contexts of held-out text."""
-    (reading,), text = _readings(site.config), site.text
-    found, name = site.load(reading.key), text.reading.site
-    forget = SiteReading(name, found["tokens"], found["hidden"].float(), found["kept"], found["kept"], 4)
-    other = text.reading.take(slice(len(forget.tokens)))
+    (data,), text = _data_sets(site.config), site.text
+    found, name = site.load(data.key), text.clean.site
+    forget = SitePass(name, found["tokens"], found["hidden"].float(), found["kept"], found["kept"], 4)
+    other = text.clean.take(slice(len(forget.tokens)))
     kept = ~torch.isin(other.tokens, torch.tensor(sorted(text.special)))
     return corpora(text.lm, forget, replace(other, kept=kept, scored=kept, batch_size=4))
 
@@ -176,4 +176,4 @@ def _evaluate(subject: Subject, shared: Corpora) -> Result:
     return evaluate(subject.site.text.lm, shared, subject.sae, PRESETS[subject.site.config.preset])
 
 
-EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _readings)
+EVALUATION = Evaluation(KIND, PRESETS, _evaluate, _prepare, _data_sets)

@@ -3,7 +3,7 @@
     u = (x - b_dec) W_enc,  π = u + b_gate,  z = 1[π > 0] relu(u exp(r_mag) + b_mag)
     loss = ||x - x̂||² + λ Σ_j relu(π)_j + ||x - (relu(π) W_dec + b_dec)||²,  W_dec and b_dec frozen in the last term
 
-As in the paper the auxiliary term trains gate and encoder only (SAELens lets it move the decoder), decoder rows have
+As in the paper the auxiliary term trains the gating path only (SAELens lets it move the decoder), decoder rows have
 unit norm, and Adam runs with beta1 = 0 in the paper preset. All terms live on the entries with π > 0.
 """
 
@@ -31,7 +31,7 @@ from saelab.saes.sparse_ops import DenseEntries, SparseEntries, Values, above
 
 
 class GatedSae(Sae):
-    """The gate decides, the magnitude path measures. `b_enc` is the gate's bias b_gate."""
+    """The gating path decides, the magnitude path measures. `b_enc` is the gating path's bias b_gate."""
 
     saelens_name = "gated"
     extra = ("r_mag", "b_mag")
@@ -74,18 +74,18 @@ class GatedRule(Rule):
         self, entries: SparseEntries | DenseEntries, weights: Weights, d_codes: Values, step: StepContext
     ) -> RuleGradient:
         n = step.n
-        gate = entries.pre > 0
-        open_gate = entries.pre * gate
-        residual = entries.decode(open_gate, weights.decoder) + weights.b_dec - step.x
-        d_gate = (entries.project(residual * (2 / n), weights.decoder) + step.coefficient / n) * gate
+        active = entries.pre > 0
+        gating = entries.pre * active
+        residual = entries.decode(gating, weights.decoder) + weights.b_dec - step.x
+        d_gating = (entries.project(residual * (2 / n), weights.decoder) + step.coefficient / n) * active
         magnitude = self._magnitude(entries, weights)
-        d_magnitude = d_codes * (gate & (magnitude > 0))
+        d_magnitude = d_codes * (active & (magnitude > 0))
         d_gain = d_magnitude * (magnitude - entries.at(weights.extra["b_mag"]))
-        own = {"b_enc": d_gate, "b_mag": d_magnitude, "r_mag": d_gain}
+        own = {"b_enc": d_gating, "b_mag": d_magnitude, "r_mag": d_gain}
         return RuleGradient(
-            d_magnitude * entries.at(weights.extra["r_mag"].exp()) + d_gate,
+            d_magnitude * entries.at(weights.extra["r_mag"].exp()) + d_gating,
             own={name: entries.per_latent(values) for name, values in own.items()},
-            penalty=step.coefficient / n * float(open_gate.sum()) + float(residual.square().sum()) / n,
+            penalty=step.coefficient / n * float(gating.sum()) + float(residual.square().sum()) / n,
         )
 
     def shift(self, weights: Weights, amount: float) -> None:

@@ -4,7 +4,7 @@
     loss = mean over j in J of ||x - x̂_j||² + AuxK
 
 J holds the nested levels `ks`, the largest of which is trained for; the paper's J is 1, ..., k or a part of it. All of
-them cost one set of products: an entry's rank in its row says which block of the cumulative sums it belongs to. The
+them cost one set of products: an entry's rank in its row says which part of the cumulative sums it belongs to. The
 finished SAE is a TopK that keeps `k`, and any level below it can be read from the same weights. AuxK is of the residual
 of the largest level.
 """

@@ -4,7 +4,7 @@
 
 One BatchTopK over all latents; AuxK on the residual of the whole dictionary. The levels are averaged, so the loss keeps
 the scale of a plain SAE's (SAELens sums them, dictionary_learning divides by g twice). The products of the nested
-levels cost no more than those of one dictionary: every block of latents gets rows of its own (sparse_ops.in_levels),
+levels cost no more than those of one dictionary: every group of latents gets rows of its own (sparse_ops.in_levels),
 and the sums over levels are cumulative sums over [g, B, D].
 """
 

@@ -155,7 +155,7 @@ def _sae(found: Found, name: str) -> Sae:
 
 
 def _pickled(name: str, kind: Format | None) -> UserError:
-    what = f"a {kind.name} checkpoint, whose weights are a pickle" if kind else "a pickle"
+    what = f"a {kind.name} file, whose weights are a pickle" if kind else "a pickle"
     return UserError(
         f"{name} is {what}; loading one can run code.",
         hint=f"Convert it once, in a closed process: saelab convert {name} NEW-FOLDER --to saelens",
@@ -180,7 +180,7 @@ def save_sae(sae: Sae | Transcoder, folder: str | Path, format: str = "saelens")
 
 
 def save_native(sae: Sae | Transcoder, folder: Path) -> None:
-    """Write an SAE or a transcoder as a run keeps its own; every gate has a form here."""
+    """Write an SAE or a transcoder as a run keeps its own; every activation function has a form here."""
     saelens.write_own(sae, folder)
 
 
@@ -217,7 +217,7 @@ def spare(source: Source, target: Path) -> None:
 
 def holding(found: Sae | Transcoder) -> str:
     """The format that an SAE is written in where none is asked for: the native one, sparsify for TopK transcoders."""
-    return sparsify.FORMAT.name if isinstance(found, Transcoder) and found.cfg.gate == "topk" else saelens.FORMAT.name
+    return sparsify.FORMAT.name if isinstance(found, Transcoder) and found.cfg.act_fn == "topk" else saelens.FORMAT.name
 
 
 def open_any(source: Source, format: str | None = None) -> Found:
@@ -255,7 +255,7 @@ def _read(kind: Format, source: Source, *pickled: Any) -> Found:
 def _has_k(found: Found) -> bool:
     """Does its encoder, or the training that chose its thresholds, have a number of active latents?"""
     if not isinstance(found, Sae):
-        return found.cfg.gate == "topk"
+        return found.cfg.act_fn == "topk"
     kind = ARCHITECTURES.get(found.cfg.architecture)
     return isinstance(found, TopKSae) or (kind is not None and "k" in kind.model_fields)
 

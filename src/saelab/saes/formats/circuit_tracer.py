@@ -2,8 +2,8 @@
 
 Set: W_enc [F, D], W_dec [F, D] (repositories of 2025: [D, F], told by its shape), b_enc, b_dec, and where it has them
 `activation_function.threshold` [F], `k` and W_skip [D, D]. One layer is opened, `FOLDER/layer_3.safetensors`.
-Cross-layer: `W_enc_{i}.safetensors` with W_enc_{i} [F, D], b_enc_{i}, b_dec_{i}, threshold_{i} where gated, and
-`W_dec_{i}.safetensors` with W_dec_{i} [F, L - i, D], what block i writes to layers i and after.
+Cross-layer: `W_enc_{i}.safetensors` with W_enc_{i} [F, D], b_enc_{i}, b_dec_{i}, threshold_{i} where it has them, and
+`W_dec_{i}.safetensors` with W_dec_{i} [F, L - i, D], what set i writes to layers i and after.
 `config.yaml` says model and hooks; no input is scaled, and nothing is subtracted from it.
 """
 
@@ -107,19 +107,19 @@ def _layer(source: Source, name: str, config: _Config) -> Transcoder:
     weights["W_enc"] = oriented(weights["W_enc"], latents, d_in, f"W_enc of {where}", declared=True).T
     weights["W_dec"] = oriented(weights["W_dec"], latents, d_out, f"W_dec of {where}")
     k = source.declared.settled("k", int(found["k"]) if "k" in found else config.k)
-    gate = "topk" if k else "jumprelu" if "threshold" in weights else "relu"
+    act_fn = "topk" if k else "jumprelu" if "threshold" in weights else "relu"
     match = _LAYER.fullmatch(name)
     (site,), (site_out,) = _hooks(config, [int(match[1])] if match else [0])
     site = source.declared.site or site
-    return transcoder(weights, gate=gate, k=k, site=site, site_out=site_out, **_about(source, config))
+    return transcoder(weights, act_fn=act_fn, k=k, site=site, site_out=site_out, **_about(source, config))
 
 
 def _cross_layer(source: Source, config: _Config) -> Crosscoder:
     count = len(list(source.folder.glob("W_enc_*.safetensors")))
-    gated = "threshold_0" in source.safetensors("W_enc_0.safetensors")
+    jumps = "threshold_0" in source.safetensors("W_enc_0.safetensors")
     parts, decoders = [], []
     for i in range(count):
-        names = ["W_enc", "b_enc", "b_dec"] + (["threshold"] if gated else [])
+        names = ["W_enc", "b_enc", "b_dec"] + (["threshold"] if jumps else [])
         file = f"W_enc_{i}.safetensors"
         parts.append(take(source.safetensors(file), {n: f"{n}_{i}" for n in names}, str(source.folder / file)))
         file = f"W_dec_{i}.safetensors"
@@ -133,8 +133,8 @@ def _cross_layer(source: Source, config: _Config) -> Crosscoder:
     weights["W_enc"] = weights["W_enc"].transpose(-1, -2)
     sites = [tuple(s or f"layer.{i}" for i, s in enumerate(of)) for of in _hooks(config, range(count))]
     return crosscoder(
-        weights, decoders, kind="cross_layer", gate="jumprelu" if gated else "relu", sites=sites[0], sites_out=sites[1],
-        **_about(source, config),
+        weights, decoders, kind="cross_layer", act_fn="jumprelu" if jumps else "relu", sites=sites[0],
+        sites_out=sites[1], **_about(source, config),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
     b_dec in or out of the input:   (x - b_dec) W_enc + b = x W_enc + (b - b_dec W_enc)
     inputs scaled by s:             f(s x) / s with f's weights is W_enc, W_dec, b_enc / s, b_dec / s, θ / s, codes / s
     inputs whitened, (x - μ) M:     W_enc is M W_enc, W_dec is W_dec M⁻¹, b_dec is b_dec M⁻¹ + μ
-    gate on decoder norms n:        top_k(n pre) with W_dec / n is W_enc n, b_enc n, W_dec / n
+    TopK by decoder norms n:        top_k(n pre) with W_dec / n is W_enc n, b_enc n, W_dec / n
     codes with a sign:              top_k(|pre|) is top_k of [pre, -pre] with [W_dec, -W_dec]
 
 No file is read here and no format is known.

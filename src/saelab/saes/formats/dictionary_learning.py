@@ -1,6 +1,6 @@
 """saprmarks/dictionary_learning: `ae.pt` (a pickle: opened by `convert` only) and `config.json`, seven classes.
 
-| class | b_dec subtracted | gate |
+| class | b_dec subtracted | activation function |
 |---|---|---|
 | AutoEncoder, AutoEncoderNew | yes, no | relu |
 | GatedAutoEncoder | yes | gated |

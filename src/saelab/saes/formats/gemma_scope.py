@@ -42,7 +42,7 @@ def _read(source: Source) -> Sae | Transcoder:
     weights = take(source.npz(FILE), _NAMES, str(source.folder / FILE))
     about, kind = _about(source)
     if kind == "transcoders":
-        return transcoder(weights, gate="jumprelu", **about)
+        return transcoder(weights, act_fn="jumprelu", **about)
     if kind == "embedding":
         root = weights["W_enc"].shape[0] ** 0.5
         weights |= {"W_enc": weights["W_enc"] / root, "W_dec": weights["W_dec"] * root}

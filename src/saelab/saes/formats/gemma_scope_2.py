@@ -124,7 +124,7 @@ def _transcoder(
     hook = config.hf_hook_point_out or (f"{block}.post_feedforward_layernorm.output" if block else None)
     about["site_out"] = house_name(hook)
     check_widths(source.name, weights, transcodes=True, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
-    return transcoder(weights, gate="jumprelu", **about)
+    return transcoder(weights, act_fn="jumprelu", **about)
 
 
 FORMAT = Format("gemma_scope_2", f"{WEIGHTS} with w_enc", _recognises, _read)

@@ -48,7 +48,7 @@ def read_sites(source: Source, hooks: tuple[str | None, str | None], about: dict
     if _SKIP in weights:
         weights["W_skip"] = weights.pop(_SKIP).transpose(-1, -2)
     return crosscoder(
-        weights, decoders, kind="cross_layer", gate="jumprelu", sites=sites[0], sites_out=sites[1], **about,
+        weights, decoders, kind="cross_layer", act_fn="jumprelu", sites=sites[0], sites_out=sites[1], **about,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Old: `hyperparams.json`, `checkpoints/final.safetensors` with encoder.*, decoder
 raw units, while the weights expect x' = s x, s = sqrt(D) / dataset_average_activation_norm.
 New: `config.json`, `sae_weights.safetensors` with W_E, b_E, W_D, b_D, log_jumprelu_threshold [F] and the norm as a
 tensor; here the threshold is in the units of x'. Folding the scale: biases / s, a threshold of x' / s. b_dec is not
-subtracted from the input. Where the gate reads pre_j n_j (decoder norm), θ_j becomes θ_j / n_j; a TopK by pre_j n_j
+subtracted from the input. Where thresholds are of pre_j n_j (decoder norm), θ_j becomes θ_j / n_j; a TopK by pre_j n_j
 has n_j folded into its weights, so that its codes are the library's times n_j and its directions of unit norm.
 """
 
@@ -173,26 +173,26 @@ def _to_other_units(weights: dict[str, Tensor], scale: float, scale_out: float) 
     return raw | {"W_dec": weights["W_dec"] * (scale / scale_out), "b_dec": weights["b_dec"] / scale_out}
 
 
-_GATES: dict[str, type[Sae]] = {"jumprelu": JumpReluSae, "relu": ReluSae, "topk": TopKSae}
+_ACT_FNS: dict[str, type[Sae]] = {"jumprelu": JumpReluSae, "relu": ReluSae, "topk": TopKSae}
 
 
 def _built(
     weights: dict[str, Tensor], config: _Config, scale: float, source: Source, *, scale_out: float
 ) -> Sae | Transcoder:
-    gate = config.act_fn.lower()
-    if gate not in _GATES:
-        why = " Its codes depend on the other tokens of a batch." if gate.startswith("batch") else ""
-        raise UserError(f"{source.name} has the activation {gate!r}; {', '.join(_GATES)} are read.{why}")
-    k = source.declared.settled("k", config.top_k) if gate == "topk" else None
-    if gate == "topk" and k is None:
+    act_fn = config.act_fn.lower()
+    if act_fn not in _ACT_FNS:
+        why = " Its codes depend on the other tokens of a batch." if act_fn.startswith("batch") else ""
+        raise UserError(f"{source.name} has the activation {act_fn!r}; {', '.join(_ACT_FNS)} are read.{why}")
+    k = source.declared.settled("k", config.top_k) if act_fn == "topk" else None
+    if act_fn == "topk" and k is None:
         raise ArtefactError(f"{source.name} lacks top_k.", hint="Declare it: k=... (--k).")
     metadata: dict[str, Any] = {"format": "llama_scope", "input_scale": scale}
-    weights = _gated(weights, gate, source)
-    if config.sparsity_include_decoder_norm and gate == "jumprelu":
+    weights = _with_thresholds(weights, act_fn, source)
+    if config.sparsity_include_decoder_norm and act_fn == "jumprelu":
         norms = weights["W_dec"].norm(dim=1)
         never = torch.finfo(norms.dtype).max  # a latent of norm zero passes no threshold
         weights["threshold"] = torch.where(norms > 0, weights["threshold"] / norms, never)
-    elif config.sparsity_include_decoder_norm and gate == "topk":
+    elif config.sparsity_include_decoder_norm and act_fn == "topk":
         weights = decoder_norms_folded(weights)
         metadata["notice"] = "codes are those of its library times the norms of its decoder"
     hook, out = config.hook_point_in, config.hook_point_out or config.hook_point_in
@@ -200,16 +200,16 @@ def _built(
     about["lm"] = source.declared.lm or config.model_name
     if out != hook:
         weights = _to_other_units(weights, scale, scale_out)
-        return transcoder(weights, gate=gate, site_out=house_name(out), **about)
+        return transcoder(weights, act_fn=act_fn, site_out=house_name(out), **about)
     raw = scaled_in(weights, scale)
-    cfg = config_for(raw, gate, subtract_b_dec=config.apply_decoder_bias_to_pre_encoder, **about)
-    return _GATES[gate](cfg, raw)
+    cfg = config_for(raw, act_fn, subtract_b_dec=config.apply_decoder_bias_to_pre_encoder, **about)
+    return _ACT_FNS[act_fn](cfg, raw)
 
 
-def _gated(weights: dict[str, Tensor], gate: str, source: Source) -> dict[str, Tensor]:
-    """The weights with the thresholds that the gate needs, and no others."""
+def _with_thresholds(weights: dict[str, Tensor], act_fn: str, source: Source) -> dict[str, Tensor]:
+    """The weights with the thresholds that the activation function needs, and no others."""
     log = weights.pop("log_threshold", None)
-    if gate != "jumprelu":
+    if act_fn != "jumprelu":
         return {name: tensor for name, tensor in weights.items() if name != "threshold"}
     if log is not None:
         return weights | {"threshold": exponential(log, source.name)}

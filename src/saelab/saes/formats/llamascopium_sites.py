@@ -1,10 +1,10 @@
 """Crosscoders and cross-layer transcoders of llamascopium (OpenMOSS), whose SAEs llama_scope.py reads.
 
 Crosscoder: W_E [S, D, F], b_E [S, F], W_D [S, F, D], b_D [S, D]; the biases of all sites are summed.
-CLT: W_E [L, D, F], b_E [L, F], W_D.{t} [t + 1, F, D] (what blocks 0 to t write to t), b_D.{t} [D].
+CLT: W_E [L, D, F], b_E [L, F], W_D.{t} [t + 1, F, D] (what sets 0 to t write to t), b_D.{t} [D].
 
 Both read s x at a site, with its s = sqrt(D) / average norm, and write s x̂: s goes into encoders, and out of decoders
-and output biases, so codes stay the library's. Where gates read pre n (decoder norms n: at its site in a crosscoder,
+and output biases, so codes stay the library's. Where codes are decided by pre n (norms n: at its site in a crosscoder,
 over all sites in a CLT), a threshold becomes θ / n, and a TopK compares by pre n.
 """
 
@@ -23,7 +23,7 @@ from saelab.saes.formats.source import Source, take
 
 NORM = "dataset_average_activation_norm."
 _THRESHOLD = "activation_function.log_jumprelu_threshold"
-_GATES = {"relu": "relu", "jumprelu": "jumprelu", "topk": "topk", "layertopk": "topk"}
+_ACT_FNS = {"relu": "relu", "jumprelu": "jumprelu", "topk": "topk", "layertopk": "topk"}
 
 
 TYPES = ("crosscoder", "clt")
@@ -46,26 +46,26 @@ class _Config(Foreign):
 def read_sites(source: Source, said: dict[str, Any], found: dict[str, Tensor]) -> Crosscoder:
     """A dictionary of several sites from its config and tensors."""
     config = _Config.parse(said, origin=f"The config of {source.name}")
-    kind, gate = config.sae_type, config.act_fn.lower()
+    kind, act_fn = config.sae_type, config.act_fn.lower()
     hooks_in, hooks_out = (
         (config.hook_points_in, config.hook_points_out) if kind == "clt" else (config.hook_points,) * 2
     )
-    if gate not in _GATES or (gate == "layertopk" and kind == "crosscoder"):
+    if act_fn not in _ACT_FNS or (act_fn == "layertopk" and kind == "crosscoder"):
         raise UserError(
-            f"{source.name} has the activation {gate!r}; {', '.join(_GATES)} are read.",
+            f"{source.name} has the activation {act_fn!r}; {', '.join(_ACT_FNS)} are read.",
             hint="A batch TopK depends on its batch: turn it into JumpReLU with the library that wrote it.",
         )
     norms = norms_in(found, source)
     tensors = {key: tensor for key, tensor in found.items() if not key.startswith(NORM)}
-    names = {"W_E": "W_E", "b_E": "b_E"} | ({"threshold": _THRESHOLD} if gate == "jumprelu" else {})
+    names = {"W_E": "W_E", "b_E": "b_E"} | ({"threshold": _THRESHOLD} if act_fn == "jumprelu" else {})
     own = [f"{n}.{t}" for n in ("W_D", "b_D") for t in range(len(hooks_out))] if kind == "clt" else ["W_D", "b_D"]
     tensors = take(tensors, names | {n: n for n in own}, source.name, axes=3)
     _check(tensors, kind, len(hooks_in), len(hooks_out), source)
     s_in, s_out = (_scales(config, hooks, norms, tensors["W_E"].shape[1], source) for hooks in (hooks_in, hooks_out))
     if kind == "clt":
-        blocks = [[tensors[f"W_D.{t}"][b] for t in range(b, len(hooks_out))] for b in range(len(hooks_in))]
-        norm = torch.stack([torch.stack(block).square().sum((0, 2)).sqrt() for block in blocks])
-        decoders = [{b + i: w / s_out[b + i] for i, w in enumerate(block)} for b, block in enumerate(blocks)]
+        sets = [[tensors[f"W_D.{t}"][b] for t in range(b, len(hooks_out))] for b in range(len(hooks_in))]
+        norm = torch.stack([torch.stack(own).square().sum((0, 2)).sqrt() for own in sets])
+        decoders = [{b + i: w / s_out[b + i] for i, w in enumerate(own)} for b, own in enumerate(sets)]
         b_dec = torch.stack([tensors[f"b_D.{t}"] for t in range(len(hooks_out))])
     else:
         norm = tensors["W_D"].norm(dim=-1)
@@ -78,19 +78,19 @@ def read_sites(source: Source, said: dict[str, Any], found: dict[str, Tensor]) -
     }
     by_norm = config.sparsity_include_decoder_norm
     norm = norm if by_norm else torch.ones_like(norm)
-    if gate == "jumprelu":
+    if act_fn == "jumprelu":
         weights["threshold"] = exponential(tensors["threshold"], source.name).expand_as(norm) / norm
-    if _GATES[gate] == "topk" and by_norm:
+    if _ACT_FNS[act_fn] == "topk" and by_norm:
         weights["gain"] = norm
     return crosscoder(
         weights,
         decoders,
         kind="cross_layer" if kind == "clt" else "crosscoder",
-        gate=_GATES[gate],
+        act_fn=_ACT_FNS[act_fn],
         sites=tuple(str(house_name(h)) for h in hooks_in),
         sites_out=tuple(str(house_name(h)) for h in hooks_out),
-        k=config.top_k if _GATES[gate] == "topk" else None,
-        joint=gate == "layertopk",
+        k=config.top_k if _ACT_FNS[act_fn] == "topk" else None,
+        joint=act_fn == "layertopk",
         lm=source.declared.lm or config.model_name,
         metadata={"format": "llamascopium", "input_scales": s_in.tolist()},
     )

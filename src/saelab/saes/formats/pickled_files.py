@@ -75,11 +75,11 @@ def _is_openai(source: Source) -> bool:
 
 
 def _read_openai(source: Source, tensors: dict[str, Tensor], values: dict[str, Any]) -> Sae:
-    gate, after = values.get("activation", "ReLU"), values.get("activation_state_dict/postact_fn", "ReLU")
-    if gate not in ("ReLU", "TopK") or after != "ReLU":
-        raise UserError(f"{source.name} has the activation {gate} ({after}); ReLU, and TopK with ReLU, are read.")
-    k = source.declared.settled("k", values.get("activation_state_dict/k")) if gate == "TopK" else None
-    if gate == "TopK" and not isinstance(k, int):
+    act_fn, after = values.get("activation", "ReLU"), values.get("activation_state_dict/postact_fn", "ReLU")
+    if act_fn not in ("ReLU", "TopK") or after != "ReLU":
+        raise UserError(f"{source.name} has the activation {act_fn} ({after}); ReLU, and TopK with ReLU, are read.")
+    k = source.declared.settled("k", values.get("activation_state_dict/k")) if act_fn == "TopK" else None
+    if act_fn == "TopK" and not isinstance(k, int):
         raise UserError(f"{source.name} does not say its k.", hint="Give k=... (--k).")
     names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": "latent_bias", "b_dec": "pre_bias"}
     weights = take(tensors, names, source.name, optional=_OPENAI_STATISTICS)
@@ -90,7 +90,7 @@ def _read_openai(source: Source, tensors: dict[str, Tensor], values: dict[str, A
         site = site or _OPENAI.sub(rf"{_OPENAI_SITES[released[0][1]]}.\1", _file(source))
         lm = lm or "hf:openai-community/gpt2"
     about: dict[str, Any] = {"site": site, "lm": lm, "metadata": {"format": "openai"}}
-    if gate == "ReLU":
+    if act_fn == "ReLU":
         return ReluSae(config_for(weights, "relu", **about), weights)
     return normalised(TopKSae(config_for(weights, "topk", k=k, **about), weights), "layer_norm")
 

@@ -157,7 +157,7 @@ def _transcoder(config: SAELensConfig, source: Source) -> Transcoder:
     check_widths(source.name, weights, transcodes=True, d_in=config.d_in, d_sae=config.d_sae, d_out=config.d_out)
     return transcoder(
         weights,
-        gate=TRANSCODERS[name],
+        act_fn=TRANSCODERS[name],
         k=None if config.k is None else int(config.k),
         site=source.declared.site or house_name(about.hook_name),
         site_out=house_name(about.hook_name_out),
@@ -216,7 +216,7 @@ def _weights(source: Source, name: str, config: SAELensConfig) -> dict[str, Tens
         if not config.apply_b_dec_to_input:
             weights["b_dec"] = torch.zeros_like(weights["b_dec"])  # SAELens adds it only where it was subtracted
     if factor is not None and bool((factor != 1).any()):
-        # The codes times a fine-tuned factor are only read by the decoder: it goes there, and codes keep their gate.
+        # The codes times a fine-tuned factor are only read by the decoder: it goes there, and codes stay.
         if not config.finetuned:
             raise UserError(
                 f"{source.name} holds a scaling_factor other than one that its config does not mention.",

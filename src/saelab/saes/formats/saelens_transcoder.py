@@ -20,9 +20,9 @@ _PREFIXES = {"relu": "", "jumprelu": "jumprelu_"}
 def write_transcoder(found: Transcoder, folder: Path, version: str, *, own: bool = False) -> None:
     """Write one; version: the SAELens version whose layout it is. A TopK is a `UserError` unless `own`."""
     cfg, weights = found.cfg, found.weights()
-    if cfg.gate not in _PREFIXES and not own:
+    if cfg.act_fn not in _PREFIXES and not own:
         raise UserError(
-            f"SAELens holds transcoders with a ReLU or JumpReLU; this one has a {cfg.gate}.",
+            f"SAELens holds transcoders with a ReLU or JumpReLU; this one has a {cfg.act_fn}.",
             hint="Write it with --to sparsify, which holds TopK.",
         )
     write_tensors(folder / WEIGHTS, weights)
@@ -32,8 +32,9 @@ def write_transcoder(found: Transcoder, folder: Path, version: str, *, own: bool
         "hook_name": hook_name(cfg.site),
         "hook_name_out": hook_name(cfg.site_out),
     }
+    prefix = _PREFIXES.get(cfg.act_fn, f"{cfg.act_fn}_")
     data = {
-        "architecture": f"{_PREFIXES.get(cfg.gate, f'{cfg.gate}_')}{'skip_' if 'W_skip' in weights else ''}transcoder",
+        "architecture": prefix + ("skip_transcoder" if "W_skip" in weights else "transcoder"),
         "d_in": cfg.d_in,
         "d_out": cfg.d_out,
         "d_sae": cfg.d_sae,

@@ -39,7 +39,7 @@ COUNTS = (torch.int64, torch.int32, torch.bool)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 
 
-Found = Sae | Transcoder | Crosscoder  # what a checkpoint holds
+Found = Sae | Transcoder | Crosscoder  # what a file holds
 
 
 class Declared(Config):
@@ -133,7 +133,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Format:
-    """One checkpoint format.
+    """One format of files.
 
     read: opens safe files; for a format that is a pickle it takes what the pickle held as a second argument. write:
     None where saelab does not write it. pickle: the name of the pickle of a source, for formats that are one.

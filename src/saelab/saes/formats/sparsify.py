@@ -68,8 +68,8 @@ def _recognises(source: Source) -> bool:
 def _read(source: Source) -> Sae | Transcoder:
     where = str(source.folder / CONFIG)
     data = source.json(CONFIG)
-    if (gate := data.get("activation", "topk")) != "topk":
-        raise UserError(f"{source.name} has the activation {gate!r}; topk is read.")
+    if (act_fn := data.get("activation", "topk")) != "topk":
+        raise UserError(f"{source.name} has the activation {act_fn!r}; topk is read.")
     config = _Config.parse(data, origin=where)
     k = source.declared.settled("k", config.k)
     if k is None:
@@ -85,7 +85,7 @@ def _read(source: Source) -> Sae | Transcoder:
         if config.transcode is None:
             weights["b_enc"] = weights["b_enc"] - weights["b_dec"] @ weights["W_enc"]
         about |= {"site": source.declared.site or _input_of(hook), "site_out": house_name(hook)}
-        return transcoder(weights, gate="topk", k=k, **about)
+        return transcoder(weights, act_fn="topk", k=k, **about)
     if config.signed:
         weights = signs_split(weights)
     site = source.declared.site or house_name(hook)
@@ -143,12 +143,12 @@ def _write(sae: Sae | Transcoder, folder: Path) -> None:
     """A TopK SAE, or a TopK transcoder between two sites of one width."""
     transcodes = isinstance(sae, Transcoder)
     if isinstance(sae, Transcoder):
-        if sae.cfg.gate != "topk" or sae.cfg.d_in != sae.cfg.d_out:
+        if sae.cfg.act_fn != "topk" or sae.cfg.d_in != sae.cfg.d_out:
             raise UserError(
-                f"sparsify holds TopK transcoders of one width; this one is {sae.cfg.gate}, from {sae.cfg.d_in} to "
+                f"sparsify holds TopK transcoders of one width; this one is {sae.cfg.act_fn}, from {sae.cfg.d_in} to "
                 f"{sae.cfg.d_out}.",
                 hint="No format that saelab writes holds it."
-                if sae.cfg.gate == "topk"
+                if sae.cfg.act_fn == "topk"
                 else "Write it with --to saelens.",
             )
         weights = sae.weights()

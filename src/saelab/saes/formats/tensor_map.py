@@ -110,7 +110,7 @@ def _read(source: Source, found: dict[str, Tensor] | None = None, values: Any = 
                 hint="Leave subtract_b_dec out, or fold it into b_enc: b_enc - b_dec W_enc.",
             )
         return transcoder(
-            weights, gate=_ENCODES[kind].replace("standard", "relu"), site_out=house_name(said.site_out), **about
+            weights, act_fn=_ENCODES[kind].replace("standard", "relu"), site_out=house_name(said.site_out), **about
         )
     if said.subtract_b_dec is None and bool((weights["b_dec"] != 0).any()):
         raise UserError(

@@ -15,12 +15,12 @@ from saelab.steering.methods import RANDOM_DIRECTION, RANDOM_FEATURE
 
 
 def equal_norm_direction(like: Direction, *, seed: int) -> Direction:
-    """An isotropic direction with the site and the reference of `like`, the same for the same seed and origin."""
+    """An isotropic direction with the site and the distance of `like`, the same for the same seed and origin."""
     generator = torch.Generator().manual_seed(seed_of(seed, "steering", "random_direction", like.site, like.origin))
     vector = torch.randn(like.vector.shape, generator=generator)
     source = f"equal to {like.method}"
     return unit(
-        vector, site=like.site, reference=like.reference, method=RANDOM_DIRECTION, origin=like.origin, source=source
+        vector, site=like.site, distance=like.distance, method=RANDOM_DIRECTION, origin=like.origin, source=source
     )
 
 
@@ -31,7 +31,7 @@ def equal_norm_feature(sae: Sae, like: Direction, feature: int, candidates: list
     return unit(
         sae.W_dec[other],
         site=like.site,
-        reference=like.reference,
+        distance=like.distance,
         method=RANDOM_FEATURE,
         origin=f"feature {other} in place of {like.origin}",
         source=f"equal to {like.method}",

@@ -27,7 +27,7 @@ def sae_feature(sae: Sae | Directions, feature: int, max_activation: float | int
     found = unit(
         row,
         site=str(site),
-        reference=max_activation * float(row.detach().norm()),
+        distance=max_activation * float(row.detach().norm()),
         method=SAE_FEATURE,
         origin=f"feature {feature}",
         source="max activation",

@@ -1,7 +1,7 @@
 """What the fitted directions share: from a raw vector to a `Direction` that points at the concept and knows its scale.
 
 The sign is settled on the training texts (the concept's texts score higher on average), where AxBench leaves it to
-chance for PCA and LAT. The reference is the largest score of the concept's training texts, `max_t h_t . v`: AxBench's
+chance for PCA and LAT. Factor 1 is the largest score of the concept's training texts, `max_t h_t . v`: AxBench's
 rule, with training in place of evaluation texts.
 """
 
@@ -28,7 +28,7 @@ def pointed(vector: Float[Tensor, "D"], examples: Examples, method: str) -> Dire
     return unit(
         vector,
         site=examples.site,
-        reference=largest,
+        distance=largest,
         method=method,
         origin=examples.concept,
         source="largest training score",

@@ -22,7 +22,7 @@ def sae_auroc(examples: Examples, using: Fitting) -> Direction:
     feature = int(aurocs(pooled.numpy(), examples.positive.numpy()).argmax())
     direction = sae_feature(sae, feature, float(pooled[examples.positive, feature].max()))
     origin = f"{examples.concept} (feature {feature})"
-    return replace(direction, method="sae_auroc", origin=origin, reference_source="largest training code")
+    return replace(direction, method="sae_auroc", origin=origin, distance_source="largest training code")
 
 
 def largest_codes(rows: TextRows, sae: Sae, *, block: int = 4096) -> Float[Tensor, "X F"]:

@@ -1,6 +1,6 @@
 """The questions of the gate as numbers: the lift of a set, its p under exchanged readers, one set less another.
 
-A control that could not be measured has no value and a state. Pure arrays: no model, no file.
+What could not be measured has no value and a state. Pure arrays: no model, no file.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ EXACT = 6  # readers up to which all orders are tried
 
 
 @dataclass(frozen=True)
-class Control:
-    """One control with its 95 % interval over features and its verdict.
+class GateLift:
+    """A lift, or a difference of two, with its 95 % interval over features and what the gate asks of it.
 
     outcome: whose lift it is, `described` or `read_back`. bound: what the value is held against. n: features, of both
-    sets for a difference. n_missing: texts without a score. holds: None for a control that gates nothing. state: why
+    sets for a difference. n_missing: texts without a score. holds: None for one that gates nothing. state: why
     there is no value.
     """
 
@@ -41,24 +41,24 @@ class Control:
     state: str = "ok"
 
 
-def lift_of(name: str, outcome: str, table: pl.DataFrame, *, seed: int) -> Control:
+def lift_of(name: str, outcome: str, table: pl.DataFrame, *, seed: int) -> GateLift:
     """The mean lift over the features of `outcomes.by_feature`'s table."""
     found = mean_estimate(_lifts(table), name=f"{name} {outcome}", seed=seed)
     missing = int(table["n_missing"].sum())
-    return Control(name, outcome, found.value, found.low, found.high, found.n, missing, state=found.state)
+    return GateLift(name, outcome, found.value, found.low, found.high, found.n, missing, state=found.state)
 
 
-def difference_of(name: str, outcome: str, table: pl.DataFrame, other: pl.DataFrame, *, seed: int) -> Control:
+def difference_of(name: str, outcome: str, table: pl.DataFrame, other: pl.DataFrame, *, seed: int) -> GateLift:
     """Mean lift of one set less that of another, resampled over the features of both (BCa), p by exchanged labels."""
     a, b = (_lifts(t) for t in (table, other))
     a, b = a[np.isfinite(a)], b[np.isfinite(b)]
     missing = int(table["n_missing"].sum()) + int(other["n_missing"].sum())
     n = len(a) + len(b)
     if min(len(a), len(b)) < 3:
-        return Control(name, outcome, None, None, None, n, missing, state="too_few")
+        return GateLift(name, outcome, None, None, None, n, missing, state="too_few")
     value = float(a.mean() - b.mean())
     if np.ptp(a) == 0 and np.ptp(b) == 0:
-        return Control(name, outcome, value, None, None, n, missing)
+        return GateLift(name, outcome, value, None, None, n, missing)
     rng = numpy_generator(seed, "instrument", name, outcome)
 
     def apart(x: np.ndarray, y: np.ndarray, axis: int = -1) -> Any:
@@ -69,7 +69,7 @@ def difference_of(name: str, outcome: str, table: pl.DataFrame, other: pl.DataFr
         (a, b), apart, n_resamples=2000, vectorized=True, alternative="greater", rng=rng
     )
     low, high = (float(edge) for edge in drawn.confidence_interval)
-    return Control(name, outcome, value, low, high, n, missing, p=float(exchanged.pvalue))
+    return GateLift(name, outcome, value, low, high, n, missing, p=float(exchanged.pvalue))
 
 
 def exchanged_readers(values: Float[np.ndarray, "N K"], texts: Texts, *, seed: int, draws: int = 2000) -> float | None:

@@ -1,8 +1,8 @@
 """What the evaluations have the language model read: each data set once, at all sites, kept as tensors.
 
-A reading is a small config that names its data; `read` runs the LM over it and gives tensors by site. Every SAE of
-every site then costs its own encoding alone. A reading that one evaluation alone needs is in that evaluation's file;
-here is what all readings are, and the one that several share. This file must never know an SAE.
+A data set is a small config that names its data; `read` runs the LM over it and gives tensors by site. Every SAE of
+every site then costs its own encoding alone. One that one evaluation alone needs is in that evaluation's file;
+here is what all are, and the one that several share. This file must never know an SAE.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +22,7 @@ from saelab.lm.model import LanguageModel
 Tensors = dict[str, Tensor]
 
 
-class Reading(Config, ABC):
+class DataSet(Config, ABC):
     """A data set that the language model reads."""
 
     @property
@@ -35,7 +35,7 @@ class Reading(Config, ABC):
         """What is kept of it, by site."""
 
 
-class TextsReading(Reading):
+class TextSet(DataSet):
     """Labelled texts of which all tokens are kept, and the tasks over them."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class TextsReading(Reading):
         """The texts in the order in which they are read, and the tasks over them."""
 
 
-class ClassReading(TextsReading):
+class ClassSet(TextSet):
     """The texts of a labelled set, one class against the rest, all tokens. n: texts per class."""
 
     kind: Literal["classes"] = "classes"
@@ -71,9 +71,9 @@ class ClassReading(TextsReading):
         return all_tokens(lm, self.tasks(seed)[0].texts, sites, self.context, progress)
 
 
-def class_readings(names: Sequence[str], train: int, test: int, context: int) -> list[ClassReading]:
+def class_sets(names: Sequence[str], train: int, test: int, context: int) -> list[ClassSet]:
     """Labelled sets by name. train, test: totals of a balanced task, half of them of the class."""
-    return [ClassReading(name=name, n_train=train // 2, n_test=test // 2, context=context) for name in names]
+    return [ClassSet(name=name, n_train=train // 2, n_test=test // 2, context=context) for name in names]
 
 
 def all_tokens(

@@ -12,7 +12,7 @@ import pytest
 from saelab.core.errors import ArtefactError, UserError
 from saelab.stats.agreement import read_and_agree
 from saelab.stats.inputs import numbers
-from saelab.stats.reading import open_table, saebench_table
+from saelab.stats.table_files import open_table, saebench_table
 
 ROWS = [{"sae": f"s{i}", "x": float(i), "y": (i * 7) % 5 + 0.5, "level": 8 * i} for i in range(6)]
 FRAME = pl.DataFrame(ROWS)

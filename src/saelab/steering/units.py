@@ -1,9 +1,9 @@
-"""How strong is strength 1? Three answers beside "the method's own largest score", as the reference of a direction.
+"""What factor 1 is: three units beside "the method's own largest score", as the distance of a direction.
 
 - norm share   factor f moves the stream by f times the median norm of its activations at the site;
 - equal KL     every direction moves as far as changes the next token after neutral prefixes by the same mean
                KL(base || steered), so directions compare at equal effect instead of equal distance;
-- raw          activation units (reference 1).
+- raw          activation units (distance 1).
 
 The distance of equal KL is found by bisection between 0 and `reach` median norms: KL is 0 at 0 and continuous, so the
 wanted value is crossed where the far end exceeds it; one that never gets there is a `UserError`, not a guess.
@@ -32,12 +32,12 @@ def typical_norm(lm: LanguageModel, site: str, texts: Sequence[str] = PREFIXES) 
 
 def raw(direction: Direction) -> Direction:
     """Factors are distances in activation units."""
-    return direction.referenced(1.0, "activation units")
+    return direction.at_distance(1.0, "activation units")
 
 
 def by_norm_share(direction: Direction, norm: float | int) -> Direction:
     """Factors are shares of a typical norm (`typical_norm`)."""
-    return direction.referenced(norm, "median norm")
+    return direction.at_distance(norm, "median norm")
 
 
 @torch.inference_mode()
@@ -71,7 +71,7 @@ def by_equal_kl(
         below = effect(middle) < nats
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     source = f"KL of {nats:g} nats"
-    return [d.referenced(float(s), source) for d, s in zip(directions, high, strict=True)]
+    return [d.at_distance(float(s), source) for d, s in zip(directions, high, strict=True)]
 
 
 class _Effect:

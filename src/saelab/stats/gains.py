@@ -1,16 +1,16 @@
-"""What selecting features buys: scores of the features each criterion selected, against those of another set.
+"""What selecting features buys: scores of the features of each arm, against those of another set.
 
 Two quantities that are easily confused are kept apart:
 
 - `score`: the mean steering score of the selected features; `difference`: the paired difference from the other set's.
-- `steering gain` L(SAE) = selected / base - 1 of one SAE, and its mean over SAEs; `lift` = the same of the means
+- `steering gain` = selected / base - 1 of one SAE, and its mean over SAEs; `relative gain` = the same of the means
   over SAEs, which is what arXiv 2510.03659 Table 2 gives (in %). A ratio needs a base: where one SAE's base is 0 or the
   mean base is not told from 0 it is undefined for all, since dropping those SAEs would select on the outcome.
 
 Two scopes (column `scope`). "like these": SAEs are drawn, or the language models they share (`units.py`); an SAE's
 features are averaged first. "these": of these SAEs, only features are drawn; interval by Welch's t, p by permuting
-within every SAE which features were selected, which is the test of a criterion. Features chosen on the same prompts
-that score them would flatter the criterion: give scores of held-out prompts.
+within every SAE which features were selected, which is the test of an arm. Features chosen on the same prompts
+that score them would flatter the arm: give scores of held-out prompts.
 """
 
 from collections.abc import Mapping
@@ -31,49 +31,50 @@ from saelab.stats.kendall import RAREST
 from saelab.stats.multiplicity import corrected
 from saelab.stats.units import Units, over_units, units_of
 
-LABELS: dict[str, Any] = dict.fromkeys(["group", "criterion", "against", "scope"], pl.String)
-Row = tuple[tuple[str, str, str | None, str], Estimate]
+LABELS: dict[str, Any] = dict.fromkeys(["group", "arm", "against", "scope"], pl.String)
+Labelled = tuple[tuple[str, str, str | None, str], Estimate]
 Values = Float[np.ndarray, "_"]
 EXACT_SIGNS = 12  # SAEs up to which all sign flips are tried
 SURE = 5.0  # standard errors of an SAE's base that the mean base is at least, where ratios are averaged
 THESE, LIKE = "these", "like these"
+RELATIVE = "relative gain"
 
 
 def steering_gains(
     table: pl.DataFrame,
     *,
-    score: str = "test_score",
-    criterion: str = "reason_chosen",
+    score: str = "utility",
+    arm: str = "arm",
     sae: str = "sae",
     baseline: str = "random",
 ) -> pl.DataFrame:
-    """Per SAE and criterion: base, selected, difference, gain (null where the base is 0 or absent), and counts.
+    """Per SAE and arm: base, selected, difference, gain (null where the base is 0 or absent), and counts.
 
-    table: one row per (SAE, criterion, feature) with its score; missing scores are left out and counted in `dropped`.
+    table: one row per (SAE, arm, feature) with its score; missing scores are left out and counted in `dropped`.
     The input of the paper's Table 3: join `gain` to a table of SAEs and give it to `agreement`; where a base is 0
     (state "undefined") give `difference`, which every SAE has.
     """
-    means = _means(table, score, criterion, sae)
-    if baseline not in (known := means["criterion"].unique(maintain_order=True).to_list()):
-        raise UserError(f"No row has {criterion} = {baseline!r}.", hint=nearest(baseline, known))
-    base = means.filter(pl.col("criterion") == baseline).select("sae", base="mean", n_base="n")
-    joined = means.filter(pl.col("criterion") != baseline).join(base, on="sae", how="left", maintain_order="left")
+    means = _means(table, score, arm, sae)
+    if baseline not in (known := means["arm"].unique(maintain_order=True).to_list()):
+        raise UserError(f"No row has {arm} = {baseline!r}.", hint=nearest(baseline, known))
+    base = means.filter(pl.col("arm") == baseline).select("sae", base="mean", n_base="n")
+    joined = means.filter(pl.col("arm") != baseline).join(base, on="sae", how="left", maintain_order="left")
     gain = pl.when(pl.col("base") != 0).then(pl.col("mean") / pl.col("base") - 1)
     state = (
         pl.when(pl.col("base").is_null() | pl.col("mean").is_null()).then(pl.lit("missing"))
         .when(pl.col("base") == 0).then(pl.lit("undefined")).otherwise(pl.lit("ok"))
     )  # fmt: skip
     return joined.select(
-        "sae", "criterion", "base", selected="mean", difference=pl.col("mean") - pl.col("base"), gain=gain,
+        "sae", "arm", "base", selected="mean", difference=pl.col("mean") - pl.col("base"), gain=gain,
         n_base="n_base", n_selected="n", dropped="dropped", state=state,
     )  # fmt: skip
 
 
-def selection_lift(
+def selection_gain(
     table: pl.DataFrame,
     *,
-    score: str = "test_score",
-    criterion: str = "reason_chosen",
+    score: str = "utility",
+    arm: str = "arm",
     sae: str = "sae",
     baseline: str = "random",
     by: str | None = None,
@@ -81,24 +82,24 @@ def selection_lift(
     seed: int = 0,
     draws: int = 10_000,
 ) -> pl.DataFrame:
-    """Score of every criterion, and of every pair the difference, lift and mean steering gain (see the head).
+    """Score of every arm, and of every pair the difference, relative gain and mean steering gain (see the head).
 
     by: a column (the LM, as in Table 2) whose values are analysed apart, after a group "all". cluster: the column (the
     LM) whose values are the units where there are at least two. The baseline stands second in its pairs; p_holm and
     p_bh are over the differences of one `family`: those of a group and scope from the baseline, and the other pairs.
-    Columns: group, criterion, against (null for a score), scope, the estimate, the corrections. n counts SAEs,
+    Columns: group, arm, against (null for a score), scope, the estimate, the corrections. n counts SAEs,
     `dropped` SAEs without the quantity. draws: permutations, and sign flips above 12 SAEs.
     """
-    require(table, [score, criterion, sae, *([by] if by else []), *([cluster] if cluster else [])])
-    steering_gains(table, score=score, criterion=criterion, sae=sae, baseline=baseline)  # refuses an unknown baseline
+    require(table, [score, arm, sae, *([by] if by else []), *([cluster] if cluster else [])])
+    steering_gains(table, score=score, arm=arm, sae=sae, baseline=baseline)  # refuses an unknown baseline
     parts = {"all": table}
     if by:
         groups = labels(table, by)
         parts |= {g: table.filter(pl.Series(groups == g)) for g in sorted(set(groups.tolist()))}
-    rows: list[Row] = []
+    rows: list[Labelled] = []
     families: list[str | None] = []
     for group, part in parts.items():
-        found = _features(part, score, criterion, sae)
+        found = _features(part, score, arm, sae)
         own = _clusters(part, sae, cluster)
         saes = sorted({name for name, _ in found})
         units = units_of(len(saes), None if own is None else np.array([own[s] for s in saes]), cluster or "")
@@ -112,14 +113,14 @@ def selection_lift(
         for a, b in combinations(names, 2):
             some = gains_of(wide[a], wide[b], units, Draws(seed, draws, ("lift", group, a, b)))
             rows += [((group, a, b, scope), e) for scope, e in some]
-            against = f"differences from {b}" if b == baseline else "differences of criteria"
+            against = f"differences from {b}" if b == baseline else "differences of arms"
             families += [f"{against} ({group}, {scope})" if e.statistic == "difference" else None for scope, e in some]
     return corrected(frame(LABELS, rows), families)
 
 
-def _features(table: pl.DataFrame, score: str, criterion: str, sae: str) -> dict[tuple[str, str], Values]:
-    """By SAE and criterion the finite scores of its features, ascending."""
-    names, chosen, values = labels(table, sae), labels(table, criterion), numbers(table, score)
+def _features(table: pl.DataFrame, score: str, arm: str, sae: str) -> dict[tuple[str, str], Values]:
+    """By SAE and arm the finite scores of its features, ascending."""
+    names, chosen, values = labels(table, sae), labels(table, arm), numbers(table, score)
     found: dict[tuple[str, str], list[float]] = {}
     for s, c, v in zip(names.tolist(), chosen.tolist(), values.tolist(), strict=True):
         found.setdefault((s, c), []).extend([v] if np.isfinite(v) else [])
@@ -137,13 +138,13 @@ def _clusters(table: pl.DataFrame, sae: str, cluster: str | None) -> dict[str, s
     return found
 
 
-def _means(table: pl.DataFrame, score: str, criterion: str, sae: str) -> pl.DataFrame:
-    """One row per (SAE, criterion): mean, n, dropped; mean is null where no score is there."""
+def _means(table: pl.DataFrame, score: str, arm: str, sae: str) -> pl.DataFrame:
+    """One row per (SAE, arm): mean, n, dropped; mean is null where no score is there."""
     plain = pl.DataFrame(
-        {"sae": labels(table, sae), "criterion": labels(table, criterion), "score": numbers(table, score)},
-        schema={"sae": pl.String, "criterion": pl.String, "score": pl.Float64},
+        {"sae": labels(table, sae), "arm": labels(table, arm), "score": numbers(table, score)},
+        schema={"sae": pl.String, "arm": pl.String, "score": pl.Float64},
     ).with_columns(pl.col("score").fill_nan(None))
-    grouped = plain.sort("sae", "criterion", "score").group_by("sae", "criterion", maintain_order=True)
+    grouped = plain.sort("sae", "arm", "score").group_by("sae", "arm", maintain_order=True)
     return grouped.agg(mean=pl.col("score").mean(), n=pl.col("score").count(), dropped=pl.col("score").null_count())
 
 
@@ -161,7 +162,7 @@ def _score(values: Float[np.ndarray, "N"], units: Units, seed: int) -> Estimate:
 
 
 def gains_of(first: list[Values], second: list[Values], units: Units, draws: Draws) -> list[tuple[str, Estimate]]:
-    """Difference in both scopes, lift and steering gain of two sets of features: by scope, the estimate.
+    """Difference in both scopes, relative gain and steering gain of two sets of features: by scope, the estimate.
 
     first, second: by SAE the finite scores of its features; an SAE that lacks one of them is dropped and counted.
     """
@@ -177,11 +178,11 @@ def gains_of(first: list[Values], second: list[Values], units: Units, draws: Dra
     pairs = [(f, s) for f, s, k in zip(first, second, keep, strict=True) if k]
     found = [(LIKE, apart), (THESE, _of_these(replace(apart, **NOTHING), pairs, draws))]
     base = over_units(Estimate(statistic="score", **size), lambda w: w @ b / w.sum(axis=1), own)
-    for name in ("lift", "steering gain"):
+    for name in (RELATIVE, "steering gain"):
         start = Estimate(statistic=name, **size)
         if apart.state == "ok" and (why := _no_ratio([other for _, other in pairs], base, name)):
             found.append((LIKE, replace(start, state="undefined", note=why)))
-        elif name == "lift":
+        elif name == RELATIVE:
             found.append((LIKE, over_units(start, lambda w: _ratio(w @ a, w @ b), own, logarithm=True)))
         elif apart.state == "ok":
             gains = a / b - 1
@@ -195,13 +196,13 @@ NOTHING: Mapping[str, Any] = dict.fromkeys(["low", "high", "se", "p", "interval_
 
 
 def _no_ratio(bases: list[Values], mean: Estimate, name: str) -> str | None:
-    """Why these bases carry no ratio, if they do not. A mean of ratios needs every SAE's base, a lift the mean one."""
+    """Why these bases carry no ratio, if they do not. A mean of ratios needs every SAE's base."""
     if name == "steering gain":
         if near := sum(b.mean() <= 0 for b in bases):
             return f"the base of {near} of {len(bases)} SAEs is 0: no ratio, read the difference"
         noise = float(np.sqrt(np.mean([b.var(ddof=1) / b.size for b in bases if b.size > 1] or [0.0])))
         if (mean.value or 0.0) < SURE * noise:
-            return "the SAEs' bases are mostly noise: no mean of ratios, read the difference or the lift"
+            return "the SAEs' bases are mostly noise: no mean of ratios, read the difference or the relative gain"
         return None
     if (mean.value or 0.0) <= 0 or (mean.low is not None and mean.low <= 0):
         return "the mean base is not told from 0: no ratio, read the difference"

@@ -8,7 +8,7 @@ import torch
 
 from saelab.core.errors import UserError
 from saelab.lm.tiny import tiny_lm
-from saelab.steering import strength
+from saelab.steering import units
 from saelab.steering.concepts.perplexity import unsteered_perplexity
 from saelab.steering.direction import Direction, unit
 
@@ -17,7 +17,7 @@ LM, SITE, D = tiny_lm(), "resid_post.1", 32
 
 def directions(n: int = 4) -> list[Direction]:
     g = torch.Generator().manual_seed(0)
-    made = {"site": SITE, "reference": 1.0, "method": "m", "source": "s"}
+    made = {"site": SITE, "distance": 1.0, "method": "m", "source": "s"}
     return [unit(torch.randn(D, generator=g), **made, origin=str(i)) for i in range(n)]
 
 
@@ -30,30 +30,30 @@ def kl_of(direction: Direction, factor: float, prefix: str) -> float:
 
 
 def test_equal_kl_is_equal_and_equal_norm_is_not() -> None:
-    found = strength.by_equal_kl(LM, directions(), 0.05, prefixes=["One day", "The"])
+    found = units.by_equal_kl(LM, directions(), 0.05, prefixes=["One day", "The"])
     effects = [sum(kl_of(d, 1, p) for p in ("One day", "The")) / 2 for d in found]
     assert effects == pytest.approx([0.05] * 4, rel=0.01)
-    assert len({round(d.reference, 3) for d in found}) == 4, "control: it took different distances"
-    same = [kl_of(strength.by_norm_share(d, 5.0), 0.5, "The") for d in directions()]
+    assert len({round(d.distance, 3) for d in found}) == 4, "control: it took different distances"
+    same = [kl_of(units.by_norm_share(d, 5.0), 0.5, "The") for d in directions()]
     assert max(same) > 1.2 * min(same), "control: at equal norm the effects differ"
-    assert {d.reference_source for d in found} == {"KL of 0.05 nats"}
+    assert {d.distance_source for d in found} == {"KL of 0.05 nats"}
 
 
 def test_a_kl_out_of_reach_is_a_sentence() -> None:
     with pytest.raises(UserError, match="does not reach"):
-        strength.by_equal_kl(LM, directions(1), 0.5, reach=1e-4)
+        units.by_equal_kl(LM, directions(1), 0.5, reach=1e-4)
     with pytest.raises(UserError, match="positive KL"):
-        strength.by_equal_kl(LM, directions(1), 0.0)
+        units.by_equal_kl(LM, directions(1), 0.0)
     with pytest.raises(UserError, match="one site"):
-        strength.by_equal_kl(LM, [*directions(1), replace(directions(1)[0], site="resid_post.0")], 0.1)
+        units.by_equal_kl(LM, [*directions(1), replace(directions(1)[0], site="resid_post.0")], 0.1)
 
 
 def test_a_norm_share_is_a_share_of_the_median_norm() -> None:
     texts = ["The cat sat.", "On the mat."]
-    norm = strength.typical_norm(LM, SITE, texts)
+    norm = units.typical_norm(LM, SITE, texts)
     assert norm == pytest.approx(float(LM.capture(texts, [SITE])[SITE].norm(dim=-1).median()))
-    assert strength.by_norm_share(directions()[0], norm).strength(0.5) == pytest.approx(norm / 2)
-    assert strength.raw(replace(directions()[0], reference=7.0)).strength(3) == 3
+    assert units.by_norm_share(directions()[0], norm).strength(0.5) == pytest.approx(norm / 2)
+    assert units.raw(replace(directions()[0], distance=7.0)).strength(3) == 3
 
 
 def test_perplexity_is_the_unsteered_models_given_the_plain_instruction() -> None:
