@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from saelab.activations.shards import ActivationShards
+from saelab.cli import main
 from saelab.core.config import digest_of
 from saelab.saes.formats import load_sae
 from saelab.store.layout import RunFolder
@@ -84,3 +85,21 @@ def test_saes_of_a_stream_in_several_cells(data: dict[str, Any]) -> None:
     assert [len(n) for n in names] == [1, 2]
     trained = [{n for c in cells_of(s) if c.stage == "train" for n in c.settings["saes"]} for s in (whole, parts)]
     assert trained[0] == trained[1] == {s.name for s in saes_of(whole)}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_training_gives_up_what_was_finished_where_it_is_asked_to(
+    asked: bool, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal of other settings names `--replace`."""
+    seen: list[bool] = []
+
+    def noted(study: StudyConfig, place: Path, *, replace: bool, **_: object) -> RunFolder:
+        seen.append(replace)
+        RunFolder(place).saes.mkdir(parents=True)
+        return RunFolder(place)
+
+    monkeypatch.setattr("saelab.study.run.run", noted)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
+    said = ["train", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "run")]
+    assert main([*said, *(["--replace"] if asked else [])]) == 0 and seen == [asked]

@@ -58,6 +58,30 @@ def test_killed_and_gone_on_gives_the_same_bytes(
     assert len(whole) == 8
 
 
+def test_a_checkpoint_of_another_order_is_not_gone_on_with(
+    opened: Callable[[], LiveActivations], tmp_path: Path, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed with a small buffer, begun again with that of `whole`. Control: the small buffer gives other weights."""
+    write, kills = Checkpoint.write, [True]
+
+    def killed(self: Checkpoint, folder: Path, **how: int) -> None:
+        write(self, folder, **how)
+        if kills[0]:
+            raise MemoryError
+
+    def small() -> LiveActivations:
+        live = opened()
+        live.buffer_rows, live.per_block = 64, 1
+        return live
+
+    monkeypatch.setattr(Checkpoint, "write", killed)
+    with pytest.raises(MemoryError):
+        trained(small, tmp_path / "run")
+    kills[0] = False
+    assert trained(opened, tmp_path / "run") == whole
+    assert trained(small, tmp_path / "small") != whole
+
+
 def test_a_site_alone_is_as_beside_another(
     opened: Callable[[], LiveActivations], tmp_path: Path, whole: dict[str, str]
 ) -> None:

@@ -11,6 +11,7 @@ depends on (seed, i) alone; to begin at it, the LM reads two blocks again once t
 bounds and moments. This file must never know SAEs.
 """
 
+import hashlib
 import tempfile
 import weakref
 from collections import deque
@@ -173,6 +174,13 @@ class LiveSite:
         """Moments of the sample: of the site, or of both."""
         first, *more = (self.live.facts[site].moments for site in self.sites)
         return PairMoments((first, more[0])) if more else first
+
+    @property
+    def order(self) -> dict[str, int | str]:
+        """What decides, beside seed and batch, which rows come when: buffer, contexts of a chunk, the text."""
+        live = self.live
+        text = hashlib.sha256(live.packed.tokens.numpy().tobytes()).hexdigest()
+        return {"buffer_rows": live.buffer_rows, "batch_contexts": live.config.batch_contexts, "text": text}
 
     @property
     def seen(self) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """`saelab train`: only the SAEs of a study: text, activations, training. Without a file, of a study made from flags."""
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ def train(
     from_: Annotated[str | None, Parameter(name="--from")] = None,
     stream: bool = False,
     out: Path | None = None,
+    replace: bool = False,
 ) -> int:
     """Train the SAEs of a study file, or of flags. `saelab run FOLDER` goes on from there.
 
@@ -63,6 +64,8 @@ def train(
         Train on the language model as it runs: of its activations only a sample is stored.
     out:
         Run folder; by default runs/NAME.
+    replace:
+        Give up what was finished there with other settings, and all that follows from it.
     """
     from saelab.study.checks import check
     from saelab.study.costs import seconds_here
@@ -90,7 +93,7 @@ def train(
             return 0
         note(size_said(config, seconds_here(config, TRAINED)))
         with shown() as progress:
-            folder = run(config, place, stages=TRAINED, tell=note, progress=progress, ranks=ranks)
+            folder = run(config, place, stages=TRAINED, replace=replace, tell=note, progress=progress, ranks=ranks)
     say(f"SAEs: {folder.saes}")
     for name in sorted(path.name for path in folder.saes.iterdir() if path.is_dir()):
         say(f"  saelab inspect {folder.saes / name}")
@@ -115,7 +118,7 @@ def _made(
     (site, to), (arch, l0), (d_sae, tokens), (start, stream) = sites, kinds, sizes, how
     count = None if tokens is None else count_of(tokens)
     asked = Wanted(lm or "", split(site or []), split(arch or []), split(l0 or []), d_sae or 0, text_at(text), count)
-    asked = replace(asked, target=target_kind(to, asked.sites), stream=stream)
+    asked = dataclasses.replace(asked, target=target_kind(to, asked.sites), stream=stream)
     if start is not None:
         if d_sae is not None:
             raise UserError("--from says how many features there are.", hint="Leave --d-sae out.")
@@ -126,4 +129,4 @@ def _made(
             hint="saelab train --lm smollm2-135m --site resid_post.15",
         )
     usual = {"architectures": asked.architectures or USUAL[:1], "levels": asked.levels or ["32"]}
-    return made(replace(asked, **usual, d_sae=d_sae or 4096))[1]
+    return made(dataclasses.replace(asked, **usual, d_sae=d_sae or 4096))[1]

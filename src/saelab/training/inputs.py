@@ -77,6 +77,11 @@ class Recalls(Protocol):
     """A source that finds a late batch sooner by what it has seen. No batch depends on it."""
 
     @property
+    def order(self) -> Mapping[str, int | str]:
+        """What decides, beside seed and batch size, which rows come when."""
+        ...
+
+    @property
     def seen(self) -> dict[str, Tensor]:
         """What it has seen, for a checkpoint."""
         ...

@@ -145,8 +145,8 @@ def run_key(
     seed: int,
     starts: Mapping[str, Sae] | None = None,
 ) -> str:
-    """Names what determines the result: settings, data (its moments), seed, the precision of this machine, and the
-    weights that training begins with.
+    """Names what determines the result: settings, data (its moments, and of a stream its order), seed, the precision of
+    this machine, and the weights that training begins with.
     """
     moments = activations.moments
     data = {
@@ -158,6 +158,7 @@ def run_key(
         "seed": seed,
         "moments": [float(moments.mean_square), float(moments.mean.double().sum())],
     }
+    data |= {"order": dict(activations.order)} if isinstance(activations, Recalls) else {}
     return digest_of(data | ({"starts": {name: sum_of(sae) for name, sae in starts.items()}} if starts else {}))
 
 
