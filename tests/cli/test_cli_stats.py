@@ -50,7 +50,7 @@ def test_one_table_of_eighty_columns_says_all(tmp_path: Path, capsys: pytest.Cap
 def test_doors_to_the_other_questions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(study(tmp_path / "t.csv"))
     out = asked(capsys, path, "--x", "x", "--y", "y", "--partial", "l0", "z", "--difference", "z", "--cluster", "lm")
-    assert "given l0, z, inside lm" in out and "less tau with z" in out
+    assert "given l0, z, inside lm" in out and "given l0, z, mean over lm" in out and "less tau with z" in out
     difference = [line for line in out.splitlines() if "less tau with z" in line]
     assert len(difference) == 4, "rows, clusters, these LMs, LMs like these"
     assert max(len(line) for line in out.splitlines()) <= 80

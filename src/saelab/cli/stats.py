@@ -81,7 +81,9 @@ def stats(
         shown = _of_agreement(found)
         if partial:
             found = partial_tau(data, x=x, y=y, given=partial, within=[known] if known else [], **asked)
-            shown += [(f"given {', '.join(partial)}" + (f", inside {known}" if known else ""), r) for r in _rows(found)]
+            pairs = f"given {', '.join(partial)}" + (f", inside {known}" if known else "")
+            means = f"given {', '.join(partial)}, mean over {known}"  # of what each has by itself
+            shown += [(means if r["statistic"].endswith("within") else pairs, r) for r in _rows(found)]
         if difference:
             found = tau_difference(data, first=(x, y), second=(x, difference), **asked)
             name = f"less tau with {difference}"
