@@ -43,9 +43,9 @@ GATE = """The gate steers by six known classes of text, which has to show, and b
 dictionaries, which must show less than half as much, each under readers of their own.
 """
 ARMS = """Lift is a text's score under its own feature's reader less that under the other features' readers.
-Less random dictionary: each SAE less its own, with the intervals of these SAEs (features were drawn)
-and of SAEs like these (SAEs are the units). Against no selection: of the percentile, paired over
-SAEs, p by sign flips after Holm.
+Less random dictionary: each SAE less its own, with the intervals of these SAEs (features were
+drawn) and of SAEs like these (SAEs are the units). Against no selection: of the percentile, paired
+over SAEs, p by sign flips after Holm.
 """
 SPREAD = """F is 1 where SAEs do not differ; the smallest difference between two SAEs is the one told four times
 in five.

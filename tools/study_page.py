@@ -22,7 +22,7 @@ from saelab.study.spec import StudyConfig
 
 # The questions of a study in the order in which they are asked, by the name that its table gives them.
 QUESTIONS = {
-    "change": "Does selecting features change the agreement (paired)?",
+    "change": "Does selecting features change the agreement, against as many random ones?",
     "partial": "Is it L0, or reconstruction? tau given these, inside language models",
     "regression": "Rank regression: all of these at once",
     "noise": "Reliability, and tau without noise",

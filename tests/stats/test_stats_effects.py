@@ -53,6 +53,38 @@ def test_a_difference_of_nothing_is_seldom_found() -> None:
     assert 0.0 < np.mean(np.array(ps) < 0.05) < 0.12 or np.mean(np.array(ps) < 0.1) < 0.2
 
 
+def test_of_several_columns_the_mean_tau_is_taken_off() -> None:
+    data = table(50, "several")
+    found = tau_difference(data, first=("x", "y"), second=("x", "z", "u", "l0"), cluster="lm", draws=300)
+    taus = {c: tau_b(data["x"].to_numpy(), data[c].to_numpy()) or 0.0 for c in ("y", "z", "u", "l0")}
+    assert found["value"][0] == pytest.approx(taus["y"] - np.mean([taus[c] for c in ("z", "u", "l0")]))
+    of_lms = [
+        (tau_b(g["x"].to_numpy(), g["y"].to_numpy()) or 0)
+        - np.mean([tau_b(g["x"].to_numpy(), g[c].to_numpy()) or 0 for c in ("z", "u", "l0")])
+        for _, g in data.group_by("lm")
+    ]
+    assert found["value"][2] == pytest.approx(np.mean(of_lms))
+
+
+def test_fewer_features_are_no_change_of_tau() -> None:
+    """A selection that knows nothing leaves a noisier mean and so a lower tau; beside as many random ones, no change.
+    Control: beside the mean of all 28 it is found often.
+    """
+    found: dict[str, list[float]] = {"as many": [], "all": []}
+    sets = [f"set {i}" for i in range(7)]
+    for i in range(60):
+        e = normal(60, 33, "fewer", i)
+        scores = e[0] + 3 * e[1:33].reshape(8, 4, 60).mean(axis=1)  # of four features each, of every SAE
+        data = pl.DataFrame(
+            {"x": e[0], "after": scores[7], "all": scores[:7].mean(axis=0)} | dict(zip(sets, scores, strict=False))
+        )
+        for name, base in (("as many", sets), ("all", ["all"])):
+            row = tau_difference(data, first=("x", "after"), second=("x", *base), draws=200).row(0, named=True)
+            found[name].append(row["p"])
+    shares = {name: float(np.mean(np.array(ps) < 0.05)) for name, ps in found.items()}
+    assert shares["as many"] <= 0.15 and shares["all"] >= 0.4, shares
+
+
 def test_partial_tau_of_one_covariate_is_kendalls_formula() -> None:
     data = table(50, "formula")
     x, y, z = (data[c].to_numpy() for c in ("u", "v", "l0"))

@@ -14,7 +14,7 @@ from saelab.report.names import Names
 from saelab.report.parts import Part
 
 TITLES = {
-    "change": "Does selecting features change τ? (τ after selection less τ without, over the same SAEs)",
+    "change": "Does selecting features change τ? (less τ with as many random features, over the same SAEs)",
     "partial": "Is it L0 or reconstruction? (partial τ of interpretability, given these)",
     "regression": "Ranks of how SAEs steer on ranks of interpretability, L0 and FVU together",
     "noise": "Is it noise? (reliability of the scores; τ as observed and without noise)",

@@ -30,7 +30,7 @@ def tau_difference(
     table: pl.DataFrame,
     *,
     first: tuple[str, str],
-    second: tuple[str, str],
+    second: tuple[str, ...],
     cluster: str | None = None,
     seed: int = 0,
     draws: int = 10_000,
@@ -38,8 +38,9 @@ def tau_difference(
     """tau_b(first) - tau_b(second) over the rows where all columns are there, by the paired bootstrap.
 
     first, second: pairs of columns, for instance ("interpretability", "utility") and ("interpretability",
-    "utility_selected"): did selection change the agreement? One row per interval method; with `cluster` also the mean
-    of the clusters' own differences, of these clusters and of clusters like these (`within.py`).
+    "utility_selected"): did selection change the agreement? Of more columns in `second` the mean of tau_b of its first
+    with each other. One row per interval method; with `cluster` also the mean of the clusters' own differences, of
+    these clusters and of clusters like these (`within.py`).
     """
     columns = [*first, *second]
     require(table, columns)
@@ -52,17 +53,16 @@ def tau_difference(
     if kept.height >= FEWEST and any(np.ptp(a) == 0 for a in arrays):
         rows = [replace(start, state="constant")]
     elif kept.height >= FEWEST:
-        matrices = [kendall.signs(a) for a in arrays]
 
-        def difference(drawn: resample.Resample) -> Float[np.ndarray, "R"]:
-            return resample.tau_of(drawn, *matrices[:2]) - resample.tau_of(drawn, *matrices[2:])
+        def difference(chosen: Int[np.ndarray, "n"] | slice) -> PairStatistic:
+            x, y, other, *others = (kendall.signs(a[chosen]) for a in arrays)
+            return lambda d: resample.tau_of(d, x, y) - np.mean([resample.tau_of(d, other, o) for o in others], axis=0)
 
-        rows = _estimates(start, difference, _clusters(kept, cluster), own, bound=2.0)
+        rows = _estimates(start, difference(slice(None)), _clusters(kept, cluster), own, bound=2.0)
         if cluster:
 
             def inside(chosen: Int[np.ndarray, "n"]) -> Statistic:
-                own_signs = [kendall.signs(a[chosen]) for a in arrays]
-                return lambda d: resample.tau_of(d, *own_signs[:2]) - resample.tau_of(d, *own_signs[2:])
+                return difference(chosen)
 
             rows += _within(start, inside, labels(kept, cluster), cluster, own, bound=2.0)
     label = (" ~ ".join(first), " ~ ".join(second))

@@ -30,7 +30,7 @@ REVISIONS: Mapping[str, int] = {
     "rate": 1,
     "anchors": 1,
     "match": 4,
-    "stats": 9,
+    "stats": 10,
     "record": 1,
 }
 

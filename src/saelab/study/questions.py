@@ -1,9 +1,9 @@
 """What settles the questions about a study's tau, in one long table: does selection change it, is it L0, is it noise?
 
-`stats/questions.parquet`, rows by `question`: "change" of tau by selection (paired over SAEs); "partial" tau given L0
-and FVU; "regression" of ranks; "noise" (reliability of texts, readers and SAEs, tau as observed and without noise);
-"tier" (the best tail of a criterion, chosen on half of the prompts, on the others). Of SAEs that share language models,
-only what is inside those and knows of them. Only reads.
+`stats/questions.parquet`, rows by `question`: "change" of tau by selection, against as many features that were drawn at
+random (paired over SAEs); "partial" tau given L0 and FVU; "regression" of ranks; "noise" (reliability of texts, readers
+and SAEs, tau as observed and without noise); "tier" (the best tail of a criterion, chosen on half of the prompts, on
+the others). Of SAEs that share language models, only what is inside those and knows of them. Only reads.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from saelab.core.seeds import numpy_generator
 from saelab.instrument.readers import HEADLINE, OUTCOMES
 from saelab.stats.association import Draws
 from saelab.stats.effects import partial_tau, tau_difference
@@ -72,17 +73,39 @@ def _known(found: pl.DataFrame, asked: dict[str, Any]) -> pl.DataFrame:
 
 
 def _changes(study: StudyConfig, grid: pl.DataFrame, features: pl.DataFrame) -> Rows:
+    """tau with the selected features less tau with as many drawn at random: the mean of fewer features is noisier, and
+    noise alone lowers tau.
+    """
     asked = _inside(study, grid)
     scores = [*OUTCOMES, *(["utility"] if study.rated else [])]
     for score in scores:
+        known = features.filter(pl.col(score).is_not_null())
         for arm in chosen_arms(study):
-            after = features.filter((pl.col("arm") == arm) & pl.col(score).is_not_null())
+            after = known.filter(pl.col("arm") == arm)
             if after.is_empty():
                 continue
-            means = after.group_by("sae").agg(after=pl.col(score).mean())
-            joined = grid.join(means, on="sae", how="left", maintain_order="left")
-            found = _known(tau_difference(joined, first=(X, "after"), second=(X, score), **asked), asked)
-            yield from ({"question": "change", "about": arm, "y": score} | r for r in found.iter_rows(named=True))
+            sizes = after.group_by("sae").agg(after=pl.col(score).mean(), k=pl.len())
+            drawn, sets = _sets(study, known.filter(pl.col("arm") == UNSELECTED), score, sizes)
+            joined = grid.join(sizes, on="sae", how="left", maintain_order="left").join(drawn, on="sae", how="left")
+            found = _known(tau_difference(joined, first=(X, "after"), second=(X, *sets), **asked), asked)
+            about = {"question": "change", "about": arm, "y": score}
+            note = f"against as many random features, the mean of {len(sets)} sets"
+            yield from (about | r | {"note": r["note"] or note} for r in found.iter_rows(named=True))
+
+
+def _sets(
+    study: StudyConfig, drawn: pl.DataFrame, score: str, sizes: pl.DataFrame
+) -> tuple[pl.DataFrame, Sequence[str]]:
+    """By SAE the mean scores of disjoint sets of its random features, each as large as its selection; the columns."""
+    order = numpy_generator(study.seed, "stats", "sets", score).permutation(drawn.height)
+    mixed = drawn[order].join(sizes, on="sae", maintain_order="left")
+    placed = mixed.with_columns(at=pl.int_range(pl.len()).over("sae") // pl.col("k"), n=pl.len().over("sae"))
+    count = max(1, int((placed["n"] // placed["k"]).min() or 1))  # of every SAE; the rest is left out
+    placed = placed.filter(pl.col("at") < count)
+    names = [f"set {i}" for i in range(count)]
+    means = placed.group_by("sae", "at").agg(pl.col(score).mean()).sort("sae", "at")
+    table = means.pivot("at", index="sae", values=score).rename({str(i): name for i, name in enumerate(names)})
+    return table, names
 
 
 def _partials(study: StudyConfig, grid: pl.DataFrame) -> Rows:
