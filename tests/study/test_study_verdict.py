@@ -10,7 +10,7 @@ from saelab.study.verdict import related, steers
 
 def overall(value: float | None, low: float | None, high: float | None, p: float | None) -> pl.DataFrame:
     row = {"mode": "overall", "x": "interpretability", "y": "described", "value": value, "low": low, "high": high,
-           "p": p, "n": 15, "statistic": "tau"}  # fmt: skip
+           "p": p, "n": 15, "statistic": "tau", "axis": None, "group": None}  # fmt: skip
     return pl.DataFrame([row], infer_schema_length=None)
 
 
@@ -57,6 +57,19 @@ def test_of_several_lms_the_verdict_speaks_of_what_is_inside_them() -> None:
     inside = overall(0.0, -0.3, 0.3, 0.9).with_columns(statistic=pl.lit("tau within"))
     assert "cannot be told (tau inside language models" in related(pl.concat([levels, inside]), spread(0.6))
     assert "steer better (tau +0.70" in related(levels, spread(0.6))
+
+
+def test_a_relation_inside_lms_says_on_which_alone_it_is_not_shown() -> None:
+    inside = overall(0.4, 0.2, 0.6, 0.001).with_columns(statistic=pl.lit("tau within"))
+    own = [overall(0.5, 0.3, 0.7, 0.001), overall(0.1, -0.2, 0.4, 0.3), overall(0.3, None, None, None)]
+    shown = [
+        row.with_columns(mode=pl.lit("reported"), axis=pl.lit("lm"), group=pl.lit(name))
+        for name, row in zip("abc", own, strict=True)
+    ]
+    typed = inside.cast({"axis": pl.String, "group": pl.String})
+    sentence = related(pl.concat([typed, *shown], how="vertical_relaxed"), spread(0.6))
+    assert sentence.endswith("15 SAEs; not shown on b alone, +0.10 [-0.20, +0.40], c alone, +0.30)")
+    assert "alone" not in related(pl.concat([typed, shown[0]], how="vertical_relaxed"), spread(0.6)), "control"
 
 
 def test_the_reason_is_what_the_design_lacks() -> None:

@@ -100,7 +100,8 @@ def _sets(
     order = numpy_generator(study.seed, "stats", "sets", score).permutation(drawn.height)
     mixed = drawn[order].join(sizes, on="sae", maintain_order="left")
     placed = mixed.with_columns(at=pl.int_range(pl.len()).over("sae") // pl.col("k"), n=pl.len().over("sae"))
-    count = max(1, int((placed["n"] // placed["k"]).min() or 1))  # of every SAE; the rest is left out
+    whole = (placed["n"] // placed["k"]).drop_nulls().to_list()
+    count = max(1, min(whole, default=1))  # of every SAE; the rest is left out
     placed = placed.filter(pl.col("at") < count)
     names = [f"set {i}" for i in range(count)]
     means = placed.group_by("sae", "at").agg(pl.col(score).mean()).sort("sae", "at")

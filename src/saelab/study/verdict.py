@@ -21,6 +21,7 @@ from saelab.study.steering import gates_of, headline_of
 
 BLIND = "This study cannot see steering"
 NOT_GATED = "This study was not gated"
+MOST_NAMED = 3  # language models, in a sentence
 
 
 def verdict(study: StudyConfig, run: RunFolder) -> str:
@@ -75,8 +76,25 @@ def related(agreement: pl.DataFrame, spread: pl.DataFrame) -> str:
     told = row["low"] is not None and row["high"] is not None and (row["low"] > 0 or row["high"] < 0)
     if told and row["p"] is not None and row["p"] < 0.05:
         side = "better" if row["value"] > 0 else "worse"
-        return f"SAEs whose features are more interpretable steer {side} ({shown})"
+        return (
+            f"SAEs whose features are more interpretable steer {side} ({shown}{_unshown(agreement) if where else ''})"
+        )
     return f"{question} cannot be told ({shown}), because {_why(spread, int(row['n']))}"
+
+
+def _unshown(agreement: pl.DataFrame) -> str:
+    """The language models on which by themselves the relation is not shown."""
+    alone = agreement.filter((pl.col("mode") == "reported") & (pl.col("axis") == "lm") & (pl.col("statistic") == "tau"))
+    alone = alone.filter((pl.col("x") == "interpretability") & (pl.col("y") == HEADLINE))
+    rows = alone.to_dicts()
+    found = [r for r in rows if r["low"] is None or r["high"] is None or r["low"] <= 0 <= r["high"]]
+    if not found:
+        return ""
+    if len(found) > MOST_NAMED:
+        return f"; not shown on {len(found)} of {len(rows)} of these alone"
+    return "; not shown on " + ", ".join(
+        f"{r['group']} alone" + ("" if r["value"] is None else f", {_spoken(r)}") for r in found
+    )
 
 
 def _why(spread: pl.DataFrame, n: int) -> str:
