@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lm", default="smollm2-135m")
     parser.add_argument("--site", default="resid_post.15")
+    parser.add_argument("--plain", help="how a model without a chat template is asked, with a place for {instruction}")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--new", type=int, default=128, help="longest text, in tokens")
@@ -41,7 +42,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    lm = LanguageModel.load(arguments.lm, dtype=arguments.dtype, device=arguments.device)
+    lm = LanguageModel.load(arguments.lm, dtype=arguments.dtype, device=arguments.device, plain=arguments.plain)
     all_jobs = jobs(lm, arguments)
     asked = all_jobs[: arguments.theirs]
     hooked(lm, asked[:2], 2)  # warm up both
@@ -72,7 +73,7 @@ def jobs(lm: LanguageModel, arguments: argparse.Namespace) -> list[AnswerJob]:
     generator = torch.Generator().manual_seed(seed_of("benchmarks", "steering"))
     directions = [
         unit(
-            torch.randn(lm.d_model, generator=generator), site=arguments.site, reference=0.3 * typical,
+            torch.randn(lm.d_model, generator=generator), site=arguments.site, distance=0.3 * typical,
             method="random", origin=str(i), source="0.3 of the median norm",
         )
         for i in range(arguments.features)
