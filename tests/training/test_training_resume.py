@@ -51,6 +51,17 @@ def test_sigkill_then_the_same_bytes(runs: Runs, tmp_path: Path, whole: dict[str
     assert not (tmp_path / "training" / "checkpoints").exists()
 
 
+def test_what_a_killed_writer_left_is_taken_away(runs: Runs, tmp_path: Path, whole: dict[str, str]) -> None:
+    """Its temporary file is no file of the SAE. Control: of another folder's nothing is touched."""
+    names = {name.split("/")[1] for name in whole}
+    for folder in (*(tmp_path / "saes" / name for name in names), tmp_path / "training", tmp_path / "other"):
+        folder.mkdir(parents=True)
+        (folder / ".0123456789abcdef.part").write_bytes(b"half")
+    assert runs.finish(tmp_path) == 0
+    assert hashes(tmp_path) == whole
+    assert [p.parent.name for p in tmp_path.rglob("*.part")] == ["other"]
+
+
 @pytest.mark.parametrize("write", [1, 6, 9])
 def test_death_inside_a_write(runs: Runs, tmp_path: Path, whole: dict[str, str], write: int) -> None:
     assert runs.finish(tmp_path, write) == 137

@@ -32,6 +32,7 @@ from saelab.saes.base import Sae, TrainConfig
 from saelab.saes.formats import save_native
 from saelab.saes.given import sum_of
 from saelab.saes.ranks import ALONE, Ranks
+from saelab.store.files import sweep
 from saelab.store.folders import METRICS
 from saelab.store.tables import write_table
 from saelab.training.checkpoint import Checkpoint, latest
@@ -291,10 +292,12 @@ class _Session:
                     about |= {"started_from": {"sha256": sum_of(start)} | _trained_before(start)}
                 about |= {"l0": last[name]["l0"], "precision": str(trainee.dtype)[6:]}
                 save_native(trainee.finish(inputs.scaling, **said, **about), saes / name)
+                sweep(saes / name)  # of a run that was killed as it wrote here
                 written += sorted((saes / name).iterdir())
         metrics = self.folder / METRICS
         write_table(metrics, self.table())
         rmtree(self.folder / "checkpoints", ignore_errors=True)
+        sweep(self.folder)
         return [*written, metrics]
 
 
