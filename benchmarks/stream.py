@@ -1,4 +1,4 @@
-"""The memory of training from the stream, over more and more of the text. The numbers of docs/benchmarks.md.
+"""The memory of training from the stream, over more and more of the text. The numbers of docs/training.md.
 
     python benchmarks/stream.py [--tokens 2000000] [--site resid_post.1] [--d-sae 2048] [--batch 2048] [--shares 10]
 

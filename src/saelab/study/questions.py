@@ -80,12 +80,13 @@ def _changes(study: StudyConfig, grid: pl.DataFrame, features: pl.DataFrame) -> 
     scores = [*OUTCOMES, *(["utility"] if study.rated else [])]
     for score in scores:
         known = features.filter(pl.col(score).is_not_null())
+        unselected = known.filter(pl.col("arm") == UNSELECTED)
         for arm in chosen_arms(study):
             after = known.filter(pl.col("arm") == arm)
-            if after.is_empty():
+            if after.is_empty() or unselected.is_empty():
                 continue
             sizes = after.group_by("sae").agg(after=pl.col(score).mean(), k=pl.len())
-            drawn, sets = _sets(study, known.filter(pl.col("arm") == UNSELECTED), score, sizes)
+            drawn, sets = _sets(study, unselected, score, sizes)
             joined = grid.join(sizes, on="sae", how="left", maintain_order="left").join(drawn, on="sae", how="left")
             found = _known(tau_difference(joined, first=(X, "after"), second=(X, *sets), **asked), asked)
             about = {"question": "change", "about": arm, "y": score}

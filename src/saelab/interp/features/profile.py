@@ -139,7 +139,7 @@ def lens_scores(
     if site is not None and not in_stream(parse_site(site)):
         return [((), ())] * len(features)
     rows = decoder[torch.tensor(list(features))].to(lm.dtype)
-    strings: dict[int, str] = {}  # a token is promoted by many features, and clean it takes longer than finding it
+    strings: dict[int, str] = {}  # a token is promoted by many features, and reading it takes longer than finding it
     found: list[tuple[Scored, Scored]] = []
     for block in rows.split(max(1, LOGITS // lm.vocab_size)):
         logits = lm.lens(block, site).float()
