@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from saelab.cli import VERBS, _app, main
 from saelab.cli.output import fitted, note, settled, show_table
-from saelab.cli.progress import Display, JsonLines, TaskLine, shown
+from saelab.cli.progress import Display, JsonLines, TaskLine, _Pace, shown
 from saelab.core.seeds import numpy_generator
 
 DEMO = str(Path(__file__).parents[2] / "src" / "saelab" / "study" / "demo.yaml")
@@ -175,6 +175,18 @@ def test_no_count_is_beyond_its_total() -> None:
                 if shown is not lines:
                     assert (display.tasks[0].completed, display.tasks[0].total) == (42, 42)
     assert [(r["done"], r["total"]) for r in map(json.loads, stream.getvalue().splitlines())] == [(0, 28), (42, 42)]
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_what_an_earlier_call_did_hurries_no_estimate(earlier: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 of 100 steps in 10 s, after 80 that were there. Control: 80 that count as this call's."""
+    now = iter([0.0] * 2 + [10.0] * 20)
+    monkeypatch.setattr("saelab.cli.progress.time.perf_counter", lambda: next(now))
+    pace = _Pace(100)
+    pace.advance(80, earlier=earlier)
+    assert pace.left is None or not earlier
+    pace.advance(10)
+    assert (pace.done, pace.left) == (90, pytest.approx(10.0 if earlier else 10 / 9))
 
 
 class Terminal(io.StringIO):

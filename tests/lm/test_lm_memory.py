@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from saelab.activations import harvest as harvest_module
+from saelab.activations import passes as passes_module
 from saelab.activations import site as site_module
 from saelab.activations.harvest import HarvestConfig, harvest
+from saelab.activations.live import LiveActivations
+from saelab.activations.shards import ActivationShards
 from saelab.activations.site import read_states
 from saelab.cli import main
 from saelab.core import hardware
@@ -47,6 +49,10 @@ def works(folder: Path) -> dict[str, Callable[[], torch.Tensor]]:
     packed = pack_for(lm, [Document(str(i), f"word {i} of many " * 9) for i in range(40)], context=16)
     prompts = [[5, 6, 7 + i] for i in range(8)]
     config = HarvestConfig(batch_contexts=8, shard_contexts=16, dtype="float32", sink_ratio=1000.0)
+
+    def sample() -> dict[str, ActivationShards]:
+        return harvest(lm, packed.first(8), [SITE], folder / "sample", config=config)
+
     generator = torch.Generator().manual_seed(3)
     decoder = torch.nn.functional.normalize(torch.randn(40, 32, generator=generator), dim=1)
     weights = {"W_enc": decoder.T, "W_dec": decoder, "b_enc": torch.zeros(40), "b_dec": torch.zeros(32)}
@@ -54,19 +60,25 @@ def works(folder: Path) -> dict[str, Callable[[], torch.Tensor]]:
     return {
         "reading": lambda: read_states(lm, packed.tokens, [SITE])[SITE],
         "harvest": lambda: harvest(lm, packed, [SITE], folder, config=config)[SITE].read(0).rows,
+        "stream": lambda: streamed(LiveActivations(lm, packed, sample(), config=config)),
         "texts": lambda: torch.tensor(lm.generate_ids(prompts, Sampling(5, temperature=1.0, seed=3))),
         "effects": lambda: feature_effects(lm, sae, site=SITE, prefix="the cat", positions="all")["kl"].to_torch(),
     }
 
 
-@pytest.mark.parametrize("name", ["reading", "harvest", "texts", "effects"])
+def streamed(live: LiveActivations) -> torch.Tensor:
+    """The first rows of a stream."""
+    return torch.cat(list(live.at(SITE).batches(50, steps=4)))
+
+
+@pytest.mark.parametrize("name", ["reading", "harvest", "stream", "texts", "effects"])
 def test_half_at_once_gives_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control: without halving the memory is not enough. What was enough is kept."""
     expected = works(tmp_path / "whole")[name]()
     ends_at(monkeypatch, 3)
     torch.testing.assert_close(works(tmp_path / "parts")[name](), expected, rtol=1e-4, atol=1e-5)
     assert list(hardware._FITS.values()) in ([2], [3]), "the first half that was enough"
-    for module in (harvest_module, site_module, generate_module, effects_module):
+    for module in (passes_module, site_module, generate_module, effects_module):
         monkeypatch.setattr(module, "fitting", lambda what, size, work: work(size))
     with pytest.raises(torch.OutOfMemoryError):
         works(tmp_path / "control")[name]()
@@ -75,7 +87,7 @@ def test_half_at_once_gives_the_same(name: str, tmp_path: Path, monkeypatch: pyt
 def test_not_even_one_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = works(tmp_path)
     ends_at(monkeypatch, 0)
-    for name in ("reading", "harvest", "texts"):
+    for name in ("reading", "harvest", "stream", "texts"):
         with pytest.raises(ResourceError, match=r"not enough for .* one at a time"):
             made[name]()
     with pytest.raises(ResourceError, match="not enough for a pass"):

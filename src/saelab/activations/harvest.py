@@ -22,7 +22,6 @@ from saelab.activations.shards import ActivationShards, Manifest, ShardRecord, r
 from saelab.activations.site import SINK_RATIO, sink_bound
 from saelab.core.config import Config, digest_of
 from saelab.core.errors import ArtefactError, UserError
-from saelab.core.hardware import fitting
 from saelab.core.progress import SILENT, Progress, Task
 from saelab.core.sites import parse_site
 from saelab.store.files import sha256_of
@@ -68,7 +67,7 @@ def harvest(
     done = work.resume()
     tokens = packed.tokens.numel()
     with progress.task(f"harvesting {', '.join(work.sites)}", tokens, "tokens") as task:
-        task.advance(sum(work.size(k) for k in done))
+        task.found(sum(work.size(k) for k in done))
         for k in work.shards:
             if k not in done:
                 work.write(k, task)
@@ -165,13 +164,8 @@ class _Work:
 
     def _run(self, first: int, stop: int, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The rows [n, D] of the positions that count and their norms [n], for each site."""
-        return fitting(
-            "contexts of a harvest", self.config.batch_contexts, lambda n: self._passes(first, stop, n, task)
-        )
-
-    def _passes(self, first: int, stop: int, size: int, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The same by passes of so many contexts."""
         rows: dict[str, list[Tensor]] = {site: [] for site in self.sites}
+        size = self.config.batch_contexts
         batches = [slice(at, min(at + size, stop)) for at in range(first, stop, size)]
         began, done = time.perf_counter(), 0
         found = passes(self.lm, self.packed, batches, self.sites, self.config.torch_dtype, torch.device("cpu"))

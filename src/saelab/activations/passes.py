@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saelab.core.errors import ArtefactError
-from saelab.core.hardware import side_by_side
+from saelab.core.hardware import fitting, side_by_side
 from saelab.text.pack import PackedText
 
 # Rows whose moments or norms are taken together (they are widened).
@@ -41,10 +41,13 @@ def passes(
     dtype: torch.dtype,
     place: torch.device | None = None,
 ) -> Iterator[tuple[Bool[Tensor, "B T"], dict[str, Tensor]]]:
-    """Of every batch of contexts which positions count, and their rows at each site, on `place` (None: the LM's)."""
+    """Of every batch of contexts which positions count, and their rows at each site, on `place` (None: the LM's).
+
+    Where the memory of a device is not enough for a batch, it is read in parts.
+    """
     # Threads keep the cores of a processor busy; a card has one queue, and would hold the passes of all of them.
     with side_by_side(len(batches) if place_of(lm).type == "cpu" else 1) as pool:
-        found = pool.map(lambda b: lm.run_to(packed.tokens[b].long(), sites), batches)
+        found = pool.map(lambda b: _read(lm, packed.tokens[b].long(), sites), batches)
         for batch, states in zip(batches, found, strict=True):
             counts = packed.part(batch).counts
             rows = {site: states[site][counts.to(states[site].device)] for site in sites}
@@ -52,6 +55,16 @@ def passes(
             for site in sites:
                 _refuse_non_finite(rows[site], counts, site, batch.start)
             yield counts, rows
+
+
+def _read(lm: ReadsSites, tokens: Int[Tensor, "B T"], sites: Sequence[str]) -> dict[str, Float[Tensor, "B T D"]]:
+    """The activations of some contexts at each site."""
+
+    def read(size: int) -> dict[str, Tensor]:
+        parts = [lm.run_to(part, sites) for part in tokens.split(size)]
+        return {site: torch.cat([p[site] for p in parts]) if len(parts) > 1 else parts[0][site] for site in sites}
+
+    return fitting("contexts of a pass", len(tokens), read)
 
 
 def place_of(lm: ReadsSites) -> torch.device:

@@ -43,7 +43,7 @@ class TaskLine(ProgressColumn):
         self._width = width
 
     def render(self, task: Any) -> Text:
-        left = "" if task.time_remaining is None else f"{_clock(task.time_remaining)} left"
+        left = "" if task.fields["left"] is None else f"{_clock(task.fields['left'])} left"
         share = "" if task.total is None else f"{task.percentage:.0f}%"
         facts = [share, left, _clock(task.elapsed or 0), task.fields["rate"], *task.fields["figures"]]
         name = task.description
@@ -62,6 +62,36 @@ def _clock(seconds: float | int) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
+class _Pace:
+    """How far a task is, and what its time so far says of the rest: what an earlier call did took none of it."""
+
+    def __init__(self, total: int | None):
+        self.total, self.done, self._earlier = total, 0, 0
+        self._start = time.perf_counter()
+
+    def advance(self, amount: int, *, earlier: bool = False) -> None:
+        """Count work. No total stays below what is done: totals are estimates."""
+        self.done += amount
+        self._earlier += amount * earlier
+        self.total = None if self.total is None else max(self.total, self.done)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Units a second, of this call's."""
+        return (self.done - self._earlier) / max(self.seconds, 1e-9)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end; None where nothing tells."""
+        if not self.total or self.done >= self.total or not self.rate:
+            return None
+        return (self.total - self.done) / self.rate
+
+
 class Display:
     """Tasks as live bars; a finished task's bar is removed, so that the display stays a few lines."""
 
@@ -70,34 +100,30 @@ class Display:
 
     @contextmanager
     def task(self, name: str, total: int | None = None, unit: str = "") -> Iterator[core.Task]:
-        identity = self._display.add_task(name, total=total, rate="", figures=())
+        identity = self._display.add_task(name, total=total, rate="", figures=(), left=None)
         try:
-            yield _Bar(self._display, identity, unit)
+            yield _Bar(self._display, identity, total, unit)
         finally:
             self._display.remove_task(identity)
 
 
 class _Bar:
-    def __init__(self, display: Progress, identity: Any, unit: str):
+    def __init__(self, display: Progress, identity: Any, total: int | None, unit: str):
         self._display, self._identity, self._unit = display, identity, unit
-        self._done, self._start = 0, time.perf_counter()
+        self._pace = _Pace(total)
 
     def advance(self, amount: int = 1, **figures: float | int | str) -> None:
-        self._done += amount
-        rate = self._done / max(time.perf_counter() - self._start, 1e-9)
-        estimated = "estimated" in self._unit
-        self._display.update(
-            self._identity,
-            completed=self._done,
-            total=_at_least(self._display.tasks[self._display.task_ids.index(self._identity)].total, self._done),
-            rate="" if estimated else f"{_short(rate)} {self._unit}/s",
-            figures=tuple(f"{k} {_short(v)}" for k, v in figures.items()),
-        )
+        self._pace.advance(amount)
+        self._update(figures=tuple(f"{k} {_short(v)}" for k, v in figures.items()))
 
+    def found(self, amount: int) -> None:
+        self._pace.advance(amount, earlier=True)
+        self._update()
 
-def _at_least(total: float | int | None, done: int) -> float | int | None:
-    """A total that what is done is no more than: totals are estimates where a text ends before it was thought to."""
-    return None if total is None else max(total, done)
+    def _update(self, **fields: Any) -> None:
+        pace, estimated = self._pace, "estimated" in self._unit
+        fields |= {"rate": "" if estimated else f"{_short(pace.rate)} {self._unit}/s", "left": pace.left}
+        self._display.update(self._identity, completed=pace.done, total=pace.total, **fields)
 
 
 @runtime_checkable
@@ -132,27 +158,28 @@ class JsonLines:
 
 class _Line:
     def __init__(self, owner: JsonLines, name: str, total: int | None, unit: str):
-        self._owner, self._name, self._total, self._unit = owner, name, total, unit
-        self._done, self._figures = 0, {}
-        self._start = self._last = time.perf_counter()
+        self._owner, self._name, self._unit = owner, name, unit
+        self._pace, self._figures = _Pace(total), {}
+        self._last = time.perf_counter()
 
     def advance(self, amount: int = 1, **figures: float | int | str) -> None:
-        self._done += amount
+        self._pace.advance(amount)
         self._figures = figures
         if time.perf_counter() - self._last > self._owner.interval:
             self.write("progress")
 
+    def found(self, amount: int) -> None:
+        self._pace.advance(amount, earlier=True)
+
     def write(self, event: str) -> None:
-        now = time.perf_counter()
-        elapsed = now - self._start
-        self._total = _at_least(self._total, self._done)
-        record = {"event": event, "task": self._name, "done": self._done, "total": self._total, "unit": self._unit}
-        record["seconds"] = round(elapsed, 1)
-        if self._total and 0 < self._done < self._total:
-            record["seconds_left"] = round(elapsed * (self._total - self._done) / self._done, 1)
+        pace = self._pace
+        record = {"event": event, "task": self._name, "done": pace.done, "total": pace.total, "unit": self._unit}
+        record["seconds"] = round(pace.seconds, 1)
+        if pace.left is not None:
+            record["seconds_left"] = round(pace.left, 1)
         figures = {k: v if isinstance(v, str) else float(f"{v:.4g}") for k, v in self._figures.items()}
         self._owner.write(record | figures)
-        self._last = now
+        self._last = time.perf_counter()
 
 
 def _short(value: float | int | str) -> str:

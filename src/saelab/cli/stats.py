@@ -63,6 +63,7 @@ def stats(
     from saelab.stats.agreement import agree_by_usual_axes
     from saelab.stats.effects import partial_tau, tau_difference
     from saelab.stats.features import feature_agreement
+    from saelab.stats.inputs import require
     from saelab.stats.table_files import open_table, saebench_table
 
     if (table is None) == (saebench is None):
@@ -70,6 +71,11 @@ def stats(
     if features and (partial or difference or axis):
         raise UserError("--features compares inside every SAE: --partial, --difference and --axis are of SAEs.")
     data = saebench_table(saebench) if saebench else open_table(table or Path())
+    require(data, [x, y, *(partial or ()), *([difference] if difference else ())])  # before what takes long
+    if plot:
+        from saelab.report.scatter import write_scatter
+
+        write_scatter(data, x, y, plot)
     known = cluster or ("lm" if "lm" in data.columns else None)
     asked: dict[str, Any] = {"cluster": known, "seed": seed}
     if features:
@@ -89,10 +95,6 @@ def stats(
             name = f"less tau with {difference}"
             scopes = ("", ", by clusters", ", inside, these", ", inside, like these")
             shown += [(name + scope, r) for scope, r in zip(scopes, _rows(found), strict=False)]
-    if plot:
-        from saelab.report.scatter import write_scatter
-
-        write_scatter(data, x, y, plot)
     if json:
         show_table(found, as_json=True)
     else:

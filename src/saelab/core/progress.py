@@ -17,6 +17,10 @@ class Task(Protocol):
         """Say that `amount` more units are done, with the figures to show beside the bar."""
         ...
 
+    def found(self, amount: int) -> None:
+        """Say that an earlier call has done `amount` units: they are done, but tell nothing of this call's rate."""
+        ...
+
 
 @runtime_checkable
 class Progress(Protocol):
@@ -30,6 +34,9 @@ class Progress(Protocol):
 class _SilentTask:
     def advance(self, amount: int = 1, **figures: float | int | str) -> None:
         del amount, figures
+
+    def found(self, amount: int) -> None:
+        del amount
 
 
 class _Silent:

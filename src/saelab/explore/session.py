@@ -204,3 +204,7 @@ class _Ending:
         del amount, figures
         if self.ended():
             raise Stopped
+
+    def found(self, amount: int) -> None:
+        """See `Task`."""
+        del amount

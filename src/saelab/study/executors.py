@@ -107,8 +107,11 @@ class Queue:
         row = self.ledger.row(cell.key)
         self.made[cell.key] = row.artefacts if row is not None else {}
         self.finished.add(cell.key)
+        if (seconds := round(cell.estimate)) and cell.key not in self.taken:
+            self.bar.found(seconds)
+            seconds = 0
         self.taken.discard(cell.key)
-        self.bar.advance(round(cell.estimate), cells=f"{len(self.finished)}/{len(self.cells)}", last=str(cell))
+        self.bar.advance(seconds, cells=f"{len(self.finished)}/{len(self.cells)}", last=str(cell))
 
     def retake(self, cell: Cell) -> None:
         """Claim again a cell of ours whose worker died: one more attempt on record."""
@@ -153,6 +156,9 @@ class _StoppableTask:
         if self.stopped.is_set():
             raise KeyboardInterrupt
         self.inner.advance(amount, **figures)
+
+    def found(self, amount: int) -> None:
+        self.inner.found(amount)
 
 
 def run_in_process(

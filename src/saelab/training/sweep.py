@@ -191,6 +191,7 @@ def advance(
     # Ranks talk in one order, so with several of them the SAEs take turns.
     jobs, all_threads = len(trainees) if ranks.size == 1 else 1, threads()
     with side_by_side(jobs) as pool, progress.task("training", steps * len(trainees), "SAE steps") as task:
+        task.found(done * len(trainees))
         while True:
             began = time.monotonic()
             with limited(all_threads):  # a stream runs a language model
