@@ -24,7 +24,8 @@ def with_controls(data: dict[str, Any]) -> StudyConfig:
     shuffled = model | {"grids": [grid | {"levels": [4]}], "paths": [], "control": "shuffled_weights"}
     small = {"interp": data["interp"] | {"n_scored": 16, "material": False}, "selection": {"features": "tested"}}
     steering = {"arms": [{"random": 3}]}
-    return StudyConfig.parse(data | {"models": [plain, shuffled], "steering": steering} | small)
+    suite = {"preset": "tiny", "only": ["core"]}
+    return StudyConfig.parse(data | {"models": [plain, shuffled], "steering": steering, "suite": suite} | small)
 
 
 def test_controls_are_scored_beside_and_claimed_of_nothing(study_data: dict[str, Any], tmp_path: Path) -> None:
@@ -47,6 +48,8 @@ def test_controls_are_scored_beside_and_claimed_of_nothing(study_data: dict[str,
     frozen = saes.filter(pl.col("control") == "frozen_decoder")["fvu"]
     assert fvu["frozen_decoder"]["difference"] == pytest.approx((own["fvu"].to_numpy() - frozen.to_numpy()).mean())
     assert fvu["frozen_decoder"]["difference"] < 0 and fvu["frozen_decoder"]["told"]
+    explained = told.filter((pl.col("score") == "suite: Explained") & (pl.col("control") == "frozen_decoder"))
+    assert explained["difference"][0] > 0 and explained["n"][0] == 3, "the suite's figures stand beside the others"
     assert "Which scores tell trained from frozen" in page and "SAEs whose decoder stays as it was drawn" in page
     assert run.results.read()["baselines"] and "frozen decoder" in page
 

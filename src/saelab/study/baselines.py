@@ -90,7 +90,8 @@ def _both(pairs: Sequence[Pair], read: Callable[[SaeSpec], float | None]) -> tup
 
 def _suite(run: RunFolder, sae: SaeSpec) -> Mapping[tuple[str, str], float | None]:
     path = run.interp(sae.name).evaluations.path
-    rows = read_table(path, ["kind", "metric", "value"]).iter_rows() if path.exists() else ()
+    columns = ["kind", "metric", "value"]
+    rows = read_table(path, columns).select(columns).iter_rows() if path.exists() else ()
     return {(kind, metric): value for kind, metric, value in rows}
 
 
