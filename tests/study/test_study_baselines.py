@@ -8,6 +8,8 @@ import polars as pl
 import pytest
 
 from saelab.core.errors import UserError
+from saelab.report.baselines import sentences
+from saelab.report.names import Names
 from saelab.store.layout import RunFolder
 from saelab.study.baselines import _of_features, _over_features, _paired, _row, pairs_of
 from saelab.study.plan import cells_of
@@ -51,6 +53,11 @@ def test_controls_are_scored_beside_and_claimed_of_nothing(study_data: dict[str,
     explained = told.filter((pl.col("score") == "suite: Explained") & (pl.col("control") == "frozen_decoder"))
     assert explained["difference"][0] > 0 and explained["n"][0] == 3, "the suite's figures stand beside the others"
     assert "Which scores tell trained from frozen" in page and "SAEs whose decoder stays as it was drawn" in page
+    (of_frozen,) = [s for s in sentences(told, Names()) if "decoder stays" in s]
+    better, worse = of_frozen.partition("told as worse by")[::2]
+    assert "told as better by FVU" in better and "FVU" not in worse, "a lower FVU is the better one"
+    turned = told.with_columns(-pl.col("difference"))
+    assert any("told as worse by FVU" in s for s in sentences(turned, Names())), "control: the other way round"
     assert run.results.read()["baselines"] and "frozen decoder" in page
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from saelab.interp.suite.catalogue import headlines
 from saelab.report import words
 from saelab.report.cells import Column, PageTable, TableRow, estimate, figure, heading, text
 from saelab.report.names import Names
@@ -20,6 +21,7 @@ CONTROLS = {
     "shuffled_weights": "SAEs of the language model with shuffled weights",
 }
 OF_SAES = {"fvu": "FVU", "ce_recovered": "CE recovered", "dead_share": "share of dead features"}
+LOWER = ("fvu", "dead_share", *(f"suite: {h.title}" for _, h in headlines() if h.better == "lower"))  # is better
 
 
 def section(table: pl.DataFrame, names: Names) -> Section:
@@ -36,9 +38,17 @@ def section(table: pl.DataFrame, names: Names) -> Section:
 
 
 def sentences(table: pl.DataFrame, names: Names) -> list[str]:
-    """Of each control: the scores that tell SAEs from it, those that do not, and those of which nothing can be said."""
+    """Of each control: the scores that tell SAEs from it as better or as worse, those that do not, and those of which
+    nothing can be said.
+    """
     found = []
-    kinds = {"told by": pl.col("told"), "not told by": ~pl.col("told"), "unknown for": pl.col("told").is_null()}
+    better = (pl.col("difference") < 0) == pl.col("score").is_in(LOWER)
+    kinds = {
+        "told as better by": pl.col("told") & better,
+        "told as worse by": pl.col("told") & ~better,
+        "not told by": ~pl.col("told"),
+        "unknown for": pl.col("told").is_null(),
+    }
     for (name,), rows in table.group_by("control", maintain_order=True):
         by = {said: [_score(s, names) for s in rows.filter(kept)["score"]] for said, kept in kinds.items()}
         clauses = [f"{said} {words.listing(shown)}" for said, shown in by.items() if shown]
