@@ -112,7 +112,13 @@ def test_plan_says_what_would_be_done(capsys: pytest.CaptureFixture[str]) -> Non
 def test_doctor_names_versions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["python"].startswith("3.") and "[lm]" in record
+    assert record["python"].startswith("3.") and "[lm]" in record and record["device"] == "cpu"
+
+
+def test_doctor_says_where_a_device_is_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAELAB_DEVICE", "cuda:7")
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["device"].startswith("missing: There is no device 'cuda:7'")
 
 
 def test_stats_and_report_import_no_torch() -> None:
@@ -189,6 +195,12 @@ def test_what_an_earlier_call_did_hurries_no_estimate(earlier: bool, monkeypatch
     assert (pace.done, pace.left) == (90, pytest.approx(10.0 if earlier else 10 / 9))
 
 
+def test_the_readme_names_every_verb() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (line,) = re.findall(r"^`saelab (demo \| .*)`", readme, re.MULTILINE)
+    assert line.split(" | ") == list(VERBS)
+
+
 class Terminal(io.StringIO):
     """A stream that is a terminal."""
 
@@ -206,7 +218,7 @@ def test_a_table_splits_no_word_and_no_number(width: int, columns: int, monkeypa
     show_table(frame, as_json=False, title="All SAEs")
     text = re.sub("\x1b.*?m", "", shown.getvalue())
     assert max(map(len, text.splitlines())) <= width
-    assert text.count("0.2012") == columns and text.count("-1.235e+06") == columns
+    assert text.count("0.2012") == columns and text.count("-1,234,568") == columns
     assert len(re.findall(r"\btoo\b", text)) == len(re.findall(r"\bfew\b", text)) == 2
     assert ("│" in text) == (columns == 4)
     monkeypatch.setattr("sys.stdout", piped := io.StringIO())

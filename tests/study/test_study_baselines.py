@@ -12,6 +12,7 @@ from saelab.report.baselines import sentences
 from saelab.report.names import Names
 from saelab.store.layout import RunFolder
 from saelab.study.baselines import _of_features, _over_features, _paired, _row, pairs_of
+from saelab.study.costs import power_of
 from saelab.study.plan import cells_of
 from saelab.study.scales import read_study
 from saelab.study.spec import StudyConfig, saes_of
@@ -68,6 +69,11 @@ def test_a_control_is_paired_with_what_differs_in_nothing_else(study_data: dict[
     assert pairs_of([s for s in saes if s.level == 4 or s.control]) == [p for p in pairs if p[0].level == 4]
     both = [s.model_copy(update={"freeze": "decoder"}) if s.model.control else s for s in saes]
     assert len(pairs_of(both)) == 3, "what is a control by two things has no pair"
+
+
+def test_a_plan_counts_no_control_among_the_saes_that_agree(study_data: dict[str, Any]) -> None:
+    planned = power_of(with_controls(study_data))
+    assert planned is not None and planned.saes == 3, "six are steered with"
 
 
 def test_without_controls_nothing_is_told_of_them(study: StudyConfig) -> None:

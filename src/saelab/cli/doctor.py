@@ -4,8 +4,9 @@ import shutil
 from importlib import metadata
 
 from saelab.cli.output import show_record
+from saelab.core.errors import UserError
 from saelab.core.extras import command, extras
-from saelab.core.hardware import memory_bytes
+from saelab.core.hardware import device_of, memory_bytes
 from saelab.store.cache import cache_folder
 from saelab.store.provenance import machine, versions
 
@@ -25,6 +26,7 @@ def doctor(*, json: bool = False) -> int:
     memory = memory_bytes()
     record["memory"] = "unknown" if memory is None else f"{memory / 1e9:.0f} GB"
     record["accelerator"] = _accelerator()
+    record["device"] = _device()
     for extra, distributions in extras().items():
         absent = [d for d in distributions if not _installed(d)]
         record[f"[{extra}]"] = "ready" if not absent else f"missing {', '.join(absent)}: {command(extra)}"
@@ -38,6 +40,16 @@ def _installed(distribution: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _device() -> str:
+    """What `auto` is here, or why what was asked for is not."""
+    try:
+        return str(device_of("auto"))
+    except ImportError:
+        return "unknown (torch is not installed)"
+    except UserError as error:
+        return f"missing: {error.message}"
 
 
 def _accelerator() -> str:

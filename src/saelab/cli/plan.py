@@ -46,8 +46,10 @@ def plan(
     from saelab.study.spec import saes_of
     from saelab.study.unread import told_unread
 
-    if cards is not None and (cards < 1 or measure):
-        raise UserError("--cards is a number of GPUs, at least 1, and not beside --measure.")
+    if cards is not None and cards < 1:
+        raise UserError(f"--cards is a number of GPUs, at least 1, not {cards}.")
+    if cards is not None and measure:
+        raise UserError("--measure is of this machine, and --cards of another: give one of the two.")
     config, away = opened_here(read_study(study, scale))
     for sentence in told_unread(config):
         note(sentence)
@@ -69,11 +71,11 @@ def plan(
     for sentence in _room(config, cards or 1):
         say(sentence)
     if power is not None:
-        tau = "no agreement at all" if power.tau is None else f"a true tau of {power.tau:.2f} or more"
+        tau = "no tau" if power.tau is None else f"a true tau of {power.tau:.2f} or more"
         say(
             f"Power, four times in five: {power.features} random features x {power.texts} texts an SAE (standard error "
             f"of its mean percentile {power.se:.3f}) tell two SAEs apart from a difference of {power.smallest:.3f}; "
-            f"{power.saes} SAEs show {tau}. Variances are those of other studies; a run says its own."
+            f"with {power.saes} SAEs {tau} would be found. Variances are those of other studies; a run says its own."
         )
     if calls is None:
         say(f"Judge: {who}; no paid calls.")
@@ -119,7 +121,8 @@ def _room(study: "StudyConfig", at_once: int) -> Iterator[str]:
     parts = disk_parts(study, at_once)
     said = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in parts.items())
     total = f"{sum(parts.values()) / 1e9:,.1f} GB"
-    yield f"Disk: at most about {total} ({said}). Steered texts to judge: {judged_texts(study):,}."
+    several = "one cell of training at a time" if at_once == 1 else f"{at_once} cells of training at once"
+    yield f"Disk: at most about {total} ({said}), {several}. Steered texts to judge: {judged_texts(study):,}."
     yield from (why(study, model) for model in study.models)
     weights = max(lm_bytes(model) for model in study.models)
     yield (
@@ -132,9 +135,11 @@ def _on_cards(study: "StudyConfig", cards: int) -> str:
     """What the hours of a machine with GPUs are made from."""
     from saelab.study.costs import training_bytes
 
+    room = training_bytes(study, stored=False) / 1e9
     return (
-        f"Hours are of {cards} cards of an H100's kind, by rates that are assumed and that nobody has measured: of a "
-        "language model of 2.6 B parameters, falling with the parameters. card_hours: of one card; hours: of the "
-        "longest cell, or of all shared among the cards; stages follow one another. The training cell that takes most "
-        f"needs about {training_bytes(study, stored=False) / 1e9:,.0f} GB of a card's memory, batches aside."
+        f"Hours are of {cards} card{'s' * (cards > 1)} of an H100's kind, by rates that are assumed and that nobody "
+        "has measured: of a language model of 2.6 B parameters, falling with the parameters. card_hours: of one card; "
+        "hours: of the longest cell, or of all shared among the cards; stages follow one another. What has no rate of "
+        "a card is done by processors, two cores for each cell that runs at once. What a cell takes to begin is left "
+        f"out. The training cell that takes most needs about {room:,.1f} GB of a card's memory, batches aside."
     )

@@ -41,7 +41,7 @@ RATES: Mapping[str, Rate] = {
     "calibrate": WRITTEN,
 }
 PASSES = frozenset({"interp", "read", "evaluate", "adopt", "match"})  # what the host does stays, passes are read
-HOST = "as estimated for two cores"
+HOST = "by processors, as estimated for two cores"
 CALLS = 20.0  # answers of a paid judge in a second
 
 

@@ -133,8 +133,11 @@ class Power:
 
 
 def power_of(study: StudyConfig) -> Power | None:
-    """The power of the steering part; None where nothing is steered. A run says afterwards what it measured."""
-    widths = [s.d_sae for s in saes_of(study) if s.steer]
+    """The power of the steering part; None where nothing is steered. A run says afterwards what it measured.
+
+    Controls are steered too, but are none of the SAEs that agreement is over.
+    """
+    widths = [s.d_sae for s in saes_of(study) if s.steer and s.control is None]
     saes = len(widths)
     if not saes:
         return None
