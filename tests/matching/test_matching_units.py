@@ -57,8 +57,7 @@ def test_costs_beyond_the_solvers_limit() -> None:
 @pytest.mark.parametrize("fewer", [None, "first", "second"])
 def test_anyone_can_check_the_certificate(fewer: str | None) -> None:
     a, b = jump(), noisy(shuffled(jump(), torch.arange(F).flip(0)), 1)
-    part = lambda s: Jump(s.W_enc[:, :40], s.W_dec[:40], s.b_enc[:40], s.b_dec, s.threshold[:40], s.cfg)  # noqa: E731
-    a, b = part(a) if fewer == "first" else a, part(b) if fewer == "second" else b
+    a, b = part_of(a, 40) if fewer == "first" else a, part_of(b, 40) if fewer == "second" else b
     found = match(a, b)
     checked = verify(found, a, b)
     assert checked.cost == pytest.approx(found.cost, rel=1e-12)
@@ -78,6 +77,56 @@ def test_anyone_can_check_the_certificate(fewer: str | None) -> None:
         verify(match(a, b, reject=0.5), a, b)
 
 
+def test_a_certificate_is_of_these_two_saes_alone() -> None:
+    """Prices say nothing of features that they are not of. Control: the two that were matched."""
+    a, b = jump(), noisy(jump(), 1)
+    wider = Jump(
+        *(torch.cat([x, x], -1) for x in (b.W_enc,)),
+        torch.cat([b.W_dec, a.W_dec]),
+        *(torch.cat([x, x]) for x in (b.b_enc,)),
+        b.b_dec,
+        torch.cat([b.threshold] * 2),
+        b.cfg,
+    )
+    found = match(a, b)
+    assert match(a, wider).cost < 0.9 * found.cost and verify(found, a, b).gap <= 1e-8 * found.cost
+    for other in (wider, part_of(b, 40)):
+        with pytest.raises(UserError, match="the SAEs have"):
+            verify(found, a, other)
+    for outside in (F, -2):
+        pairs = found.permutation.copy()
+        pairs[0] = outside
+        with pytest.raises(UserError, match="no full matching"):
+            verify(replace(found, permutation=pairs), a, b)
+
+
+def part_of(sae: Jump, n: int) -> Jump:
+    """The first n features."""
+    return Jump(sae.W_enc[:, :n], sae.W_dec[:n], sae.b_enc[:n], sae.b_dec, sae.threshold[:n], sae.cfg)
+
+
+def test_features_that_are_all_zero_or_very_long_or_short() -> None:
+    """Zero costs have a matching; directions know no length. Control: other directions, another cost."""
+    a, b = jump(), noisy(jump(), 1)
+    nothing = [replace(s, W_dec=torch.zeros_like(s.W_dec)) for s in (a, b)]
+    assert (match(*nothing).cost, match(*nothing).gap) == (0.0, 0.0)
+    plain = match(a, b)
+    for length in (1e25, 1e-13, 1e-25):
+        moved = match(replace(a, W_dec=a.W_dec * length), b)
+        assert moved.cost == pytest.approx(plain.cost, rel=1e-5) and np.array_equal(
+            moved.permutation, plain.permutation
+        )
+    assert match(noisy(a, 2), b).cost != pytest.approx(plain.cost, rel=1e-5)
+
+
+def test_a_null_that_cannot_be_drawn_is_a_sentence() -> None:
+    a = jump()
+    alike = replace(a, W_dec=torch.ones_like(a.W_dec))
+    for b, said in ((part_of(a, 1), "one feature"), (alike, "all alike")):
+        with pytest.raises(UserError, match=said):
+            match(alike, b, reject="null")
+
+
 def test_python_inputs_are_checked() -> None:
     a, b = jump(), jump(1)
     for name in ("W_dec", "W_enc", "b_enc", "b_dec", "threshold"):
@@ -91,8 +140,11 @@ def test_python_inputs_are_checked() -> None:
     learning = replace(a, W_dec=torch.nn.Parameter(a.W_dec))
     assert match(learning, b).cost == match(a, b).cost
     asked: list[tuple[dict[str, Any], str]] = [
-        ({"weights": (-1.0, 1.0, 1.0)}, "none negative"), ({"weights": (0.0, 0.0, 0.0)}, "one above 0"),
-        ({"weights": (float("nan"), 1.0, 1.0)}, "none negative"), ({"reject": -1.0}, "must be positive"),
+        ({"weights": (-1.0, 1.0, 1.0)}, "each 0 or from"), ({"weights": (0.0, 0.0, 0.0)}, "not all 0"),
+        ({"weights": (float("nan"), 1.0, 1.0)}, "each 0 or from"), ({"weights": (1e300, 1.0, 1.0)}, "to 1e+12"),
+        ({"reject": -1.0}, "must be positive"), ({"reject": float("inf")}, "finite"),
+        ({"fold": "mean", "activations": (torch.zeros(0, D), torch.zeros(0, D))}, "two tensors"),
+        ({"fold": "mean", "activations": (torch.full((3, D), torch.nan), torch.ones(3, D))}, "two tensors"),
     ]  # fmt: skip
     for wrong, said in asked:
         with pytest.raises(UserError) as error:

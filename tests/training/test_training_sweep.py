@@ -104,6 +104,15 @@ def test_bad_input_is_a_sentence() -> None:
     bad[1][7, 3] = float("nan")
     with pytest.raises(UserError, match="row 7"):
         train([cfg], bad, steps=3)
+    for other in (batches(2)[1][:0], batches(2)[1][:, :5]):
+        with pytest.raises(UserError, match="Batch 1 is of shape"):
+            train([cfg], [batches(2)[0], other], steps=3)
+    broken = train([cfg], batches(2), steps=2)[0]
+    with pytest.raises(UserError, match="one each"):
+        train([cfg], batches(3), steps=3, starts=[broken, broken])
+    broken.W_dec[0] = float("nan")
+    with pytest.raises(UserError, match="W_dec holds values that are NaN"):
+        train([cfg], batches(3), steps=3, starts=[broken])
     with pytest.raises(UserError, match="topk"):
         training_config("topkk", level=4, d_in=32, d_sae=64)
 

@@ -89,8 +89,8 @@ def match(
         Scale of each feature: theta (thresholds), none (cosine), or the mean, rms, 0.9 quantile or maximum of its
         active codes, which needs --lm. By default none.
     parts:
-        Tensors compared: all, decoder, encoder. By default all; with --fold none the decoder, since raw biases would
-        rule the rest.
+        Tensors compared: all, decoder, encoder. By default the decoder, since raw biases would rule the rest; with
+        another --fold than none all.
     reject:
         Reject cost of a partial matching: a number, or null for the level at which 1 % of features would match an
         unrelated dictionary.
@@ -121,6 +121,8 @@ def match(
             runs, judge=judge, corpora=corpus or [], contexts=contexts, loss_contexts=loss_contexts,
             pairs=described_pairs, out=_folder(out),
         )  # fmt: skip
+    if shown_pairs < 0:
+        raise UserError(f"--pairs is how many pairs are listed, 0 or more, not {shown_pairs}.")
     if second is None:
         raise UserError("One SAE has nothing to be matched with.", hint="Name the next one, or a run with --story.")
     from saelab.cli.references import opened
@@ -131,6 +133,10 @@ def match(
     saes = [s for s in found if isinstance(s, Sae)]
     fold = fold or "none"
     parts = parts or ("decoder" if fold == "none" else "all")
+    if tuple(weights) != EVEN and parts != "all":
+        raise UserError(
+            f"--weights weigh tensors against each other, and {parts} alone is compared.", hint="Add --parts all."
+        )
     if lm is not None:
         if len(saes) < len(found):
             raise UserError("Decoder rows alone cannot be put to work on a model.", hint="Match them without --lm.")

@@ -27,6 +27,7 @@ BLOCK_ENTRIES = 1 << 21  # of one block of costs: 8 MB, near the caches
 LEAST_HEIGHT = 128  # rows of a block, whatever its width: fewer read the columns too often
 EDGES_TOGETHER = 128  # pairs, and
 ROWS_TOGETHER = 512  # rows that are read in float64 at once, in the caches
+LEAST_WEIGHT = 1e-12  # of a tensor; what is further from 1 is lost in float32
 EPSILON = 2.0**-24  # half a unit in the last place of float32
 
 
@@ -58,8 +59,10 @@ class Costs:
 
     @cached_property
     def scale(self) -> float:
-        """Mean squared norm of a row of a plus that of one of b: the size of a cost between unrelated features."""
-        return float(self.a_square.double().mean() + self.b_square.double().mean()) or 1e-30
+        """Mean squared norm of a row of a plus that of one of b: the size of a cost between unrelated features. 1 where
+        all rows are zero.
+        """
+        return float(self.a_square.double().mean() + self.b_square.double().mean()) or 1.0
 
     @property
     def unit(self) -> float:
@@ -184,9 +187,14 @@ def costs_between(
     """
     if parts not in get_args(Parts):
         raise UserError(f"There are no parts {parts!r} of a feature.", hint=nearest(parts, get_args(Parts)))
-    if len(weights) != 3 or not all(0 <= w < math.inf for w in weights) or not any(weights):
+    if (
+        len(weights) != 3
+        or not all(w == 0 or LEAST_WEIGHT <= w <= 1 / LEAST_WEIGHT for w in weights)
+        or not any(weights)
+    ):
         raise UserError(
-            f"weights are of decoder, encoder and bias: three numbers, none negative and one above 0, not {weights}."
+            f"weights are of decoder, encoder and bias: three numbers, each 0 or from {LEAST_WEIGHT:g} to "
+            f"{1 / LEAST_WEIGHT:g} and not all 0, not {weights}."
         )
     chosen = {"decoder": (1.0, 0.0, 0.0), "encoder": (0.0, 1.0, 0.0), "bias": (0.0, 0.0, 1.0), "all": weights}[parts]
     one, other = (_tensors(f, chosen) for f in (first, second))

@@ -26,6 +26,7 @@ Fold = Literal["theta", "mean", "rms", "quantile", "max", "none", "custom"]
 # Scales below this quantile of the SAE's own are raised to it: 1 / s would let a few tiny thresholds rule every
 # pairing.
 CLIP_QUANTILE = 0.001
+SHORT = 1e-12  # rows whose squares float32 may lose
 
 
 @runtime_checkable
@@ -83,7 +84,7 @@ def features_of(
 def _folded(
     sae: HasFeatures, fold: Fold, activations: Tensor | None, quantile: float, custom: Tensor | None
 ) -> FoldedFeatures:
-    norms = sae.W_dec.norm(dim=1).clamp_min(1e-12)
+    norms = _norms(sae.W_dec)
     subtract = bool(getattr(getattr(sae, "cfg", None), "subtract_b_dec", False))
     offset = sae.b_dec @ sae.W_enc if subtract else torch.zeros_like(sae.b_enc)
     raw = _scales(sae, fold, activations, quantile, custom)
@@ -96,6 +97,16 @@ def _folded(
         scale=scale,
         clipped=clipped,
     )
+
+
+def _norms(rows: Float[Tensor, "F D"]) -> Float[Tensor, " F"]:
+    """Lengths of rows, never 0. Where float32 cannot hold their squares they are taken in float64."""
+    norms = rows.norm(dim=1)
+    odd = (norms < SHORT) | ~torch.isfinite(norms)
+    norms[odd] = torch.linalg.vector_norm(rows[odd], dim=1, dtype=torch.float64).to(norms.dtype)
+    if not bool(torch.isfinite(norms).all()):
+        raise UserError("W_dec has rows too long for their type, so its features cannot be compared.")
+    return norms.masked_fill(norms == 0, SHORT)
 
 
 def _check_finite(sae: HasFeatures | Directions, names: Sequence[str]) -> None:
@@ -113,7 +124,7 @@ def _rows_only(rows: Directions, fold: Fold) -> FoldedFeatures:
             f"What writes to {rows.site} has decoder rows only, which a fold by {fold} would need codes for.",
             hint="Match by directions: fold='none', parts='decoder' (--fold none --parts decoder).",
         )
-    norms = rows.W_dec.norm(dim=1).clamp_min(1e-12)
+    norms = _norms(rows.W_dec)
     scale = 1 / norms
     return FoldedFeatures(
         rows.W_dec * scale[:, None], torch.zeros(()).expand_as(rows.W_dec), torch.zeros_like(norms), scale
@@ -144,7 +155,7 @@ def _scales(
 ) -> Float[Tensor, " F"]:
     """One scale per feature in the units of the SAE's codes (`none`: that of unit decoder rows)."""
     if fold == "none":
-        return 1 / sae.W_dec.norm(dim=1).clamp_min(1e-12)
+        return 1 / _norms(sae.W_dec)
     if fold == "custom":
         if custom is None:
             raise UserError("fold='custom' needs the scales.", hint="Give custom=Tensor[F].")

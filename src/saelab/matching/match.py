@@ -5,6 +5,7 @@ index composition: `compose(ab, bc)[i] = bc[ab[i]]`.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -147,9 +148,15 @@ def verify(
         raise UserError("A partial matching has no prices.", hint="Its components are solved exactly, one by one.")
     _, _, costs, unit = _compared(sae_a, sae_b, matching.asked, activations)
     u, v = (p / unit**2 for p in matching.prices)
-    pairs = np.flatnonzero(matching.permutation != UNMATCHED)
-    i, j = pairs, matching.permutation[pairs]
-    if len(matching.permutation) != costs.shape[0] or len(pairs) < min(costs.shape) or len(np.unique(j)) < len(j):
+    if (len(matching.permutation), len(u), len(v)) != (costs.shape[0], *costs.shape):
+        raise UserError(
+            f"The matching is of {len(u):,} features with {len(v):,}, and the SAEs have {costs.shape[0]:,} and "
+            f"{costs.shape[1]:,}."
+        )
+    i = np.flatnonzero(matching.permutation != UNMATCHED)
+    j = matching.permutation[i]
+    there = (j >= 0) & (j < costs.shape[1])
+    if not there.all() or len(i) < min(costs.shape) or len(np.unique(j)) < len(j):
         raise UserError("These pairs are no full matching of these two SAEs.")
     turned = costs.shape[0] > costs.shape[1]
     bound = lower_bound(costs.transposed(), v, u) if turned else lower_bound(costs, u, v)
@@ -161,6 +168,8 @@ def _check(sae_a: HasFeatures | Directions, sae_b: HasFeatures | Directions) -> 
     """Refuse what cannot be compared, in words."""
     for one in (sae_a, sae_b):
         refuse_name(one, "saelab.load_sae(reference)")
+        if not isinstance(getattr(one, "W_dec", None), torch.Tensor):
+            raise UserError(f"{type(one).__name__} is no SAE: it has no decoder rows W_dec.")
         if not one.W_dec.is_floating_point():
             raise UserError(f"Weights of type {one.W_dec.dtype} cannot be matched.", hint="Convert them: .float().")
     one, other = sae_a.W_dec, sae_b.W_dec
@@ -181,12 +190,25 @@ def _compared(
 ) -> tuple[FoldedFeatures, FoldedFeatures, Costs, float]:
     """Both SAEs' features, and their costs in a unit in which a row is about 1 long."""
     fold, parts, weights = asked
-    rows = activations or (None, None)
+    rows = _rows_of(activations)
     first, second = (features_of(s, fold, activations=x) for s, x in zip((sae_a, sae_b), rows, strict=True))
     costs = costs_between(first, second, parts, weights)
     unit = costs.unit
     # In place, as nobody else has these rows: another copy of them would be most of the memory.
     return first, second, Costs(costs.a.div_(unit), costs.b.div_(unit), costs.widths), unit
+
+
+def _rows_of(activations: tuple[Tensor, Tensor] | None) -> Sequence[Tensor | None]:
+    """The activations of each SAE's site, refused in words where they are none."""
+    if activations is None:
+        return None, None
+    given: Sequence[object] = activations if isinstance(activations, Sequence) else ()
+    fit = [x for x in given if isinstance(x, Tensor) and x.ndim == 2 and len(x) and bool(torch.isfinite(x).all())]
+    if len(given) != 2 or len(fit) != 2:
+        raise UserError(
+            "activations are two tensors [N, D], finite and not empty: of the first SAE's site, the second's."
+        )
+    return fit
 
 
 def _reject(costs: Costs, reject: float | str, seed: int) -> float:

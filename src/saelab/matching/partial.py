@@ -7,6 +7,7 @@ falls apart into components that are solved one by one: exact, with no further p
 sigma_j = rho |b_j|^2 an edge is admissible where the cosine (of rows of equal norm) is at least 1 - rho.
 """
 
+import math
 from collections.abc import Sequence
 
 import lap
@@ -27,8 +28,8 @@ NULL_ROWS = 16_384  # rows that are tried against the null
 
 def admissible(costs: Costs, rho: float) -> Edges:
     """All pairs with c_ij <= rho (|a_i|^2 + |b_j|^2), and their costs in float64."""
-    if not rho > 0:
-        raise UserError(f"The reject cost must be positive, not {rho}.")
+    if not 0 < rho < math.inf:
+        raise UserError(f"The reject cost must be positive and finite, not {rho}.")
     found_i, found_j = [], []
     count = 0
     allowed = rho + costs.rounding * (1 + rho)
@@ -136,13 +137,23 @@ def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
     features alike in bias alone are no pair.) rho is the `rate` quantile over rows, at most `NULL_ROWS` of them, of
     min_j c_ij / (|a_i|^2 + |b_j|^2).
     """
+    if costs.shape[1] < 2:
+        raise UserError(
+            "An unrelated dictionary cannot be drawn of one feature.", hint="Give the reject cost as a number."
+        )
     some = -(-costs.shape[0] // NULL_ROWS)
     null = Costs(costs.a[::some], unrelated(costs, seed))
     least = []
     for part, block in null.blocks():
         block.div_(null.b_square + null.a_square[part, None])
         least.append(block.amin(dim=1))
-    return float(torch.quantile(torch.cat(least).double(), rate))
+    found = float(torch.quantile(torch.cat(least).double(), rate))
+    if not 0 < found < math.inf:
+        raise UserError(
+            "An unrelated dictionary is as near as the second one, as of features that are zero or all alike.",
+            hint="Give the reject cost as a number.",
+        )
+    return found
 
 
 def unrelated(costs: Costs, seed: int) -> Float[Tensor, "m p"]:

@@ -182,10 +182,13 @@ def _repeated(source: Iterable[Batch]) -> Iterator[Tensor]:
 
 
 def _checked(stream: Iterator[Tensor], start: int) -> Iterator[Tensor]:
+    width = None
     for step, x in enumerate(stream, start):
         if not isinstance(x, Tensor) or x.ndim != 2:
             shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise UserError(f"Batch {step} should be a tensor of shape [tokens, d_in], but it is {shape}.")
+        if not len(x) or x.shape[1] != (width := width or x.shape[1]):
+            raise UserError(f"Batch {step} is of shape {tuple(x.shape)}; every batch has rows, and of one width.")
         if not bool(torch.isfinite(x.sum())):
             bad = (~torch.isfinite(x).all(1)).nonzero().squeeze(1)
             if bad.numel():

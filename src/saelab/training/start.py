@@ -35,6 +35,9 @@ def start_misfit(sae: Sae, cfg: TrainConfig) -> str | None:
     if (sae.cfg.d_in, sae.cfg.d_sae) != (cfg.d_in, cfg.d_sae):
         asked = f"what is trained has {cfg.d_sae:,} of width {cfg.d_in:,}"
         return f"it has {sae.cfg.d_sae:,} features of width {sae.cfg.d_in:,}, and {asked}"
+    for name, weight in sae.weights().items():  # an infinite threshold is that of a latent which never fires
+        if not bool((torch.isfinite(weight) | ((name == "threshold") & weight.isposinf())).all()):
+            return f"its {name} holds values that are NaN or infinite"
     norms = sae.W_dec.norm(dim=1)
     if "k" in type(cfg).model_fields and float(norms.max()) > (1 + UNIT) * float(norms.min()):
         return "its decoder rows differ in norm, so with rows of norm 1 other codes would be the largest"

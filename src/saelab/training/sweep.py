@@ -8,12 +8,13 @@ batches are drawn ahead, so that no SAE waits for the others at every step. This
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from saelab.activations.live import LiveActivations
-from saelab.core.errors import UserError
+from saelab.core.errors import UserError, nearest
 from saelab.core.hardware import limited, multiplies_bfloat16, side_by_side, threads
 from saelab.core.progress import SILENT, Progress
 from saelab.saes.base import Sae, TrainConfig
@@ -139,6 +140,10 @@ def read_width(configs: Sequence[TrainConfig]) -> int | None:
 
 def check(configs: Sequence[TrainConfig], steps: int) -> None:
     """Refuse an empty run and configs that read different widths."""
+    if not isinstance(configs, Sequence) or isinstance(configs, TrainConfig):
+        raise UserError("Configs are given as a list, also where it is one.", hint="train([config], ...)")
+    if not isinstance(steps, int):
+        raise UserError(f"steps is a whole number, not {steps!r}.")
     if not configs or steps < 1:
         raise UserError(f"Nothing to train: {len(configs)} SAEs, {steps} steps.")
     widths = sorted({c.d_in for c in configs})
@@ -167,6 +172,8 @@ def enrol(
         raise UserError(f"The activations have width {width}, but the configs say {said}.")
     sample = inputs.scaling(inputs.first)
     dtype = resolve(precision, str(sample.device))
+    if len(starts or configs) != len(configs):
+        raise UserError(f"There are {len(configs)} configs and {len(starts)} SAEs to begin with: one each, or None.")
     own = [
         None if sae is None else started(sae, c, inputs.scaling)
         for c, sae in zip(configs, starts or [None] * len(configs), strict=True)
@@ -228,6 +235,8 @@ def _shown(figures: list[list[Figures]], trainees: Sequence[Trainee]) -> dict[st
 
 def resolve(precision: Precision, device: str = "cpu") -> torch.dtype:
     """The dtype of the large products."""
+    if precision not in get_args(Precision):
+        raise UserError(f"There is no precision {precision!r}.", hint=nearest(precision, get_args(Precision)))
     if precision == "auto":
         precision = "bfloat16" if multiplies_bfloat16(device) else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]

@@ -25,9 +25,9 @@ class AnnealedConfig(TrainConfig):
     k_anneal: float = Field(
         default=0.5,
         gt=0,
-        le=1,
+        le=0.9,
         exclude_if=lambda share: share == 0.5,
-        description="Share of the run over which k falls from k_start.",
+        description="Share of the run over which k falls from k_start; then thresholds settle.",
     )
 
     @property
