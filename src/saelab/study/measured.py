@@ -35,7 +35,9 @@ from saelab.text.corpora import Document
 from saelab.text.pack import pack_for
 from saelab.training.sweep import train
 
-WRITTEN = ("gate", "steer", "rate")  # stages that write texts
+# Stages that write texts, and how often as long as the writing they take: two of them read what was written, in bfloat16
+# and float32 alike 1.8 times as long (docs/benchmarks.md).
+WRITTEN = {"gate": 2.8, "steer": 2.8, "rate": 1.0}
 FEWEST = 32  # texts that are written together
 STEPS = 4  # of training, beside one that only begins
 
@@ -86,7 +88,7 @@ def _of_model(study: StudyConfig, model: ModelConfig, lm: LanguageModel, seconds
     site = next((s.site for s in specs if s.steer), specs[0].site)
     yield {"select": _effects(study, lm, site, seconds) / (SECONDS["select"] * weight)}
     per_token = _texts(study, lm, site, seconds)
-    yield {stage: per_token / (SECONDS[stage] * weight) for stage in WRITTEN}
+    yield {stage: whole * per_token / (SECONDS[stage] * weight) for stage, whole in WRITTEN.items()}
 
 
 def _harvested(study: StudyConfig, lm: LanguageModel, sites: list[str], seconds: float) -> tuple[float, Tensor]:
