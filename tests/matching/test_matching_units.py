@@ -80,14 +80,8 @@ def test_anyone_can_check_the_certificate(fewer: str | None) -> None:
 def test_a_certificate_is_of_these_two_saes_alone() -> None:
     """Prices say nothing of features that they are not of. Control: the two that were matched."""
     a, b = jump(), noisy(jump(), 1)
-    wider = Jump(
-        *(torch.cat([x, x], -1) for x in (b.W_enc,)),
-        torch.cat([b.W_dec, a.W_dec]),
-        *(torch.cat([x, x]) for x in (b.b_enc,)),
-        b.b_dec,
-        torch.cat([b.threshold] * 2),
-        b.cfg,
-    )
+    both = [torch.cat([getattr(s, name) for s in (b, a)]) for name in ("W_dec", "b_enc", "threshold")]
+    wider = Jump(torch.cat([b.W_enc, a.W_enc], 1), both[0], both[1], b.b_dec, both[2], b.cfg)
     found = match(a, b)
     assert match(a, wider).cost < 0.9 * found.cost and verify(found, a, b).gap <= 1e-8 * found.cost
     for other in (wider, part_of(b, 40)):

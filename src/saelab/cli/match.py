@@ -89,8 +89,8 @@ def match(
         Scale of each feature: theta (thresholds), none (cosine), or the mean, rms, 0.9 quantile or maximum of its
         active codes, which needs --lm. By default none.
     parts:
-        Tensors compared: all, decoder, encoder. By default the decoder, since raw biases would rule the rest; with
-        another --fold than none all.
+        Tensors compared: all, decoder, encoder. By default the decoder, since raw biases would rule the rest; all where
+        --fold names a scale.
     reject:
         Reject cost of a partial matching: a number, or null for the level at which 1 % of features would match an
         unrelated dictionary.

@@ -63,16 +63,17 @@ def _clock(seconds: float | int) -> str:
 
 
 class _Pace:
-    """How far a task is, and what its time so far says of the rest: what an earlier call did took none of it."""
+    """How far a task is, and what its time so far says of the rest: what another call did took none of it."""
 
     def __init__(self, total: int | None):
-        self.total, self.done, self._earlier = total, 0, 0
+        self.total, self.done, self._own = total, 0, 0
         self._start = time.perf_counter()
 
     def advance(self, amount: int, *, earlier: bool = False) -> None:
         """Count work. No total stays below what is done: totals are estimates."""
         self.done += amount
-        self._earlier += amount * earlier
+        if not earlier:
+            self._own += amount
         self.total = None if self.total is None else max(self.total, self.done)
 
     @property
@@ -82,12 +83,12 @@ class _Pace:
     @property
     def rate(self) -> float:
         """Units a second, of this call's."""
-        return (self.done - self._earlier) / max(self.seconds, 1e-9)
+        return self._own / max(self.seconds, 1e-9)
 
     @property
     def left(self) -> float | None:
         """Seconds to the end; None where nothing tells."""
-        if not self.total or self.done >= self.total or not self.rate:
+        if self.total is None or self.done >= self.total or not self._own:
             return None
         return (self.total - self.done) / self.rate
 

@@ -18,7 +18,7 @@ class Task(Protocol):
         ...
 
     def found(self, amount: int) -> None:
-        """Say that an earlier call has done `amount` units: they are done, but tell nothing of this call's rate."""
+        """Say that another call has done `amount` units: they are done, but tell nothing of this call's rate."""
         ...
 
 

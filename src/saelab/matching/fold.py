@@ -87,7 +87,7 @@ def _folded(
     norms = _norms(sae.W_dec)
     subtract = bool(getattr(getattr(sae, "cfg", None), "subtract_b_dec", False))
     offset = sae.b_dec @ sae.W_enc if subtract else torch.zeros_like(sae.b_enc)
-    raw = _scales(sae, fold, activations, quantile, custom)
+    raw = 1 / norms if fold == "none" else _scales(sae, fold, activations, quantile, custom)
     scale, clipped = _clipped(raw)
     gauged = scale * norms  # the scale of a unit-norm feature's codes
     return FoldedFeatures(
@@ -153,9 +153,7 @@ def has_thresholds(sae: HasFeatures) -> bool:
 def _scales(
     sae: HasFeatures, fold: Fold, activations: Tensor | None, quantile: float, custom: Tensor | None
 ) -> Float[Tensor, " F"]:
-    """One scale per feature in the units of the SAE's codes (`none`: that of unit decoder rows)."""
-    if fold == "none":
-        return 1 / _norms(sae.W_dec)
+    """One scale per feature in the units of the SAE's codes, of any fold but `none`."""
     if fold == "custom":
         if custom is None:
             raise UserError("fold='custom' needs the scales.", hint="Give custom=Tensor[F].")

@@ -148,18 +148,15 @@ def verify(
         raise UserError("A partial matching has no prices.", hint="Its components are solved exactly, one by one.")
     _, _, costs, unit = _compared(sae_a, sae_b, matching.asked, activations)
     u, v = (p / unit**2 for p in matching.prices)
-    if (len(matching.permutation), len(u), len(v)) != (costs.shape[0], *costs.shape):
-        raise UserError(
-            f"The matching is of {len(u):,} features with {len(v):,}, and the SAEs have {costs.shape[0]:,} and "
-            f"{costs.shape[1]:,}."
-        )
+    n, m = costs.shape
+    if (len(u), len(v)) != (n, m):
+        raise UserError(f"The matching is of {len(u):,} features with {len(v):,}, and the SAEs have {n:,} and {m:,}.")
     i = np.flatnonzero(matching.permutation != UNMATCHED)
     j = matching.permutation[i]
-    there = (j >= 0) & (j < costs.shape[1])
-    if not there.all() or len(i) < min(costs.shape) or len(np.unique(j)) < len(j):
+    outside = (j < 0) | (j >= m)
+    if len(matching.permutation) != n or outside.any() or len(i) < min(n, m) or len(np.unique(j)) < len(j):
         raise UserError("These pairs are no full matching of these two SAEs.")
-    turned = costs.shape[0] > costs.shape[1]
-    bound = lower_bound(costs.transposed(), v, u) if turned else lower_bound(costs, u, v)
+    bound = lower_bound(costs.transposed(), v, u) if n > m else lower_bound(costs, u, v)
     cost = float(costs.edges(i, j).sum())
     return Certificate(*(x * unit**2 for x in (cost, bound, rounding_of(costs, cost, u, v))))
 

@@ -137,10 +137,6 @@ def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
     features alike in bias alone are no pair.) rho is the `rate` quantile over rows, at most `NULL_ROWS` of them, of
     min_j c_ij / (|a_i|^2 + |b_j|^2).
     """
-    if costs.shape[1] < 2:
-        raise UserError(
-            "An unrelated dictionary cannot be drawn of one feature.", hint="Give the reject cost as a number."
-        )
     some = -(-costs.shape[0] // NULL_ROWS)
     null = Costs(costs.a[::some], unrelated(costs, seed))
     least = []
@@ -158,6 +154,10 @@ def null_reject(costs: Costs, rate: float = 0.01, *, seed: int = 0) -> float:
 
 def unrelated(costs: Costs, seed: int) -> Float[Tensor, "m p"]:
     """Rows with the norms of b in every tensor, nearly its means and covariances, and none of its features."""
+    if costs.shape[1] < 2:  # no covariance
+        raise UserError(
+            "An unrelated dictionary cannot be drawn of one feature.", hint="Give the reject cost as a number."
+        )
     tensors = costs.b.split(list(costs.widths) or costs.b.shape[1], dim=1)
     width = max(t.shape[1] for t in tensors)
     generator = torch.Generator().manual_seed(seed_of(seed, "matching", "null"))

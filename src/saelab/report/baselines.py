@@ -21,7 +21,7 @@ CONTROLS = {
     "shuffled_weights": "SAEs of the language model with shuffled weights",
 }
 OF_SAES = {"fvu": "FVU", "ce_recovered": "CE recovered", "dead_share": "share of dead features"}
-LOWER = ("fvu", "dead_share", *(f"suite: {h.title}" for _, h in headlines() if h.better == "lower"))  # is better
+LOWER_IS_BETTER = ("fvu", "dead_share", *(f"suite: {h.title}" for _, h in headlines() if h.better == "lower"))
 
 
 def section(table: pl.DataFrame, names: Names) -> Section:
@@ -42,7 +42,7 @@ def sentences(table: pl.DataFrame, names: Names) -> list[str]:
     nothing can be said.
     """
     found = []
-    better = (pl.col("difference") < 0) == pl.col("score").is_in(LOWER)
+    better = (pl.col("difference") < 0) == pl.col("score").is_in(LOWER_IS_BETTER)
     kinds = {
         "told as better by": pl.col("told") & better,
         "told as worse by": pl.col("told") & ~better,

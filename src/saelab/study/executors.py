@@ -107,11 +107,11 @@ class Queue:
         row = self.ledger.row(cell.key)
         self.made[cell.key] = row.artefacts if row is not None else {}
         self.finished.add(cell.key)
-        if (seconds := round(cell.estimate)) and cell.key not in self.taken:
-            self.bar.found(seconds)
-            seconds = 0
+        seconds, ours = round(cell.estimate), cell.key in self.taken
         self.taken.discard(cell.key)
-        self.bar.advance(seconds, cells=f"{len(self.finished)}/{len(self.cells)}", last=str(cell))
+        if not ours:
+            self.bar.found(seconds)
+        self.bar.advance(seconds if ours else 0, cells=f"{len(self.finished)}/{len(self.cells)}", last=str(cell))
 
     def retake(self, cell: Cell) -> None:
         """Claim again a cell of ours whose worker died: one more attempt on record."""

@@ -35,8 +35,8 @@ from saelab.text.corpora import Document
 from saelab.text.pack import pack_for
 from saelab.training.sweep import train
 
-# Stages that write texts, and how many times as long as the writing they take: two of them read what was written, which
-# takes 1.8 times as long, in bfloat16 and float32 alike (docs/benchmarks.md).
+# Stages that write texts, with their time as a multiple of that of the writing. Gate and steering also read what was
+# written, in 1.8 (bfloat16) to 1.9 (float32) times as long (docs/benchmarks.md).
 WRITTEN = {"gate": 2.8, "steer": 2.8, "rate": 1.0}
 FEWEST = 32  # texts that are written together
 STEPS = 4  # of training, beside one that only begins

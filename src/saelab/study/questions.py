@@ -87,7 +87,8 @@ def _changes(study: StudyConfig, grid: pl.DataFrame, features: pl.DataFrame) -> 
                 continue
             sizes = after.group_by("sae").agg(after=pl.col(score).mean(), k=pl.len())
             drawn, sets = _sets(study, unselected, score, sizes)
-            joined = grid.join(sizes, on="sae", how="left", maintain_order="left").join(drawn, on="sae", how="left")
+            joined = grid.join(sizes, on="sae", how="left", maintain_order="left")
+            joined = joined.join(drawn, on="sae", how="left", maintain_order="left")
             found = _known(tau_difference(joined, first=(X, "after"), second=(X, *sets), **asked), asked)
             about = {"question": "change", "about": arm, "y": score}
             note = f"against as many random features, the mean of {len(sets)} sets"

@@ -187,7 +187,8 @@ def _checked(stream: Iterator[Tensor], start: int) -> Iterator[Tensor]:
         if not isinstance(x, Tensor) or x.ndim != 2:
             shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise UserError(f"Batch {step} should be a tensor of shape [tokens, d_in], but it is {shape}.")
-        if not len(x) or x.shape[1] != (width := width or x.shape[1]):
+        width = x.shape[1] if width is None else width
+        if not len(x) or x.shape[1] != width:
             raise UserError(f"Batch {step} is of shape {tuple(x.shape)}; every batch has rows, and of one width.")
         if not bool(torch.isfinite(x.sum())):
             bad = (~torch.isfinite(x).all(1)).nonzero().squeeze(1)

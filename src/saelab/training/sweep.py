@@ -140,7 +140,7 @@ def read_width(configs: Sequence[TrainConfig]) -> int | None:
 
 def check(configs: Sequence[TrainConfig], steps: int) -> None:
     """Refuse an empty run and configs that read different widths."""
-    if not isinstance(configs, Sequence) or isinstance(configs, TrainConfig):
+    if not isinstance(configs, Sequence):
         raise UserError("Configs are given as a list, also where it is one.", hint="train([config], ...)")
     if not isinstance(steps, int):
         raise UserError(f"steps is a whole number, not {steps!r}.")
